@@ -1,0 +1,1 @@
+"""Configuration: composing `conf/` and `params.yaml`, checking them once, finding plugins."""

@@ -1,0 +1,40 @@
+"""Reading and writing `data/resolved.yaml`, the one truth that every stage reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from textmill.config.schema import PipelineConfig
+from textmill.errors import UserError
+from textmill.files import atomic_write
+
+HEADER = "# Made by the stage `compose` from conf/ and params.yaml. Edit those, not this file.\n"
+
+
+def to_yaml(config: PipelineConfig) -> str:
+    """The canonical text: keys sorted, so that order and comments in `conf/` change nothing."""
+    content: dict[str, Any] = config.model_dump(mode="json", by_alias=True)
+    return HEADER + yaml.safe_dump(content, sort_keys=True, allow_unicode=True, default_flow_style=False)
+
+
+def write(path: Path, config: PipelineConfig) -> None:
+    """Write the resolved configuration by rename."""
+    atomic_write(path, to_yaml(config))
+
+
+def read(path: Path) -> PipelineConfig:
+    """Read the resolved configuration.
+
+    Raises:
+        UserError: The file is missing, or was edited by hand into something else.
+    """
+    if not path.is_file():
+        raise UserError("no resolved configuration yet", where=str(path), fix="Run `dvc repro compose`")
+    try:
+        return PipelineConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (ValidationError, yaml.YAMLError) as error:
+        raise UserError("not a resolved configuration any more", where=str(path), fix="Run `dvc repro --force compose`") from error

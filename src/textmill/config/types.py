@@ -1,0 +1,16 @@
+"""Field types that several sections share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+"""A share between 0 and 1, both allowed."""
+
+PluginSpec = dict[str, Any]
+"""A plugin's options with its class under `_target_`; checked against the class by `schema`."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 digest in lower-case hexadecimal."""

@@ -1,0 +1,1 @@
+"""From a named source to clean, deduplicated, tokenised splits on disk."""

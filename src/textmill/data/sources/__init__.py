@@ -1,0 +1,1 @@
+"""Where corpora come from: one file a kind of source."""

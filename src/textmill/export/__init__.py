@@ -1,0 +1,1 @@
+"""The model as a folder that others can load: safetensors, ONNX, card, manifest."""

@@ -1,0 +1,1 @@
+"""Network architectures, and where pretrained weights come from."""

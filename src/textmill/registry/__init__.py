@@ -1,0 +1,1 @@
+"""MLflow: tracking runs and registering model versions."""

@@ -1,0 +1,1 @@
+"""Predictions from an exported model, without PyTorch."""

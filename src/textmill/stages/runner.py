@@ -1,0 +1,63 @@
+"""How every stage starts and ends: its configuration, its clock, its one-line errors."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NoReturn
+
+from textmill.config.layout import Layout, find_layout
+from textmill.config.schema import PipelineConfig
+from textmill.config.sections.runtime import RuntimeConfig
+from textmill.errors import UserError, from_os_error
+
+log = logging.getLogger("textmill")
+
+Main = Callable[[Any, RuntimeConfig, Layout], None]
+
+
+def run_stage(stage: str, main: Main) -> None:
+    """Run a stage as a program: `python -m textmill.stages.STAGE [HYDRA_OVERRIDE ...]`.
+
+    Without overrides the section comes from `data/resolved.yaml`; with overrides `conf/` and
+    `params.yaml` are composed anew with them, for a run by hand. Ends the process with status 0,
+    1 (an error the user can mend, told in one line) or 130/143 (interrupted).
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _terminate)
+    started = time.perf_counter()
+    try:
+        layout = find_layout()
+        config = _configuration(layout, sys.argv[1:])
+        main(getattr(config, "registration" if stage == "register" else stage), config.runtime, layout)
+    except UserError as error:
+        _fail(stage, error)
+    except OSError as error:
+        _fail(stage, from_os_error(error))
+    except KeyboardInterrupt:
+        print(f"textmill {stage}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    log.info("%s: done in %.1f s", stage, time.perf_counter() - started)
+
+
+def _configuration(layout: Layout, overrides: list[str]) -> PipelineConfig:
+    from textmill.config import resolved
+
+    if not overrides:
+        return resolved.read(layout.resolved)
+    from textmill.config.compose import compose
+
+    return compose(layout, overrides)
+
+
+def _fail(stage: str, error: UserError) -> NoReturn:
+    print(f"textmill {stage}: error: {error}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    sys.exit(128 + signum)

@@ -1,0 +1,1 @@
+"""The applications, one file each: the only place where tasks differ."""

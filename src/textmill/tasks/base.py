@@ -1,0 +1,172 @@
+"""What a task must answer, from the first row to the served prediction.
+
+A task is a plugin (see `textmill.config.plugins`): everything that differs between classifying,
+translating or answering questions stands in one file that subclasses `Task`. The stages call these
+methods and know no task's name. This module imports nothing heavy; a task imports torch, pandera,
+torchmetrics and the like inside the method that needs them.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textmill.config.plugins import Plugin
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import pandas as pd
+    import torch
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from textmill.models.base import Model
+
+State = dict[str, Any]
+"""What a task learned from the training split (its label names, say), as plain JSON."""
+
+Outputs = dict[str, "NDArray[np.float32]"]
+"""A model's raw outputs by name (`logits`, say), one row an example."""
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that the task cannot use: its position in the frame, the column and why."""
+
+    position: int
+    column: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure over a set of predictions that can be resampled quickly.
+
+    Attributes:
+        name: As logged, for example `weighted_f1`.
+        score: Takes the predictions' columns (each an array of length n) and an index array of
+            shape (resamples, n); gives the figure of every resample, shape (resamples,).
+        higher_is_better: Direction of improvement.
+    """
+
+    name: str
+    score: Callable[[Mapping[str, NDArray[Any]], NDArray[np.intp]], NDArray[np.float64]]
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Section:
+    """A task's own part of the evaluation report: a heading, words, a table, pictures."""
+
+    title: str
+    text: str = ""
+    table: pd.DataFrame | None = None
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+
+
+class Task(Plugin):
+    """One application of language models.
+
+    Attributes:
+        name: In the field's words, with underscores.
+        text_columns: Columns of text: cleaned, deduplicated and measured in `prepare`.
+        target_columns: Columns that hold the answer; absent at prediction.
+        stratify_column: Column whose balance a seeded split keeps, or None.
+        main_metric: Name of the metric that decides: checkpoints, parity, promotion.
+        monitor: Lightning's name of the validation figure that picks the best checkpoint.
+        monitor_mode: `max` or `min`.
+    """
+
+    name: ClassVar[str]
+    text_columns: tuple[str, ...]
+    target_columns: tuple[str, ...]
+    stratify_column: str | None
+    main_metric: str
+    monitor: str
+    monitor_mode: str = "max"
+
+    # -- prepare ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def fit(self, frames: Iterable[pd.DataFrame]) -> State:
+        """Learn from the training split what the model's head needs.
+
+        Raises:
+            UserError: The split cannot be trained on (one class only, say).
+        """
+
+    @abstractmethod
+    def check(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:
+        """Rows with a missing or impossible value. `state` is None before `fit`."""
+
+    @abstractmethod
+    def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:
+        """Columns of model inputs for `frame`: `input_ids` and `length` (tokens) at least.
+
+        `tokenizer` is a `tokenizers.Tokenizer` without padding or truncation set. When the frame
+        has the target columns, the encoded target comes too (`label_id`, say).
+        """
+
+    # -- train ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
+        """The network with the task's head. `pretrained` is a folder of weights, or None."""
+
+    @abstractmethod
+    def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
+        """Pad encoded columns of a batch to tensors, `input_ids` and `attention_mask` (B, T) among them."""
+
+    @abstractmethod
+    def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The training loss as `loss` (a scalar) beside the network's outputs by name."""
+
+    @abstractmethod
+    def validation_figures(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
+        """Figures of a validation pass, `monitor` without its `validation/` prefix among them."""
+
+    # -- evaluate ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:
+        """One row an example: `id`, target, prediction and what the metrics need."""
+
+    @abstractmethod
+    def metrics(self, state: State) -> list[Metric]:
+        """The figures of this task, the main one first."""
+
+    @abstractmethod
+    def baselines(
+        self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int
+    ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
+        """Simple models trained on the same split: name -> function from a frame to `predictions`."""
+
+    @abstractmethod
+    def report_sections(self, predictions: pd.DataFrame, state: State) -> list[Section]:
+        """The task's own tables and pictures for the evaluation report."""
+
+    @abstractmethod
+    def errors(self, predictions: pd.DataFrame, state: State) -> pd.DataFrame:
+        """The wrong predictions, worst first, readable."""
+
+    # -- export and serving -----------------------------------------------------------------
+
+    @abstractmethod
+    def example_inputs(self) -> list[dict[str, Any]]:
+        """A few natural inputs, as `decode`'s users would give them."""
+
+    @abstractmethod
+    def parse_inputs(self, values: Sequence[Any]) -> pd.DataFrame:
+        """Natural inputs (a string, a record, a row) as a frame with the task's text columns.
+
+        Raises:
+            UserError: An input is empty or of a wrong kind.
+        """
+
+    @abstractmethod
+    def decode(self, outputs: Outputs, state: State) -> list[dict[str, Any]]:
+        """Raw outputs as natural ones, plain JSON values, one record an example."""

@@ -1,0 +1,1 @@
+"""Lightning training: batches, module, checkpoints, exact resume."""
