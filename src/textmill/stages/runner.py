@@ -24,24 +24,36 @@ def run_stage(stage: str, main: Main) -> None:
     """Run a stage as a program: `python -m textmill.stages.STAGE [HYDRA_OVERRIDE ...]`.
 
     Without overrides the section comes from `data/resolved.yaml`; with overrides `conf/` and
-    `params.yaml` are composed anew with them, for a run by hand. Ends the process with status 0,
-    1 (an error the user can mend, told in one line) or 130/143 (interrupted).
+    `params.yaml` are composed anew with them, for a run by hand.
+    """
+
+    def program() -> None:
+        layout = find_layout()
+        config = _configuration(layout, sys.argv[1:])
+        main(config.section(stage), config.runtime, layout)
+
+    run_program(stage, program)
+
+
+def run_program(name: str, program: Callable[[], None]) -> None:
+    """Run `program` with logging, a clock and one-line errors.
+
+    Ends the process with status 1 after an error the user can mend, 130 after Ctrl-C and 143
+    after SIGTERM.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, _terminate)
     started = time.perf_counter()
     try:
-        layout = find_layout()
-        config = _configuration(layout, sys.argv[1:])
-        main(getattr(config, "registration" if stage == "register" else stage), config.runtime, layout)
+        program()
     except UserError as error:
-        _fail(stage, error)
+        _fail(name, error)
     except OSError as error:
-        _fail(stage, from_os_error(error))
+        _fail(name, from_os_error(error))
     except KeyboardInterrupt:
-        print(f"textmill {stage}: interrupted", file=sys.stderr)
+        print(f"textmill {name}: interrupted", file=sys.stderr)
         sys.exit(130)
-    log.info("%s: done in %.1f s", stage, time.perf_counter() - started)
+    log.info("%s: done in %.1f s", name, time.perf_counter() - started)
 
 
 def _configuration(layout: Layout, overrides: list[str]) -> PipelineConfig:

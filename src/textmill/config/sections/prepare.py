@@ -94,7 +94,6 @@ class WordsConfig(Section):
 class PrepareConfig(Section):
     """What to make of the fetched files. `max_length` is in tokens."""
 
-    seed: int
     task: PluginSpec
     read: ReadConfig
     splits: SplitsConfig = SplitsConfig()

@@ -1,0 +1,67 @@
+# Textmill: `make repro` rebuilds everything, `make test` tests everything, `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Stages are run by DVC as `python -m ...`, so the environment's python must come first.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+# The first interpreter that is 3.11 or 3.12; `make PYTHON=/path/to/python` chooses another.
+PYTHON ?= $(shell for candidate in python3 python3.12 python3.11 python; do \
+	"$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
+	&& { echo "$$candidate"; break; }; done)
+
+INSTALLED := $(VENV)/.installed
+INSTALLED_TEST := $(VENV)/.installed-test
+
+.PHONY: help install repro test lint format ui bench clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+install: $(INSTALLED) ## Make .venv and install Textmill with pinned packages
+
+repro: $(INSTALLED) ## Rebuild whatever changed, from raw text to the registered model
+	@dvc repro || { status=$$?; dvc checkout --quiet || true; exit $$status; }
+	@textmill summary
+
+test: $(INSTALLED_TEST) ## Run all tests, slow ones too
+	@pytest
+
+lint: $(INSTALLED_TEST) ## Check style and types
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+format: $(INSTALLED_TEST) ## Put the code into its standard form
+	@ruff check --fix .
+	@ruff format .
+
+ui: $(INSTALLED) ## Compare runs in the MLflow UI on http://127.0.0.1:5000
+	@mlflow ui
+
+bench: $(INSTALLED_TEST) ## Measure Textmill against its rivals, into docs/benchmarks.md
+	@python -m bench
+
+clean: ## Remove .venv and the pipeline's outputs; tracked runs and DVC's cache stay
+	@rm -rf $(VENV) data/resolved.yaml data/raw data/pretrained data/prepared data/trained data/evaluation data/exported data/registered
+
+$(VENV)/pyvenv.cfg:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found. Install one, or say make PYTHON=/path/to/python." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	@echo "Installing Textmill and its pinned packages into $(VENV) ..."
+	@python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@# A bare `mlflow` or `dvc` of this environment must not phone home either.
+	@python -c "import sysconfig, pathlib; pathlib.Path(sysconfig.get_paths()['purelib'], 'textmill_no_telemetry.pth').write_text('import os; os.environ.setdefault(\"MLFLOW_DISABLE_TELEMETRY\", \"true\"); os.environ.setdefault(\"DVC_NO_ANALYTICS\", \"1\")\n')"
+	@touch $@
+
+$(INSTALLED_TEST): $(INSTALLED)
+	@python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@

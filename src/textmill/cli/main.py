@@ -1,0 +1,35 @@
+"""The `textmill` command: its verbs, and how it ends."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from textmill.cli.predict import predict
+from textmill.cli.summary import summary
+from textmill.errors import UserError, from_os_error
+
+app = typer.Typer(
+    help="From raw text to a promoted, served language model, every step reproducible.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(predict)
+app.command()(summary)
+
+
+def main() -> None:
+    """Run the command. A mistake the user can mend ends it with one line and status 1."""
+    try:
+        app()
+    except UserError as error:
+        _fail(error)
+    except OSError as error:
+        _fail(from_os_error(error))
+
+
+def _fail(error: UserError) -> None:
+    print(f"textmill: error: {error}", file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,66 @@
+"""`textmill summary`: what the last pipeline run made, in a short table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from textmill.errors import UserError
+
+
+def summary(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+    """Show the model's figures beside its baselines, the registered version and what to try next."""
+    from textmill.config.layout import find_layout
+
+    layout = find_layout()
+    metrics = _read(layout.evaluation / "metrics.json")
+    registered = _read(layout.registered / "registered.json")
+    if as_json:
+        print(json.dumps({"metrics": metrics, "registered": registered}, indent=2))
+        return
+    _print_table(metrics, registered)
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError("the pipeline has not run to its end", where=str(path), fix="Run `make repro`")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _print_table(metrics: dict[str, Any], registered: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    test, baselines = metrics["test"], metrics["baselines"]
+    table = Table(box=box.SIMPLE_HEAD, title="On the test split, with 95 % intervals", title_justify="left")
+    table.add_column("metric")
+    for column in ("this model", *(name.replace("_", " ") for name in baselines)):
+        table.add_column(column, justify="right")
+    for name, figure in test.items():
+        if not (isinstance(figure, dict) and "value" in figure and _shown(name)):
+            continue
+        cells = [_interval(figure), *(_interval(baseline.get(name)) for baseline in baselines.values())]
+        table.add_row(name.replace("_", " "), *cells)
+    console = Console()
+    console.print(table)
+    console.print(f"  Registered as [bold]{registered['name']} version {registered['version']}[/bold], alias {registered['alias']}.")
+    console.print("\n  Try next (after `source .venv/bin/activate`):")
+    console.print('    textmill predict "I love this product" "This product is bad"', highlight=False)
+    console.print("    mlflow ui                                  # compare runs on http://127.0.0.1:5000", highlight=False)
+    console.print("    dvc exp run -S train.max_epochs=1 && dvc exp show", highlight=False)
+
+
+def _shown(name: str) -> bool:
+    return "/" not in name
+
+
+def _interval(figure: Any) -> str:
+    if not isinstance(figure, dict):
+        return "–"
+    if "low" not in figure:
+        return f"{figure['value']:.4f}"
+    return f"{figure['value']:.4f} [{figure['low']:.3f}, {figure['high']:.3f}]"

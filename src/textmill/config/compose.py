@@ -1,0 +1,159 @@
+"""Composing `conf/` and `params.yaml` with Hydra into one checked `PipelineConfig`.
+
+Precedence, low to high: the group files named in `conf/config.yaml`, the experiment file,
+`params.yaml`, overrides on the command line. In `params.yaml` a text at a group's name chooses
+that group's file (`model: minilm`), a value elsewhere replaces the experiment's, and null leaves
+it as the experiment says.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from textmill.config import problems
+from textmill.config.layout import Layout
+from textmill.config.schema import PipelineConfig, check_plugins
+from textmill.errors import UserError
+
+ROOT_CONFIG = "config"
+
+
+def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
+    """Compose and check the configuration.
+
+    Args:
+        layout: Of the project; `conf/` and `params.yaml` are read.
+        overrides: Hydra overrides from the command line, such as `train.max_epochs=1`.
+
+    Raises:
+        UserError: A file, key or value is wrong; the text names file, line, key, value and what
+            is allowed.
+    """
+    params = _read_params(layout.params)
+    all_overrides = _merge(list(_from_params(params, layout.conf)), list(overrides), layout)
+    for group, choice in all_overrides.groups.items():
+        _require_choice(layout, group, choice, overrides)
+    composed, choices = _compose(layout, all_overrides.strings)
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(_first_line(error), where="conf/", fix="Set the key it names, in conf/ or params.yaml") from error
+    sections = {name: plain[name] for name in section_names() if name in plain}  # type: ignore[index, call-overload]
+    trace = problems.Trace(layout, composed, choices, list(overrides))
+    try:
+        config = PipelineConfig.model_validate(sections)
+        check_plugins(config)
+    except ValidationError as error:
+        raise problems.explain(error, sections, trace) from error
+    return config
+
+
+def section_names() -> list[str]:
+    """The top-level keys of the resolved configuration."""
+    return [field.alias or name for name, field in PipelineConfig.model_fields.items()]
+
+
+class _Overrides:
+    """Hydra overrides in order, and the group choices among them."""
+
+    def __init__(self) -> None:
+        self.strings: list[str] = []
+        self.groups: dict[str, str] = {}
+
+
+def _read_params(path: Path) -> dict[str, Any]:
+    try:
+        params = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except yaml.YAMLError as error:
+        raise problems.explain_yaml(error, path) from error
+    if params is not None and not isinstance(params, dict):
+        raise UserError("must hold keys with values", where=path.name)
+    return params or {}
+
+
+def _from_params(params: Mapping[str, Any], conf: Path) -> Iterator[str]:
+    for key, value in params.items():
+        if isinstance(value, str) and (conf / key).is_dir():
+            yield f"{key}={value}"
+        else:
+            yield from _value_overrides((str(key),), value)
+
+
+def _value_overrides(path: tuple[str, ...], value: Any) -> Iterator[str]:
+    if value is None:
+        return
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _value_overrides((*path, str(key)), inner)
+    else:
+        # Forced (`++`): keys that conf/ leaves at the schema's default may be set here too.
+        yield f"++{'.'.join(path)}={json.dumps(value)}"
+
+
+def _merge(params: list[str], command_line: list[str], layout: Layout) -> _Overrides:
+    """Command-line choices replace those of params.yaml; Hydra takes the last of equal values."""
+    parser = OverridesParser.create()
+    merged = _Overrides()
+    parsed: list[tuple[str, Any]] = []
+    for strings, where in ((params, layout.params.name), (command_line, "command line")):
+        for string in strings:
+            try:
+                parsed.append((string, parser.parse_override(string)))
+            except OverrideParseException as error:
+                raise UserError(f"cannot read {string!r}", where=where, fix="Write key=value, as in train.max_epochs=1") from error
+    for string, override in parsed:
+        key = override.key_or_group
+        if (layout.conf / key).is_dir() and isinstance(override.value(), str):
+            merged.groups[key] = override.value()
+        else:
+            merged.strings.append(string)
+    merged.strings[:0] = [f"{group}={choice}" for group, choice in merged.groups.items()]
+    return merged
+
+
+def _require_choice(layout: Layout, group: str, choice: str, overrides: Sequence[str]) -> None:
+    known = sorted(path.stem for path in (layout.conf / group).glob("*.yaml"))
+    if choice in known:
+        return
+    on_command_line = any(override.lstrip("+").startswith(f"{group}=") for override in overrides)
+    where = "command line" if on_command_line else problems.locate_in_file(layout.params, (group,), layout.root)
+    near = difflib.get_close_matches(choice, known, n=1)
+    suggestion = f"Did you mean {near[0]!r}? " if near else ""
+    raise UserError(
+        f"{group} = {choice!r}: there is no conf/{group}/{choice}.yaml",
+        where=where,
+        fix=f"{suggestion}Allowed: {', '.join(known)}",
+    )
+
+
+def _compose(layout: Layout, overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    if not (layout.conf / f"{ROOT_CONFIG}.yaml").is_file():
+        raise UserError(f"no {ROOT_CONFIG}.yaml", where=str(layout.conf), fix="Restore it with git")
+    try:
+        with initialize_config_dir(config_dir=str(layout.conf), version_base="1.3"):
+            composed = hydra_compose(ROOT_CONFIG, overrides=overrides, return_hydra_config=True)
+    except yaml.YAMLError as error:
+        raise problems.explain_yaml(error, layout.conf) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_first_line(error), where="conf/", fix="Check the defaults lists and the keys there") from error
+    choices = {group: str(choice) for group, choice in composed.hydra.runtime.choices.items() if choice is not None}
+    OmegaConf.set_struct(composed, False)
+    del composed["hydra"]
+    return composed, choices
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
