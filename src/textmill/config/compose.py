@@ -18,7 +18,7 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
@@ -51,6 +51,7 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UserError(_first_line(error), where="conf/", fix="Set the key it names, in conf/ or params.yaml") from error
+    _require_known_keys(layout, plain, params, overrides)
     sections = {name: plain[name] for name in section_names() if name in plain}  # type: ignore[index, call-overload]
     trace = problems.Trace(layout, composed, choices, list(overrides))
     try:
@@ -112,14 +113,17 @@ def _merge(params: list[str], command_line: list[str], layout: Layout) -> _Overr
         for string in strings:
             try:
                 parsed.append((string, parser.parse_override(string)))
-            except OverrideParseException as error:
+            except HydraException as error:
                 raise UserError(f"cannot read {string!r}", where=where, fix="Write key=value, as in train.max_epochs=1") from error
     for string, override in parsed:
         key = override.key_or_group
         if (layout.conf / key).is_dir() and isinstance(override.value(), str):
             merged.groups[key] = override.value()
         else:
-            merged.strings.append(string)
+            # Forced, so that a key which conf/ leaves at its default can be set; the schema
+            # refuses those it does not know, with a better message than Hydra's.
+            plain = override.is_add() or override.is_delete() or override.is_force_add()
+            merged.strings.append(string if plain else f"++{string}")
     merged.strings[:0] = [f"{group}={choice}" for group, choice in merged.groups.items()]
     return merged
 
@@ -137,6 +141,18 @@ def _require_choice(layout: Layout, group: str, choice: str, overrides: Sequence
         where=where,
         fix=f"{suggestion}Allowed: {', '.join(known)}",
     )
+
+
+def _require_known_keys(layout: Layout, composed: Any, params: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse a top-level key that is neither a section, a group nor in `conf/config.yaml`."""
+    root = yaml.safe_load((layout.conf / f"{ROOT_CONFIG}.yaml").read_text(encoding="utf-8"))
+    groups = [path.name for path in layout.conf.iterdir() if path.is_dir()]
+    known = {*section_names(), *groups, *root}
+    for key in set(composed) - known:
+        near = difflib.get_close_matches(key, sorted(known), n=1)
+        where = problems.locate_in_file(layout.params, (key,), layout.root) if key in params else "command line or conf/"
+        fix = (f"Did you mean {near[0]!r}? " if near else "") + f"Allowed here: {', '.join(sorted(known - {'defaults'}))}"
+        raise UserError(f"{key}: unknown key", where=where, fix=fix)
 
 
 def _compose(layout: Layout, overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:

@@ -46,13 +46,12 @@ def find(target: str, expected: type[PluginT]) -> type[PluginT]:
         UserError: There is no such module or class, or it is no `expected`.
     """
     module_name, _, class_name = target.rpartition(".")
-    fix = "Give the dotted path of a class, such as textmill.tasks.text_classification.TextClassification"
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"cannot import {target!r} ({error})", where=TARGET, fix=fix) from error
+        raise UserError(f"cannot import the class {target!r} ({error})", where=TARGET) from error
     if not (isinstance(found, type) and issubclass(found, expected)):
-        raise UserError(f"{target!r} is no {expected.__name__}", where=TARGET, fix=fix)
+        raise UserError(f"{target!r} is no {expected.__name__}", where=TARGET)
     return found
 
 

@@ -39,9 +39,11 @@ class Trace:
         for override in reversed(self.overrides):
             if override.lstrip("+~").split("=")[0] in (dotted, *_parents(key)):
                 return key, "command line"
-        for path, package in self._files():
-            if key[: len(package)] == package and (line := find_line(path, key[len(package) :])):
-                return key, f"{path.relative_to(self.layout.root)}:{line}"
+        # A key that is missing stands nowhere: its section is the place to add it.
+        for known in (key[:depth] for depth in range(len(key), 0, -1)):
+            for path, package in self._files():
+                if known[: len(package)] == package and (line := find_line(path, known[len(package) :])):
+                    return key, f"{path.relative_to(self.layout.root)}:{line}"
         return key, "conf/"
 
     def _follow_references(self, key: Key) -> Key:
@@ -99,7 +101,8 @@ def explain(error: ValidationError, sections: Mapping[str, Any], trace: Trace) -
 def explain_yaml(error: yaml.YAMLError, path: Path) -> UserError:
     """A YAML syntax error as one line with file and line number."""
     mark = getattr(error, "problem_mark", None)
-    name = Path(mark.name).name if mark and Path(mark.name).suffix else path.name
+    file = Path(mark.name) if mark else path
+    name = str(file.relative_to(path.parent)) if file.is_relative_to(path.parent) else path.name
     where = f"{name}:{mark.line + 1}" if mark else name
     return UserError(f"not valid YAML ({getattr(error, 'problem', error)})", where=where, fix="Mend the indentation or quotes there")
 

@@ -17,7 +17,7 @@ from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.register import RegisterConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.config.sections.train import TrainConfig
-from textmill.config.types import PluginSpec
+from textmill.config.types import IS_PLUGIN
 from textmill.errors import UserError
 
 
@@ -41,10 +41,14 @@ class PipelineConfig(Section):
 
 
 def plugin_class(spec: Mapping[str, Any]) -> type[Plugin]:
-    """The class that a plugin's options name."""
+    """The class that a plugin's options name.
+
+    Raises:
+        UserError: It names none, or one that is not there.
+    """
     target = spec.get(TARGET)
     if not isinstance(target, str):
-        raise UserError(f"no class named in {dict(spec)!r}", where=TARGET, fix=f"Name the class under {TARGET}")
+        raise UserError("names no class")
     return find(target, Plugin)
 
 
@@ -52,26 +56,26 @@ def check_plugins(config: PipelineConfig) -> None:
     """Check the options of every plugin against the class that it names.
 
     Raises:
-        pydantic.ValidationError: With the whole key of the wrong option.
-        UserError: A class is not there.
+        pydantic.ValidationError: A class is not there or an option is wrong; with the whole key.
     """
     for name, field in type(config).model_fields.items():
         section = getattr(config, name)
         for key, inner in type(section).model_fields.items():
-            spec = getattr(section, key)
-            if inner.annotation is not PluginSpec or TARGET not in spec:
-                continue
-            options = {option: value for option, value in spec.items() if option != TARGET}
-            try:
-                plugin_class(spec).Config.model_validate(options)
-            except ValidationError as error:
+            if IS_PLUGIN in inner.metadata and (problems := _plugin_problems(getattr(section, key))):
                 prefix = (field.alias or name, key)
-                lines = [
-                    InitErrorDetails(
-                        type=PydanticCustomError(problem["type"], problem["msg"].replace("{", "{{").replace("}", "}}")),  # type: ignore[arg-type]
-                        loc=(*prefix, *problem["loc"]),
-                        input=problem["input"],
-                    )
-                    for problem in error.errors()
-                ]
-                raise ValidationError.from_exception_data("PipelineConfig", lines) from error
+                lines = [InitErrorDetails(type=kind, loc=(*prefix, *loc), input=value) for kind, loc, value in problems]
+                raise ValidationError.from_exception_data("PipelineConfig", lines)
+
+
+def _plugin_problems(spec: Mapping[str, Any]) -> list[tuple[PydanticCustomError, tuple[int | str, ...], Any]]:
+    """What is wrong with a plugin's options: kind with message, place within the options, value."""
+    try:
+        plugin_class(spec).Config.model_validate({key: value for key, value in spec.items() if key != TARGET})
+    except UserError as error:
+        return [(PydanticCustomError("plugin", "{text}", {"text": error.what}), (TARGET,), spec.get(TARGET))]
+    except ValidationError as error:
+        return [
+            (PydanticCustomError(found["type"], "{text}", {"text": found["msg"]}), found["loc"], found["input"])  # type: ignore[arg-type]
+            for found in error.errors()
+        ]
+    return []

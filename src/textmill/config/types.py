@@ -9,7 +9,9 @@ from pydantic import Field
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share between 0 and 1, both allowed."""
 
-PluginSpec = dict[str, Any]
+IS_PLUGIN = "plugin"
+
+PluginSpec = Annotated[dict[str, Any], IS_PLUGIN]
 """A plugin's options with its class under `_target_`; checked against the class by `schema`."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
