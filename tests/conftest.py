@@ -1,0 +1,34 @@
+"""What every test needs: no phoning home, no surprise from the user's own environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Before any test imports textmill's heavy friends: quiet, offline, the same on every machine.
+os.environ.update(
+    {
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DVC_NO_ANALYTICS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+        "MPLBACKEND": "agg",
+        "GIT_AUTHOR_NAME": "tester",
+        "GIT_AUTHOR_EMAIL": "tester@example.invalid",
+        "GIT_COMMITTER_NAME": "tester",
+        "GIT_COMMITTER_EMAIL": "tester@example.invalid",
+    }
+)
+for _variable in ("MLFLOW_TRACKING_URI", "TEXTMILL_HOME", "DVC_EXP_NAME", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
+    os.environ.pop(_variable, None)
+
+
+@pytest.fixture(scope="session")
+def repository_root() -> Path:
+    """The checkout under test."""
+    return ROOT
