@@ -109,7 +109,7 @@ DATA = """# @package _global_
 fetch:
   source:
     _target_: textmill.data.sources.files.FilesSource
-    files: {all: reviews.csv}
+    files: {all: data/own/reviews.csv}
 prepare:
   read:
     format: csv
@@ -145,7 +145,9 @@ def build_project(root: Path, repository_root: Path) -> Project:
         else:
             shutil.copy(source, root / name)
     (root / "data").mkdir()
-    write_reviews(root / "reviews.csv")
+    (root / "data/own").mkdir()
+    shutil.copy(repository_root / "data/own/README.md", root / "data/own")
+    write_reviews(root / "data/own/reviews.csv")
     write_tiny_bert(root / "tiny_bert")
     (root / "conf/data/tiny.yaml").write_text(DATA)
     model = (root / "conf/model/minilm.yaml").read_text()
