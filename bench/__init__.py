@@ -1,0 +1,1 @@
+"""Textmill measured against its rivals, each pair in one run."""

@@ -1,0 +1,72 @@
+"""Run every benchmark and write `docs/benchmarks.md`: `make bench` or `python -m bench [NAME ...]`.
+
+Each benchmark is a program that prints its own section of Markdown. Naming some renews only their
+sections; the others stay as they were measured.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "benchmarks.md"
+BENCHMARKS = {
+    "quality": "Quality of the default model over three seeds",
+    "finetuning": "Fine-tuning against `transformers.Trainer`",
+    "inference": "Inference: exported int8 against eager fp32 PyTorch",
+    "startup": "Start-up and fixed costs",
+    "memory": "Memory of `prepare` on 1 GB of text",
+}
+INTRODUCTION = """# Benchmarks
+
+Both sides of every table were measured in one run on the machine named beneath its heading, nothing
+else running. `make bench` measures all of them again; `python -m bench NAME` one.
+"""
+
+
+def machine() -> str:
+    """The machine and the versions that matter, in one line."""
+    import torch
+
+    processor = next(
+        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
+        platform.processor(),
+    )
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    return f"{processor}, {os.cpu_count()} cores, {device}; Python {platform.python_version()}, torch {torch.__version__}; {today}"
+
+
+def read_sections() -> dict[str, str]:
+    """Sections already on the page, by benchmark."""
+    if not PAGE.is_file():
+        return {}
+    found = re.findall(r"<!-- bench:(\w+) -->\n(.*?)<!-- /bench -->", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    return dict(found)
+
+
+def main(names: list[str]) -> None:
+    """Measure and write."""
+    unknown = set(names) - set(BENCHMARKS)
+    if unknown:
+        sys.exit(f"error: no benchmark {sorted(unknown)}; there are {', '.join(BENCHMARKS)}")
+    sections = read_sections()
+    for name in names or BENCHMARKS:
+        print(f"bench: {name} ...", file=sys.stderr)
+        done = subprocess.run([sys.executable, "-m", f"bench.{name}"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+        sections[name] = f"## {BENCHMARKS[name]}\n\n*{machine()}. Command: `python -m bench {name}`.*\n\n{done.stdout.strip()}\n"
+        text = INTRODUCTION
+        for known in BENCHMARKS:
+            if known in sections:
+                text += f"\n<!-- bench:{known} -->\n{sections[known]}<!-- /bench -->\n"
+        PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
