@@ -1,0 +1,136 @@
+"""Composing the configuration: precedence, and errors that name file, key, value and choices."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from textmill.config import resolved
+from textmill.config.compose import compose
+from textmill.config.layout import Layout, find_layout
+from textmill.errors import UserError
+
+
+@pytest.fixture
+def layout(tmp_path: Path, repository_root: Path) -> Layout:
+    """A project with this checkout's own configuration."""
+    shutil.copytree(repository_root / "conf", tmp_path / "conf")
+    shutil.copy(repository_root / "params.yaml", tmp_path)
+    return Layout(tmp_path)
+
+
+def put(layout: Layout, path: str, pattern: str, replacement: str) -> None:
+    file = layout.root / path
+    text, count = re.subn(pattern, replacement, file.read_text(), flags=re.MULTILINE)
+    assert count == 1, f"{pattern} found {count} times in {path}"
+    file.write_text(text)
+
+
+def problem(layout: Layout, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        compose(layout, overrides)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_every_experiment_composes(layout: Layout) -> None:
+    names = [path.stem for path in (layout.conf / "experiment").glob("*.yaml")]
+    assert "movie_reviews" in names
+    for name in names:
+        assert compose(layout, [f"experiment={name}"]).registration.name
+
+
+def test_precedence_group_then_experiment_then_params_then_command_line(layout: Layout) -> None:
+    assert compose(layout).train.max_epochs != 7
+    with (layout.conf / "experiment/movie_reviews.yaml").open("a") as file:
+        file.write("train: {max_epochs: 7}\n")
+    assert compose(layout).train.max_epochs == 7
+    put(layout, "params.yaml", r"max_epochs: null", "max_epochs: 8")
+    assert compose(layout).train.max_epochs == 8
+    assert compose(layout, ["train.max_epochs=9"]).train.max_epochs == 9
+
+
+def test_params_choose_a_group(layout: Layout) -> None:
+    (layout.conf / "trainer/slow.yaml").write_text((layout.conf / "trainer/auto.yaml").read_text().replace("devices: auto", "devices: 3"))
+    with layout.params.open("a") as file:
+        file.write("trainer: slow\n")
+    assert compose(layout).runtime.trainer.devices == 3
+    assert compose(layout, ["trainer=auto"]).runtime.trainer.devices == "auto"
+
+
+def test_round_trip_and_canonical_text(layout: Layout, tmp_path: Path) -> None:
+    config = compose(layout)
+    resolved.write(tmp_path / "data/resolved.yaml", config)
+    assert resolved.read(tmp_path / "data/resolved.yaml") == config
+    text = (tmp_path / "data/resolved.yaml").read_text()
+    content = yaml.safe_load(text)
+    assert list(content) == sorted(content)
+    put(layout, "conf/experiment/movie_reviews.yaml", r"^title: .*\n", "")
+    with (layout.conf / "experiment/movie_reviews.yaml").open("a") as file:
+        file.write("# moved\ntitle: Sentiment of movie-review sentences\n")
+    assert resolved.to_yaml(compose(layout)) == text
+
+
+@pytest.mark.parametrize(
+    ("written", "where", "says"),
+    [
+        ("train: {max_epochs: -3}", "params.yaml:1", "train.max_epochs = -3: should be greater than or equal to 1"),
+        ("train: {max_epoch: 3}", "params.yaml:1", "train.max_epoch: unknown key. Did you mean 'max_epochs'?"),
+        ("train: {optimizer: {learning_rate: fast}}", "params.yaml:1", "train.optimizer.learning_rate = 'fast'"),
+        ("train: {optimizer: {schedule: wavy}}", "params.yaml:1", "'linear', 'cosine' or 'constant'"),
+        ("experiment: movie_review", "params.yaml:1", "Did you mean 'movie_reviews'?"),
+        ("trian: {max_epochs: 3}", "params.yaml:1", "trian: unknown key. Did you mean 'train'"),
+        ("seed: [", "params.yaml:", "not valid YAML"),
+        ("- 1", "params.yaml", "must hold keys with values"),
+        ("model: {dropout: 3}", "params.yaml:1", "model.dropout = 3"),
+        ("task: {_target_: textmill.tasks.nothing.Nothing}", "params.yaml:1", "cannot import the class"),
+        ("register: {name: a b}", "params.yaml:1", "register.name = 'a b'"),
+    ],
+)
+def test_errors_in_params_name_the_line(layout: Layout, written: str, where: str, says: str) -> None:
+    prefix = "" if written.startswith(("experiment", "- ")) else "\nexperiment: movie_reviews"
+    layout.params.write_text(written + prefix)
+    text = problem(layout)
+    assert text.startswith(where), text
+    assert says in text, text
+
+
+def test_error_in_a_group_file_names_that_file(layout: Layout) -> None:
+    put(layout, "conf/train/finetune.yaml", r"^max_epochs: .*$", "max_epochs: many")
+    assert re.match(r"conf/train/finetune\.yaml:\d+: train\.max_epochs = 'many': ", problem(layout))
+
+
+def test_error_on_the_command_line(layout: Layout) -> None:
+    assert problem(layout, "train.max_epochs=0").startswith("command line: train.max_epochs = 0")
+    assert problem(layout, "what is this").startswith("command line: cannot read")
+    assert problem(layout, "experiment=movies").startswith("command line: experiment = 'movies'")
+
+
+def test_digest_with_wrong_form_is_refused(layout: Layout) -> None:
+    assert "sha256" in problem(layout, "fetch.pretrained_sha256=abc")
+
+
+def test_layout_of_a_temporary_experiment_points_home(tmp_path: Path) -> None:
+    copy = tmp_path / ".dvc/tmp/exps/tmpabc"
+    copy.mkdir(parents=True)
+    (copy / "dvc.yaml").touch()
+    layout = find_layout(copy)
+    assert (layout.root, layout.home) == (copy, tmp_path)
+    assert layout.checkpoints.is_absolute()
+
+
+def test_outside_a_project_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not inside a Textmill project"):
+        find_layout(tmp_path)
+
+
+def test_resolved_missing_or_broken(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="dvc repro compose"):
+        resolved.read(tmp_path / "resolved.yaml")
+    (tmp_path / "resolved.yaml").write_text("train: {}")
+    with pytest.raises(UserError, match="not a resolved configuration"):
+        resolved.read(tmp_path / "resolved.yaml")
