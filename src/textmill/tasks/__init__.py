@@ -1,1 +1,1 @@
-"""The applications, one file each: the only place where tasks differ."""
+"""Applications of language models, one file a task."""

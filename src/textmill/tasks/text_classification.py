@@ -1,0 +1,326 @@
+"""Text classification: one label for a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field, field_validator
+
+from textmill.config.section import Section as Options
+from textmill.errors import UserError
+from textmill.tasks.base import Metric, Outputs, Reject, Section, State, Task
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import pandas as pd
+    import torch
+    from numpy.typing import NDArray
+
+    from textmill.models.base import Model
+
+_UNKNOWN = "is none of the labels"
+_NAMED_LABELS = 8
+_EXCERPT = 60
+
+
+class TextClassificationConfig(Options):
+    """Options of text classification.
+
+    Attributes:
+        labels: The labels in their order; None learns them from the training split, sorted.
+        label_smoothing: Share of the target spread evenly over all labels (Szegedy et al. 2016).
+    """
+
+    labels: Annotated[list[str], Field(min_length=2)] | None = None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @field_validator("labels")
+    @classmethod
+    def _no_label_twice(cls, labels: list[str] | None) -> list[str] | None:
+        if labels and len(set(labels)) < len(labels):
+            raise ValueError("a label stands twice")
+        return labels
+
+
+class TextClassification(Task):
+    """One label for a text, by a softmax over the labels.
+
+    State: `labels`, the names in the order of the network's outputs.
+    """
+
+    Config: ClassVar[type[Options]] = TextClassificationConfig
+    config: TextClassificationConfig
+
+    name = "text_classification"
+    text_columns = ("text",)
+    target_columns = ("label",)
+    stratify_column = "label"
+    main_metric = "weighted_f1"
+    monitor = "validation/weighted_f1"
+    monitor_mode = "max"
+
+    # -- prepare ----------------------------------------------------------------------------
+
+    def fit(self, frames: Iterable[pd.DataFrame]) -> State:
+        """The labels: as configured, or those of the training split, sorted.
+
+        Raises:
+            UserError: The training split has fewer than two labels.
+        """
+        found: set[str] = set()
+        for frame in frames:
+            found.update(_label_names(frame["label"].dropna()))
+        if len(found) < 2:
+            seen = f"one label only, {next(iter(found))!r}" if found else "no label"
+            raise UserError(f"the training split has {seen}", fix="Give rows of at least two labels")
+        return {"labels": self.config.labels or sorted(found)}
+
+    def check(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:
+        """Rows without text or label, or with a label that is not known; the first reason of each."""
+        import pandera.pandas as pa
+
+        known = state["labels"] if state else self.config.labels
+        label_checks = [pa.Check(lambda column: _label_names(column) != "", error="is empty")]
+        if known:
+            allowed = set(known)
+            label_checks.append(pa.Check(lambda column: _label_names(column).isin(allowed), error=_UNKNOWN))
+        schema = pa.DataFrameSchema(
+            {
+                "text": pa.Column(
+                    checks=pa.Check(lambda column: column.astype(str).str.strip() != "", error="is empty"),
+                    nullable=False,
+                ),
+                "label": pa.Column(checks=label_checks, nullable=False),
+            }
+        )
+        try:
+            schema.validate(frame.reset_index(drop=True), lazy=True)
+        except pa.errors.SchemaErrors as error:
+            return _rejects(error.failure_cases, known or [])
+        return []
+
+    def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:
+        """`input_ids` and `length` (in tokens, at most `max_length`), and `label_id` where there is a label."""
+        encodings = tokenizer.encode_batch_fast(frame["text"].tolist())
+        input_ids = [_truncated(encoding, max_length) for encoding in encodings]
+        columns: dict[str, list[Any]] = {"input_ids": input_ids, "length": [len(ids) for ids in input_ids]}
+        if "label" in frame:
+            positions = {label: position for position, label in enumerate(state["labels"])}
+            columns["label_id"] = [positions[name] for name in _label_names(frame["label"])]
+        return columns
+
+    # -- train ------------------------------------------------------------------------------
+
+    def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
+        """The model's encoder with a pooled linear head over the labels."""
+        from textmill.models.sequence_classifier import SequenceClassifier
+
+        encoder = model.build_encoder(pretrained)
+        config = model.config
+        return SequenceClassifier(encoder, len(state["labels"]), pooling=config.pooling, dropout=config.dropout)
+
+    def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask` (B, T), T the longest row, and `label_id` (B,) where given.
+
+        Padding is id 0 whatever the tokenizer's padding token is: the mask keeps it from being seen.
+        """
+        import numpy as np
+        import torch
+
+        texts = rows["input_ids"]
+        lengths = np.fromiter((len(ids) for ids in texts), np.int64, len(texts))
+        mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
+        input_ids = np.zeros(mask.shape, np.int64)
+        input_ids[mask] = np.concatenate([np.asarray(ids, np.int64) for ids in texts])
+        batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+        if "label_id" in rows:
+            batch["label_id"] = torch.as_tensor(np.asarray(rows["label_id"], np.int64))
+        return batch
+
+    def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Cross-entropy as `loss`, beside `logits` (B, labels)."""
+        from torch.nn.functional import cross_entropy
+
+        outputs = network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        # in fp32, because under autocast the logits are of half precision
+        loss = cross_entropy(outputs["logits"].float(), batch["label_id"], label_smoothing=self.config.label_smoothing)
+        return {"loss": loss, **outputs}
+
+    def validation_figures(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
+        """`weighted_f1`, `macro_f1`, `accuracy` and `loss` (cross-entropy without smoothing)."""
+        import numpy as np
+
+        from textmill.evaluation import categories
+
+        actual = np.asarray(rows["label_id"], np.intp)
+        probabilities = _softmax(outputs["logits"])
+        counts = categories.count(
+            actual, probabilities.argmax(axis=1), np.arange(len(actual))[None], len(state["labels"])
+        )
+        of_truth = probabilities[np.arange(len(actual)), actual]
+        return {
+            "weighted_f1": float(categories.weighted_f1(counts)[0]),
+            "macro_f1": float(categories.macro_f1(counts)[0]),
+            "accuracy": float(categories.accuracy(counts)[0]),
+            "loss": float(-np.log(np.clip(of_truth, np.finfo(float).tiny, 1.0)).mean()),
+        }
+
+    # -- evaluate ---------------------------------------------------------------------------
+
+    def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:
+        """`id`, `text`, `label`, `prediction`, `confidence` and `probability_LABEL` of each row."""
+        return _predictions(_softmax(outputs["logits"]), frame, state["labels"])
+
+    def metrics(self, state: State) -> list[Metric]:
+        """Weighted F1, macro F1, accuracy, Matthews correlation, calibration, log loss and those of each label."""
+        from textmill.evaluation.categories import category_metrics
+
+        return category_metrics(state["labels"])
+
+    def baselines(
+        self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int
+    ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
+        """`majority`, and `tfidf_logistic_regression` with its strength of regularisation chosen on validation."""
+        from textmill.evaluation import word_baselines
+
+        labels = state["labels"]
+        fitted = word_baselines.fit(train, validation, labels, word_baselines.Options.model_validate(options), seed)
+
+        def predictor(
+            probabilities: Callable[[pd.DataFrame], NDArray[np.float64]],
+        ) -> Callable[[pd.DataFrame], pd.DataFrame]:
+            return lambda frame: _predictions(probabilities(frame), frame, labels)
+
+        return {name: predictor(probabilities) for name, probabilities in fitted.items()}
+
+    def report_sections(self, predictions: pd.DataFrame, state: State) -> list[Section]:
+        """Confusion matrix, figures of each label, calibration."""
+        from textmill.evaluation.category_sections import category_sections
+
+        return category_sections(predictions, state["labels"])
+
+    def errors(self, predictions: pd.DataFrame, state: State) -> pd.DataFrame:
+        """The wrong predictions; those that gave the true label the least probability first."""
+        import numpy as np
+
+        from textmill.evaluation.categories import encode, probabilities_of
+
+        wrong = predictions[predictions["label"] != predictions["prediction"]]
+        labels = state["labels"]
+        columns = {str(name): wrong[name].to_numpy() for name in wrong}
+        probabilities = probabilities_of(columns, labels)
+        of_truth = probabilities[np.arange(len(wrong)), encode(wrong["label"].to_numpy(), labels)]
+        table = wrong[["id", "text", "label", "prediction", "confidence"]].assign(probability_of_label=of_truth)
+        return table.sort_values(["probability_of_label", "id"], kind="stable").reset_index(drop=True)
+
+    # -- export and serving -----------------------------------------------------------------
+
+    def example_inputs(self) -> list[dict[str, Any]]:
+        """Two short reviews."""
+        return [{"text": "I love this product"}, {"text": "This product is bad"}]
+
+    def parse_inputs(self, values: Sequence[Any]) -> pd.DataFrame:
+        """Strings, or records with a `text`, as a frame with the column `text`.
+
+        Raises:
+            UserError: There is no input, or one is empty or of another kind.
+        """
+        import pandas as pd
+
+        if len(values) == 0:
+            raise UserError("no input", fix="Give at least one text")
+        return pd.DataFrame({"text": [_parse(value, position) for position, value in enumerate(values, start=1)]})
+
+    def decode(self, outputs: Outputs, state: State) -> list[dict[str, Any]]:
+        """`label`, its `probability`, and the `probabilities` of all labels, for each row."""
+        labels = state["labels"]
+        records = []
+        for row in _softmax(outputs["logits"]).tolist():
+            best = max(range(len(labels)), key=row.__getitem__)
+            records.append(
+                {"label": labels[best], "probability": row[best], "probabilities": dict(zip(labels, row, strict=True))}
+            )
+        return records
+
+
+def _label_names(column: pd.Series[Any]) -> pd.Series[str]:
+    """Labels as stripped strings; a whole number is written without a fraction.
+
+    A CSV column of whole numbers with one null is read as floats, so 1.0 must be the label "1".
+    """
+
+    def name(value: Any) -> str:
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+    return column.map(name, na_action="ignore")
+
+
+def _rejects(failures: pd.DataFrame, known: Sequence[str]) -> list[Reject]:
+    """Pandera's failure cases as rejects, one a row of data."""
+    choice = ", ".join(known[:_NAMED_LABELS]) + (", ..." if len(known) > _NAMED_LABELS else "")
+    found: dict[int, Reject] = {}
+    for case in failures.to_dict("records"):
+        reason = "is missing" if case["check"] == "not_nullable" else str(case["check"])
+        if reason == _UNKNOWN:
+            reason = f"{str(case['failure_case'])[:_EXCERPT]!r} {_UNKNOWN} {choice}"
+        position = int(case["index"])
+        found.setdefault(position, Reject(position, str(case["column"]), reason))
+    return [found[position] for position in sorted(found)]
+
+
+def _truncated(encoding: Any, max_length: int) -> list[int]:
+    """At most `max_length` ids, with the special tokens at the end kept.
+
+    Done here and not by `Tokenizer.enable_truncation`, which changes a tokenizer that other
+    threads may be using.
+    """
+    ids: list[int] = encoding.ids
+    if len(ids) <= max_length:
+        return ids
+    kept = 0
+    for special in reversed(encoding.special_tokens_mask):
+        if not special:
+            break
+        kept += 1
+    return ids[: max_length - kept] + ids[len(ids) - kept :]
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Probabilities over the last axis, in double precision."""
+    import numpy as np
+
+    shifted = np.asarray(logits, float)
+    powers = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)  # type: ignore[no-any-return]
+
+
+def _predictions(probabilities: NDArray[np.float64], frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """Rows of `frame` beside their most probable label; shape of `probabilities` (rows, labels)."""
+    import numpy as np
+    import pandas as pd
+
+    table: dict[str, Any] = {name: frame[name].to_numpy() for name in ("id", "text") if name in frame}
+    if "label" in frame:
+        table["label"] = _label_names(frame["label"]).to_numpy()
+    best = probabilities.argmax(axis=1)
+    table["prediction"] = np.asarray(labels, dtype=object)[best]
+    table["confidence"] = probabilities[np.arange(len(best)), best]
+    for position, label in enumerate(labels):
+        table[f"probability_{label}"] = probabilities[:, position]
+    return pd.DataFrame(table)
+
+
+def _parse(value: Any, position: int) -> str:
+    where = f"input {position}"
+    if isinstance(value, Mapping):
+        if "text" not in value:
+            raise UserError(f"no text among {sorted(map(str, value))}", where=where, fix='Give {"text": "..."}')
+        value = value["text"]
+    if not isinstance(value, str):
+        raise UserError(f"{value!r} is no text", where=where, fix='Give a string or {"text": "..."}')
+    if not value.strip():
+        raise UserError("the text is empty", where=where, fix="Give at least one word")
+    return value
