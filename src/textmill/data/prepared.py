@@ -1,0 +1,66 @@
+"""What `prepare` made, as the later stages read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textmill.errors import UserError
+from textmill.files import read_json, sha256_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+SPLITS = ("train", "validation", "test")
+
+
+class Prepared:
+    """The folder `data/prepared`.
+
+    Args:
+        folder: With one folder of shards a split, `state.json`, `statistics.json` and `tokenizer/`.
+
+    Raises:
+        UserError: The folder is not there or not whole.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / "state.json").is_file():
+            raise UserError("no prepared data here", where=str(folder), fix="Run `dvc repro prepare`")
+        self.folder = folder
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """What the task learned from the training split."""
+        return dict(read_json(self.folder / "state.json"))
+
+    @cached_property
+    def statistics(self) -> dict[str, Any]:
+        """Counts of rows, duplicates, rejects, labels and lengths."""
+        return dict(read_json(self.folder / "statistics.json"))
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The tokenizer's files, `tokenizer.json` among them."""
+        return self.folder / "tokenizer"
+
+    def split(self, name: str) -> pa.Table:
+        """The split's rows: `id`, text and target columns, `words`, `source` and the encoded columns.
+
+        Memory-mapped: a column is read from disk when it is used.
+        """
+        from textmill.data.shards import open_split
+
+        return open_split(self.folder / name)
+
+    def frame(self, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """The split, or some of its columns, as a data frame in memory."""
+        table = self.split(name)
+        return (table if columns is None else table.select(list(columns))).to_pandas()
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of the split's files."""
+        return sha256_folder(self.folder / name)
