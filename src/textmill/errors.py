@@ -22,13 +22,35 @@ class UserError(Exception):
         super().__init__(" ".join("".join(parts).split()))
 
 
+_DISK_FULL = ("no space left on device", "disk is full", "disk full")
+_FREE_SPACE = "Free some space and run the same command again; earlier outputs are untouched"
+
+
 def from_os_error(error: OSError) -> UserError:
     """Translate an operating-system error that a user can mend into a `UserError`."""
     where = str(error.filename) if error.filename else None
-    if error.errno == errno.ENOSPC:
-        return UserError("the disk is full", where=where, fix="Free some space and run the same command again; earlier outputs are untouched")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError("the disk is full", where=where, fix=_FREE_SPACE)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(f"cannot write or read here ({error.strerror})", where=where, fix="Change the permissions or choose another place")
+        fix = "Change the permissions or choose another place"
+        return UserError(f"cannot write or read here ({error.strerror})", where=where, fix=fix)
     if error.errno == errno.ENOENT:
         return UserError("no such file or folder", where=where, fix="Check the path, or run `dvc repro` to make it")
     return UserError(error.strerror or str(error), where=where)
+
+
+def translate(error: BaseException) -> UserError | None:
+    """What a user can mend behind `error`, or None where it is a fault of the program.
+
+    Libraries wrap a full disk in errors of their own (safetensors, sqlite, PyTorch's writer), so
+    the chain of causes and the texts are looked at too.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return cause
+        text = str(cause).lower()
+        if any(sign in text for sign in _DISK_FULL) or getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return UserError("the disk is full", where=getattr(cause, "filename", None), fix=_FREE_SPACE)
+        cause = cause.__cause__ or cause.__context__
+    return from_os_error(error) if isinstance(error, OSError) else None

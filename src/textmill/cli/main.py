@@ -8,7 +8,7 @@ import typer
 
 from textmill.cli.predict import predict
 from textmill.cli.summary import summary
-from textmill.errors import UserError, from_os_error
+from textmill.errors import translate
 
 app = typer.Typer(
     help="From raw text to a promoted, served language model, every step reproducible.",
@@ -24,12 +24,9 @@ def main() -> None:
     """Run the command. A mistake the user can mend ends it with one line and status 1."""
     try:
         app()
-    except UserError as error:
-        _fail(error)
-    except OSError as error:
-        _fail(from_os_error(error))
-
-
-def _fail(error: UserError) -> None:
-    print(f"textmill: error: {error}", file=sys.stderr)
-    sys.exit(1)
+    except Exception as error:
+        told = translate(error)
+        if told is None:
+            raise
+        print(f"textmill: error: {told}", file=sys.stderr)
+        sys.exit(1)

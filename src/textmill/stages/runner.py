@@ -8,12 +8,12 @@ import sys
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from textmill.config.layout import Layout, find_layout
 from textmill.config.schema import PipelineConfig
 from textmill.config.sections.runtime import RuntimeConfig
-from textmill.errors import UserError, from_os_error
+from textmill.errors import translate
 
 log = logging.getLogger("textmill")
 
@@ -46,13 +46,15 @@ def run_program(name: str, program: Callable[[], None]) -> None:
     started = time.perf_counter()
     try:
         program()
-    except UserError as error:
-        _fail(name, error)
-    except OSError as error:
-        _fail(name, from_os_error(error))
     except KeyboardInterrupt:
         print(f"textmill {name}: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        told = translate(error)
+        if told is None:
+            raise
+        print(f"textmill {name}: error: {told}", file=sys.stderr)
+        sys.exit(1)
     log.info("%s: done in %.1f s", name, time.perf_counter() - started)
 
 
@@ -64,11 +66,6 @@ def _configuration(layout: Layout, overrides: list[str]) -> PipelineConfig:
     from textmill.config.compose import compose
 
     return compose(layout, overrides)
-
-
-def _fail(stage: str, error: UserError) -> NoReturn:
-    print(f"textmill {stage}: error: {error}", file=sys.stderr)
-    sys.exit(1)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

