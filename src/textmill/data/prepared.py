@@ -59,7 +59,8 @@ class Prepared:
     def frame(self, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """The split, or some of its columns, as a data frame in memory."""
         table = self.split(name)
-        return (table if columns is None else table.select(list(columns))).to_pandas()
+        frame: pd.DataFrame = (table if columns is None else table.select(list(columns))).to_pandas()
+        return frame
 
     def digest(self, name: str) -> str:
         """SHA-256 of the split's files."""
