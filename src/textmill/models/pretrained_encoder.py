@@ -1,0 +1,181 @@
+"""Encoders of the transformers library: BERT and its relatives, with weights or only their shape."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from textmill.config.section import Section
+from textmill.config.types import Fraction, Sha256
+from textmill.errors import UserError
+from textmill.models.base import Model
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+_HIDDEN_DROPOUT = ("hidden_dropout_prob", "hidden_dropout", "dropout", "resid_pdrop")
+_ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
+
+
+class PretrainedEncoder(Model):
+    """An encoder-only Transformer, fine-tuned from a folder of weights or trained from scratch."""
+
+    name: ClassVar[str] = "pretrained_encoder"
+
+    class Config(Section):
+        """Options in `conf/model/`.
+
+        Attributes:
+            pretrained: Where `fetch` takes the weights from (see `FetchConfig.pretrained`).
+            pretrained_sha256: The digest that they must have.
+            architecture: Values of the library's own configuration (`model_type`, `hidden_size`,
+                ...) for training from scratch; used when there is no pretrained folder.
+            pooling: How a text's vector is made from its tokens' ones: their mean, or the first.
+            dropout: Of the task's head.
+            hidden_dropout: Of the encoder's layers; None keeps the architecture's own value.
+            attention_dropout: Of the attention weights; None keeps the architecture's own value.
+            frozen_groups: Layer groups, from the input upwards, that keep their pretrained
+                weights; the first group is the embeddings.
+        """
+
+        pretrained: str | None = None
+        pretrained_sha256: Sha256 | None = None
+        architecture: dict[str, Any] | None = None
+        pooling: Literal["mean", "cls"] = "mean"
+        dropout: Fraction = 0.1
+        hidden_dropout: Fraction | None = None
+        attention_dropout: Fraction | None = None
+        frozen_groups: Annotated[int, Field(ge=0)] = 0
+
+    config: Config
+
+    def build_encoder(self, pretrained: Path | None) -> torch.nn.Module:
+        """An encoder (see `Model.build_encoder`) with scaled-dot-product attention.
+
+        A folder with `config.json` alone gives random weights of that shape.
+
+        Raises:
+            UserError: There is neither a folder nor an `architecture`; the folder's files cannot
+                be read; the weights do not fit the configuration; the class is unknown.
+        """
+        from textmill.models.encoder import Encoder
+
+        _be_quiet()
+        architecture = self._architecture(pretrained)
+        backbone_class, options = _backbone_class(architecture)
+        if pretrained is not None and (pretrained / WEIGHTS_FILE).is_file():
+            backbone = _load(backbone_class, architecture, pretrained, options)
+        else:
+            backbone = backbone_class._from_config(architecture, attn_implementation="sdpa", **options)
+        encoder = Encoder(backbone, pooling=self.config.pooling, head_dropout=self.config.dropout)
+        for parameter in _frozen(encoder, self.config.frozen_groups):
+            parameter.requires_grad_(False)
+        return encoder
+
+    def _architecture(self, pretrained: Path | None) -> Any:
+        from transformers import AutoConfig
+
+        if pretrained is not None and (pretrained / CONFIG_FILE).is_file():
+            try:
+                architecture = AutoConfig.from_pretrained(pretrained, local_files_only=True)
+            except (OSError, ValueError, KeyError) as error:
+                raise UserError(
+                    f"not a configuration that transformers knows ({_first_line(error)})",
+                    where=str(pretrained / CONFIG_FILE),
+                    fix="Choose another `pretrained` in conf/model/",
+                ) from error
+        elif self.config.architecture is not None:
+            values = dict(self.config.architecture)
+            try:
+                architecture = AutoConfig.for_model(values.pop("model_type", "bert"), **values)
+            except (ValueError, TypeError) as error:
+                raise UserError(_first_line(error), where="model.architecture") from error
+        else:
+            raise UserError(
+                "no pretrained weights and no architecture to train from scratch",
+                where=str(pretrained / CONFIG_FILE) if pretrained is not None else "model",
+                fix="Set `pretrained` or `architecture` in conf/model/",
+            )
+        _set_first(architecture, _HIDDEN_DROPOUT, self.config.hidden_dropout)
+        _set_first(architecture, _ATTENTION_DROPOUT, self.config.attention_dropout)
+        return architecture
+
+
+def _be_quiet() -> None:
+    """Keep the library from drawing bars and telling about weights that we leave out on purpose."""
+    from transformers.utils import logging
+
+    library: Any = logging
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+
+
+def _backbone_class(architecture: Any) -> tuple[Any, dict[str, Any]]:
+    """The library's class for a configuration, and options that leave out a pooling layer."""
+    from transformers import MODEL_MAPPING
+
+    try:
+        found = MODEL_MAPPING[type(architecture)]
+    except KeyError as error:
+        raise UserError(f"transformers has no encoder for {architecture.model_type!r}", where="model") from error
+    backbone_class = found[0] if isinstance(found, list | tuple) else found
+    has_pooler = "add_pooling_layer" in inspect.signature(backbone_class).parameters
+    return backbone_class, {"add_pooling_layer": False} if has_pooler else {}
+
+
+def _load(backbone_class: Any, architecture: Any, folder: Path, options: dict[str, Any]) -> Any:
+    """Weights from a folder; every parameter must be there in the right shape."""
+    import torch
+    from safetensors import SafetensorError
+
+    try:
+        backbone, report = backbone_class.from_pretrained(
+            folder,
+            config=architecture,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
+        raise UserError(
+            f"the weights do not fit the architecture in {CONFIG_FILE} ({_first_line(error)})",
+            where=str(folder / WEIGHTS_FILE),
+            fix="Fetch them again, or choose another `pretrained` in conf/model/",
+        ) from error
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"the weights do not fit the architecture in {CONFIG_FILE}: {len(missing)} are missing, {missing[0]} first",
+            where=str(folder / WEIGHTS_FILE),
+            fix="Choose another `pretrained` in conf/model/",
+        )
+    return backbone
+
+
+def _frozen(encoder: Any, groups: int) -> Iterator[torch.nn.Parameter]:
+    for group in encoder.layer_groups()[:groups]:
+        yield from group
+
+
+def _set_first(architecture: Any, names: tuple[str, ...], value: float | None) -> None:
+    """Set the first of `names` that the architecture has; they name one thing in different models."""
+    if value is None:
+        return
+    for name in names:
+        if hasattr(architecture, name):
+            setattr(architecture, name, value)
+            return
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of a message that says something, cut to a length that fits a line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]
