@@ -47,10 +47,14 @@ def _print_table(metrics: dict[str, Any], registered: dict[str, Any]) -> None:
         table.add_row(name.replace("_", " "), *cells)
     console = Console()
     console.print(table)
-    console.print(f"  Registered as [bold]{registered['name']} version {registered['version']}[/bold], alias {registered['alias']}.")
+    console.print(
+        f"  Registered as [bold]{registered['name']} version {registered['version']}[/bold], alias {registered['alias']}."
+    )
     console.print("\n  Try next (after `source .venv/bin/activate`):")
     console.print('    textmill predict "I love this product" "This product is bad"', highlight=False)
-    console.print("    mlflow ui                                  # compare runs on http://127.0.0.1:5000", highlight=False)
+    console.print(
+        "    mlflow ui                                  # compare runs on http://127.0.0.1:5000", highlight=False
+    )
     console.print("    dvc exp run -S train.max_epochs=1 && dvc exp show", highlight=False)
 
 

@@ -1,0 +1,106 @@
+"""`textmill predict`: answers of an exported or registered model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from textmill.errors import UserError
+
+if TYPE_CHECKING:
+    from textmill.serving.predictor import Precision
+
+
+def predict(
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Inputs; a JSON record where the task has several fields.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A folder, or models:/NAME@ALIAS, models:/NAME/VERSION. Default: data/exported/model."),
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="One input a line; `-` reads from a pipe.")] = None,
+    precision: Annotated[str, typer.Option(help="Which graph answers: int8 (fast) or fp32.")] = "int8",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Answer with a model: textmill predict "I love this product" "This product is bad"."""
+    inputs = _inputs(texts or [], file)
+    answers = _load(model, precision).predict([_parsed(text) for text in inputs])
+    if as_json:
+        print(
+            json.dumps(
+                [{"input": text, **answer} for text, answer in zip(inputs, answers, strict=True)],
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
+    else:
+        _print_table(inputs, answers)
+
+
+def _inputs(texts: list[str], file: Path | None) -> list[str]:
+    if file is None:
+        if not texts:
+            raise UserError("nothing to predict", fix="Give texts, or --file with one a line")
+        return texts
+    stream = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    try:
+        lines = stream.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        line = stream[: error.start].count(b"\n") + 1
+        raise UserError("not UTF-8", where=f"{file}:{line}", fix="Save the file as UTF-8") from error
+    return texts + [line for line in lines if line.strip()]
+
+
+def _parsed(text: str) -> Any:
+    """A JSON record as a record; any other text as it is."""
+    if text.lstrip().startswith("{"):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _load(model: str | None, precision: str) -> Any:
+    from textmill.serving.predictor import Predictor
+
+    if precision not in ("int8", "fp32"):
+        raise UserError(f"precision = {precision!r}: there are int8 and fp32", where="--precision")
+    chosen: Precision = "int8" if precision == "int8" else "fp32"
+    if model is not None and model.startswith("models:/"):
+        from textmill.config.layout import find_layout
+        from textmill.registry.versions import download
+
+        return Predictor.load(download(model, find_layout()), chosen)
+    if model is not None:
+        return Predictor.load(Path(model), chosen)
+    from textmill.config.layout import find_layout
+
+    return Predictor.load(find_layout().exported / "model", chosen)
+
+
+def _print_table(inputs: list[str], answers: list[dict[str, Any]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("input", overflow="fold")
+    for name in answers[0]:
+        table.add_column(name)
+    for text, answer in zip(inputs, answers, strict=True):
+        table.add_row(text, *(_shown(value) for value in answer.values()))
+    Console().print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, dict):
+        return "  ".join(f"{name} {_shown(inner)}" for name, inner in value.items())
+    return str(value)

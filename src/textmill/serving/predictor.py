@@ -1,0 +1,119 @@
+"""Predictions by ONNX Runtime from an exported folder; loads neither PyTorch nor MLflow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from textmill.config import plugins
+from textmill.errors import UserError
+from textmill.serving.exported import ExportedModel, read_specification, verify
+from textmill.tasks.base import Task
+from textmill.training.inference import length_batches, restore_order
+
+if TYPE_CHECKING:
+    import onnxruntime
+    import pandas as pd
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
+
+    from textmill.tasks.base import Outputs
+
+Precision = Literal["int8", "fp32"]
+
+
+class Predictor:
+    """An exported model, ready to answer.
+
+    Args:
+        exported: What the folder's `textmill.json` says.
+        tokenizer: Of the exported folder, without padding and truncation.
+        session: Of one of its graphs.
+        tokens_per_batch: Padded tokens of a batch.
+    """
+
+    def __init__(
+        self,
+        exported: ExportedModel,
+        tokenizer: Tokenizer,
+        session: onnxruntime.InferenceSession,
+        *,
+        tokens_per_batch: int = 2048,
+    ) -> None:
+        self.exported = exported
+        self.task: Task = plugins.build(exported.task, Task)  # type: ignore[type-abstract]
+        self.tokenizer = tokenizer
+        self.session = session
+        self.tokens_per_batch = tokens_per_batch
+
+    @classmethod
+    def load(cls, folder: Path, precision: Precision = "int8", *, threads: int | None = None) -> Predictor:
+        """Load an exported folder after holding its files against the manifest.
+
+        Args:
+            folder: With `textmill.json`, `tokenizer.json`, `manifest.json` and the graphs.
+            precision: Which graph answers.
+            threads: Of ONNX Runtime; None takes one for each core.
+
+        Raises:
+            UserError: The folder is incomplete, tampered with, or has no such graph.
+        """
+        from tokenizers import Tokenizer
+
+        exported = read_specification(folder)
+        verify(folder)
+        if precision not in exported.graphs:
+            raise UserError(
+                f"no {precision} graph here", where=str(folder), fix=f"Choose among {sorted(exported.graphs)}"
+            )
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return cls(exported, tokenizer, open_session(folder / exported.graphs[precision], threads))
+
+    def predict(self, values: Sequence[Any]) -> list[dict[str, Any]]:
+        """Answer natural inputs (see `Task.parse_inputs`), one record an input, in their order.
+
+        Raises:
+            UserError: An input is empty or of a wrong kind.
+        """
+        return self.task.decode(self.outputs(self._cleaned(self.task.parse_inputs(values))), self.exported.state)
+
+    def outputs(self, frame: pd.DataFrame) -> Outputs:
+        """Raw outputs for rows that have the task's text columns, one row an example."""
+        columns = self.task.encode(frame, self.tokenizer, self.exported.state, self.exported.max_length)
+        return self.outputs_of_ids(columns["input_ids"])
+
+    def outputs_of_ids(self, input_ids: Sequence[Sequence[int]]) -> Outputs:
+        """Raw outputs for tokenised texts, computed in batches of like length."""
+        lengths = np.fromiter((len(ids) for ids in input_ids), np.int64, len(input_ids))
+        batches = length_batches(lengths, self.tokens_per_batch)
+        chunks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self.exported.outputs}
+        for rows in batches:
+            mask = np.arange(lengths[rows].max()) < lengths[rows, None]
+            padded = np.zeros(mask.shape, np.int64)
+            padded[mask] = np.concatenate([np.asarray(input_ids[row], np.int64) for row in rows])
+            feed = {"input_ids": padded, "attention_mask": mask.astype(np.int64)}
+            for name, values in zip(self.exported.outputs, self.session.run(self.exported.outputs, feed), strict=True):
+                chunks[name].append(values)
+        return restore_order(chunks, batches)
+
+    def _cleaned(self, frame: pd.DataFrame) -> pd.DataFrame:
+        from textmill.data.cleaning import clean_texts
+
+        columns = {name: clean_texts(frame[name].tolist(), self.exported.cleaning) for name in self.task.text_columns}
+        return frame.assign(**columns)
+
+
+def open_session(graph: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """An ONNX Runtime session on the CPU, quiet, with one thread for each core unless told otherwise."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
