@@ -1,0 +1,69 @@
+"""What a run was made from: git commit, dvc.lock, installed packages, platform."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from textmill.files import sha256_file
+
+PREFIX = "textmill."
+
+
+def origin_tags(root: Path) -> dict[str, str]:
+    """Tags that lead from a run back to code, lock and surroundings; what is unknown is left out.
+
+    The names that begin with `mlflow.` are those that MLflow's UI shows in its own columns.
+    """
+    tags = {
+        f"{PREFIX}python": platform.python_version(),
+        f"{PREFIX}platform": platform.platform(),
+        f"{PREFIX}environment_sha256": hashlib.sha256(installed_packages().encode()).hexdigest(),
+    }
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit:
+        branch = _git(root, "rev-parse", "--abbrev-ref", "HEAD") or "HEAD"
+        dirty = str(bool(uncommitted_changes(root))).lower()
+        tags |= {
+            "mlflow.source.git.commit": commit.strip(),
+            "mlflow.source.git.branch": branch.strip(),
+            "mlflow.source.git.dirty": dirty,
+            f"{PREFIX}git_commit": commit.strip(),
+            f"{PREFIX}git_dirty": dirty,
+        }
+    return tags | lock_tags(root)
+
+
+def lock_tags(root: Path) -> dict[str, str]:
+    """The digest of `dvc.lock` as it stands now; DVC writes a stage into it after the stage ended."""
+    lock = root / "dvc.lock"
+    return {f"{PREFIX}dvc_lock_sha256": sha256_file(lock)} if lock.is_file() else {}
+
+
+def uncommitted_changes(root: Path) -> str:
+    """Git's short status of what could change a result and is in no commit.
+
+    These are changed tracked files anywhere and new files in `conf/` and `src/`. `dvc.lock` is left
+    out: DVC rewrites it while the pipeline runs, and its digest is recorded beside.
+    """
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude,top)dvc.lock") or ""
+    new = _git(root, "ls-files", "--others", "--exclude-standard", "--", "conf", "src") or ""
+    return changed + new
+
+
+def installed_packages() -> str:
+    """Every installed distribution as `name==version`, a line each, sorted: a `pip freeze`."""
+    names = {f"{found.name}=={found.version}" for found in metadata.distributions()}
+    return "\n".join(sorted(names, key=str.lower)) + "\n"
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """The output of a git command, or None when git or the repository is missing."""
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,146 @@
+"""Finding and opening MLflow's store: where it lies, its first use, its errors in one line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from textmill.config.layout import Layout
+from textmill.config.sections.runtime import RuntimeConfig
+from textmill.errors import UserError
+
+URI = "MLFLOW_TRACKING_URI"
+_SQLITE = "sqlite:///"
+
+# MLflow's own patience is two minutes a request and four minutes of retries: a server that is down
+# would look like a hang. A user's own setting wins.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
+_FIRST_ANSWER_SECONDS = "4"
+
+_set_here: str | None = None
+"""The URI that `connect` itself put into the environment, so that it is not taken for the user's."""
+
+
+def connect(runtime: RuntimeConfig, layout: Layout) -> None:
+    """Point MLflow to the store and make sure that it answers and has the experiment.
+
+    The store is `runtime.tracking_uri`, else `$MLFLOW_TRACKING_URI`, else `mlflow.db` with
+    `mlruns/` in the project's home. Any number of processes may do this at once on an empty store.
+
+    Raises:
+        UserError: The store cannot be reached or written, or the experiment was deleted in it.
+        OSError: The database's file cannot be written.
+    """
+    global _set_here
+    uri = tracking_uri(runtime, layout)
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    _quiet()
+    _set_here = uri
+    with tracking_errors(uri):
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        artifacts = None
+        if database := database_file(uri):
+            artifacts = _open_database(uri, database, runtime.tracking_experiment)
+        with _first_answer_soon():
+            _ensure_experiment(runtime.tracking_experiment, artifacts)
+
+
+def tracking_uri(runtime: RuntimeConfig, layout: Layout) -> str:
+    """The address of the store. A relative SQLite path is taken from the project's home."""
+    users = os.environ.get(URI)
+    uri = runtime.tracking_uri or (users if users != _set_here else None)
+    uri = uri or f"{_SQLITE}{layout.home / 'mlflow.db'}"
+    if database := database_file(uri):
+        return f"{_SQLITE}{layout.home / database}"
+    return uri
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of a SQLite store, or None for any other store."""
+    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+
+
+@contextmanager
+def tracking_errors(uri: str) -> Iterator[None]:
+    """Tell a store that cannot be reached or refuses in one line."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, RequestException, SQLAlchemyError) as error:
+        reason = " ".join(str(error).split())
+        if "Max retries exceeded" in reason or isinstance(error, RequestException):
+            raise UserError(
+                "the tracking server does not answer",
+                where=uri,
+                fix=f"Start it, or change ${URI} or runtime.tracking_uri",
+            ) from error
+        raise UserError(f"the tracking store refuses: {reason[:300]}", where=uri) from error
+
+
+def _quiet() -> None:
+    """Keep MLflow's and Alembic's housekeeping off the terminal."""
+    import logging
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _open_database(uri: str, database: Path, experiment: str) -> str:
+    """Make or check the schema, one process at a time; gives the experiment's place for artefacts.
+
+    MLflow makes the schema lazily and without a lock. It also notes the working folder's `mlruns`
+    as the place of its default experiment; here that is the one beside the database.
+    """
+    from filelock import FileLock
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    database.open("ab").close()  # an OSError tells more than MLflow after its retries
+    runs = database.parent / "mlruns"
+    with FileLock(f"{database}-lock"):
+        SqlAlchemyStore(uri, runs.as_uri())  # type: ignore[no-untyped-call]
+    return f"{runs.as_uri()}/{quote(experiment, safe='')}"
+
+
+def _ensure_experiment(name: str, artifacts: str | None) -> None:
+    from mlflow import MlflowClient
+    from mlflow.entities import LifecycleStage
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient()
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            client.create_experiment(name, artifact_location=artifacts)
+        except MlflowException:
+            if client.get_experiment_by_name(name) is None:
+                raise
+    elif found.lifecycle_stage == LifecycleStage.DELETED:
+        raise UserError(
+            f"the experiment {name!r} was deleted in the tracking store",
+            fix=f"Run `mlflow experiments restore --experiment-id {found.experiment_id}` or choose another name",
+        )
+
+
+@contextmanager
+def _first_answer_soon() -> Iterator[None]:
+    """A short time limit for the first requests only; a large upload may take its time."""
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = _FIRST_ANSWER_SECONDS
+    try:
+        yield
+    finally:
+        del os.environ[name]

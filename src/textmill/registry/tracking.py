@@ -1,0 +1,309 @@
+"""One pipeline run as one MLflow run: opened by `train`, continued by the later stages."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from textmill.config.layout import Layout
+from textmill.config.sections.runtime import RuntimeConfig
+from textmill.errors import UserError
+from textmill.files import read_json, write_json
+from textmill.registry.origin import PREFIX, installed_packages, lock_tags, origin_tags
+from textmill.registry.store import connect, tracking_errors
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+__all__ = ["StageRun", "connect", "stage_run"]
+
+log = logging.getLogger("textmill")
+
+_FLUSH_SECONDS = 1.0
+_SYSTEM_METRICS_SECONDS = 5.0
+_PARAMS_IN_A_BATCH = 100
+_METRICS_IN_A_BATCH = 1000
+_DIGEST_LENGTH = 32
+
+
+class StageRun:
+    """An open MLflow run. Metrics are written at most about once a second, and all at the end."""
+
+    def __init__(self, client: MlflowClient, uri: str, run_id: str, experiment: str) -> None:
+        self.run_id = run_id
+        self.experiment = experiment
+        self.client = client
+        self.uri = uri
+        self._pending: list[Any] = []
+        self._flushed = time.monotonic()
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters; nested mappings get dotted names. One that is logged already stays."""
+        from mlflow.entities import Param
+
+        with tracking_errors(self.uri):
+            known = self.client.get_run(self.run_id).data.params
+            new = [Param(key, str(value)) for key, value in _flat(params) if key not in known]
+            for start in range(0, len(new), _PARAMS_IN_A_BATCH):
+                self.client.log_batch(self.run_id, params=new[start : start + _PARAMS_IN_A_BATCH])
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log figures, at `step` when given."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._pending += [Metric(key, float(value), now, step or 0) for key, value in metrics.items()]
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS or len(self._pending) >= _METRICS_IN_A_BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the metrics that wait."""
+        with tracking_errors(self.uri):
+            while self._pending:
+                self.client.log_batch(self.run_id, metrics=self._pending[:_METRICS_IN_A_BATCH])
+                del self._pending[:_METRICS_IN_A_BATCH]
+        self._flushed = time.monotonic()
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Store a file with the run, in `folder` of its artefacts."""
+        with tracking_errors(self.uri):
+            self.client.log_artifact(self.run_id, str(path), folder)
+
+    def log_folder(self, path: Path, folder: str) -> None:
+        """Store a folder's content with the run, under `folder`."""
+        with tracking_errors(self.uri):
+            self.client.log_artifacts(self.run_id, str(path), folder)
+
+    def log_figure(self, figure: Figure, name: str) -> None:
+        """Store a picture with the run; `name` ends in its format, for example `plots/history.png`."""
+        with tracking_errors(self.uri):
+            self.client.log_figure(self.run_id, figure, name)
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags, replacing earlier values."""
+        from mlflow.entities import RunTag
+
+        with tracking_errors(self.uri):
+            self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+
+    def log_input_table(
+        self, head: pd.DataFrame, *, name: str, source: str, digest: str, context: str, rows: int
+    ) -> None:
+        """Record a dataset that the stage read.
+
+        Args:
+            head: A few of its rows, from which its schema is told.
+            name: As shown in the UI.
+            source: Path or address it can be read from again.
+            digest: SHA-256 of the whole dataset.
+            context: What it was used for: `training`, `validation`, `test`.
+            rows: Rows of the whole dataset.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.models import infer_signature
+
+        with tracking_errors(self.uri):
+            dataset = Dataset(
+                name=name,
+                digest=digest[:_DIGEST_LENGTH],
+                source_type="local",
+                source=json.dumps({"uri": source}),
+                schema=json.dumps({"mlflow_colspec": infer_signature(head).inputs.to_dict()}),
+                profile=json.dumps({"num_rows": rows, "sha256": digest}),
+            )
+            used = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+            self.client.log_inputs(self.run_id, datasets=[used])
+
+    def write_reference(self, path: Path) -> None:
+        """Write `run.json`, by which the next stage finds this run."""
+        write_json(path, {"run_id": self.run_id, "experiment": self.experiment})
+
+
+@contextmanager
+def stage_run(
+    stage: str,
+    layout: Layout,
+    runtime: RuntimeConfig,
+    *,
+    upstream: Path | None,
+    fingerprint: str,
+    resume_run_id: str | None = None,
+    name: str | None = None,
+    system_metrics: bool = False,
+) -> Iterator[StageRun]:
+    """Open the MLflow run of a stage and end it as it went.
+
+    The run of the stage before is continued, unless it already holds this stage with another
+    fingerprint (the same training evaluated in two ways) or is not in this store; then a new run
+    copies its parameters and links to it by the tag `textmill.upstream_run_id`.
+
+    The run ends FINISHED; FAILED after an exception; KILLED after Ctrl-C or SIGTERM.
+
+    Args:
+        stage: The stage's name.
+        layout: The project.
+        runtime: Names the store and the experiment.
+        upstream: `run.json` of the stage before, or None to open a new run.
+        fingerprint: Digest of everything that decides the stage's result.
+        resume_run_id: A run of this very stage that was cut off, to be continued.
+        name: What the run's name shows beside experiment and fingerprint: the model or task.
+        system_metrics: Whether to log CPU, memory and GPU while the stage runs.
+
+    Raises:
+        UserError: The store cannot be reached or refuses.
+    """
+    connect(runtime, layout)
+    import mlflow
+
+    client, uri = mlflow.MlflowClient(), mlflow.get_tracking_uri()
+    run = monitor = None
+    try:
+        with _signals_wait(), tracking_errors(uri):
+            previous = read_json(upstream)["run_id"] if upstream and upstream.is_file() else None
+            found = _find(client, resume_run_id or previous)
+            if found and (resume_run_id or not _holds_another(found, stage, fingerprint)):
+                client.update_run(found.info.run_id, status="RUNNING")
+                run = StageRun(client, uri, found.info.run_id, runtime.tracking_experiment)
+            else:
+                label = f"{runtime.tracking_experiment}-{name or stage}-{fingerprint[:8]}"
+                run_id = _create(
+                    client, runtime.tracking_experiment, os.environ.get("DVC_EXP_NAME") or label, layout.root
+                )
+                run = StageRun(client, uri, run_id, runtime.tracking_experiment)
+                client.log_text(run_id, installed_packages(), "environment/requirements.txt")
+                _copy(client, found, run_id, previous)
+        run.set_tags({f"{PREFIX}stage.{stage}": fingerprint, **lock_tags(layout.root)})
+        monitor = _start_monitor(run.run_id, resume_run_id is not None) if system_metrics else None
+        yield run
+        run.flush()
+    except BaseException as error:
+        if run is not None:
+            _end(run, _status_after(error), monitor, broken=True)
+        raise
+    _end(run, "FINISHED", monitor, broken=False)
+
+
+def _find(client: MlflowClient, run_id: str | None) -> Run | None:
+    """The run, or None when this store has none or it was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    if run_id is None:
+        return None
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+def _holds_another(run: Run, stage: str, fingerprint: str) -> bool:
+    return str(run.data.tags.get(f"{PREFIX}stage.{stage}", fingerprint)) != fingerprint
+
+
+def _create(client: MlflowClient, experiment: str, name: str, root: Path) -> str:
+    import getpass
+
+    tags = origin_tags(root) | {
+        f"{PREFIX}experiment": experiment,
+        "mlflow.source.name": "textmill",
+        "mlflow.source.type": "PROJECT",
+    }
+    try:
+        tags["mlflow.user"] = getpass.getuser()
+    except (OSError, KeyError):
+        log.debug("this user has no name")
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        raise UserError(f"the experiment {experiment!r} has vanished from the tracking store")
+    return str(client.create_run(found.experiment_id, run_name=name, tags=tags).info.run_id)
+
+
+def _copy(client: MlflowClient, source: Run | None, run_id: str, previous: str | None) -> None:
+    """Link a new run to the one before and give it that one's parameters."""
+    from mlflow.entities import Param, RunTag
+
+    if previous is None:
+        return
+    tags = [RunTag(f"{PREFIX}upstream_run_id", previous)]
+    params = []
+    if source is not None:
+        params = [Param(key, value) for key, value in source.data.params.items()]
+        train = source.data.tags.get(f"{PREFIX}stage.train")
+        tags += [RunTag(f"{PREFIX}stage.train", train)] if train else []
+    client.log_batch(run_id, tags=tags)
+    for start in range(0, len(params), _PARAMS_IN_A_BATCH):
+        client.log_batch(run_id, params=params[start : start + _PARAMS_IN_A_BATCH])
+
+
+def _start_monitor(run_id: str, resume: bool) -> Any:
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(run_id, sampling_interval=_SYSTEM_METRICS_SECONDS, resume_logging=resume)  # type: ignore[no-untyped-call]
+    monitor.start()  # type: ignore[no-untyped-call]
+    return monitor
+
+
+def _end(run: StageRun, status: str, monitor: Any, *, broken: bool) -> None:
+    """Mark the run as ended. After an error in the stage, that error counts more than one in here."""
+    with _signals_wait():
+        try:
+            if monitor is not None:
+                monitor.finish()
+            run.flush()
+            with tracking_errors(run.uri):
+                run.client.set_terminated(run.run_id, status)
+        except UserError as error:
+            if not broken:
+                raise
+            log.warning("could not mark the run %s as %s: %s", run.run_id, status, error)
+
+
+def _status_after(error: BaseException) -> str:
+    """KILLED when someone stopped the stage, FAILED when it failed.
+
+    Lightning turns Ctrl-C into a `SystemExit(1)` and SIGTERM into a `SystemExit` without a code.
+    """
+    if isinstance(error, SystemExit) and isinstance(error.code, int) and 0 < error.code < 128:
+        return "KILLED" if isinstance(error.__context__, KeyboardInterrupt) else "FAILED"
+    return "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Put SIGINT and SIGTERM off until the block ends, so that no run is opened and then forgotten."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[tuple[int, FrameType | None]] = []
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in kept:
+        signal.signal(number, lambda signum, frame: arrived.append((signum, frame)))
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    for signum, _ in arrived:
+        os.kill(os.getpid(), signum)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
