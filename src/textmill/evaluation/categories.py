@@ -43,13 +43,10 @@ def category_metrics(labels: Sequence[str]) -> list[Metric]:
 
     The figures of a single label are named `FIGURE/LABEL`.
     """
+    counter = _Counter(labels)
 
     def counted(figure: Callable[[Counts], Floats]) -> Callable[[Columns, Integers], Floats]:
-        def score(columns: Columns, index: Integers) -> Floats:
-            actual, predicted = encode(columns["label"], labels), encode(columns["prediction"], labels)
-            return figure(count(actual, predicted, index, len(labels)))
-
-        return score
+        return lambda columns, index: figure(counter(columns, index))
 
     def of_label(figure: Callable[[Counts], Floats], position: int) -> Callable[[Columns, Integers], Floats]:
         return counted(lambda counts: figure(counts)[:, position])
@@ -179,6 +176,20 @@ def calibration_bins(
 def expected_calibration_error(bins: Bins) -> Floats:
     """Mean distance of confidence from accuracy, weighted by rows (Guo et al. 2017), shape (resamples,)."""
     return ratio((bins.rows * np.abs(bins.accuracy - bins.confidence)).sum(axis=1), bins.rows.sum(axis=1))
+
+
+class _Counter:
+    """Counts of predictions, kept for the next metric that asks for the same draws."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self._labels = labels
+        self._last: tuple[Columns, Integers, Counts] | None = None
+
+    def __call__(self, columns: Columns, index: Integers) -> Counts:
+        if self._last is None or self._last[0] is not columns or self._last[1] is not index:
+            actual, predicted = encode(columns["label"], self._labels), encode(columns["prediction"], self._labels)
+            self._last = columns, index, count(actual, predicted, index, len(self._labels))
+        return self._last[2]
 
 
 def _calibration_score(labels: Sequence[str]) -> Callable[[Columns, Integers], Floats]:

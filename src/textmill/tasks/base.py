@@ -60,12 +60,18 @@ class Metric:
 
 @dataclass(frozen=True)
 class Section:
-    """A task's own part of the evaluation report: a heading, words, a table, pictures."""
+    """A task's own part of the evaluation report: a heading, words, a table, pictures.
+
+    Attributes:
+        figures: Pictures, by the name of their PNG file.
+        plots: Data for `dvc plots`, by the name of their CSV file; not shown in the report.
+    """
 
     title: str
     text: str = ""
     table: pd.DataFrame | None = None
     figures: Mapping[str, Figure] = field(default_factory=dict)
+    plots: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
 class Task(Plugin):

@@ -118,9 +118,7 @@ class TextClassification(Task):
         """The model's encoder with a pooled linear head over the labels."""
         from textmill.models.sequence_classifier import SequenceClassifier
 
-        encoder = model.build_encoder(pretrained)
-        config = model.config
-        return SequenceClassifier(encoder, len(state["labels"]), pooling=config.pooling, dropout=config.dropout)
+        return SequenceClassifier(model.build_encoder(pretrained), len(state["labels"]))
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
         """`input_ids` and `attention_mask` (B, T), T the longest row, and `label_id` (B,) where given.

@@ -15,6 +15,7 @@ class EvaluateConfig(Section):
 
     Attributes:
         seed: Of the bootstrap and the baselines.
+        model: The `textmill.models.base.Model` plugin that was trained.
         resamples: Bootstrap resamples for an interval.
         confidence: Of the intervals.
         slice_columns: Columns by which figures are given apart, beside text length.
@@ -25,6 +26,7 @@ class EvaluateConfig(Section):
 
     seed: int
     task: PluginSpec
+    model: PluginSpec
     resamples: Annotated[int, Field(ge=100)] = 1000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     slice_columns: list[str] = ["source"]

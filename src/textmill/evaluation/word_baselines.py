@@ -1,0 +1,111 @@
+"""Classical baselines for categories over the word view of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from textmill.config.section import Section
+from textmill.errors import UserError
+from textmill.evaluation.categories import count, encode, weighted_f1
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Probabilities = Callable[["pd.DataFrame"], NDArray[np.float64]]
+"""From a frame to probabilities, shape (rows, labels)."""
+
+# A word is any run of letters and digits; the default would drop words of one character.
+_WORD = r"(?u)\b\w+\b"
+
+
+class Options(Section):
+    """Options of the baselines, under `evaluate.baselines`.
+
+    Attributes:
+        strengths: Inverse strengths of regularisation (C) tried on validation.
+        max_ngram: Longest run of words that counts as a feature.
+        min_rows: A feature must occur in this many texts.
+        max_iterations: Of the logistic regression's solver.
+    """
+
+    strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0, 4.0, 16.0)
+    max_ngram: Annotated[int, Field(ge=1, le=5)] = 2
+    min_rows: Annotated[int, Field(ge=1)] = 1
+    max_iterations: Annotated[int, Field(ge=10)] = 200
+
+
+def fit(
+    train: pd.DataFrame, validation: pd.DataFrame, labels: Sequence[str], options: Options, seed: int
+) -> dict[str, Probabilities]:
+    """Train `majority` and `tfidf_logistic_regression` on the columns `words` and `label`."""
+    return {
+        "majority": _majority(train, labels),
+        "tfidf_logistic_regression": _tfidf_logistic_regression(train, validation, labels, options, seed),
+    }
+
+
+def _majority(train: pd.DataFrame, labels: Sequence[str]) -> Probabilities:
+    """Every text gets the labels' shares of the training split."""
+    share = np.bincount(encode(train["label"].to_numpy(), labels), minlength=len(labels)) / len(train)
+    return lambda frame: np.tile(share, (len(frame), 1))
+
+
+def _tfidf_logistic_regression(
+    train: pd.DataFrame, validation: pd.DataFrame, labels: Sequence[str], options: Options, seed: int
+) -> Probabilities:
+    """Logistic regression over TF-IDF of words and runs of words.
+
+    The strength of regularisation is the one with the best weighted F1 on validation.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(
+        ngram_range=(1, options.max_ngram),
+        min_df=options.min_rows,
+        sublinear_tf=True,
+        token_pattern=_WORD,
+        dtype=np.float32,
+    )
+    try:
+        features = vectorizer.fit_transform(train["words"].tolist())
+    except ValueError as error:  # scikit-learn's way to say that nothing is left
+        raise UserError(
+            f"the baseline finds no words in the training split ({error})",
+            where="evaluate.baselines",
+            fix="Lower min_rows, or choose another segmenter under prepare.words",
+        ) from error
+    held_out = vectorizer.transform(validation["words"].tolist())
+    target = encode(train["label"].to_numpy(), labels)
+    actual = encode(validation["label"].to_numpy(), labels)
+    everything = np.arange(len(actual))[None]
+
+    def score(probabilities: NDArray[np.float64]) -> float:
+        return float(weighted_f1(count(actual, probabilities.argmax(axis=1), everything, len(labels)))[0])
+
+    candidates = [
+        _logistic_regression(features, target, len(labels), strength, options.max_iterations, seed)
+        for strength in sorted(options.strengths)
+    ]
+    best = max(candidates, key=lambda predict: score(predict(held_out)))
+    return lambda frame: best(vectorizer.transform(frame["words"].tolist()))
+
+
+def _logistic_regression(
+    features: Any, target: NDArray[np.intp], n_labels: int, strength: float, max_iterations: int, seed: int
+) -> Callable[[Any], NDArray[np.float64]]:
+    """Fit one and give its function from features (rows, words) to probabilities (rows, labels)."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=strength, max_iter=max_iterations, random_state=seed).fit(features, target)
+
+    def predict(rows: Any) -> NDArray[np.float64]:
+        probabilities = np.zeros((rows.shape[0], n_labels))
+        probabilities[:, model.classes_] = model.predict_proba(rows)
+        return probabilities
+
+    return predict
