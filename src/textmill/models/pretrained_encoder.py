@@ -125,7 +125,7 @@ def _backbone_class(architecture: Any) -> tuple[Any, dict[str, Any]]:
         found = MODEL_MAPPING[type(architecture)]
     except KeyError as error:
         raise UserError(f"transformers has no encoder for {architecture.model_type!r}", where="model") from error
-    backbone_class = found[0] if isinstance(found, list | tuple) else found
+    backbone_class: Any = found[0] if isinstance(found, list | tuple) else found
     has_pooler = "add_pooling_layer" in inspect.signature(backbone_class).parameters
     return backbone_class, {"add_pooling_layer": False} if has_pooler else {}
 

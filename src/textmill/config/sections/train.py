@@ -44,6 +44,7 @@ class TrainConfig(Section):
         early_stopping: Validations without improvement after which training ends; None never.
         ema_decay: Decay of an exponential moving average of the weights, per step; None for none.
         checkpoint_seconds: Time between two checkpoints within an epoch.
+        deterministic: Exact repeatability on GPUs too, at some cost in speed; CPUs have it anyway.
     """
 
     seed: int
@@ -57,3 +58,4 @@ class TrainConfig(Section):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
     precision: Precision | None = None
+    deterministic: bool = False

@@ -1,0 +1,84 @@
+"""Train the network, tracked by MLflow; a training that was cut off goes on from its last checkpoint."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textmill.config.layout import Layout
+from textmill.config.sections.runtime import RuntimeConfig
+from textmill.config.sections.train import TrainConfig
+from textmill.stages.runner import run_stage
+
+if TYPE_CHECKING:
+    from textmill.data.prepared import Prepared
+    from textmill.registry.tracking import StageRun
+    from textmill.training.training import Trained, Training
+
+
+def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
+    """Make `data/trained` from `data/prepared` and `data/pretrained`."""
+    from textmill.data.prepared import Prepared
+    from textmill.training.distributed import is_first_process
+    from textmill.training.training import Training
+
+    prepared = Prepared(layout.prepared)
+    training = Training(config, runtime, prepared, layout.pretrained, layout.checkpoints)
+    if not is_first_process():
+        training.run()
+        return
+
+    from textmill.registry.tracking import stage_run
+
+    with stage_run(
+        "train",
+        layout,
+        runtime,
+        upstream=None,
+        fingerprint=training.fingerprint,
+        resume_run_id=training.folder.run_id(),
+        system_metrics=True,
+    ) as run:
+        training.folder.note_run(run.run_id)
+        _log_inputs(run, config, runtime, training, prepared)
+        trained = training.run(run)
+        _write(layout.trained, trained, run)
+        run.log_metrics(trained.figures)
+        run.log_artifact(layout.trained / "history.csv")
+    training.folder.remove()
+
+
+def _log_inputs(
+    run: StageRun, config: TrainConfig, runtime: RuntimeConfig, training: Training, prepared: Prepared
+) -> None:
+    run.log_params({"train": config.model_dump(mode="json"), "precision": training.precision})
+    run.log_params({"trainer": runtime.trainer.model_dump(mode="json")})
+    for name, context in (("train", "training"), ("validation", "validation")):
+        table = prepared.split(name)
+        run.log_input_table(
+            table.slice(0, 100).to_pandas(),
+            name=name,
+            source=str(prepared.folder / name),
+            digest=prepared.digest(name),
+            context=context,
+            rows=table.num_rows,
+        )
+
+
+def _write(target: Path, trained: Trained, run: StageRun) -> None:
+    from textmill.files import atomic_folder, write_json
+    from textmill.training.loading import MODEL_FOLDER, save_network
+
+    with atomic_folder(target) as folder:
+        save_network(folder / MODEL_FOLDER, trained.network, trained.weights)
+        with (folder / "history.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(trained.history[0]))
+            writer.writeheader()
+            writer.writerows(trained.history)
+        write_json(folder / "metrics.json", trained.figures)
+        run.write_reference(folder / "run.json")
+
+
+if __name__ == "__main__":
+    run_stage("train", main)

@@ -1,0 +1,114 @@
+"""Batches of similar lengths under a token budget, shuffled anew each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textmill.training.inference import length_batches
+
+_BATCHES_IN_A_POOL = 50
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The batches of one epoch for one rank.
+
+    Attributes:
+        batches: Row numbers of each batch, in training order.
+        tokens: Real tokens of each batch.
+        padding_share: Padding over all positions, of all ranks together.
+    """
+
+    batches: Sequence[NDArray[np.int64]]
+    tokens: Sequence[int]
+    padding_share: float
+
+
+class EpochPlanner:
+    """Plans every epoch as a pure function of lengths, budget, seed and epoch number.
+
+    Rows are shuffled, cut into pools of about fifty batches, sorted by length within a pool and
+    cut into batches; the batches are then shuffled. Rows thus meet other rows each epoch, while
+    padding stays small. Each row comes once an epoch. All ranks get the same number of batches,
+    and batches of one step are of similar length on all of them.
+
+    Args:
+        lengths: Tokens of each row, shape (n,).
+        tokens: Budget of a batch, padding counted.
+        max_rows: Rows that a batch has at most; None for no limit.
+        seed: Of the order.
+        world_size: Number of ranks.
+    """
+
+    def __init__(
+        self, lengths: NDArray[np.int64], *, tokens: int, max_rows: int | None, seed: int, world_size: int = 1
+    ) -> None:
+        self._lengths = lengths
+        self._tokens = tokens
+        self._max_rows = max_rows
+        self._seed = seed
+        self._world_size = world_size
+
+    def plan(self, epoch: int, rank: int = 0) -> BatchPlan:
+        """The batches of `rank` in `epoch`."""
+        steps = self._steps(epoch)
+        everything = [batch for step in steps for batch in step]
+        real = sum(int(self._lengths[batch].sum()) for batch in everything)
+        padded = sum(len(batch) * int(self._lengths[batch].max()) for batch in everything)
+        mine = [step[rank] for step in steps]
+        tokens = [int(self._lengths[batch].sum()) for batch in mine]
+        return BatchPlan(mine, tokens, 1 - real / padded if padded else 0.0)
+
+    def count(self, epoch: int) -> int:
+        """Number of batches of each rank in `epoch`."""
+        return len(self._steps(epoch))
+
+    def _steps(self, epoch: int) -> list[list[NDArray[np.int64]]]:
+        """One batch a rank for each step, in training order."""
+        order = np.random.default_rng((self._seed, epoch))
+        rows = order.permutation(len(self._lengths)).astype(np.int64)
+        batches: list[NDArray[np.int64]] = []
+        for pool in np.array_split(rows, self._pools()):
+            batches += [pool[inside] for inside in length_batches(self._lengths[pool], self._tokens, self._max_rows)]
+        _make_divisible(batches, self._world_size)
+        steps = [batches[start : start + self._world_size] for start in range(0, len(batches), self._world_size)]
+        return [steps[number] for number in order.permutation(len(steps))]
+
+    def _pools(self) -> int:
+        mean = max(1.0, float(self._lengths.mean()))
+        rows = max(1.0, self._tokens / mean)
+        if self._max_rows is not None:
+            rows = min(rows, self._max_rows)
+        return max(1, round(len(self._lengths) / (rows * _BATCHES_IN_A_POOL)))
+
+
+class BatchSampler:
+    """Gives a plan's batches to a `DataLoader`, starting after those that were trained on already.
+
+    Its length is that of the whole epoch, because Lightning counts skipped batches as fetched.
+    """
+
+    def __init__(self, batches: Sequence[NDArray[np.int64]], start: int = 0) -> None:
+        self._batches = batches
+        self._start = start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self._batches[self._start :]:
+            yield batch.tolist()
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+
+def _make_divisible(batches: list[NDArray[np.int64]], divisor: int) -> None:
+    """Halve the batches with most rows until their number is a multiple of `divisor`."""
+    while len(batches) % divisor:
+        largest = max(range(len(batches)), key=lambda number: len(batches[number]))
+        batch = batches[largest]
+        # A batch of one row cannot be halved: fewer rows than ranks. That row is then seen twice.
+        halves = np.array_split(batch, 2) if len(batch) > 1 else [batch, batch]
+        batches[largest : largest + 1] = halves

@@ -1,0 +1,72 @@
+# ruff: noqa: ARG002 - Lightning's hooks get more than each needs
+"""An exponential moving average of the weights, used for validation and the result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+_WARMUP = 10
+
+
+class ExponentialMovingAverage(Callback):
+    """Averages the trainable weights over the optimizer's steps (Polyak & Juditsky 1992).
+
+    The decay rises with the number of steps, as min(decay, (1 + n) / (10 + n)), so that the
+    average soon forgets where training began. During validation the network has the averaged
+    weights; callbacks that save them must come before this one in the trainer's list.
+
+    Args:
+        decay: Of the average, per step.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self._decay = decay
+        self._average: list[Tensor] = []
+        self._current: list[Tensor] = []
+        self._steps = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with the weights as they are, or put a resumed average on the device."""
+        parameters = _trainable(pl_module)
+        if self._average:
+            self._average = [average.to(p.device) for average, p in zip(self._average, parameters, strict=True)]
+        else:
+            self._average = [parameter.clone() for parameter in parameters]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the average after a step of the optimizer."""
+        if trainer.global_step == self._steps:
+            return
+        self._steps = trainer.global_step
+        decay = min(self._decay, (1 + self._steps) / (_WARMUP + self._steps))
+        torch._foreach_lerp_(self._average, _trainable(pl_module), 1 - decay)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the average into the network."""
+        parameters = _trainable(pl_module)
+        self._current = [parameter.clone() for parameter in parameters]
+        torch._foreach_copy_(parameters, self._average)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the weights back."""
+        torch._foreach_copy_(_trainable(pl_module), self._current)
+        self._current = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average and the steps in it."""
+        return {"average": self._average, "steps": self._steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved average."""
+        self._average = list(state_dict["average"])
+        self._steps = int(state_dict["steps"])
+
+
+def _trainable(module: LightningModule) -> list[Tensor]:
+    return [parameter.detach() for parameter in module.parameters() if parameter.requires_grad]

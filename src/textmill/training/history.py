@@ -1,0 +1,83 @@
+"""What every validation found, and the weights of the best one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from safetensors.torch import save_file
+
+from textmill.training.meter import Meter
+from textmill.training.module import VALIDATION, TrainingModule
+
+
+class History(Callback):
+    """Keeps a row a validation, and the best weights in a file.
+
+    Args:
+        folder: For the weights.
+        monitor: Which figure decides, with the prefix `validation/`.
+        mode: `max` or `min`.
+        meter: Knows the training loss since the last validation.
+
+    Attributes:
+        rows: Step, epoch, training loss, learning rate and the validation's figures.
+        best: The best of the rows; None before the first validation.
+    """
+
+    def __init__(self, folder: Path, monitor: str, mode: str, meter: Meter) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.best: dict[str, float] | None = None
+        self._folder = folder
+        self._monitor = monitor
+        self._sign = 1.0 if mode == "max" else -1.0
+        self._meter = meter
+
+    @property
+    def best_file(self) -> str | None:
+        """Name of the file with the best weights."""
+        return None if self.best is None else f"best-{int(self.best['step']):010d}.safetensors"
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add a row; write the weights when they are the best so far."""
+        assert isinstance(pl_module, TrainingModule)
+        figures = {VALIDATION + name: value for name, value in pl_module.figures.items()}
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        row = {
+            "step": trainer.global_step,
+            "epoch": trainer.current_epoch + done / trainer.num_training_batches,
+            "train_loss": self._meter.take_mean_loss(),
+            "learning_rate": self._meter.learning_rate,
+            **figures,
+        }
+        self.rows.append(row)
+        is_best = self.best is None or self._sign * (row[self._monitor] - self.best[self._monitor]) > 0
+        if is_best:
+            self.best = row
+            self._write_weights(trainer)
+        self._meter.validated(figures, trainer.global_step, is_best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All rows and the best."""
+        return {"rows": self.rows, "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from saved rows."""
+        self.rows = list(state_dict["rows"])
+        self.best = state_dict["best"]
+
+    def _write_weights(self, trainer: Trainer) -> None:
+        weights = weights_of(trainer)
+        if trainer.is_global_zero and self.best_file:
+            partial = self._folder / ".partial.safetensors"
+            save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, partial)
+            partial.replace(self._folder / self.best_file)
+
+
+def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """The network's weights, gathered from all ranks; must be called on all of them."""
+    gathered = trainer.strategy.lightning_module_state_dict()
+    prefix = "network."
+    return {name.removeprefix(prefix): value for name, value in gathered.items() if name.startswith(prefix)}

@@ -1,0 +1,165 @@
+# ruff: noqa: ARG002 - Lightning's hooks get more than each needs
+"""Loss and speed of every step: watched for failure, shown, and sent to the tracking store."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from textmill.errors import UserError
+from textmill.training.optimizer import base_learning_rate
+from textmill.training.progress import Progress
+
+_STEPS_BETWEEN_READINGS = 20
+"""Reading a loss makes a GPU wait for its queue, so there it is done for several steps at once."""
+
+
+class MetricLog(Protocol):
+    """Where figures of the training go."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log figures at a step."""
+
+
+class Meter(Callback):
+    """Counts samples, tokens and seconds, and reads the losses.
+
+    Args:
+        metrics: Takes the figures of each step; None keeps them here.
+        progress: Shows how far training is.
+
+    Attributes:
+        samples: Rows trained on, of this rank.
+        tokens: Real tokens trained on, of this rank.
+        seconds: Of training, without validation.
+        learning_rate: Of the last step, without the groups' multipliers.
+        padding: Padding share of each epoch that was begun.
+    """
+
+    def __init__(self, metrics: MetricLog | None, progress: Progress) -> None:
+        self.samples = 0
+        self.tokens = 0
+        self.seconds = 0.0
+        self.learning_rate = 0.0
+        self.padding: dict[int, float] = {}
+        self._metrics = metrics
+        self._progress = progress
+        self._unread: list[_Step] = []
+        self._loss_sum = 0.0
+        self._loss_count = 0
+        self._clock = 0.0
+
+    # -- what others ask --------------------------------------------------------------------
+
+    def take_mean_loss(self) -> float:
+        """Mean training loss over the batches since the last call."""
+        mean = self._loss_sum / self._loss_count if self._loss_count else math.nan
+        self._loss_sum, self._loss_count = 0.0, 0
+        return mean
+
+    def validated(self, figures: Mapping[str, float], step: int, is_best: bool) -> None:
+        """Show and log a validation's figures, and let the clock of training go on."""
+        if self._metrics is not None:
+            self._metrics.log_metrics(figures, step)
+        self._progress.validated(figures, is_best)
+        self._clock = time.perf_counter()
+
+    # -- hooks ------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show how much there is to do."""
+        total = trainer.datamodule.rows_of_rank() * (trainer.max_epochs or 1)  # type: ignore[attr-defined]
+        self._progress.begin(total, self.samples)
+        self._clock = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the padding of the epoch's plan."""
+        epoch = trainer.current_epoch
+        self.padding[epoch] = trainer.datamodule.plan(epoch).padding_share  # type: ignore[attr-defined]
+        if self._metrics is not None:
+            self._metrics.log_metrics({"train/padding_share": self.padding[epoch]}, trainer.global_step)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Note the learning rate that the step uses."""
+        self.learning_rate = base_learning_rate(trainer.optimizers[0])
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count; read the losses when it is time."""
+        plan = trainer.datamodule.plan(trainer.current_epoch)  # type: ignore[attr-defined]
+        self.samples += len(plan.batches[batch_idx])
+        self.tokens += plan.tokens[batch_idx]
+        loss = outputs["loss"].detach()
+        self._unread.append(_Step(trainer.global_step, loss, self.learning_rate, plan.tokens[batch_idx]))
+        if loss.device.type == "cpu" or len(self._unread) >= _STEPS_BETWEEN_READINGS:
+            self.read()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read what is left, which also stops the clock of training."""
+        self.read()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read what is left."""
+        self.read()
+        self._progress.end()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the terminal clean."""
+        self._progress.end()
+
+    def read(self) -> None:
+        """Take the losses from the device; check, sum, log and show them.
+
+        Raises:
+            UserError: A loss is infinite or not a number.
+        """
+        if not self._unread:
+            return
+        losses = torch.stack([step.loss for step in self._unread]).float().tolist()
+        now = time.perf_counter()
+        elapsed, self._clock = now - self._clock, now
+        self.seconds += elapsed
+        speed = sum(step.tokens for step in self._unread) / max(elapsed, 1e-9)
+        for step, loss in zip(self._unread, losses, strict=True):
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"the training loss is {loss} at step {step.number}",
+                    where="train.optimizer",
+                    fix="Lower learning_rate, lengthen warmup, or set trainer.precision to 32-true",
+                )
+            self._loss_sum += loss
+            self._loss_count += 1
+            if self._metrics is not None:
+                values = {"train/loss": loss, "train/learning_rate": step.rate, "train/tokens_per_second": speed}
+                self._metrics.log_metrics(values, step.number)
+        self._unread = []
+        self._progress.advance(self.samples, losses[-1], speed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts and sums so far."""
+        self.read()
+        return {name: getattr(self, name) for name in _KEPT}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from saved counts."""
+        for name in _KEPT:
+            setattr(self, name, state_dict[name])
+
+
+_KEPT = ("samples", "tokens", "seconds", "padding", "_loss_sum", "_loss_count")
+
+
+@dataclass(frozen=True)
+class _Step:
+    number: int
+    loss: Tensor
+    rate: float
+    tokens: int

@@ -1,0 +1,83 @@
+# ruff: noqa: ARG002 - Lightning's hooks get more than each needs
+"""Any task's network as a LightningModule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from textmill.config.sections.train import OptimizerConfig
+from textmill.tasks.base import State, Task
+from textmill.training.distributed import gather_all
+from textmill.training.inference import restore_order
+from textmill.training.optimizer import build_optimizer, build_schedule
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+VALIDATION = "validation/"
+_LOSS = "loss"
+
+
+class TrainingModule(LightningModule):
+    """Lets the task compute loss and figures, and sets up optimizer and schedule.
+
+    Args:
+        task: Whose loss and figures.
+        network: The task's network.
+        state: The task's state.
+        optimizer: Its configuration.
+
+    Attributes:
+        figures: Those of the last validation, by the task's names.
+    """
+
+    def __init__(self, task: Task, network: nn.Module, state: State, optimizer: OptimizerConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.figures: dict[str, float] = {}
+        self._task = task
+        self._state = state
+        self._optimizer = optimizer
+        self._outputs: dict[str, list[NDArray[np.float32]]] = {}
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """The task's loss, a scalar."""
+        return self._task.loss(self.network, batch)[_LOSS]
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the outputs of an earlier validation."""
+        self._outputs = {}
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Keep the network's outputs for the figures over the whole split."""
+        for name, values in self._task.loss(self.network, batch).items():
+            if name != _LOSS:
+                self._outputs.setdefault(name, []).append(values.detach().float().cpu().numpy())
+
+    def on_validation_epoch_end(self) -> None:
+        """The task's figures over the outputs of all ranks, logged as `validation/NAME`."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        chunks: dict[str, list[NDArray[np.float32]]] = {}
+        rows: list[NDArray[np.int64]] = []
+        for rank, outputs in enumerate(gather_all(self._outputs)):
+            rows += data.validation_rows(rank)
+            for name, parts in outputs.items():
+                chunks.setdefault(name, []).extend(parts)
+        self._outputs = {}
+        ordered = restore_order(chunks, rows)
+        self.figures = self._task.validation_figures(ordered, data.validation_columns(), self._state)
+        self.log_dict({VALIDATION + name: value for name, value in self.figures.items()}, rank_zero_only=False)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and a schedule over the whole training, stepped with the optimizer."""
+        trainer = self.trainer
+        fused = trainer.precision != "16-mixed"
+        optimizer = build_optimizer(self.network, self._optimizer, fused=fused)
+        steps = trainer.datamodule.optimizer_steps(trainer.max_epochs)  # type: ignore[attr-defined]
+        schedule = build_schedule(optimizer, steps, self._optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

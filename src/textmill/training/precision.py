@@ -1,0 +1,53 @@
+"""The number format that this machine computes fast in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from textmill.config.sections.train import Precision
+
+_FAST_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # x86 names the first two, 64-bit ARM the last
+_FIRST_TENSOR_CORES = (7, 0)
+
+
+def choose_precision(
+    wanted: Precision | None, accelerator: str, cpu_information: Path = Path("/proc/cpuinfo")
+) -> Precision:
+    """`wanted`, or what is fast here: bfloat16 where the hardware has it, float16 on older GPUs, else float32.
+
+    Args:
+        wanted: As configured.
+        accelerator: Lightning's name of it.
+        cpu_information: Where Linux tells what the processor can do.
+    """
+    if wanted is not None:
+        return wanted
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16-mixed"
+        return "16-mixed" if torch.cuda.get_device_capability() >= _FIRST_TENSOR_CORES else "32-true"
+    if accelerator in ("auto", "cpu") and _FAST_BF16 & _cpu_flags(cpu_information):
+        return "bf16-mixed"
+    return "32-true"
+
+
+def _cpu_flags(path: Path) -> set[str]:
+    """What the first processor can do, by Linux's names; empty on another system."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return set()
+    for line in text.splitlines():
+        name, _, values = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return set(values.split())
+    return set()
+
+
+def use_all_cores() -> None:
+    """One thread for each processor that this process may use, unless `$OMP_NUM_THREADS` says otherwise."""
+    if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
