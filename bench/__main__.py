@@ -35,12 +35,17 @@ def machine() -> str:
     import torch
 
     processor = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
         platform.processor(),
     )
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    return f"{processor}, {os.cpu_count()} cores, {device}; Python {platform.python_version()}, torch {torch.__version__}; {today}"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{processor}, {os.cpu_count()} cores, {device}; {versions}; {today}"
 
 
 def read_sections() -> dict[str, str]:
@@ -59,8 +64,12 @@ def main(names: list[str]) -> None:
     sections = read_sections()
     for name in names or BENCHMARKS:
         print(f"bench: {name} ...", file=sys.stderr)
-        done = subprocess.run([sys.executable, "-m", f"bench.{name}"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-        sections[name] = f"## {BENCHMARKS[name]}\n\n*{machine()}. Command: `python -m bench {name}`.*\n\n{done.stdout.strip()}\n"
+        done = subprocess.run(
+            [sys.executable, "-m", f"bench.{name}"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+        )
+        sections[name] = (
+            f"## {BENCHMARKS[name]}\n\n*{machine()}. Command: `python -m bench {name}`.*\n\n{done.stdout.strip()}\n"
+        )
         text = INTRODUCTION
         for known in BENCHMARKS:
             if known in sections:

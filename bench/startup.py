@@ -45,7 +45,7 @@ def main() -> None:
             rows.append((f"stage `{stage}` on 240 short rows", seconds(command, project.root), limit))
     print("| what | seconds, median of 3 | goal |\n|---|---:|---:|")
     for name, taken, limit in rows:
-        print(f"| {name} | {taken:.2f} | {f'≤ {limit}' if limit else '–'} |")
+        print(f"| {name} | {taken:.2f} | {f'≤ {limit}' if limit else ''} |")
 
 
 if __name__ == "__main__":

@@ -13,14 +13,30 @@ import pytest
 
 ABOVE = {"cli", "stages"}
 ROOMS = {"data", "tasks", "models", "training", "evaluation", "export", "registry", "serving"}
-HEAVY = {"torch", "transformers", "mlflow", "pytorch_lightning", "sklearn", "matplotlib", "onnxruntime", "pandera", "datasets"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "mlflow",
+    "pytorch_lightning",
+    "sklearn",
+    "matplotlib",
+    "onnxruntime",
+    "pandera",
+    "datasets",
+}
 
 
 def imported_rooms(path: Path) -> set[str]:
     """First-level folders of textmill that a file imports, at whatever depth of code."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in getattr(node, "names", [])] if isinstance(node, ast.Import) else []
+        names = (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in getattr(node, "names", [])]
+            if isinstance(node, ast.Import)
+            else []
+        )
         found |= {name.split(".")[1] for name in names if name.startswith("textmill.")}
     return found
 
@@ -51,7 +67,11 @@ def test_no_stage_or_room_knows_a_task(repository_root: Path) -> None:
 
 
 def test_files_stay_readable(repository_root: Path) -> None:
-    long = {path.name: lines for path in package_files(repository_root) if (lines := len(path.read_text().splitlines())) > 330}
+    long = {
+        path.name: lines
+        for path in package_files(repository_root)
+        if (lines := len(path.read_text().splitlines())) > 330
+    }
     assert not long
 
 
@@ -75,7 +95,12 @@ def test_light_modules_load_nothing_heavy(statement: str) -> None:
 
 
 def test_predicting_needs_neither_torch_nor_mlflow() -> None:
-    assert not loaded_modules("import textmill.serving.predictor") & {"torch", "transformers", "mlflow", "pytorch_lightning"}
+    assert not loaded_modules("import textmill.serving.predictor") & {
+        "torch",
+        "transformers",
+        "mlflow",
+        "pytorch_lightning",
+    }
 
 
 def test_help_starts_at_once() -> None:

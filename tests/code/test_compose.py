@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from textmill.config import resolved
 from textmill.config.compose import compose
 from textmill.config.layout import Layout, find_layout
@@ -55,7 +56,9 @@ def test_precedence_group_then_experiment_then_params_then_command_line(layout: 
 
 
 def test_params_choose_a_group(layout: Layout) -> None:
-    (layout.conf / "trainer/slow.yaml").write_text((layout.conf / "trainer/auto.yaml").read_text().replace("devices: auto", "devices: 3"))
+    (layout.conf / "trainer/slow.yaml").write_text(
+        (layout.conf / "trainer/auto.yaml").read_text().replace("devices: auto", "devices: 3")
+    )
     with layout.params.open("a") as file:
         file.write("trainer: slow\n")
     assert compose(layout).runtime.trainer.devices == 3

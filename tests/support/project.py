@@ -12,10 +12,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-POSITIVE = "wonderful great lovely delightful superb charming brilliant enjoyable".split()
-NEGATIVE = "awful terrible boring dreadful poor clumsy tedious annoying".split()
-SUBJECTS = "film story plot actor scene ending music dialogue camera script picture sequel".split()
-PLACES = "here today again overall really somehow throughout honestly mostly perhaps".split()
+POSITIVE = ["wonderful", "great", "lovely", "delightful", "superb", "charming", "brilliant", "enjoyable"]
+NEGATIVE = ["awful", "terrible", "boring", "dreadful", "poor", "clumsy", "tedious", "annoying"]
+SUBJECTS = ["film", "story", "plot", "actor", "scene", "ending", "music", "dialogue", "camera", "script", "picture"]
+PLACES = ["here", "today", "again", "overall", "really", "somehow", "throughout", "honestly", "mostly", "perhaps"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,9 @@ class Project:
 
     root: Path
 
-    def run(self, *command: str, check: bool = True, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command of this environment in the project's root."""
         binaries = str(Path(sys.executable).parent)
         environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", **(env or {})}

@@ -47,9 +47,8 @@ def _print_table(metrics: dict[str, Any], registered: dict[str, Any]) -> None:
         table.add_row(name.replace("_", " "), *cells)
     console = Console()
     console.print(table)
-    console.print(
-        f"  Registered as [bold]{registered['name']} version {registered['version']}[/bold], alias {registered['alias']}."
-    )
+    version = f"{registered['name']} version {registered['version']}"
+    console.print(f"  Registered as [bold]{version}[/bold], alias {registered['alias']}.")
     console.print("\n  Try next (after `source .venv/bin/activate`):")
     console.print('    textmill predict "I love this product" "This product is bad"', highlight=False)
     console.print(
@@ -64,7 +63,7 @@ def _shown(name: str) -> bool:
 
 def _interval(figure: Any) -> str:
     if not isinstance(figure, dict):
-        return "–"
+        return "-"
     if "low" not in figure:
         return f"{figure['value']:.4f}"
     return f"{figure['value']:.4f} [{figure['low']:.3f}, {figure['high']:.3f}]"

@@ -12,7 +12,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from hydra import compose as hydra_compose
@@ -48,11 +48,13 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
         _require_choice(layout, group, choice, overrides)
     composed, choices = _compose(layout, all_overrides.strings)
     try:
-        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
-        raise UserError(_first_line(error), where="conf/", fix="Set the key it names, in conf/ or params.yaml") from error
-    _require_known_keys(layout, plain, params, overrides)
-    sections = {name: plain[name] for name in section_names() if name in plain}  # type: ignore[index, call-overload]
+        raise UserError(
+            _first_line(error), where="conf/", fix="Set the key it names, in conf/ or params.yaml"
+        ) from error
+    _require_known_keys(layout, plain, params)
+    sections = {name: plain[name] for name in section_names() if name in plain}
     trace = problems.Trace(layout, composed, choices, list(overrides))
     try:
         config = PipelineConfig.model_validate(sections)
@@ -114,7 +116,9 @@ def _merge(params: list[str], command_line: list[str], layout: Layout) -> _Overr
             try:
                 parsed.append((string, parser.parse_override(string)))
             except HydraException as error:
-                raise UserError(f"cannot read {string!r}", where=where, fix="Write key=value, as in train.max_epochs=1") from error
+                raise UserError(
+                    f"cannot read {string!r}", where=where, fix="Write key=value, as in train.max_epochs=1"
+                ) from error
     for string, override in parsed:
         key = override.key_or_group
         if (layout.conf / key).is_dir() and isinstance(override.value(), str):
@@ -143,15 +147,19 @@ def _require_choice(layout: Layout, group: str, choice: str, overrides: Sequence
     )
 
 
-def _require_known_keys(layout: Layout, composed: Any, params: Mapping[str, Any], overrides: Sequence[str]) -> None:
+def _require_known_keys(layout: Layout, composed: Any, params: Mapping[str, Any]) -> None:
     """Refuse a top-level key that is neither a section, a group nor in `conf/config.yaml`."""
     root = yaml.safe_load((layout.conf / f"{ROOT_CONFIG}.yaml").read_text(encoding="utf-8"))
     groups = [path.name for path in layout.conf.iterdir() if path.is_dir()]
     known = {*section_names(), *groups, *root}
     for key in set(composed) - known:
         near = difflib.get_close_matches(key, sorted(known), n=1)
-        where = problems.locate_in_file(layout.params, (key,), layout.root) if key in params else "command line or conf/"
-        fix = (f"Did you mean {near[0]!r}? " if near else "") + f"Allowed here: {', '.join(sorted(known - {'defaults'}))}"
+        where = (
+            problems.locate_in_file(layout.params, (key,), layout.root) if key in params else "command line or conf/"
+        )
+        fix = (
+            f"Did you mean {near[0]!r}? " if near else ""
+        ) + f"Allowed here: {', '.join(sorted(known - {'defaults'}))}"
         raise UserError(f"{key}: unknown key", where=where, fix=fix)
 
 

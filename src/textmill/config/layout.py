@@ -28,6 +28,7 @@ class Layout:
 
     @cached_property
     def home(self) -> Path:
+        """The folder that owns what outlives an experiment; absolute."""
         if chosen := os.environ.get("TEXTMILL_HOME"):
             return Path(chosen).expanduser().resolve()
         marker = f"{os.sep}{_TEMPORARY_EXPERIMENTS}{os.sep}"
@@ -36,42 +37,52 @@ class Layout:
 
     @property
     def conf(self) -> Path:
+        """Hydra's groups."""
         return self.root / "conf"
 
     @property
     def params(self) -> Path:
+        """The knobs people turn."""
         return self.root / "params.yaml"
 
     @property
     def resolved(self) -> Path:
+        """Made by `compose`."""
         return self.root / "data" / "resolved.yaml"
 
     @property
     def raw(self) -> Path:
+        """The corpus as published, by `fetch`."""
         return self.root / "data" / "raw"
 
     @property
     def pretrained(self) -> Path:
+        """Weights and tokenizer, by `fetch`."""
         return self.root / "data" / "pretrained"
 
     @property
     def prepared(self) -> Path:
+        """Tokenised splits, by `prepare`."""
         return self.root / "data" / "prepared"
 
     @property
     def trained(self) -> Path:
+        """The best weights, by `train`."""
         return self.root / "data" / "trained"
 
     @property
     def evaluation(self) -> Path:
+        """Figures and report, by `evaluate`."""
         return self.root / "data" / "evaluation"
 
     @property
     def exported(self) -> Path:
+        """The model as a folder, by `export`."""
         return self.root / "data" / "exported"
 
     @property
     def registered(self) -> Path:
+        """Name and version, by `register`."""
         return self.root / "data" / "registered"
 
     @property
@@ -81,6 +92,7 @@ class Layout:
 
     @property
     def checkpoints(self) -> Path:
+        """Of unfinished trainings; no stage's output, so that they survive a kill."""
         return self.state / "checkpoints"
 
 
@@ -94,4 +106,8 @@ def find_layout(start: Path | None = None) -> Layout:
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file():
             return Layout(folder)
-    raise UserError("not inside a Textmill project: no dvc.yaml here or above", where=str(here), fix="Change into the project's folder")
+    raise UserError(
+        "not inside a Textmill project: no dvc.yaml here or above",
+        where=str(here),
+        fix="Change into the project's folder",
+    )

@@ -104,7 +104,9 @@ def explain_yaml(error: yaml.YAMLError, path: Path) -> UserError:
     file = Path(mark.name) if mark else path
     name = str(file.relative_to(path.parent)) if file.is_relative_to(path.parent) else path.name
     where = f"{name}:{mark.line + 1}" if mark else name
-    return UserError(f"not valid YAML ({getattr(error, 'problem', error)})", where=where, fix="Mend the indentation or quotes there")
+    return UserError(
+        f"not valid YAML ({getattr(error, 'problem', error)})", where=where, fix="Mend the indentation or quotes there"
+    )
 
 
 def locate_in_file(path: Path, key: Key, root: Path) -> str:

@@ -37,4 +37,6 @@ def read(path: Path) -> PipelineConfig:
     try:
         return PipelineConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (ValidationError, yaml.YAMLError) as error:
-        raise UserError("not a resolved configuration any more", where=str(path), fix="Run `dvc repro --force compose`") from error
+        raise UserError(
+            "not a resolved configuration any more", where=str(path), fix="Run `dvc repro --force compose`"
+        ) from error

@@ -36,7 +36,7 @@ class PipelineConfig(Section):
         """The section of the stage named `stage`."""
         for name, field in type(self).model_fields.items():
             if stage in (name, field.alias):
-                return getattr(self, name)  # type: ignore[no-any-return]
+                return getattr(self, name)
         raise KeyError(stage)
 
 

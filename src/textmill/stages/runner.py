@@ -68,5 +68,5 @@ def _configuration(layout: Layout, overrides: list[str]) -> PipelineConfig:
     return compose(layout, overrides)
 
 
-def _terminate(signum: int, frame: FrameType | None) -> None:
+def _terminate(signum: int, _frame: FrameType | None) -> None:
     sys.exit(128 + signum)
