@@ -36,7 +36,8 @@ class PipelineConfig(Section):
         """The section of the stage named `stage`."""
         for name, field in type(self).model_fields.items():
             if stage in (name, field.alias):
-                return getattr(self, name)
+                section: Section = getattr(self, name)
+                return section
         raise KeyError(stage)
 
 
@@ -75,7 +76,7 @@ def _plugin_problems(spec: Mapping[str, Any]) -> list[tuple[PydanticCustomError,
         return [(PydanticCustomError("plugin", "{text}", {"text": error.what}), (TARGET,), spec.get(TARGET))]
     except ValidationError as error:
         return [
-            (PydanticCustomError(found["type"], "{text}", {"text": found["msg"]}), found["loc"], found["input"])  # type: ignore[arg-type]
+            (PydanticCustomError(found["type"], "{text}", {"text": found["msg"]}), found["loc"], found["input"])
             for found in error.errors()
         ]
     return []
