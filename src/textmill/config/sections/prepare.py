@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from textmill.config.section import Section
 from textmill.config.types import Fraction, PluginSpec
+
+
+def _keys_as_text(value: Any) -> Any:
+    """YAML reads a bare 0 as a number; here it is the text "0" of a file."""
+    return {str(key): name for key, name in value.items()} if isinstance(value, Mapping) else value
+
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 
@@ -25,13 +33,33 @@ class BinsConfig(Section):
     edges: Annotated[list[float], Field(min_length=1)]
     names: Annotated[list[str], Field(min_length=2)]
 
+    @model_validator(mode="after")
+    def _edges_fit_names(self) -> Self:
+        if any(left >= right for left, right in pairwise(self.edges)):
+            raise ValueError("edges must ascend")
+        if len(self.names) != len(self.edges) + 1:
+            raise ValueError(f"{len(self.edges)} edges need {len(self.edges) + 1} names, not {len(self.names)}")
+        return self
+
 
 class ColumnConfig(Section):
-    """How one of the task's columns is made from a column of the file."""
+    """How one of the task's columns is made from a column of the file.
+
+    Attributes:
+        source: The file's column.
+        bins: Turns its numbers into names.
+        names: Value in the file -> the task's value; other values are rejected.
+    """
 
     source: str
     bins: BinsConfig | None = None
-    names: dict[str, str] | None = None
+    names: Annotated[dict[str, str], BeforeValidator(_keys_as_text)] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.bins is not None and self.names is not None:
+            raise ValueError("give either bins or names")
+        return self
 
 
 class ReadConfig(Section):
@@ -41,7 +69,8 @@ class ReadConfig(Section):
         format: None tells it from each file's ending.
         header: Column names of a file that has none in its first line.
         quoted: Whether a quote sign in CSV/TSV encloses a field.
-        columns: Task column -> file column, or a `ColumnConfig`.
+        columns: Task column -> file column, or a `ColumnConfig`. Beside the task's own columns
+            `id`, `source` (figures are given apart by it) and any others may be kept.
     """
 
     format: Format | None = None
@@ -55,7 +84,13 @@ class SplitsConfig(Section):
 
     validation: Fraction = 0.1
     test: Fraction = 0.15
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _leave_some_for_training(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test together leave nothing for training")
+        return self
 
 
 class CleaningConfig(Section):

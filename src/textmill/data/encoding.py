@@ -1,0 +1,157 @@
+"""Second pass of `prepare`: learn the task's state, tokenise, write the splits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from textmill.config.sections.prepare import PrepareConfig
+from textmill.data.intake import Intake
+from textmill.data.prepared import SPLITS
+from textmill.data.rejects import RejectedRow, RejectFile, excerpt
+from textmill.data.selection import Selection
+from textmill.data.shards import ShardWriter
+from textmill.data.staging import FILE, ROW, Staging
+from textmill.data.words import word_splitter
+from textmill.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from textmill.tasks.base import State, Task
+
+
+@dataclass
+class SplitFigures:
+    """What a split holds.
+
+    Attributes:
+        rows: Their number.
+        classes: Rows by the task's `stratify_column`.
+        lengths: Rows by length in tokens, index = length.
+        characters: Of all texts together.
+    """
+
+    rows: int = 0
+    classes: Counter[str] = field(default_factory=Counter)
+    lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
+    characters: int = 0
+
+
+def learn_state(task: Task, staging: Staging, split: NDArray[np.uint8]) -> State:
+    """The task's state, learned from the training split as it streams by."""
+    columns = [*task.text_columns, *task.target_columns]
+
+    def frames() -> Iterator[pd.DataFrame]:
+        for start, chunk in staging.chunks(columns):
+            mask = split[start : start + chunk.num_rows] == SPLITS.index("train")
+            yield chunk.filter(pa.array(mask)).to_pandas()
+
+    return task.fit(frames())
+
+
+class SplitEncoder:
+    """Writes the splits: the staged columns, `words`, and the task's encoded columns.
+
+    Args:
+        config: The `prepare` section.
+        task: Encodes the rows.
+        state: Learned by the task.
+        tokenizer: A `tokenizers.Tokenizer` without padding or truncation.
+    """
+
+    def __init__(self, config: PrepareConfig, task: Task, state: State, tokenizer: Any) -> None:
+        self._config = config
+        self._task = task
+        self._state = state
+        self._tokenizer = tokenizer
+        self._words = word_splitter(config.words)
+
+    def run(
+        self, staging: Staging, intake: Intake, selection: Selection, rejects: RejectFile, folder: Path
+    ) -> dict[str, SplitFigures]:
+        """Write `folder/SPLIT/` for every split; rows that the task refuses now are rejected.
+
+        Raises:
+            UserError: A split is left without rows.
+        """
+        figures = {name: SplitFigures() for name in SPLITS}
+        with ExitStack() as stack:
+            writers: dict[str, ShardWriter] = {}
+            for start, chunk in staging.chunks():
+                span = slice(start, start + chunk.num_rows)
+                rejects.add(_repeated(chunk, selection.repeated_ids[span], intake, self._task.text_columns[0]))
+                split = selection.split[span]
+                kept = split < len(SPLITS)
+                table, good = self._encoded(chunk.filter(pa.array(kept)), intake, rejects)
+                if not writers:
+                    for name in SPLITS:
+                        writer = ShardWriter(folder / name, table.schema, self._config.rows_per_shard)
+                        writers[name] = stack.enter_context(writer)
+                for index, name in enumerate(SPLITS):
+                    part = table.filter(pa.array(split[kept][good] == index))
+                    writers[name].write(part)
+                    self._count(figures[name], part)
+        for name, found in figures.items():
+            if not found.rows:
+                raise UserError(f"every row of the split {name!r} was rejected", fix=f"First: {rejects.examples[0]}")
+        return figures
+
+    def _encoded(self, chunk: pa.Table, intake: Intake, rejects: RejectFile) -> tuple[pa.Table, NDArray[np.bool_]]:
+        """The chunk's good rows with the encoded columns, and which rows those are."""
+        task = self._task
+        frame = chunk.select([*task.text_columns, *task.target_columns]).to_pandas()
+        good = np.ones(len(frame), bool)
+        for found in task.check(frame, self._state) if len(frame) else []:
+            good[found.position] = False
+            where = intake.files[chunk.column(FILE)[found.position].as_py()], chunk.column(ROW)[found.position].as_py()
+            shown = excerpt(frame[task.text_columns[0]].iloc[found.position])
+            rejects.add([RejectedRow(*where, found.column, found.reason, shown)])
+        if not good.all():
+            frame, chunk = frame[good].reset_index(drop=True), chunk.filter(pa.array(good))
+        texts = [" ".join(values) for values in zip(*(frame[name].tolist() for name in task.text_columns), strict=True)]
+        columns = {name: chunk.column(name) for name in chunk.schema.names if name not in (FILE, ROW, "source")}
+        columns["words"] = pa.array(self._words(texts), pa.string())
+        columns["source"] = chunk.column("source")
+        encoded = task.encode(frame, self._tokenizer, self._state, self._config.max_length)
+        return pa.table({**columns, **{name: _as_array(name, values) for name, values in encoded.items()}}), good
+
+    def _count(self, figures: SplitFigures, part: pa.Table) -> None:
+        figures.rows += part.num_rows
+        if self._task.stratify_column is not None:
+            counts = part.column(self._task.stratify_column).value_counts().to_pylist()
+            figures.classes.update({entry["values"]: entry["counts"] for entry in counts})
+        lengths = np.bincount(part.column("length").to_numpy(), minlength=len(figures.lengths))
+        lengths[: len(figures.lengths)] += figures.lengths
+        figures.lengths = lengths
+        for name in self._task.text_columns:
+            column = part.column(name)
+            figures.characters += sum(map(len, column.to_pylist()))
+
+
+def _as_array(name: str, values: Sequence[Any]) -> pa.Array:
+    """An encoded column: token ids and lengths are 32 bits wide, other whole numbers 64."""
+    first = next((value for value in values if value is not None), None)
+    if isinstance(first, list):
+        inner = pa.float32() if any(isinstance(item, float) for item in first) else pa.int32()
+        return pa.array(values, pa.list_(inner))
+    if name == "input_ids":
+        return pa.array(values, pa.list_(pa.int32()))
+    if name == "length":
+        return pa.array(values, pa.int32())
+    return pa.array(values, pa.float32() if isinstance(first, float) else pa.int64())
+
+
+def _repeated(chunk: pa.Table, again: NDArray[np.bool_], intake: Intake, text_column: str) -> Iterator[RejectedRow]:
+    for position in np.flatnonzero(again).tolist():
+        row: Mapping[str, Any] = chunk.slice(position, 1).to_pylist()[0]
+        reason = f"{excerpt(row['id'])!r} stands on an earlier row too"
+        yield RejectedRow(intake.files[row[FILE]], row[ROW], "id", reason, excerpt(row[text_column]))

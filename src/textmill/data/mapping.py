@@ -1,0 +1,126 @@
+"""The task's columns out of the file's: renamed, binned, named."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from textmill.config.sections.prepare import BinsConfig, ColumnConfig, ReadConfig
+from textmill.errors import UserError
+
+Convert = Callable[[Any], str | None]
+"""A file's value to the task's; raises `ValueError` with the reason to reject it."""
+
+
+class ColumnMap:
+    """How each column of the task is made.
+
+    Args:
+        config: Its `columns` maps the task's column names to the file's.
+        required: Columns that the task must have. `id`, `source` and any further columns that
+            are mapped are kept as they are.
+
+    Raises:
+        UserError: A required column is not mapped.
+    """
+
+    def __init__(self, config: ReadConfig, required: Sequence[str]) -> None:
+        self._columns = {
+            name: column if isinstance(column, ColumnConfig) else ColumnConfig(source=column)
+            for name, column in config.columns.items()
+        }
+        for name in required:
+            if name not in self._columns:
+                fix = f"Say which column of the file is the {name}"
+                raise UserError(f"the task's column {name!r} is not mapped", where="prepare.read.columns", fix=fix)
+        self._convert: dict[str, Convert] = {name: _converter(column) for name, column in self._columns.items()}
+
+    @property
+    def names(self) -> list[str]:
+        """The columns made, in the order of the configuration."""
+        return list(self._columns)
+
+    @property
+    def wanted(self) -> list[str]:
+        """The file's columns that are needed, each once."""
+        return list(dict.fromkeys(column.source for column in self._columns.values()))
+
+    def apply(
+        self, columns: Mapping[str, Sequence[Any]]
+    ) -> tuple[dict[str, list[str | None]], dict[int, tuple[str, str]]]:
+        """The task's columns, and the rows that cannot be converted: position -> (column, reason)."""
+        mapped: dict[str, list[str | None]] = {}
+        failed: dict[int, tuple[str, str]] = {}
+        for name, column in self._columns.items():
+            values = columns[column.source]
+            convert = self._convert[name]
+            if convert is as_text and all(value is None or type(value) is str for value in values):
+                mapped[name] = list(values)
+                continue
+            mapped[name] = converted = []
+            for position, value in enumerate(values):
+                try:
+                    converted.append(convert(value))
+                except ValueError as error:
+                    converted.append(None)
+                    failed.setdefault(position, (name, str(error)))
+        return mapped, failed
+
+
+def as_text(value: Any) -> str | None:
+    """A value as a string; a whole number has no fraction, a missing value (null, not a number) is None."""
+    if value is None or isinstance(value, str):
+        return value or None
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return str(int(value)) if value.is_integer() else repr(value)
+    return str(value)
+
+
+def bin_name(value: float, bins: BinsConfig) -> str:
+    """The name of the bin that a number falls into; an edge belongs to the bin nearer to zero."""
+    scaled = value / bins.divide_by
+    index = bisect.bisect_left(bins.edges, scaled)
+    if index < len(bins.edges) and bins.edges[index] == scaled and scaled < 0:
+        index += 1
+    return bins.names[index]
+
+
+def _converter(column: ColumnConfig) -> Convert:
+    if column.bins is not None:
+        return _binning(column.bins)
+    if column.names is not None:
+        return _naming(column.names)
+    return as_text
+
+
+def _binning(bins: BinsConfig) -> Convert:
+    def convert(value: Any) -> str | None:
+        if value is None:
+            return None
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"is no number: {str(value)[:40]!r}") from None
+        if math.isnan(number):
+            return None
+        return bin_name(number, bins)
+
+    return convert
+
+
+def _naming(names: Mapping[str, str]) -> Convert:
+    allowed = ", ".join(map(repr, list(names)[:20]))
+
+    def convert(value: Any) -> str | None:
+        key = as_text(value)
+        if key is None:
+            return None
+        if key not in names:
+            raise ValueError(f"is {key[:40]!r}, none of {allowed}")
+        return names[key]
+
+    return convert

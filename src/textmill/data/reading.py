@@ -1,0 +1,258 @@
+"""CSV, TSV, JSON Lines and Parquet files, read a chunk of rows at a time."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from textmill.config.sections.prepare import Format, ReadConfig
+from textmill.data.rejects import RejectedRow, excerpt
+from textmill.errors import UserError
+
+ROWS = 10_000
+"""Rows in a chunk at most."""
+CHARACTERS = 4_000_000
+"""Characters of a chunk, about; a longer row is a chunk of its own."""
+_LONGEST_FIELD = 1 << 24
+"""Characters of a CSV field; a longer one means a quote that was never closed."""
+
+_FORMATS: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+
+
+@dataclass
+class RawRows:
+    """Some rows of a file: the line that each begins in, and its values by the file's column names."""
+
+    lines: list[int] = field(default_factory=list)
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+    rejects: list[RejectedRow] = field(default_factory=list)
+
+
+def read_rows(path: Path, label: str, config: ReadConfig, wanted: Sequence[str]) -> Iterator[RawRows]:
+    """Read the columns `wanted` of a file.
+
+    A row that cannot be read (bytes that are no UTF-8, a wrong number of fields, broken JSON)
+    comes as a reject. An empty field of a text file is a null.
+
+    Args:
+        path: The file.
+        label: How messages name it.
+        config: Format and header.
+        wanted: Names of the file's columns.
+
+    Raises:
+        UserError: The file is empty, lacks a column, or is not of its format.
+    """
+    format_ = config.format or _FORMATS.get(path.suffix.lower())
+    if format_ is None:
+        fix = f"Set prepare.read.format, or end the name in {', '.join(_FORMATS)}"
+        raise UserError(f"cannot tell the format from the ending {path.suffix!r}", where=label, fix=fix)
+    if path.stat().st_size == 0:
+        raise UserError("the file is empty", where=label)
+    if format_ == "parquet":
+        chunks = _read_parquet(path, label, wanted)
+    elif format_ == "jsonl":
+        chunks = _read_json_lines(path, label, wanted)
+    else:
+        chunks = _read_separated(path, label, config, wanted, "\t" if format_ == "tsv" else ",")
+    empty = True
+    for chunk in chunks:
+        empty = empty and not (chunk.lines or chunk.rejects)
+        yield chunk
+    if empty:
+        raise UserError("the file is empty: it has no row", where=label)
+
+
+# -- CSV and TSV ----------------------------------------------------------------------------
+
+
+class _CountedLines:
+    """The lines of a file, with the number of their characters so far."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self.characters = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._file:
+            self.characters += len(line)
+            yield line
+
+
+def _read_separated(
+    path: Path, label: str, config: ReadConfig, wanted: Sequence[str], delimiter: str
+) -> Iterator[RawRows]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if config.quoted else csv.QUOTE_NONE
+    # Bytes that are no UTF-8 come as lone surrogates, so that only their row is lost
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        lines = _CountedLines(file)
+        reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)
+        line = 1
+        try:
+            header = config.header or next(reader, [])
+            positions = _positions(header, wanted, label, headerless=config.header is not None)
+            line = reader.line_num + 1
+            rows: list[list[str]] = []
+            starts: list[int] = []
+            read = lines.characters
+            for row in reader:
+                if row:
+                    rows.append(row)
+                    starts.append(line)
+                line = reader.line_num + 1
+                if len(rows) >= ROWS or lines.characters - read >= CHARACTERS:
+                    yield _separated_chunk(rows, starts, positions, len(header), label)
+                    rows, starts, read = [], [], lines.characters
+        except csv.Error as error:
+            fix = "Close the quote, or set prepare.read.quoted to false when quotes are ordinary characters"
+            raise UserError(f"cannot be read as CSV ({error})", where=f"{label}:{line}", fix=fix) from error
+        yield _separated_chunk(rows, starts, positions, len(header), label)
+
+
+def _positions(header: Sequence[str], wanted: Sequence[str], label: str, *, headerless: bool) -> dict[str, int]:
+    for name in wanted:
+        if name not in header:
+            raise _missing_column(name, header, label, headerless=headerless)
+    return {name: header.index(name) for name in wanted}
+
+
+def _missing_column(name: str, there: Iterable[str], label: str, *, headerless: bool = False) -> UserError:
+    names = [excerpt(known) for known in there]
+    near = difflib.get_close_matches(name, names, n=1)
+    fix = f"Did you mean {near[0]!r}?" if near else "Name one of them under prepare.read.columns"
+    if not near and not headerless:
+        fix += ", or give prepare.read.header when the file has no header line"
+    return UserError(f"no column {name!r}; there are {', '.join(map(repr, names))}", where=label, fix=fix)
+
+
+def _separated_chunk(
+    rows: list[list[str]], starts: list[int], positions: dict[str, int], fields: int, label: str
+) -> RawRows:
+    bad: dict[int, str] = {
+        index: f"has {len(row)} fields, {fields} are expected" for index, row in enumerate(rows) if len(row) != fields
+    }
+    for name, position in positions.items():
+        for index in _not_utf8([row[position] if len(row) > position else "" for row in rows]):
+            bad.setdefault(index, f"is not UTF-8 in {name!r}")
+    rejects = [
+        RejectedRow(label, starts[index], "row", reason, excerpt(_printable(" | ".join(rows[index]))))
+        for index, reason in sorted(bad.items())
+    ]
+    if bad:
+        starts = [line for index, line in enumerate(starts) if index not in bad]
+        rows = [row for index, row in enumerate(rows) if index not in bad]
+    columns: dict[str, list[Any]] = {
+        name: [row[position] or None for row in rows] for name, position in positions.items()
+    }
+    return RawRows(starts, columns, rejects)
+
+
+def _not_utf8(values: list[str]) -> list[int]:
+    """Positions of the strings that hold an undecoded byte."""
+    if _encodable("".join(values)):
+        return []
+    return [index for index, value in enumerate(values) if not _encodable(value)]
+
+
+def _encodable(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _printable(text: str) -> str:
+    """The text with undecoded bytes as hexadecimal escapes."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+# -- JSON Lines -----------------------------------------------------------------------------
+
+
+def _read_json_lines(path: Path, label: str, wanted: Sequence[str]) -> Iterator[RawRows]:
+    chunk = _empty(wanted)
+    keys: set[str] = set()
+    size = 0
+    checked = False
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            size += len(line)
+            record = _record(line, number, label, chunk.rejects)
+            if record is not None:
+                keys.update(record)
+                chunk.lines.append(number)
+                for name in wanted:
+                    chunk.columns[name].append(record.get(name))
+            if len(chunk.lines) >= ROWS or size >= CHARACTERS:
+                checked = checked or _check_keys(keys, wanted, label)
+                yield chunk
+                chunk, size = _empty(wanted), 0
+    if chunk.lines and not checked:
+        _check_keys(keys, wanted, label)
+    yield chunk
+
+
+def _empty(wanted: Sequence[str]) -> RawRows:
+    return RawRows(columns={name: [] for name in wanted})
+
+
+def _record(line: bytes, number: int, label: str, rejects: list[RejectedRow]) -> dict[str, Any] | None:
+    """The object on a line, or None with a reject added."""
+    try:
+        record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        if isinstance(record, dict):
+            return record
+        reason = "is no JSON object"
+    except UnicodeDecodeError:
+        reason = "is not UTF-8"
+    except (ValueError, RecursionError) as error:
+        reason = f"is no JSON ({str(error).partition(':')[0]})"
+    shown = excerpt(line[:1000].decode("utf-8", "backslashreplace"))
+    rejects.append(RejectedRow(label, number, "row", reason, shown))
+    return None
+
+
+def _check_keys(keys: set[str], wanted: Sequence[str], label: str) -> bool:
+    """Whether every column stands in some object; a column that stands in none is misspelt, not null."""
+    for name in wanted:
+        if keys and name not in keys:
+            raise _missing_column(name, sorted(keys), label, headerless=True)
+    return bool(keys)
+
+
+# -- Parquet --------------------------------------------------------------------------------
+
+
+def _read_parquet(path: Path, label: str, wanted: Sequence[str]) -> Iterator[RawRows]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            _positions(file.schema_arrow.names, wanted, label, headerless=True)
+            row = 1
+            for batch in file.iter_batches(batch_size=ROWS // 4, columns=list(wanted)):
+                columns = {name: batch.column(name).to_pylist() for name in wanted}
+                yield RawRows(list(range(row, row + batch.num_rows)), columns)
+                row += batch.num_rows
+    except pa.ArrowInvalid as error:
+        raise UserError(f"cannot be read as Parquet ({str(error).splitlines()[0]})", where=label) from error

@@ -1,0 +1,74 @@
+"""A seeded, stratified split that depends on the rows' content, not on their order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textmill.errors import UserError
+
+_MIX = np.uint64(0xBF58476D1CE4E5B9)
+
+
+def assign(
+    keys: NDArray[np.uint64],
+    strata: NDArray[np.uint64],
+    shares: Mapping[str, float],
+    seed: int,
+    names: Mapping[int, str],
+) -> NDArray[np.str_]:
+    """The split of each row: a share of every stratum for each split named, the rest `train`.
+
+    The rows of a stratum are put in the order of a hash of their key and the seed; the first go
+    to the first split, and so on. So the same row gets the same hash wherever it stands, and
+    rows added later move few others.
+
+    Args:
+        keys: Hash of each row's text, shape (rows,).
+        strata: Hash of each row's class, shape (rows,).
+        shares: Split -> its share of the rows, above 0.
+        seed: Another seed gives another split.
+        names: Hash of a class -> its name, for messages.
+
+    Raises:
+        UserError: A class has too few rows for one in each split.
+    """
+    order = _shuffled(keys, seed)
+    result = np.full(len(keys), "train", dtype="<U10")
+    by_stratum = np.lexsort((np.arange(len(keys)), order, strata))
+    begins = np.flatnonzero(np.diff(strata[by_stratum])) + 1
+    for rows in np.split(by_stratum, begins):
+        if len(rows) <= len(shares):
+            name = names.get(int(strata[rows[0]]), "?")
+            needed = len(shares) + 1
+            raise UserError(
+                f"the class {name!r} has {len(rows)} row(s), too few for one in each of {needed} splits",
+                fix=f"Add rows of the class, drop it, or bring the splits {' and '.join(shares)} yourself",
+            )
+        begin = 0
+        for split, count in _counts(len(rows), shares).items():
+            result[rows[begin : begin + count]] = split
+            begin += count
+    return result
+
+
+def _counts(rows: int, shares: Mapping[str, float]) -> dict[str, int]:
+    """Rows for each split: its share, but at least one, and at least one left for training."""
+    counts: dict[str, int] = {}
+    left = rows - 1
+    waiting = len(shares)
+    for split, share in shares.items():
+        waiting -= 1
+        counts[split] = min(max(1, round(rows * share)), left - waiting)
+        left -= counts[split]
+    return counts
+
+
+def _shuffled(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """A hash of each key and the seed (the finaliser of SplitMix64; Steele et al. 2014)."""
+    mixed = keys ^ (np.uint64(seed) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))

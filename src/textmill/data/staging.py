@@ -1,0 +1,88 @@
+"""Clean rows on disk between the two passes of `prepare`.
+
+The first pass reads, cleans and checks; what it must know of all rows at once (duplicates, splits)
+it writes as columns of numbers, one file each, so that memory does not grow with the texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+FILE = "_file"
+ROW = "_row"
+
+
+class Staging:
+    """Rows in order, as Arrow files of one chunk each, and columns of 64-bit numbers beside them.
+
+    Args:
+        folder: An empty folder.
+        columns: Text columns of the chunks. `FILE` (index of the file) and `ROW` (line) are added.
+        numbers: Names of the columns of numbers.
+    """
+
+    def __init__(self, folder: Path, columns: Sequence[str], numbers: Sequence[str]) -> None:
+        self.rows = 0
+        self._folder = folder
+        self.schema = pa.schema([*((name, pa.string()) for name in columns), (FILE, pa.int32()), (ROW, pa.int64())])
+        self._offsets = [0]
+        self._stack = ExitStack()
+        self._numbers = {name: self._stack.enter_context((folder / f"{name}.u64").open("wb")) for name in numbers}
+
+    def append(self, columns: Mapping[str, Any], numbers: Mapping[str, NDArray[np.uint64]]) -> None:
+        """Add a chunk of rows, with a number a row for each column of numbers."""
+        table = pa.table({name: pa.array(columns[name], self.schema.field(name).type) for name in self.schema.names})
+        if not table.num_rows:
+            return
+        with pa.ipc.new_file(str(self._path(len(self._offsets) - 1)), self.schema) as writer:
+            writer.write_table(table)
+        for name, file in self._numbers.items():
+            assert len(numbers[name]) == table.num_rows, name
+            file.write(numbers[name].astype(np.uint64, copy=False).tobytes())
+        self.rows += table.num_rows
+        self._offsets.append(self.rows)
+
+    def finish(self) -> None:
+        """Bring the columns of numbers to the disk; nothing is added afterwards."""
+        self._stack.close()
+
+    def numbers(self, name: str) -> NDArray[np.uint64]:
+        """A column of numbers, of shape (rows,)."""
+        return np.fromfile(self._folder / f"{name}.u64", np.uint64)
+
+    def chunks(self, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
+        """Every chunk with the position of its first row; read into memory, not mapped."""
+        for index, start in enumerate(self._offsets[:-1]):
+            with pa.OSFile(str(self._path(index))) as file:
+                table = pa.ipc.open_file(file).read_all()
+            yield start, table if columns is None else table.select(list(columns))
+
+    def take(self, positions: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        """The rows at ascending `positions`; only the pages that hold them are read."""
+        offsets = np.asarray(self._offsets)
+        chunk_of = np.searchsorted(offsets, positions, side="right") - 1
+        parts = []
+        for index in np.unique(chunk_of):
+            with pa.memory_map(str(self._path(index))) as file:
+                chunk = pa.ipc.open_file(file).read_all().select(list(columns))
+                parts.append(chunk.take(pa.array(positions[chunk_of == index] - offsets[index])))
+        return pa.concat_tables(parts)
+
+    def _path(self, index: int) -> Path:
+        return self._folder / f"{index:06d}.arrow"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
