@@ -56,8 +56,9 @@ def _log_inputs(
     run.log_params({"trainer": runtime.trainer.model_dump(mode="json")})
     for name, context in (("train", "training"), ("validation", "validation")):
         table = prepared.split(name)
+        readable = [field.name for field in table.schema if field.type == "string"]
         run.log_input_table(
-            table.slice(0, 100).to_pandas(),
+            table.select(readable).slice(0, 100).to_pandas(),
             name=name,
             source=str(prepared.folder / name),
             digest=prepared.digest(name),

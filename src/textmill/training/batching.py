@@ -73,8 +73,8 @@ class EpochPlanner:
         rows = order.permutation(len(self._lengths)).astype(np.int64)
         batches: list[NDArray[np.int64]] = []
         for pool in np.array_split(rows, self._pools()):
-            batches += [pool[inside] for inside in length_batches(self._lengths[pool], self._tokens, self._max_rows)]
-        _make_divisible(batches, self._world_size)
+            cut = [pool[inside] for inside in length_batches(self._lengths[pool], self._tokens, self._max_rows)]
+            batches += _divisible(cut, self._world_size)
         steps = [batches[start : start + self._world_size] for start in range(0, len(batches), self._world_size)]
         return [steps[number] for number in order.permutation(len(steps))]
 
@@ -104,11 +104,12 @@ class BatchSampler:
         return len(self._batches)
 
 
-def _make_divisible(batches: list[NDArray[np.int64]], divisor: int) -> None:
+def _divisible(batches: list[NDArray[np.int64]], divisor: int) -> list[NDArray[np.int64]]:
     """Halve the batches with most rows until their number is a multiple of `divisor`."""
     while len(batches) % divisor:
         largest = max(range(len(batches)), key=lambda number: len(batches[number]))
         batch = batches[largest]
         # A batch of one row cannot be halved: fewer rows than ranks. That row is then seen twice.
         halves = np.array_split(batch, 2) if len(batch) > 1 else [batch, batch]
-        batches[largest : largest + 1] = halves
+        batches = [*batches[:largest], *halves, *batches[largest + 1 :]]
+    return batches

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from textmill.config.sections.train import OptimizerConfig
 from textmill.tasks.base import State, Task
@@ -72,6 +75,19 @@ class TrainingModule(LightningModule):
         ordered = restore_order(chunks, rows)
         self.figures = self._task.validation_figures(ordered, data.validation_columns(), self._state)
         self.log_dict({VALIDATION + name: value for name, value in self.figures.items()}, rank_zero_only=False)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm. Lightning refuses to with a fused optimizer, even where no scaler is in its way."""
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None and gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> Any:
         """AdamW and a schedule over the whole training, stepped with the optimizer."""

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from textmill.training.batching import BatchSampler, EpochPlanner
+
+
+def lengths_like_sentences(rows: int = 5000) -> np.ndarray:
+    return np.random.default_rng(0).gamma(6, 4.5, rows).astype(np.int64) + 3
+
+
+def planner(lengths: np.ndarray, world_size: int = 1, **options: int | None) -> EpochPlanner:
+    settings = {"tokens": 1024, "max_rows": None, "seed": 1} | options
+    return EpochPlanner(lengths, world_size=world_size, **settings)  # type: ignore[arg-type]
+
+
+def test_padding_is_at_most_a_tenth() -> None:
+    lengths = lengths_like_sentences()
+    shares = [planner(lengths, max_rows=rows).plan(0).padding_share for rows in (None, 32)]
+    assert max(shares) <= 0.10
+    batches = planner(lengths).plan(0).batches
+    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
+    assert shares[0] == pytest.approx(1 - lengths.sum() / padded)
+
+
+def test_no_batch_exceeds_the_budget_but_a_single_long_row() -> None:
+    lengths = np.append(lengths_like_sentences(500), 5000)
+    batches = planner(lengths, max_rows=20).plan(3).batches
+    assert all(len(batch) <= 20 for batch in batches)
+    over = [batch for batch in batches if len(batch) * lengths[batch].max() > 1024]
+    assert [batch.tolist() for batch in over] == [[500]]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_every_row_comes_once_and_ranks_have_equal_numbers_of_batches(world_size: int) -> None:
+    lengths = lengths_like_sentences(733)
+    plans = [planner(lengths, world_size).plan(2, rank) for rank in range(world_size)]
+    assert len({len(plan.batches) for plan in plans}) == 1
+    rows = np.concatenate([batch for plan in plans for batch in plan.batches])
+    assert sorted(rows.tolist()) == list(range(733))
+
+
+def test_batches_of_one_step_are_of_similar_length_on_all_ranks() -> None:
+    lengths = lengths_like_sentences()
+    first, second = (planner(lengths, 2).plan(0, rank).batches for rank in range(2))
+    gaps = [abs(int(lengths[a].max()) - int(lengths[b].max())) for a, b in zip(first, second, strict=True)]
+    assert np.mean(gaps) < 2
+
+
+def test_an_epoch_is_a_function_of_seed_and_number() -> None:
+    lengths = lengths_like_sentences(600)
+
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        return [batch.tolist() for batch in planner(lengths, seed=seed).plan(epoch).batches]
+
+    assert order(1, 4) == order(1, 4)
+    assert order(1, 4) != order(1, 5)
+    assert order(1, 4) != order(2, 4)
+    companions = [{frozenset(batch) for batch in order(1, epoch)} for epoch in (0, 1)]
+    assert len(companions[0] & companions[1]) < len(companions[0]) / 10
+
+
+def test_batches_do_not_come_in_order_of_length() -> None:
+    lengths = lengths_like_sentences()
+    longest = [lengths[batch].max() for batch in planner(lengths).plan(0).batches]
+    position = np.arange(len(longest))
+    assert abs(np.corrcoef(position, longest)[0, 1]) < 0.3
+
+
+def test_fewer_rows_than_ranks_still_gives_each_rank_a_batch() -> None:
+    plans = [planner(np.array([5]), 2).plan(0, rank) for rank in range(2)]
+    assert [plan.batches[0].tolist() for plan in plans] == [[0], [0]]
+
+
+def test_the_sampler_goes_on_in_the_middle_but_has_the_whole_length() -> None:
+    batches = [np.array([number]) for number in range(5)]
+    sampler = BatchSampler(batches, start=3)
+    assert list(sampler) == [[3], [4]]
+    assert len(sampler) == 5
