@@ -1,7 +1,8 @@
 """A tiny BERT and tiny prepared data, so that real trainings take seconds.
 
 Also a program that runs the train stage on them, for tests that kill it or start several ranks:
-`python tiny_training.py ROOT [DIE_AT_STEP]` with the configuration in ROOT/config.json.
+`python tiny_training.py ROOT [step N | epoch N]`, which kills itself at that step or in that
+epoch's first batch, with the configuration in ROOT/config.json.
 """
 
 from __future__ import annotations
@@ -110,8 +111,8 @@ def run_stage(root: Path) -> None:
     train.main(train_config(**values["train"]), runtime_config(**values["trainer"]), Layout(root))
 
 
-def main(root: Path, die_at: int | None) -> None:
-    """Run the stage; die at an optimizer step; note final weights and the samples of each rank."""
+def main(root: Path, unit: str = "", number: str = "") -> None:
+    """Run the stage; die at a step or in an epoch's first batch; note final weights and the samples of each rank."""
     import torch
 
     from textmill.stages.runner import run_program
@@ -123,7 +124,8 @@ def main(root: Path, die_at: int | None) -> None:
     def dying(self: Meter, trainer: Any, *rest: Any) -> None:
         after_batch(self, trainer, *rest)
         (root / f"samples-{trainer.global_rank}").write_text(str(self.samples))
-        if die_at is not None and trainer.global_step >= die_at:
+        reached = {"step": trainer.global_step, "epoch": trainer.current_epoch}
+        if unit and reached[unit] >= int(number):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def noting(self: Training, metrics: Any = None) -> Any:
@@ -136,4 +138,4 @@ def main(root: Path, die_at: int | None) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    main(Path(sys.argv[1]), *sys.argv[2:])

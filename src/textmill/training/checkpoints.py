@@ -87,8 +87,8 @@ class CheckpointFolder:
 class CheckpointWriter(Callback):
     """Writes a checkpoint now and then, and carries the random generators' states in it.
 
-    It writes only where Lightning can go on from exactly: after a batch that no validation
-    follows, and at an epoch's end.
+    It writes only where Lightning can go on from exactly: after a step of the optimizer that no
+    validation follows, and at an epoch's end.
 
     Args:
         folder: Where to.
@@ -120,9 +120,10 @@ class CheckpointWriter(Callback):
         """Write when it is time."""
         done = batch_idx + 1
         is_last = done >= trainer.num_training_batches
-        if is_last or done % int(trainer.val_check_batch or 1) == 0 or not self._due(trainer, batch_idx):
-            return
-        self._write(trainer, trainer.current_epoch, done)
+        is_validated_next = done % int(trainer.val_check_batch or 1) == 0
+        has_gradients = done % trainer.accumulate_grad_batches != 0  # half summed up, and in no checkpoint
+        if not (is_last or is_validated_next or has_gradients) and self._due(trainer, trainer.global_step):
+            self._write(trainer, trainer.current_epoch, done)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write when another epoch follows and it is time."""
@@ -138,9 +139,9 @@ class CheckpointWriter(Callback):
         """Keep the states until the first batch; until then Lightning may draw numbers of its own."""
         self._random_states = list(state_dict["random"])
 
-    def _due(self, trainer: Trainer, batch_idx: int) -> bool:
-        """Whether enough time went by; all ranks give the answer of the first."""
-        if trainer.world_size > 1 and batch_idx % _RANKS_AGREE_EVERY:
+    def _due(self, trainer: Trainer, count: int) -> bool:
+        """Whether enough time went by. The ranks agree on the answer of the first, but not at every count."""
+        if trainer.world_size > 1 and count % _RANKS_AGREE_EVERY:
             return False
         due = time.monotonic() - self._written >= self._seconds
         return bool(trainer.strategy.broadcast(due)) if trainer.world_size > 1 else due
