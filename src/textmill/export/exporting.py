@@ -1,0 +1,132 @@
+"""Make the exported folder of a trained and evaluated model, and prove that it answers the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textmill.config.layout import Layout
+from textmill.config.plugins import build
+from textmill.config.sections.export import ExportConfig
+from textmill.data.prepared import Prepared
+from textmill.errors import UserError
+from textmill.export import parity as parities
+from textmill.files import sha256_folder
+from textmill.models.base import Model
+from textmill.serving.exported import ExportedModel, write_manifest, write_specification
+from textmill.tasks.base import Task
+
+if TYPE_CHECKING:
+    from textmill.tasks.base import Outputs
+
+GRAPHS = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+MODEL_FOLDER = "model"
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export measured.
+
+    Attributes:
+        parity: How far the graphs are from the network.
+        sizes: Megabytes by file.
+        manifest_sha256: The digest that stands for the whole exported folder.
+    """
+
+    parity: parities.Parity
+    sizes: dict[str, float]
+    manifest_sha256: str
+
+    def figures(self) -> dict[str, Any]:
+        """All of it as one flat record, for `metrics.json`."""
+        return {**asdict(self.parity), **self.sizes, "manifest_sha256": self.manifest_sha256}
+
+
+def fingerprint(config: ExportConfig, layout: Layout) -> str:
+    """SHA-256 of what decides the export: configuration, weights, state and tokenizer.
+
+    Raises:
+        UserError: There is no prepared data or no trained model.
+    """
+    prepared = Prepared(layout.prepared)
+    weights = _existing(layout.trained / "model", "train")
+    parts = [config.model_dump_json(), sha256_folder(weights), json.dumps(prepared.state, sort_keys=True)]
+    parts += [sha256_folder(prepared.tokenizer_folder), prepared.digest("test")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
+    """Write the exported model to `folder`/model and check it against the evaluation's outputs.
+
+    Raises:
+        UserError: Something is missing, or a graph differs from PyTorch by more than allowed.
+    """
+    from textmill.export.card import render_card
+    from textmill.export.graphs import output_names, write_fp32, write_int8
+    from textmill.export.weights import write_weights
+    from textmill.training.loading import load_network
+
+    task = build(config.task, Task)  # type: ignore[type-abstract]
+    model = build(config.model, Model)  # type: ignore[type-abstract]
+    prepared = Prepared(layout.prepared)
+    expected = _evaluated_outputs(layout.evaluation / "outputs.npz")
+    network = load_network(task, model, prepared.state, layout.trained).float()
+
+    target = folder / MODEL_FOLDER
+    shutil.copytree(prepared.tokenizer_folder, target)
+    write_weights(network, target)
+    names = output_names(network)
+    write_fp32(network, names, target / GRAPHS["fp32"])
+    write_int8(target / GRAPHS["fp32"], target / GRAPHS["int8"])
+    exported = ExportedModel(
+        task=config.task,
+        model=config.model,
+        state=prepared.state,
+        max_length=config.max_length,
+        cleaning=config.cleaning,
+        outputs=names,
+        graphs=GRAPHS,
+    )
+    write_specification(target, exported)
+
+    found = _check(task, prepared, exported, target, expected)
+    parities.require(found, config.onnx_tolerance, config.int8_tolerance)
+    sizes = parities.file_sizes(target, {"safetensors": "model.safetensors", **GRAPHS})
+    card = render_card(config.title, task, prepared, layout, found, sizes)
+    (target / "README.md").write_text(card, encoding="utf-8")
+    return Export(found, sizes, write_manifest(target))
+
+
+def _check(task: Task, prepared: Prepared, exported: ExportedModel, folder: Path, expected: Outputs) -> parities.Parity:
+    """Let both graphs answer the whole test split."""
+    from tokenizers import Tokenizer
+
+    from textmill.serving.predictor import Predictor, open_session
+
+    test = prepared.split("test")
+    frame = test.select([name for name in test.column_names if name != "input_ids"]).to_pandas()
+    ids = test.column("input_ids").to_pylist()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    fp32, int8 = (
+        Predictor(exported, tokenizer, open_session(folder / exported.graphs[precision])).outputs_of_ids(ids)
+        for precision in ("fp32", "int8")
+    )
+    return parities.measure(task, prepared.state, frame, expected, fp32, int8)
+
+
+def _evaluated_outputs(path: Path) -> Outputs:
+    import numpy as np
+
+    _existing(path, "evaluate")
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def _existing(path: Path, stage: str) -> Path:
+    if not path.exists():
+        raise UserError(f"the stage {stage} has not run", where=str(path), fix=f"Run `dvc repro {stage}`")
+    return path

@@ -1,0 +1,120 @@
+"""Whether an exported graph still answers like the trained network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from textmill.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from textmill.tasks.base import Outputs, State, Task
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the graphs are from PyTorch on the test split.
+
+    Attributes:
+        metric: Name of the task's main metric.
+        onnx_max_difference: Largest absolute difference of any fp32 ONNX output to PyTorch's.
+        fp32: The main metric of the PyTorch outputs.
+        int8: The main metric of the int8 graph.
+        int8_loss: How much worse int8 is, in the metric's own unit; negative when it is better.
+        int8_changed: Share of rows that int8 answers otherwise.
+    """
+
+    metric: str
+    onnx_max_difference: float
+    fp32: float
+    int8: float
+    int8_loss: float
+    int8_changed: float
+
+
+def measure(task: Task, state: State, frame: pd.DataFrame, torch: Outputs, fp32: Outputs, int8: Outputs) -> Parity:
+    """Compare the outputs of both graphs with those of PyTorch for the same rows.
+
+    Args:
+        task: Gives the main metric.
+        state: The task's state.
+        frame: The rows, with their targets.
+        torch: Outputs of the network, one row a row of `frame`.
+        fp32: Outputs of the fp32 graph.
+        int8: Outputs of the int8 graph.
+    """
+    metric = next(metric for metric in task.metrics(state) if metric.name == task.main_metric)
+    every_row = np.arange(len(frame))[None]
+
+    def score(outputs: Outputs) -> float:
+        table = task.predictions(outputs, frame, state)
+        columns = {str(name): table[name].to_numpy() for name in table}
+        return float(metric.score(columns, every_row)[0])
+
+    exact, rounded = score(torch), score(int8)
+    answers = [task.decode(outputs, state) for outputs in (torch, int8)]
+    changed = [_gist(one) != _gist(other) for one, other in zip(*answers, strict=True)]
+    return Parity(
+        metric=metric.name,
+        onnx_max_difference=max_difference(torch, fp32),
+        fp32=exact,
+        int8=rounded,
+        int8_loss=exact - rounded if metric.higher_is_better else rounded - exact,
+        int8_changed=float(np.mean(changed)),
+    )
+
+
+def max_difference(expected: Outputs, found: Outputs) -> float:
+    """The largest absolute difference of two sets of outputs; NaN where only one has NaN.
+
+    Raises:
+        UserError: They have other names or shapes.
+    """
+    shapes = [{name: values.shape for name, values in outputs.items()} for outputs in (expected, found)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"the evaluation's outputs {shapes[0]} are not those of the graph {shapes[1]}",
+            where="data/evaluation/outputs.npz",
+            fix="Run `dvc repro --force evaluate`",
+        )
+    differences = [0.0]
+    for name, values in expected.items():
+        padding = np.isnan(values) & np.isnan(found[name])
+        differences.append(float(np.abs(np.where(padding, 0, values - found[name])).max(initial=0)))
+    return float(np.max(differences))
+
+
+def require(parity: Parity, onnx_tolerance: float, int8_tolerance: float) -> None:
+    """Refuse an export that answers otherwise than the network; NaN is refused too.
+
+    Raises:
+        UserError: A difference is larger than allowed.
+    """
+    if not parity.onnx_max_difference <= onnx_tolerance:
+        raise UserError(
+            f"fp32 ONNX outputs differ from PyTorch by {parity.onnx_max_difference:.3g}, more than {onnx_tolerance:g}",
+            where="export.onnx_tolerance",
+            fix="Find the operator that differs before allowing more",
+        )
+    if not parity.int8_loss <= int8_tolerance:
+        raise UserError(
+            f"int8 loses {parity.int8_loss:.4f} {parity.metric} ({parity.fp32:.4f} -> {parity.int8:.4f}), "
+            f"more than {int8_tolerance:g}",
+            where="export.int8_tolerance",
+            fix="Allow more, or train a model that stands quantisation better",
+        )
+
+
+def file_sizes(folder: Path, files: dict[str, str]) -> dict[str, float]:
+    """Sizes in MB (10^6 bytes) by a readable name."""
+    return {f"{name}_megabytes": (folder / file).stat().st_size / 1e6 for name, file in files.items()}
+
+
+def _gist(answer: dict[str, object]) -> dict[str, object]:
+    """What an answer says, without its numbers."""
+    return {name: value for name, value in answer.items() if isinstance(value, str)}

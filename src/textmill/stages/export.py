@@ -1,0 +1,32 @@
+"""Write the exported folder: weights, ONNX graphs, card, manifest; with their parity checked."""
+
+from __future__ import annotations
+
+from textmill.config.layout import Layout
+from textmill.config.sections.export import ExportConfig
+from textmill.config.sections.runtime import RuntimeConfig
+from textmill.stages.runner import run_stage
+
+
+def main(config: ExportConfig, runtime: RuntimeConfig, layout: Layout) -> None:
+    """Make `data/exported` from `data/prepared`, `data/trained` and `data/evaluation`."""
+    from textmill.export.exporting import MODEL_FOLDER, export, fingerprint
+    from textmill.files import atomic_folder, write_json
+    from textmill.registry.tracking import stage_run
+
+    upstream = layout.evaluation / "run.json"
+    with (
+        atomic_folder(layout.exported) as folder,
+        stage_run("export", layout, runtime, upstream=upstream, fingerprint=fingerprint(config, layout)) as run,
+    ):
+        figures = export(config, layout, folder).figures()
+        write_json(folder / "metrics.json", figures)
+        numbers = {name: value for name, value in figures.items() if isinstance(value, float)}
+        run.log_metrics({f"export/{name}": value for name, value in numbers.items()})
+        run.set_tags({"textmill.manifest_sha256": figures["manifest_sha256"]})
+        run.log_artifact(folder / MODEL_FOLDER / "README.md", "export")
+        run.write_reference(folder / "run.json")
+
+
+if __name__ == "__main__":
+    run_stage("export", main)
