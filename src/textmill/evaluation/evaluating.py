@@ -1,0 +1,181 @@
+"""Measure the trained model on the test split, beside its baselines, and write what was found."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textmill.config.layout import Layout
+from textmill.config.plugins import build
+from textmill.config.sections.evaluate import EvaluateConfig
+from textmill.config.sections.runtime import RuntimeConfig
+from textmill.data.prepared import SPLITS, Prepared
+from textmill.errors import UserError
+from textmill.evaluation.bootstrap import Bootstrap
+from textmill.evaluation.figures import Figures, measure
+from textmill.evaluation.slices import LENGTH, cut_slices
+from textmill.files import sha256_folder, write_json
+from textmill.models.base import Model
+from textmill.tasks.base import Outputs, Section, Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+_TOKENS_PER_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that was found.
+
+    Attributes:
+        task: What the model does.
+        model: Its architecture.
+        figures: The measured figures.
+        predictions: One row a test row; with `length` and the slice columns.
+        outputs: The network's raw outputs, in the same order.
+        errors: The wrong predictions, worst first, as many as configured.
+        sections: The task's own parts of the report.
+        rows: Number of rows of each split.
+    """
+
+    task: Task
+    model: Model
+    figures: Figures
+    predictions: pd.DataFrame
+    outputs: Outputs
+    errors: pd.DataFrame
+    sections: list[Section]
+    rows: dict[str, int]
+
+
+def fingerprint(config: EvaluateConfig, layout: Layout) -> str:
+    """SHA-256 of what decides the figures: configuration, data and weights.
+
+    Raises:
+        UserError: There is no prepared data or no trained model.
+    """
+    prepared = Prepared(layout.prepared)
+    weights = layout.trained / "model"
+    if not weights.is_dir():
+        raise UserError("no trained model here", where=str(weights), fix="Run `dvc repro train`")
+    parts = [config.model_dump_json(), *(prepared.digest(name) for name in SPLITS), sha256_folder(weights)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> Evaluation:
+    """Predict the test split of `data/prepared` with the model of `data/trained` and measure it.
+
+    The model computes in float32. Baselines are trained in a second thread meanwhile.
+
+    Raises:
+        UserError: Something is missing, a slice column is unknown, or a figure is no finite number.
+    """
+    task = build(config.task, Task)  # type: ignore[type-abstract]
+    model = build(config.model, Model)  # type: ignore[type-abstract]
+    prepared = Prepared(layout.prepared)
+    state = prepared.state
+    test = prepared.split("test")
+    if test.num_rows < 2:
+        raise UserError(
+            f"the test split has {test.num_rows} rows, too few to measure on",
+            where=str(prepared.folder / "test"),
+            fix="Raise splits.test in conf/prepare/, or give a test file",
+        )
+    frame = test.drop(["input_ids"]).to_pandas()
+    slices = cut_slices(frame, config.slice_columns, config.min_slice)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(_baseline_predictions, task, prepared, frame, config)
+        outputs = _predict(task, model, prepared, layout.trained, runtime.trainer.accelerator)
+        baselines = waiting.result()
+    predictions = task.predictions(outputs, frame, state)
+    figures = measure(
+        task,
+        task.metrics(state),
+        predictions,
+        baselines,
+        slices,
+        Bootstrap(config.resamples, config.confidence, config.seed),
+    )
+    return Evaluation(
+        task=task,
+        model=model,
+        figures=figures,
+        predictions=predictions.assign(**{name: frame[name].to_numpy() for name in (LENGTH, *config.slice_columns)}),
+        outputs=outputs,
+        errors=task.errors(predictions, state).head(config.worst),
+        sections=task.report_sections(predictions, state),
+        rows={name: prepared.split(name).num_rows for name in SPLITS},
+    )
+
+
+def write_evaluation(found: Evaluation, config: EvaluateConfig, title: str, folder: Path) -> None:
+    """Write the files of `data/evaluation` (all but `run.json`) into `folder`."""
+    import numpy as np
+
+    from textmill.evaluation.report import pictures_of, render_report
+
+    plots = folder / "plots"
+    plots.mkdir(parents=True)
+    write_json(folder / "metrics.json", found.figures.summary())
+    write_json(folder / "figures.json", found.figures.details())
+    found.predictions.to_parquet(folder / "predictions.parquet", index=False)
+    np.savez(folder / "outputs.npz", allow_pickle=False, **found.outputs)
+    found.errors.round(6).to_csv(folder / "errors.csv", index=False)
+    slices_table(found.figures).to_csv(plots / "slices.csv", index=False)
+    for section in found.sections:
+        for name, table in section.plots.items():
+            table.to_csv(plots / f"{name}.csv", index=False)
+    pictures = pictures_of(found)
+    for name, image in pictures.items():
+        (plots / f"{name}.png").write_bytes(image)
+    (folder / "report.html").write_text(render_report(found, config, title, pictures), encoding="utf-8")
+
+
+def slices_table(figures: Figures) -> pd.DataFrame:
+    """The main metric over each slice, one a row."""
+    import pandas as pd
+
+    rows = [
+        {"column": part.column, "slice": part.name, "rows": part.rows, **part.interval.as_dict()}
+        for part in figures.slices
+    ]
+    return pd.DataFrame(rows, columns=["column", "slice", "rows", "value", "low", "high"])
+
+
+def _baseline_predictions(
+    task: Task, prepared: Prepared, frame: pd.DataFrame, config: EvaluateConfig
+) -> dict[str, pd.DataFrame]:
+    columns = ["id", *task.text_columns, *task.target_columns, "words"]
+    fitted: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = task.baselines(
+        prepared.frame("train", columns),
+        prepared.frame("validation", columns),
+        prepared.state,
+        config.baselines,
+        config.seed,
+    )
+    return {name: predict(frame) for name, predict in fitted.items()}
+
+
+def _predict(task: Task, model: Model, prepared: Prepared, trained: Path, accelerator: str) -> Outputs:
+    from textmill.training.inference import predict_table
+    from textmill.training.loading import load_network
+
+    network: Any = load_network(task, model, prepared.state, trained)
+    test = prepared.split("test")
+    return predict_table(network.to(_device(accelerator)), task, test, tokens_per_batch=_TOKENS_PER_BATCH)
+
+
+def _device(accelerator: str) -> torch.device:
+    """The accelerator that this machine has, unless the CPU is asked for."""
+    import torch
+
+    if accelerator == "cpu" or not torch.accelerator.is_available():
+        return torch.device("cpu")
+    found = torch.accelerator.current_accelerator()
+    return found if found is not None else torch.device("cpu")

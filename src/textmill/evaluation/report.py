@@ -1,0 +1,164 @@
+"""The evaluation as one HTML page that needs no other file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from textmill.config.sections.evaluate import EvaluateConfig
+from textmill.evaluation.bootstrap import Interval
+from textmill.evaluation.figures import GROUP, Figures
+from textmill.evaluation.pictures import data_uri, interval_chart, png
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from textmill.evaluation.evaluating import Evaluation
+
+_TEMPLATE = "report.html.jinja"
+_MODELS = "models"
+_SLICES = "slices"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as they are shown, and which columns are numbers."""
+
+    head: list[str]
+    rows: list[list[str]]
+    numeric: list[bool]
+
+
+def pictures_of(found: Evaluation) -> dict[str, bytes]:
+    """Every picture of the report as PNG, by name."""
+    figures, measure = found.figures, words(found.figures.main)
+    this = figures.test[figures.main]
+    models = {"this model": this} | {words(name): base[figures.main] for name, base in figures.baselines.items()}
+    drawn = {_MODELS: interval_chart(models, measure)}
+    if figures.slices:
+        slices = {f"{words(part.column)}: {part.name}": part.interval for part in figures.slices}
+        drawn[_SLICES] = interval_chart({"all rows": this} | slices, measure, reference=this.value)
+    for section in found.sections:
+        drawn |= section.figures
+    return {name: png(figure) for name, figure in drawn.items()}
+
+
+def render_report(found: Evaluation, config: EvaluateConfig, title: str, pictures: Mapping[str, bytes]) -> str:
+    """The page, with its style and its pictures inside.
+
+    Args:
+        found: What was measured.
+        config: How.
+        title: Name of the experiment.
+        pictures: PNGs by name, as `pictures_of` gives them.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("textmill.evaluation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    figures = found.figures
+    uris = {name: data_uri(image) for name, image in pictures.items()}
+    return environment.get_template(_TEMPLATE).render(
+        title=title,
+        task=words(found.task.name),
+        model=words(found.model.name),
+        measure=words(figures.main),
+        main=figures.test[figures.main],
+        leads=[_lead(figures, name) for name in figures.baselines],
+        confidence=f"{100 * config.confidence:g} %",
+        config=config,
+        rows=found.rows,
+        models_picture=uris[_MODELS],
+        models_table=_models_table(figures),
+        groups_table=_groups_table(figures),
+        slices_picture=uris.get(_SLICES),
+        slices_table=_slices_table(figures),
+        sections=[
+            {
+                "title": section.title,
+                "text": section.text,
+                "table": None if section.table is None or section.table.empty else frame_table(section.table),
+                "pictures": [(words(name), uris[name]) for name in section.figures],
+            }
+            for section in found.sections
+        ],
+        errors=frame_table(found.errors),
+        wrong=len(found.errors),
+    )
+
+
+def words(name: str) -> str:
+    """A name of the program's as words."""
+    return name.replace("_", " ")
+
+
+def frame_table(frame: pd.DataFrame) -> Table:
+    """A data frame as shown: floats with three digits."""
+    from pandas.api.types import is_float_dtype, is_numeric_dtype
+
+    columns = [
+        [f"{value:.3f}" for value in frame[name]] if is_float_dtype(frame[name]) else [str(v) for v in frame[name]]
+        for name in frame
+    ]
+    return Table(
+        head=[words(str(name)) for name in frame],
+        rows=[list(row) for row in zip(*columns, strict=True)],
+        numeric=[is_numeric_dtype(frame[name]) for name in frame],
+    )
+
+
+def _lead(figures: Figures, baseline: str) -> dict[str, Any]:
+    """The model's lead over a baseline, and what may be said of it."""
+    lead = figures.difference[baseline][figures.main]
+    sign = 1 if figures.higher_is_better[figures.main] else -1
+    ends = sorted((sign * lead.low, sign * lead.high))
+    verdict = "better" if ends[0] > 0 else "worse" if ends[1] < 0 else "no clear difference"
+    return {
+        "name": words(baseline),
+        "figure": figures.baselines[baseline][figures.main],
+        "lead": lead,
+        "verdict": verdict,
+    }
+
+
+def _models_table(figures: Figures) -> Table:
+    rows = [
+        [
+            f"{words(name)} {'↑' if figures.higher_is_better[name] else '↓'}",
+            shown(figures.test[name]),
+            *(shown(found[name]) for found in figures.baselines.values()),
+        ]
+        for name in figures.headline
+    ]
+    head = ["", "this model", *map(words, figures.baselines)]
+    return Table(head, rows, [False] + [True] * (len(head) - 1))
+
+
+def _groups_table(figures: Figures) -> Table | None:
+    """The metrics of single groups: a row a group, a column a figure."""
+    cells: dict[str, dict[str, str]] = {}
+    for name, interval in figures.test.items():
+        figure, found, group = name.partition(GROUP)
+        if found:
+            cells.setdefault(group, {})[figure] = shown(interval)
+    if not cells:
+        return None
+    columns = list(dict.fromkeys(figure for row in cells.values() for figure in row))
+    rows = [[group, *(row.get(figure, "") for figure in columns)] for group, row in cells.items()]
+    return Table(["", *map(words, columns)], rows, [False] + [True] * len(columns))
+
+
+def _slices_table(figures: Figures) -> Table:
+    rows = [[words(part.column), part.name, f"{part.rows:,}", shown(part.interval)] for part in figures.slices]
+    return Table(["by", "slice", "rows", words(figures.main)], rows, [False, False, True, True])
+
+
+def shown(interval: Interval) -> str:
+    """A figure with its interval in a table's cell."""
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
