@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _TEMPLATE = "report.html.jinja"
 _MODELS = "models"
 _SLICES = "slices"
+_SPELLING = {"f1": "F1", "tfidf": "TF-IDF"}
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ def render_report(found: Evaluation, config: EvaluateConfig, title: str, picture
 
 
 def words(name: str) -> str:
-    """A name of the program's as words."""
-    return name.replace("_", " ")
+    """A name of the program's as words, in their usual spelling."""
+    return " ".join(_SPELLING.get(word, word) for word in name.split("_"))
 
 
 def frame_table(frame: pd.DataFrame) -> Table:

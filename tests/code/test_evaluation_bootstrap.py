@@ -1,0 +1,97 @@
+"""Intervals cover what they should, repeat by seed, pair by id, and fail closed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from textmill.errors import UserError
+from textmill.evaluation.bootstrap import Bootstrap, intervals, paired_differences
+from textmill.tasks.base import Metric
+
+MEAN = Metric("mean", lambda columns, index: columns["score"][index].mean(axis=1))
+
+
+def table(scores: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({"id": [f"row-{i}" for i in range(len(scores))], "score": scores, "label": "x"})
+
+
+def test_interval_of_a_mean_is_that_of_theory():
+    scores = np.random.default_rng(0).normal(5, 2, 2000)
+    found = intervals(table(scores), [MEAN], Bootstrap(resamples=4000))["mean"]
+    half = 1.96 * scores.std() / np.sqrt(len(scores))
+    assert found.value == pytest.approx(scores.mean())
+    assert found.low == pytest.approx(scores.mean() - half, abs=0.006)
+    assert found.high == pytest.approx(scores.mean() + half, abs=0.006)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    chooser = np.random.default_rng(1)
+    covered = 0
+    for trial in range(200):
+        found = intervals(table(chooser.normal(size=80)), [MEAN], Bootstrap(resamples=300, confidence=0.8, seed=trial))
+        covered += found["mean"].low <= 0 <= found["mean"].high
+    assert 0.72 <= covered / 200 <= 0.88
+
+
+def test_a_seed_repeats_and_another_differs():
+    scores = table(np.random.default_rng(2).normal(size=100))
+    first, again, other = (intervals(scores, [MEAN], Bootstrap(seed=seed))["mean"] for seed in (1, 1, 2))
+    assert first == again
+    assert first.low != other.low
+
+
+def test_pairing_finds_a_small_difference_between_rows_of_unlike_hardness():
+    chooser = np.random.default_rng(3)
+    hard = chooser.normal(0, 10, 400)
+    ours, theirs = table(hard + 0.3 + chooser.normal(0, 0.5, 400)), table(hard)
+    lead = paired_differences(ours, theirs.sample(frac=1, random_state=0), [MEAN], Bootstrap())["mean"]
+    assert lead.low > 0, "the lead is clear when the rows are paired"
+    assert lead.value == pytest.approx(0.3, abs=0.1)
+    back = paired_differences(theirs, ours, [MEAN], Bootstrap())["mean"]
+    assert back.value == pytest.approx(-lead.value)
+    assert back.high < 0
+    apart = [intervals(side, [MEAN], Bootstrap())["mean"] for side in (ours, theirs)]
+    assert apart[0].low < apart[1].high, "and hidden when they are not"
+
+
+def test_all_figures_share_the_draws():
+    double = Metric("double", lambda columns, index: 2 * columns["score"][index].mean(axis=1))
+    found = intervals(table(np.random.default_rng(4).normal(size=50)), [MEAN, double], Bootstrap())
+    assert found["double"].low == pytest.approx(2 * found["mean"].low)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_fails(value):
+    good, broken = table(np.ones(10)), table(np.ones(10))
+    broken.loc[3, "score"] = value
+    with pytest.raises(UserError, match="1 of 10 predictions have a score that is no finite number"):
+        intervals(broken, [MEAN], Bootstrap())
+    for ours, theirs in ((good, broken), (broken, good)):
+        with pytest.raises(UserError, match="no finite number"):
+            paired_differences(ours, theirs, [MEAN], Bootstrap())
+
+
+def test_a_figure_that_is_not_finite_fails():
+    rare = Metric("rare", lambda columns, index: np.where((index == 0).any(axis=1), 1.0, np.nan))
+    with pytest.raises(UserError, match="rare is nan"):
+        intervals(table(np.ones(10)), [rare], Bootstrap())
+
+
+def test_rows_that_do_not_match_fail():
+    ours = table(np.ones(10))
+    with pytest.raises(UserError, match="different rows"):
+        paired_differences(ours, ours.head(9), [MEAN], Bootstrap())
+    with pytest.raises(UserError, match="different rows"):
+        paired_differences(ours, ours.assign(id=[f"other-{i}" for i in range(10)]), [MEAN], Bootstrap())
+    with pytest.raises(UserError, match="stands twice in the second"):
+        paired_differences(ours, ours.assign(id="same"), [MEAN], Bootstrap())
+    relabelled = ours.assign(label=["x"] * 9 + ["y"])
+    with pytest.raises(UserError, match="differ in label"):
+        paired_differences(ours, relabelled, [MEAN], Bootstrap(), ["label"])
+
+
+def test_fewer_than_two_rows_fail():
+    with pytest.raises(UserError, match="1 row"):
+        intervals(table(np.ones(1)), [MEAN], Bootstrap())
