@@ -15,6 +15,7 @@ from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.data.encoding import SplitEncoder, learn_state
 from textmill.data.intake import Intaker
+from textmill.data.pictures import Painter
 from textmill.data.rejects import RejectFile
 from textmill.data.report import statistics, write_report
 from textmill.data.selection import select
@@ -44,12 +45,12 @@ def prepare(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> No
     if runtime.workers is not None:
         os.environ.setdefault("RAYON_NUM_THREADS", str(runtime.workers))
     task = build(config.task, Task)  # type: ignore[type-abstract]
-    with atomic_folder(layout.prepared) as partial:
+    with atomic_folder(layout.prepared) as partial, Painter() as painter:
         tokenizer = _take_tokenizer(layout.pretrained, partial / "tokenizer")
         with RejectFile(partial / "rejects.csv") as rejects, tempfile.TemporaryDirectory(dir=partial) as staged:
             report = _fill(config, task, tokenizer, layout, rejects, partial, Path(staged))
         write_json(partial / "statistics.json", report)
-        write_report(report, partial / "report", partial / "rejects.csv")
+        write_report(report, partial / "report", partial / "rejects.csv", painter)
     counts = ", ".join(f"{name} {split['rows']}" for name, split in report["splits"].items())
     log.info(
         "prepare: %s; %d duplicates, %d rejected", counts, report["duplicates"]["total"], report["rejected"]["total"]

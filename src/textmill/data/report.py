@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +11,10 @@ from numpy.typing import NDArray
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.data.encoding import SplitFigures
 from textmill.data.intake import SPLIT_CODES, Intake
+from textmill.data.pictures import SHOWN_CLASSES, Painter, classes_of
 from textmill.data.rejects import RejectFile
 from textmill.data.selection import Selection
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_SHOWN_CLASSES = 30
 _PERCENTILES = (50, 90, 99)
 
 
@@ -74,15 +71,12 @@ def _histogram(lengths: NDArray[np.int64]) -> dict[str, int]:
     return {str(index * width): int(count) for index, count in enumerate(sums)}
 
 
-def write_report(found: dict[str, Any], folder: Path, rejects: Path) -> None:
+def write_report(found: dict[str, Any], folder: Path, rejects: Path, painter: Painter) -> None:
     """Write `README.md` with its pictures into `folder`."""
     folder.mkdir()
-    pictures = {"lengths.png": _draw_lengths(found)}
-    if any(split["classes"] for split in found["splits"].values()):
-        pictures["classes.png"] = _draw_classes(found)
-    for name, figure in pictures.items():
-        figure.savefig(folder / name, dpi=110)
-    (folder / "README.md").write_text(_text(found, list(pictures), rejects.name), encoding="utf-8")
+    painter.draw(found, folder)
+    pictures = sorted(path.name for path in folder.glob("*.png"))
+    (folder / "README.md").write_text(_text(found, pictures, rejects.name), encoding="utf-8")
 
 
 def _text(found: dict[str, Any], pictures: list[str], rejects: str) -> str:
@@ -127,64 +121,18 @@ def _text(found: dict[str, Any], pictures: list[str], rejects: str) -> str:
 
 
 def _class_table(splits: dict[str, Any]) -> list[str]:
-    classes = _classes(splits)
+    classes = classes_of(splits)
     lines = [f"| class | {' | '.join(splits)} |", f"|---|{'---:|' * len(splits)}"]
-    for name in classes[:_SHOWN_CLASSES]:
+    for name in classes[:SHOWN_CLASSES]:
         cells = []
         for split in splits.values():
             count = split["classes"].get(name, 0)
             cells.append(f"{count} ({count / split['rows']:.1%})")
         lines.append(f"| {_cell(name)} | {' | '.join(cells)} |")
-    if len(classes) > _SHOWN_CLASSES:
-        lines.append(f"| and {len(classes) - _SHOWN_CLASSES} more |{' |' * len(splits)}")
+    if len(classes) > SHOWN_CLASSES:
+        lines.append(f"| and {len(classes) - SHOWN_CLASSES} more |{' |' * len(splits)}")
     return lines
-
-
-def _classes(splits: dict[str, Any]) -> list[str]:
-    """All classes, those with most rows first."""
-    totals: dict[str, int] = {}
-    for split in splits.values():
-        for name, count in split["classes"].items():
-            totals[name] = totals.get(name, 0) + count
-    return sorted(totals, key=lambda name: (-totals[name], name))
 
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _draw_lengths(found: dict[str, Any]) -> Figure:
-    figure = _figure(7, 3.2)
-    axes = figure.subplots()
-    for name, split in found["splits"].items():
-        starts = [int(start) for start in split["lengths"]]
-        shares = np.array(list(split["lengths"].values())) / split["rows"]
-        axes.plot(starts, 100 * shares, drawstyle="steps-post", label=name)
-    axes.set(xlabel="length in tokens", ylabel="% of the split's rows", title="Length of the texts")
-    axes.legend(frameon=False)
-    return figure
-
-
-def _draw_classes(found: dict[str, Any]) -> Figure:
-    splits = found["splits"]
-    classes = _classes(splits)[:_SHOWN_CLASSES]
-    figure = _figure(7, 1.6 + 0.32 * len(classes))
-    axes = figure.subplots()
-    height = 0.8 / len(splits)
-    for index, (name, split) in enumerate(splits.items()):
-        shares = [100 * split["classes"].get(label, 0) / split["rows"] for label in classes]
-        axes.barh(np.arange(len(classes)) + index * height, shares, height, label=name)
-    axes.set_yticks(np.arange(len(classes)) + height, [label[:40] for label in classes])
-    axes.invert_yaxis()
-    axes.set(xlabel="% of the split's rows", title="Balance of the classes")
-    axes.legend(frameon=False)
-    return figure
