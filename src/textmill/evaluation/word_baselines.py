@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from textmill.config.section import Section
 from textmill.errors import UserError
@@ -34,19 +34,37 @@ class Options(Section):
         max_iterations: Of the logistic regression's solver.
     """
 
-    strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+    strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
+        1.0,
+        2.0,
+        4.0,
+        8.0,
+        16.0,
+        32.0,
+    )
     max_ngram: Annotated[int, Field(ge=1, le=5)] = 2
     min_rows: Annotated[int, Field(ge=1)] = 1
     max_iterations: Annotated[int, Field(ge=10)] = 200
 
 
 def fit(
-    train: pd.DataFrame, validation: pd.DataFrame, labels: Sequence[str], options: Options, seed: int
+    train: pd.DataFrame, validation: pd.DataFrame, labels: Sequence[str], options: Mapping[str, Any], seed: int
 ) -> dict[str, Probabilities]:
-    """Train `majority` and `tfidf_logistic_regression` on the columns `words` and `label`."""
+    """Train `majority` and `tfidf_logistic_regression` on the columns `words` and `label`.
+
+    Raises:
+        UserError: `options` are not those of `Options`, or the training split has no words.
+    """
+    try:
+        checked = Options.model_validate(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, ("evaluate.baselines", *first["loc"])))
+        choice = f"The options are {', '.join(Options.model_fields)}"
+        raise UserError(f"{first['input']!r}: {first['msg']}", where=key, fix=choice) from error
     return {
         "majority": _majority(train, labels),
-        "tfidf_logistic_regression": _tfidf_logistic_regression(train, validation, labels, options, seed),
+        "tfidf_logistic_regression": _tfidf_logistic_regression(train, validation, labels, checked, seed),
     }
 
 

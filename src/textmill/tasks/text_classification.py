@@ -185,7 +185,7 @@ class TextClassification(Task):
         from textmill.evaluation import word_baselines
 
         labels = state["labels"]
-        fitted = word_baselines.fit(train, validation, labels, word_baselines.Options.model_validate(options), seed)
+        fitted = word_baselines.fit(train, validation, labels, options, seed)
 
         def predictor(
             probabilities: Callable[[pd.DataFrame], NDArray[np.float64]],

@@ -1,0 +1,263 @@
+"""Text classification as the stages ask it, without a network."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from textmill.errors import UserError
+from textmill.tasks.text_classification import TextClassification
+
+STATE = {"labels": ["bad", "good", "so-so"]}
+
+
+@pytest.fixture
+def task() -> TextClassification:
+    return TextClassification.from_options()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2} | {chr(ord("a") + i): 3 + i for i in range(26)}
+    made = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return made
+
+
+def frame(texts, labels) -> pd.DataFrame:
+    return pd.DataFrame({"id": [f"r{i}" for i in range(len(texts))], "text": texts, "label": labels})
+
+
+# -- fit and check -----------------------------------------------------------------------------
+
+
+def test_labels_are_learned_from_all_frames_and_sorted(task):
+    parts = [frame(["x"], ["good"]), frame(["y", "z"], ["bad", "so-so"])]
+    assert task.fit(parts) == STATE
+
+
+def test_configured_labels_keep_their_order():
+    task = TextClassification.from_options(labels=["good", "bad"])
+    assert task.fit([frame(["x", "y"], ["bad", "good"])]) == {"labels": ["good", "bad"]}
+
+
+@pytest.mark.parametrize("labels", [["good", "good"], [None, None]])
+def test_fewer_than_two_labels_cannot_be_trained_on(task, labels):
+    with pytest.raises(UserError, match=r"one label only, 'good'|no label"):
+        task.fit([frame(["x", "y"], labels)])
+
+
+def test_whole_numbers_are_labels_even_beside_a_null(task):
+    numbers = frame(["x", "y", "z"], [0, 1, None])
+    assert numbers["label"].dtype == float
+    assert task.fit([numbers]) == {"labels": ["0", "1"]}
+
+
+def test_every_unusable_row_is_rejected_once_with_its_reason(task):
+    rows = frame(["fine", None, "  ", "fine", "fine", None], ["good", "bad", "bad", None, "meh", None])
+    before = {(reject.position, reject.column, reject.reason) for reject in task.check(rows, None)}
+    missing = {
+        (1, "text", "is missing"),
+        (2, "text", "is empty"),
+        (3, "label", "is missing"),
+        (5, "text", "is missing"),
+    }
+    assert before == missing
+    after = task.check(rows.set_index(pd.Index(list("uvwxyz"))), STATE)
+    assert {reject.position for reject in after} == {1, 2, 3, 4, 5}
+    assert after[3].reason == "'meh' is none of the labels bad, good, so-so"
+
+
+def test_configured_labels_are_checked_before_fit():
+    task = TextClassification.from_options(labels=["bad", "good"])
+    assert [reject.position for reject in task.check(frame(["a", "b"], ["bad", "meh"]), None)] == [1]
+    assert task.check(frame(["a", "b"], ["bad", "good"]), None) == []
+
+
+@pytest.mark.parametrize(
+    "options", [{"labels": ["a"]}, {"labels": ["a", "a"]}, {"label_smoothing": 1.0}, {"lables": []}]
+)
+def test_wrong_options_are_refused(options):
+    with pytest.raises(ValidationError):
+        TextClassification.from_options(**options)
+
+
+# -- encode and collate ------------------------------------------------------------------------
+
+
+def test_long_texts_are_cut_as_the_tokenizer_would(task, tokenizer):
+    texts = ["a b c d e f g", "a b", "a b c d"]
+    columns = task.encode(frame(texts, ["good", "bad", "so-so"]), tokenizer, STATE, 5)
+    assert columns["label_id"] == [1, 0, 2]
+    assert columns["length"] == [5, 4, 5]
+    assert tokenizer.truncation is None, "the caller's tokenizer is left as it was"
+    from tokenizers import Tokenizer
+
+    cutting = Tokenizer.from_str(tokenizer.to_str())
+    cutting.enable_truncation(5)
+    assert columns["input_ids"] == [encoding.ids for encoding in cutting.encode_batch(texts)]
+
+
+def test_texts_without_label_can_be_encoded(task, tokenizer):
+    assert "label_id" not in task.encode(pd.DataFrame({"text": ["a"]}), tokenizer, STATE, 8)
+
+
+def test_collate_pads_to_the_longest_row(task):
+    batch = task.collate({"input_ids": [[5, 6, 7], [8]], "label_id": [2, 0], "length": [3, 1]})
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["label_id"].tolist() == [2, 0]
+
+
+def test_loss_is_smoothed_cross_entropy():
+    import torch
+
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 0.0]])
+
+    class Fixed(torch.nn.Module):
+        def forward(self, input_ids, attention_mask):
+            return {"logits": logits}
+
+    task = TextClassification.from_options(label_smoothing=0.1)
+    found = task.loss(Fixed(), task.collate({"input_ids": [[1], [1]], "label_id": [0, 2]}))
+    target = torch.full((2, 3), 0.1 / 3) + 0.9 * torch.nn.functional.one_hot(torch.tensor([0, 2]), 3)
+    wanted = -(target * logits.log_softmax(1)).sum(1).mean()
+    assert float(found["loss"]) == pytest.approx(float(wanted), rel=1e-6)
+    assert found["logits"] is logits
+
+
+# -- figures and predictions -------------------------------------------------------------------
+
+
+def test_validation_figures_equal_scikit_learn(task):
+    from sklearn.metrics import accuracy_score, f1_score, log_loss
+
+    chooser = np.random.default_rng(0)
+    logits, actual = chooser.normal(size=(200, 3)).astype("f4"), chooser.integers(0, 3, 200)
+    found = task.validation_figures({"logits": logits}, {"label_id": actual.tolist()}, STATE)
+    probabilities = np.exp(logits.astype(float))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    predicted = logits.argmax(axis=1)
+    assert found == pytest.approx(
+        {
+            "weighted_f1": f1_score(actual, predicted, average="weighted"),
+            "macro_f1": f1_score(actual, predicted, average="macro"),
+            "accuracy": accuracy_score(actual, predicted),
+            "loss": log_loss(actual, probabilities),
+        }
+    )
+    assert task.monitor.removeprefix("validation/") in found
+
+
+def test_predictions_and_errors(task):
+    logits = np.array([[4, 0, 0], [0, 3, 0], [0, 0, 1], [9, 0, 0]], "f4")
+    rows = frame(["w", "x", "y", "z"], ["bad", "bad", "good", "so-so"])
+    found = task.predictions({"logits": logits}, rows, STATE)
+    assert found["prediction"].tolist() == ["bad", "good", "so-so", "bad"]
+    assert found["probability_good"].iloc[1] == found["confidence"].iloc[1] == pytest.approx(0.909443, abs=1e-6)
+    assert task.errors(found, STATE)["text"].tolist() == ["z", "x", "y"], "least probable truth first"
+    assert len(task.errors(found.head(1), STATE)) == 0
+
+
+def test_decode_gives_plain_probabilities(task):
+    import json
+
+    (record,) = task.decode({"logits": np.array([[0, 2, 0]], "f4")}, STATE)
+    assert record["label"] == "good"
+    assert record["probability"] == record["probabilities"]["good"] == pytest.approx(0.786986, abs=1e-6)
+    assert sum(record["probabilities"].values()) == pytest.approx(1)
+    json.dumps(record)
+
+
+# -- inputs ------------------------------------------------------------------------------------
+
+
+def test_strings_and_records_are_inputs(task):
+    assert task.parse_inputs(["a", {"text": "b", "id": 3}])["text"].tolist() == ["a", "b"]
+    assert task.parse_inputs(task.example_inputs())["text"].str.len().min() > 0
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("", "input 2: the text is empty"),
+        (" \n", "input 2: the text is empty"),
+        ({"txt": "x"}, r"input 2: no text among \['txt'\]"),
+        ({"text": ""}, "input 2: the text is empty"),
+        (3, "input 2: 3 is no text"),
+        (None, "input 2: None is no text"),
+        (float("nan"), "input 2: nan is no text"),
+    ],
+)
+def test_bad_inputs_are_told_by_number(task, value, message):
+    with pytest.raises(UserError, match=message):
+        task.parse_inputs(["fine", value])
+
+
+def test_no_input_at_all_is_refused(task):
+    with pytest.raises(UserError, match="no input"):
+        task.parse_inputs([])
+
+
+# -- baselines ---------------------------------------------------------------------------------
+
+
+def words_frame(rows: int, seed: int) -> pd.DataFrame:
+    chooser = np.random.default_rng(seed)
+    good = chooser.random(rows) < 0.6
+    words = [f"the film is {'lovely' if g else 'dreadful'} {chooser.choice(list('abcdef'))}" for g in good]
+    return pd.DataFrame({"id": [f"{seed}-{i}" for i in range(rows)], "text": words, "words": words}).assign(
+        label=np.where(good, "good", "bad")
+    )
+
+
+def test_baselines_learn_from_words(task):
+    train, validation, test = (words_frame(rows, seed) for rows, seed in ((80, 0), (20, 1), (40, 2)))
+    fitted = task.baselines(train, validation, STATE, {"strengths": [0.1, 10.0]}, 0)
+    majority = fitted["majority"](test)
+    assert set(majority["prediction"]) == {"good"}
+    assert majority["confidence"].iloc[0] == pytest.approx((train["label"] == "good").mean())
+    linear = fitted["tfidf_logistic_regression"](test)
+    assert (linear["prediction"] == test["label"]).all()
+    assert (linear["probability_so-so"] == 0).all(), "a label without training rows gets no probability"
+    assert linear["id"].tolist() == test["id"].tolist()
+
+
+def test_strength_is_chosen_on_validation(task):
+    train, validation = words_frame(80, 0), words_frame(20, 1)
+    hopeless, fine = 1e-9, 10.0  # the first leaves only the majority
+    for options in ([hopeless, fine], [fine, hopeless]):
+        linear = task.baselines(train, validation, STATE, {"strengths": options}, 0)["tfidf_logistic_regression"]
+        assert linear(validation)["prediction"].nunique() == 2
+
+
+def test_baseline_options_are_checked(task):
+    with pytest.raises(UserError, match=r"evaluate\.baselines\.strenghts.*The options are strengths"):
+        task.baselines(words_frame(8, 0), words_frame(8, 1), STATE, {"strenghts": [1]}, 0)
+    with pytest.raises(UserError, match="finds no words"):
+        task.baselines(words_frame(8, 0).assign(words="!"), words_frame(8, 1), STATE, {}, 0)
+
+
+def test_serving_and_preparing_do_without_torch():
+    program = """
+        import sys
+        import numpy as np, pandas as pd
+        from textmill.tasks.text_classification import TextClassification
+        task = TextClassification.from_options()
+        rows = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
+        state = task.fit([rows]); task.check(rows, state); task.parse_inputs(["a"])
+        task.decode({"logits": np.zeros((1, 2), "f4")}, state)
+        assert not {"torch", "transformers", "sklearn", "matplotlib"} & set(sys.modules), "heavy"
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
