@@ -219,9 +219,12 @@ def _record(line: bytes, number: int, label: str, rejects: list[RejectedRow]) ->
     """The object on a line, or None with a reject added."""
     try:
         record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        if isinstance(record, dict):
+        if not isinstance(record, dict):
+            reason = "is no JSON object"
+        elif b"\\ud" in line.lower() and not _encodable("".join(map(str, record.values()))):
+            reason = "holds half a surrogate pair, which is no character"
+        else:
             return record
-        reason = "is no JSON object"
     except UnicodeDecodeError:
         reason = "is not UTF-8"
     except (ValueError, RecursionError) as error:

@@ -68,7 +68,7 @@ def _counts(rows: int, shares: Mapping[str, float]) -> dict[str, int]:
 
 def _shuffled(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     """A hash of each key and the seed (the finaliser of SplitMix64; Steele et al. 2014)."""
-    mixed = keys ^ (np.uint64(seed) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = keys ^ np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
