@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from textmill.config.layout import Layout
 from textmill.config.plugins import build
 from textmill.config.sections.export import ExportConfig
-from textmill.data.prepared import Prepared
+from textmill.data.prepared import SPLITS, Prepared
 from textmill.errors import UserError
 from textmill.export import parity as parities
-from textmill.files import sha256_folder
+from textmill.files import read_json, sha256_folder, write_json
 from textmill.models.base import Model
 from textmill.serving.exported import ExportedModel, write_manifest, write_specification
 from textmill.tasks.base import Task
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 GRAPHS = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
 MODEL_FOLDER = "model"
+PROVENANCE_FILE = "provenance.json"
+EXAMPLES_FILE = "examples.json"
+EXAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,9 @@ class Export:
     sizes: dict[str, float]
     manifest_sha256: str
 
-    def figures(self) -> dict[str, Any]:
-        """All of it as one flat record, for `metrics.json`."""
-        return {**asdict(self.parity), **self.sizes, "manifest_sha256": self.manifest_sha256}
+    def figures(self) -> dict[str, float]:
+        """All numbers as one flat record, for `metrics.json`."""
+        return {name: value for name, value in asdict(self.parity).items() if name != "metric"} | self.sizes
 
 
 def fingerprint(config: ExportConfig, layout: Layout) -> str:
@@ -61,6 +64,9 @@ def fingerprint(config: ExportConfig, layout: Layout) -> str:
 
 def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     """Write the exported model to `folder`/model and check it against the evaluation's outputs.
+
+    Beside it goes `examples.json`: some test rows and what the int8 graph answers to them. Whoever
+    loads the model elsewhere must get the same answers.
 
     Raises:
         UserError: Something is missing, or a graph differs from PyTorch by more than allowed.
@@ -98,7 +104,28 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     sizes = parities.file_sizes(target, {"safetensors": "model.safetensors", **GRAPHS})
     card = render_card(config.title, task, prepared, layout, found, sizes)
     (target / "README.md").write_text(card, encoding="utf-8")
-    return Export(found, sizes, write_manifest(target))
+    write_json(target / PROVENANCE_FILE, _provenance(layout, prepared))
+    manifest_sha256 = write_manifest(target)
+    _write_examples(task, prepared, target, folder / EXAMPLES_FILE)
+    return Export(found, sizes, manifest_sha256)
+
+
+def _provenance(layout: Layout, prepared: Prepared) -> dict[str, Any]:
+    """What the model was made from, by digests that stay true wherever the folder goes."""
+    return {
+        "corpus": read_optional(layout.raw / "provenance.json"),
+        "pretrained": read_optional(layout.pretrained / "provenance.json"),
+        "prepared": {name: prepared.digest(name) for name in SPLITS},
+        "trained": sha256_folder(layout.trained / "model"),
+    }
+
+
+def _write_examples(task: Task, prepared: Prepared, model: Path, target: Path) -> None:
+    """Let the finished folder answer some test rows, as a user would ask."""
+    from textmill.serving.predictor import Predictor
+
+    rows = prepared.split("test").slice(0, EXAMPLES).select(list(task.text_columns)).to_pylist()
+    write_json(target, {"inputs": rows, "outputs": Predictor.load(model).predict(rows)})
 
 
 def _check(task: Task, prepared: Prepared, exported: ExportedModel, folder: Path, expected: Outputs) -> parities.Parity:
@@ -130,3 +157,8 @@ def _existing(path: Path, stage: str) -> Path:
     if not path.exists():
         raise UserError(f"the stage {stage} has not run", where=str(path), fix=f"Run `dvc repro {stage}`")
     return path
+
+
+def read_optional(path: Path) -> dict[str, Any]:
+    """A JSON record, or an empty one when the file is not there."""
+    return dict(read_json(path)) if path.is_file() else {}

@@ -43,6 +43,24 @@ def lock_tags(root: Path) -> dict[str, str]:
     return {f"{PREFIX}dvc_lock_sha256": sha256_file(lock)} if lock.is_file() else {}
 
 
+def upstream_lock_digest(root: Path, stage: str) -> str | None:
+    """SHA-256 of `dvc.lock` without the entry of `stage`, as canonical JSON; None without a lock.
+
+    While a stage runs, DVC has written all stages before it into the lock, but not yet the stage
+    itself. So this digest, unlike one of the file, is the same during the stage and ever after.
+    """
+    import json
+
+    import yaml
+
+    lock = root / "dvc.lock"
+    if not lock.is_file():
+        return None
+    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
+    kept = {name: entry for name, entry in stages.items() if name != stage}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
 def uncommitted_changes(root: Path) -> str:
     """Git's short status of what could change a result and is in no commit.
 

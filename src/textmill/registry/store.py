@@ -34,6 +34,21 @@ def connect(runtime: RuntimeConfig, layout: Layout) -> None:
         UserError: The store cannot be reached or written, or the experiment was deleted in it.
         OSError: The database's file cannot be written.
     """
+    uri = open_store(runtime, layout)
+    artifacts = None
+    if database := database_file(uri):
+        artifacts = f"{(database.parent / 'mlruns').as_uri()}/{quote(runtime.tracking_experiment, safe='')}"
+    with tracking_errors(uri), _first_answer_soon():
+        _ensure_experiment(runtime.tracking_experiment, artifacts)
+
+
+def open_store(runtime: RuntimeConfig, layout: Layout) -> str:
+    """Point MLflow to the store and make sure that it answers; gives its address.
+
+    Raises:
+        UserError: The store cannot be reached or written.
+        OSError: The database's file cannot be written.
+    """
     global _set_here
     uri = tracking_uri(runtime, layout)
     for name, value in _PATIENCE.items():
@@ -42,14 +57,14 @@ def connect(runtime: RuntimeConfig, layout: Layout) -> None:
 
     _quiet()
     _set_here = uri
-    with tracking_errors(uri):
+    with tracking_errors(uri), _first_answer_soon():
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
-        artifacts = None
         if database := database_file(uri):
-            artifacts = _open_database(uri, database, runtime.tracking_experiment)
-        with _first_answer_soon():
-            _ensure_experiment(runtime.tracking_experiment, artifacts)
+            _open_database(uri, database)
+        else:
+            mlflow.MlflowClient().search_experiments(max_results=1)
+    return uri
 
 
 def tracking_uri(runtime: RuntimeConfig, layout: Layout) -> str:
@@ -95,8 +110,8 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _open_database(uri: str, database: Path, experiment: str) -> str:
-    """Make or check the schema, one process at a time; gives the experiment's place for artefacts.
+def _open_database(uri: str, database: Path) -> None:
+    """Make or check the schema, one process at a time.
 
     MLflow makes the schema lazily and without a lock. It also notes the working folder's `mlruns`
     as the place of its default experiment; here that is the one beside the database.
@@ -106,10 +121,8 @@ def _open_database(uri: str, database: Path, experiment: str) -> str:
 
     database.parent.mkdir(parents=True, exist_ok=True)
     database.open("ab").close()  # an OSError tells more than MLflow after its retries
-    runs = database.parent / "mlruns"
     with FileLock(f"{database}-lock"):
-        SqlAlchemyStore(uri, runs.as_uri())  # type: ignore[no-untyped-call]
-    return f"{runs.as_uri()}/{quote(experiment, safe='')}"
+        SqlAlchemyStore(uri, (database.parent / "mlruns").as_uri())  # type: ignore[no-untyped-call]
 
 
 def _ensure_experiment(name: str, artifacts: str | None) -> None:

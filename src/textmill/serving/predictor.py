@@ -103,10 +103,11 @@ class Predictor:
         return restore_order(chunks, batches)
 
     def _cleaned(self, frame: pd.DataFrame) -> pd.DataFrame:
-        from textmill.data.cleaning import clean_texts
+        from textmill.data.cleaning import Cleaner
 
-        columns = {name: clean_texts(frame[name].tolist(), self.exported.cleaning) for name in self.task.text_columns}
-        return frame.assign(**columns)
+        # Which languages are wanted is a question to training data; whoever asks gets an answer.
+        clean = Cleaner(self.exported.cleaning.model_copy(update={"languages": None})).clean
+        return frame.assign(**{name: [clean(text) for text in frame[name]] for name in self.task.text_columns})
 
 
 def open_session(graph: Path, threads: int | None = None) -> onnxruntime.InferenceSession:

@@ -19,11 +19,10 @@ def main(config: ExportConfig, runtime: RuntimeConfig, layout: Layout) -> None:
         atomic_folder(layout.exported) as folder,
         stage_run("export", layout, runtime, upstream=upstream, fingerprint=fingerprint(config, layout)) as run,
     ):
-        figures = export(config, layout, folder).figures()
-        write_json(folder / "metrics.json", figures)
-        numbers = {name: value for name, value in figures.items() if isinstance(value, float)}
-        run.log_metrics({f"export/{name}": value for name, value in numbers.items()})
-        run.set_tags({"textmill.manifest_sha256": figures["manifest_sha256"]})
+        made = export(config, layout, folder)
+        write_json(folder / "metrics.json", made.figures())
+        run.log_metrics({f"export/{name}": value for name, value in made.figures().items()})
+        run.set_tags({"textmill.manifest_sha256": made.manifest_sha256})
         run.log_artifact(folder / MODEL_FOLDER / "README.md", "export")
         run.write_reference(folder / "run.json")
 

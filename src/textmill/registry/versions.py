@@ -1,0 +1,263 @@
+"""Versions of a registered model: logging, registering, trying out, fetching."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textmill.config.layout import Layout
+from textmill.config.plugins import TARGET, build
+from textmill.config.sections.runtime import RuntimeConfig
+from textmill.errors import UserError
+from textmill.files import read_json, sha256_file
+from textmill.registry.origin import PREFIX, origin_tags, upstream_lock_digest
+from textmill.registry.store import open_store, tracking_errors
+from textmill.serving.exported import MANIFEST_FILE, read_specification, verify
+from textmill.tasks.base import Task
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CHALLENGER = "challenger"
+ARTIFACT = "exported"
+
+log = logging.getLogger("textmill")
+
+_HERE = Path(__file__).parent
+_NEEDED_TO_SERVE = ("mlflow", "numpy", "pandas", "onnxruntime", "tokenizers", "pydantic", "ftfy")
+_FRESH_PROCESS_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model."""
+
+    name: str
+    version: str
+    alias: str
+    run_id: str
+    uri: str
+
+
+def register(name: str, folder: Path, examples: Path, run_id: str, layout: Layout) -> Registered:
+    """Register an exported folder as a new version, try it in a fresh process, make it the challenger.
+
+    The same folder of the same run is not registered twice.
+
+    Args:
+        name: Of the registered model.
+        folder: The exported model.
+        examples: `examples.json` with rows and the answers that must come.
+        run_id: The MLflow run that made it.
+        layout: The project.
+
+    Raises:
+        UserError: The folder was tampered with, the store refuses, or a fresh process answers
+            otherwise; then neither a new version nor a moved alias is left.
+    """
+    import mlflow
+
+    verify(folder)
+    client = mlflow.MlflowClient()
+    tags = version_tags(folder, run_id, layout)
+    with tracking_errors(mlflow.get_tracking_uri()):
+        version = _same_version(client, name, tags)
+        made = version is None
+        if version is None:
+            version = _create(name, folder, run_id, tags)
+        uri = f"models:/{name}/{version.version}"
+        try:
+            try_in_fresh_process(uri, examples)
+        except BaseException:
+            if made:
+                _delete(client, version)
+            raise
+        client.set_registered_model_alias(name, CHALLENGER, version.version)
+    return Registered(name, str(version.version), CHALLENGER, run_id, uri)
+
+
+def version_tags(folder: Path, run_id: str, layout: Layout) -> dict[str, str]:
+    """What leads from a version back to run, commit, data and lock."""
+    provenance = read_json(folder / "provenance.json")
+    origin = origin_tags(layout.root)
+    kept = ("git_commit", "git_dirty", "environment_sha256")
+    tags = {f"{PREFIX}{name}": origin[f"{PREFIX}{name}"] for name in kept if f"{PREFIX}{name}" in origin}
+    tags |= {
+        f"{PREFIX}run_id": run_id,
+        f"{PREFIX}manifest_sha256": sha256_file(folder / MANIFEST_FILE),
+        f"{PREFIX}weights_sha256": provenance["trained"],
+    }
+    tags |= {f"{PREFIX}data.{split}_sha256": digest for split, digest in provenance["prepared"].items()}
+    if corpus := provenance["corpus"].get("sha256"):
+        tags[f"{PREFIX}data.corpus_sha256"] = corpus
+    if lock := upstream_lock_digest(layout.root, "register"):
+        tags[f"{PREFIX}dvc_lock_upstream_sha256"] = lock
+    return tags
+
+
+def try_in_fresh_process(uri: str, examples: Path) -> None:
+    """Load the version in a process that knows nothing but MLflow, and compare its answers.
+
+    Raises:
+        UserError: It cannot be loaded there, or answers otherwise.
+    """
+    fix = "The version is withdrawn; run `dvc repro --force export` and look at the message above"
+    command = [sys.executable, "-P", str(_HERE / "fresh_process.py"), uri, str(examples)]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "TQDM_DISABLE": "1"}
+    environment["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_FRESH_PROCESS_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"a fresh process did not load it in {_FRESH_PROCESS_SECONDS} s", where=uri, fix=fix) from error
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"a fresh process cannot load it: {last[:300]}", where=uri, fix=fix)
+    problem = json.loads(done.stdout.strip().splitlines()[-1])["problem"]
+    if problem:
+        raise UserError(f"in a fresh process it {problem}", where=uri, fix=fix)
+
+
+def download(uri: str, layout: Layout) -> Path:
+    """The exported folder of `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
+
+    From a remote store it is fetched once, into the project's local state.
+
+    Raises:
+        UserError: There is no such version, or the store cannot be reached.
+    """
+    open_store(RuntimeConfig(tracking_uri=_configured_uri(layout)), layout)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+    client = mlflow.MlflowClient()
+    store = mlflow.get_tracking_uri()
+    with tracking_errors(store):
+        try:
+            version = _resolve(client, uri)
+        except MlflowException as error:
+            if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST) or "not found" in str(error):
+                known = ", ".join(sorted(model.name for model in client.search_registered_models(max_results=20)))
+                raise UserError(
+                    f"no such version in {store}", where=uri, fix=f"Registered models: {known or 'none'}"
+                ) from error
+            raise
+        return _folder_of(version, layout)
+
+
+def _folder_of(version: ModelVersion, layout: Layout) -> Path:
+    import mlflow
+
+    from textmill.files import atomic_folder
+
+    source = f"models:/{version.name}/{version.version}/artifacts/{ARTIFACT}"
+    digest = version.tags.get(f"{PREFIX}manifest_sha256")
+    if mlflow.get_tracking_uri().startswith("sqlite:") or digest is None:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=source))
+    kept = layout.state / "models" / digest
+    if not kept.is_dir():
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        with atomic_folder(kept) as folder:
+            mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder))
+    return next(path.parent for path in kept.rglob(MANIFEST_FILE))
+
+
+def _resolve(client: MlflowClient, uri: str) -> ModelVersion:
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    if at:
+        return client.get_model_version_by_alias(name, alias)
+    name, slash, version = name.rpartition("/")
+    if not slash or not version.isdigit():
+        raise UserError(
+            "not the address of a version", where=uri, fix="Write models:/NAME/VERSION or models:/NAME@ALIAS"
+        )
+    return client.get_model_version(name, version)
+
+
+def _configured_uri(layout: Layout) -> str | None:
+    """`runtime.tracking_uri` of the last composed configuration, if there is one."""
+    from textmill.config import resolved
+
+    return resolved.read(layout.resolved).runtime.tracking_uri if layout.resolved.is_file() else None
+
+
+def _same_version(client: MlflowClient, name: str, tags: Mapping[str, str]) -> ModelVersion | None:
+    """The latest version with the same content and run, if any."""
+    found = client.search_model_versions(f"name = '{name}'")
+    same = (f"{PREFIX}run_id", f"{PREFIX}manifest_sha256")
+    matching = [version for version in found if all(version.tags.get(key) == tags[key] for key in same)]
+    return max(matching, key=lambda version: int(version.version), default=None)
+
+
+def _create(name: str, folder: Path, run_id: str, tags: dict[str, str]) -> ModelVersion:
+    """Log the folder as a pyfunc of the run and register it."""
+    import mlflow
+    import mlflow.pyfunc
+    import pandas as pd
+    from mlflow.models import Model, infer_signature
+
+    exported = read_specification(folder)
+    task = build(exported.task, Task)  # type: ignore[type-abstract]
+    example = pd.DataFrame(task.example_inputs())
+    from textmill.serving.predictor import Predictor
+
+    answers = pd.DataFrame.from_records(Predictor.load(folder).predict(task.example_inputs()))
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logged = Model.log(
+        artifact_path=None,
+        name="model",
+        flavor=mlflow.pyfunc,
+        run_id=run_id,
+        python_model=str(_HERE / "served_model.py"),
+        artifacts={ARTIFACT: str(folder)},
+        code_paths=code_paths(exported.task),
+        signature=infer_signature(example, answers),
+        input_example=example,
+        pip_requirements=requirements(exported.task),
+    )
+    return mlflow.register_model(logged.model_uri, name, tags=tags)
+
+
+def code_paths(task: Mapping[str, Any]) -> list[str]:
+    """The packages whose source a model needs: Textmill, and that of a task from elsewhere."""
+    package = str(task[TARGET]).split(".", 1)[0]
+    return [str(_source(name)) for name in dict.fromkeys(("textmill", package)) if not _is_distribution(name)]
+
+
+def requirements(task: Mapping[str, Any]) -> list[str]:
+    """Pinned distributions that answering needs, and no others."""
+    needed = list(_NEEDED_TO_SERVE)
+    package = str(task[TARGET]).split(".", 1)[0]
+    if _is_distribution(package):
+        needed.append(metadata.packages_distributions()[package][0])
+    return [f"{name}=={metadata.version(name)}" for name in needed]
+
+
+def _is_distribution(package: str) -> bool:
+    """Whether a package can be had from the index; Textmill itself is never taken from there."""
+    return package != "textmill" and package in metadata.packages_distributions()
+
+
+def _source(package: str) -> Path:
+    module = importlib.import_module(package)
+    file = Path(str(module.__file__))
+    return file.parent if file.name == "__init__.py" else file
+
+
+def _delete(client: MlflowClient, version: ModelVersion) -> None:
+    """Take back a version that did not stand the test; a registered model without versions goes too."""
+    client.delete_model_version(version.name, version.version)
+    if version.model_id:
+        client.delete_logged_model(version.model_id)
+    if not client.search_model_versions(f"name = '{version.name}'"):
+        client.delete_registered_model(version.name)
