@@ -135,6 +135,7 @@ def download(uri: str, layout: Layout) -> Path:
     Raises:
         UserError: There is no such version, or the store cannot be reached.
     """
+    address = _parsed(uri)
     open_store(RuntimeConfig(tracking_uri=_configured_uri(layout)), layout)
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -144,7 +145,7 @@ def download(uri: str, layout: Layout) -> Path:
     store = mlflow.get_tracking_uri()
     with tracking_errors(store):
         try:
-            version = _resolve(client, uri)
+            version = _resolve(client, *address)
         except MlflowException as error:
             if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST) or "not found" in str(error):
                 known = ", ".join(sorted(model.name for model in client.search_registered_models(max_results=20)))
@@ -172,16 +173,20 @@ def _folder_of(version: ModelVersion, layout: Layout) -> Path:
     return next(path.parent for path in kept.rglob(MANIFEST_FILE))
 
 
-def _resolve(client: MlflowClient, uri: str) -> ModelVersion:
+def _parsed(uri: str) -> tuple[str, str, str]:
+    """Name, version and alias in an address; one of the last two is empty."""
     name, at, alias = uri.removeprefix("models:/").partition("@")
-    if at:
-        return client.get_model_version_by_alias(name, alias)
-    name, slash, version = name.rpartition("/")
-    if not slash or not version.isdigit():
-        raise UserError(
-            "not the address of a version", where=uri, fix="Write models:/NAME/VERSION or models:/NAME@ALIAS"
-        )
-    return client.get_model_version(name, version)
+    if at and name and alias:
+        return name, "", alias
+    name, _, version = name.rpartition("/")
+    if not name or not version.isdigit():
+        fix = "Write models:/NAME/VERSION or models:/NAME@ALIAS"
+        raise UserError("not the address of a version", where=uri, fix=fix)
+    return name, version, ""
+
+
+def _resolve(client: MlflowClient, name: str, version: str, alias: str) -> ModelVersion:
+    return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
 
 
 def _configured_uri(layout: Layout) -> str | None:

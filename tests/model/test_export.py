@@ -1,0 +1,294 @@
+"""Exported folders: parity with PyTorch, free axes, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.tiny_export import MODEL, RUNTIME, STATE, TASK, build_evaluated_project, export_config
+
+from textmill.config.layout import Layout
+from textmill.config.plugins import build
+from textmill.data.prepared import Prepared
+from textmill.errors import UserError
+from textmill.export import parity
+from textmill.files import folder_digests, read_json, sha256_folder
+from textmill.models.base import Model
+from textmill.serving.predictor import Predictor, open_session
+from textmill.stages import export as stage
+from textmill.tasks.base import Task
+from textmill.training.loading import load_network
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    return build_evaluated_project(tmp_path_factory.mktemp("export") / "project")
+
+
+@pytest.fixture(scope="module")
+def exported(evaluated: Layout) -> Layout:
+    stage.main(export_config(), RUNTIME, evaluated)
+    return evaluated
+
+
+@pytest.fixture
+def model(exported: Layout, tmp_path: Path) -> Path:
+    """A copy of the exported model of the test's own."""
+    return Path(shutil.copytree(exported.exported / "model", tmp_path / "model"))
+
+
+@pytest.mark.parametrize(("rows", "length"), [(1, 3), (5, 40), (1, 1), (3, 64)])
+def test_graph_answers_like_the_network_at_any_size(exported: Layout, rows: int, length: int) -> None:
+    import torch
+
+    network = load_network(build(TASK, Task), build(MODEL, Model), STATE, exported.trained)
+    ids = np.random.default_rng(rows).integers(5, 40, (rows, length))
+    mask = np.ones_like(ids)
+    mask[-1, (length + 1) // 2 :] = 0
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(ids), torch.from_numpy(mask))["logits"].numpy()
+    session = open_session(exported.exported / "model/model.onnx")
+    found = session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
+    assert found.shape == (rows, 2)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_graph_axes_are_free_and_named(exported: Layout) -> None:
+    for graph in ("model.onnx", "model.int8.onnx"):
+        for value in open_session(exported.exported / "model" / graph).get_inputs():
+            assert value.shape == ["batch", "sequence"]
+            assert value.type == "tensor(int64)"
+
+
+def test_int8_is_quantized_and_smaller(exported: Layout) -> None:
+    import onnx
+
+    folder = exported.exported / "model"
+    operators = {node.op_type for node in onnx.load(folder / "model.int8.onnx").graph.node}
+    assert operators & {"MatMulInteger", "DynamicQuantizeMatMul"}
+    figures = read_json(exported.exported / "metrics.json")
+    assert figures["onnx_max_difference"] <= 1e-4
+    assert figures["int8_loss"] == pytest.approx(figures["fp32"] - figures["int8"])
+    assert figures["int8_megabytes"] < figures["fp32_megabytes"]
+
+
+def test_folder_is_whole(exported: Layout) -> None:
+    folder = exported.exported / "model"
+    manifest = read_json(folder / "manifest.json")
+    digests = folder_digests(folder)
+    assert digests.pop("manifest.json")
+    assert manifest == digests
+    assert {"model.safetensors", "config.json", "tokenizer.json", "textmill.json", "README.md"} <= manifest.keys()
+    assert {"model.onnx", "model.int8.onnx", "provenance.json"} <= manifest.keys()
+    provenance = read_json(folder / "provenance.json")
+    assert provenance["corpus"]["sha256"] == "c" * 64
+    assert provenance["trained"] == sha256_folder(exported.trained / "model")
+    assert provenance["prepared"]["test"] == Prepared(exported.prepared).digest("test")
+    assert read_json(exported.exported / "run.json")["run_id"]
+
+
+def test_card_tells_figures_and_provenance(exported: Layout) -> None:
+    card = (exported.exported / "model/README.md").read_text()
+    assert "0.9000 [0.8000, 0.9500]" in card
+    assert "0.3000 [0.2000, 0.4000]" in card
+    assert "package:corpus, version 2.0" in card
+    assert "MIT" in card
+    assert "34 test rows" in card
+    assert "bad, good" in card
+
+
+def test_weights_are_fp32_and_load_in_transformers(exported: Layout) -> None:
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModel
+
+    folder = exported.exported / "model"
+    weights = load_file(folder / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    encoder = AutoModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False)
+    trained = load_file(exported.trained / "model/model.safetensors")
+    for name, value in encoder.state_dict().items():
+        torch.testing.assert_close(value, trained[f"encoder.backbone.{name}"])
+
+
+def test_half_precision_weights_are_stored_in_full(tmp_path: Path, evaluated: Layout) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from textmill.export.weights import write_weights
+
+    network = load_network(build(TASK, Task), build(MODEL, Model), STATE, evaluated.trained).bfloat16()
+    write_weights(network, tmp_path)
+    assert {value.dtype for value in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
+
+
+def test_stored_answers_are_those_of_the_predictor(exported: Layout) -> None:
+    examples = read_json(exported.exported / "examples.json")
+    assert len(examples["inputs"]) == 32
+    assert Predictor.load(exported.exported / "model").predict(examples["inputs"]) == examples["outputs"]
+    assert {answer["label"] for answer in examples["outputs"]} == {"bad", "good"}
+
+
+def test_answers_do_not_depend_on_company(exported: Layout) -> None:
+    predictor = Predictor.load(exported.exported / "model", "fp32")
+    texts = ["wonderful film", "boring " * 40, "story", "great great plot overall"]
+    together = predictor.predict(texts)
+    for text, answer in zip(texts, together, strict=True):
+        alone = predictor.predict([text])[0]
+        assert alone["label"] == answer["label"]
+        assert alone["probability"] == pytest.approx(answer["probability"], abs=1e-5)
+
+
+def test_served_texts_are_cleaned_like_training_ones(exported: Layout) -> None:
+    predictor = Predictor.load(exported.exported / "model")
+    assert predictor.predict(["  great ﬁlm "]) == predictor.predict(["great film"])
+
+
+# -- refusals --------------------------------------------------------------------------------
+
+
+def test_wrong_graph_fails_the_stage_and_keeps_the_earlier_export(
+    exported: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = folder_digests(exported.exported)
+    outputs = exported.evaluation / "outputs.npz"
+    stored = outputs.read_bytes()
+    with np.load(outputs) as values:
+        logits = values["logits"].copy()
+    logits[3, 1] += 0.001
+    np.savez(outputs, logits=logits)
+    try:
+        with pytest.raises(UserError, match=r"differ from PyTorch by 0.001"):
+            stage.main(export_config(), RUNTIME, exported)
+    finally:
+        outputs.write_bytes(stored)
+    assert folder_digests(exported.exported) == before
+    assert not [path for path in exported.exported.parent.iterdir() if ".partial" in path.name]
+
+
+def test_bad_int8_fails(exported: Layout) -> None:
+    task = build(TASK, Task)
+    frame = Prepared(exported.prepared).frame("test")
+    logits = np.where(frame[["label"]] == "good", [[0.0, 2.0]], [[2.0, 0.0]]).astype(np.float32)
+    broken = logits.copy()
+    broken[0] = broken[0, ::-1]
+    found = parity.measure(task, STATE, frame, {"logits": logits}, {"logits": logits}, {"logits": broken})
+    assert found.fp32 == 1.0
+    assert found.int8_changed == pytest.approx(1 / len(frame))
+    parity.require(found, 1e-4, 0.05)
+    with pytest.raises(UserError, match="int8 loses"):
+        parity.require(found, 1e-4, 0.005)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_no_number_is_no_parity(exported: Layout, value: float) -> None:
+    good = {"logits": np.zeros((2, 2), np.float32)}
+    bad = {"logits": np.array([[0, value], [0, 0]], np.float32)}
+    difference = parity.max_difference(good, bad)
+    found = parity.Parity("f1", difference, 1.0, 1.0, 0.0, 0.0)
+    with pytest.raises(UserError, match="differ"):
+        parity.require(found, 1e-4, 0.005)
+
+
+def test_outputs_of_other_rows_are_told(exported: Layout) -> None:
+    with pytest.raises(UserError, match="are not those of the graph"):
+        parity.max_difference({"logits": np.zeros((2, 2))}, {"logits": np.zeros((3, 2))})
+
+
+def test_missing_evaluation_is_told(evaluated: Layout, tmp_path: Path) -> None:
+    copy = Layout(Path(shutil.copytree(evaluated.root / "data", tmp_path / "p/data")).parent)
+    (copy.evaluation / "outputs.npz").unlink()
+    with pytest.raises(UserError, match="the stage evaluate has not run"):
+        stage.main(export_config(), RUNTIME, copy)
+
+
+@pytest.mark.parametrize("name", ["model.int8.onnx", "textmill.json", "tokenizer.json", "model.safetensors"])
+def test_tampered_file_is_refused_by_name(model: Path, name: str) -> None:
+    file = model / name
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1 if name.endswith((".onnx", ".safetensors")) else 0
+    file.write_bytes(bytes(content) + (b"" if name.endswith((".onnx", ".safetensors")) else b"\n"))
+    with pytest.raises(UserError, match=name.replace(".", r"\.")):
+        Predictor.load(model)
+
+
+@pytest.mark.parametrize("name", ["extra.pkl", "pytorch_model.bin", "inner/weights.pt"])
+def test_pickle_is_refused_by_name_even_if_listed(model: Path, name: str) -> None:
+    (model / name).parent.mkdir(exist_ok=True)
+    (model / name).write_bytes(b"anything")
+    manifest = folder_digests(model)
+    manifest.pop("manifest.json")
+    (model / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=name.replace(".", r"\.")) as caught:
+        Predictor.load(model)
+    assert "pickle" in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "what"), [("model.onnx", "missing"), ("manifest.json", "no manifest")])
+def test_incomplete_folder_is_refused(model: Path, name: str, what: str) -> None:
+    (model / name).unlink()
+    with pytest.raises(UserError, match=what):
+        Predictor.load(model)
+
+
+def test_unlisted_file_is_refused(model: Path) -> None:
+    (model / "notes.txt").write_text("hello")
+    with pytest.raises(UserError, match=r"notes\.txt"):
+        Predictor.load(model)
+
+
+# -- the command -----------------------------------------------------------------------------
+
+
+def textmill(*arguments: str, cwd: Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).parent / "textmill"), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, input=stdin, timeout=120)
+
+
+def test_predict_command_answers_fast(exported: Layout) -> None:
+    started = time.perf_counter()
+    done = textmill("predict", "--json", "wonderful film", "boring plot", cwd=exported.root)
+    taken = time.perf_counter() - started
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+    expected = Predictor.load(exported.exported / "model").predict(["wonderful film", "boring plot"])
+    assert [answer.pop("input") for answer in answers] == ["wonderful film", "boring plot"]
+    assert answers == expected
+    assert taken < 6  # the goal is 3 s on a quiet machine
+
+
+def test_predict_command_reads_a_file_and_a_folder(exported: Layout, tmp_path: Path) -> None:
+    lines = tmp_path / "texts.txt"
+    lines.write_text("wonderful film\n\nboring plot\n")
+    folder = str(exported.exported / "model")
+    done = textmill("predict", "--file", str(lines), "--model", folder, "--json", cwd=tmp_path)
+    assert [answer["input"] for answer in json.loads(done.stdout)] == ["wonderful film", "boring plot"]
+    table = textmill("predict", "--file", "-", "--model", folder, cwd=tmp_path, stdin="great film\n")
+    assert "great film" in table.stdout
+    assert "good 0." in table.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to predict"),
+        (["  "], "the text is empty"),
+        (["x", "--model", "nowhere"], "no exported model here"),
+        (["x", "--file", "nowhere.txt"], "no such file"),
+        (["x", "--precision", "int4"], "int4"),
+        (["x", "--model", "models:/nothing/1"], "no such version"),
+        (["x", "--model", "models:/nothing"], "not the address of a version"),
+    ],
+)
+def test_predict_command_errors_are_one_line(exported: Layout, arguments: list[str], message: str) -> None:
+    done = textmill("predict", *arguments, cwd=exported.root)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
