@@ -139,6 +139,7 @@ def test_metrics_are_those_of_the_stored_predictions(layout):
     lead = metrics["difference"]["tfidf_logistic_regression"]["weighted_f1"]
     assert lead["value"] == pytest.approx(main["value"] - 1, abs=1e-6)
     assert lead["high"] < 0
+    assert next(iter(metrics["test"])) == "weighted_f1", "the main one stands first"
     leaves = pd.json_normalize(metrics).iloc[0]
     assert all(isinstance(value, float) for value in leaves)
 

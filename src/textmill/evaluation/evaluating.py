@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from textmill.errors import UserError
 from textmill.evaluation.bootstrap import Bootstrap
 from textmill.evaluation.figures import Figures, measure
 from textmill.evaluation.slices import LENGTH, cut_slices
-from textmill.files import sha256_folder, write_json
+from textmill.files import sha256_folder
 from textmill.models.base import Model
 from textmill.tasks.base import Outputs, Section, Task
 
@@ -122,8 +123,9 @@ def write_evaluation(found: Evaluation, config: EvaluateConfig, title: str, fold
 
     plots = folder / "plots"
     plots.mkdir(parents=True)
-    write_json(folder / "metrics.json", found.figures.summary())
-    write_json(folder / "figures.json", found.figures.details())
+    for name, values in (("metrics.json", found.figures.summary()), ("figures.json", found.figures.details())):
+        # in their own order, the main metric first
+        (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     found.predictions.to_parquet(folder / "predictions.parquet", index=False)
     np.savez(folder / "outputs.npz", allow_pickle=False, **found.outputs)
     found.errors.round(6).to_csv(folder / "errors.csv", index=False)

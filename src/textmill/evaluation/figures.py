@@ -59,11 +59,17 @@ class Figures:
         return [name for name in self.test if GROUP not in name]
 
     def summary(self) -> dict[str, Any]:
-        """What `dvc metrics show` lists: headline figures, and the main one's lead over the baselines."""
+        """What `dvc metrics show` lists: headline figures, and the main one's lead over the baselines.
+
+        The intervals of the baselines' lesser figures are left to `details`, to keep the list short.
+        """
         return {
             "test": {name: self.test[name].as_dict() for name in self.headline},
             "baselines": {
-                baseline: {name: found[name].as_dict() for name in self.headline}
+                baseline: {
+                    name: found[name].as_dict() if name == self.main else {"value": round(found[name].value, 6)}
+                    for name in self.headline
+                }
                 for baseline, found in self.baselines.items()
             },
             "difference": {
