@@ -17,11 +17,16 @@ _SQLITE = "sqlite:///"
 
 # MLflow's own patience is two minutes a request and four minutes of retries: a server that is down
 # would look like a hang. A user's own setting wins.
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
+_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 _FIRST_ANSWER_SECONDS = "4"
 
-_set_here: str | None = None
-"""The URI that `connect` itself put into the environment, so that it is not taken for the user's."""
+_set_here: set[str] = set()
+"""The URIs that MLflow has put into the environment for us, so that none is taken for the user's."""
 
 
 def connect(runtime: RuntimeConfig, layout: Layout) -> None:
@@ -49,14 +54,13 @@ def open_store(runtime: RuntimeConfig, layout: Layout) -> str:
         UserError: The store cannot be reached or written.
         OSError: The database's file cannot be written.
     """
-    global _set_here
     uri = tracking_uri(runtime, layout)
-    for name, value in _PATIENCE.items():
+    for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     import mlflow
 
     _quiet()
-    _set_here = uri
+    _set_here.add(uri)
     with tracking_errors(uri), _first_answer_soon():
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
@@ -70,7 +74,7 @@ def open_store(runtime: RuntimeConfig, layout: Layout) -> str:
 def tracking_uri(runtime: RuntimeConfig, layout: Layout) -> str:
     """The address of the store. A relative SQLite path is taken from the project's home."""
     users = os.environ.get(URI)
-    uri = runtime.tracking_uri or (users if users != _set_here else None)
+    uri = runtime.tracking_uri or (users if users not in _set_here else None)
     uri = uri or f"{_SQLITE}{layout.home / 'mlflow.db'}"
     if database := database_file(uri):
         return f"{_SQLITE}{layout.home / database}"

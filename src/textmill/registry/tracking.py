@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,7 +115,8 @@ class StageRun:
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.models import infer_signature
 
-        with tracking_errors(self.uri):
+        with tracking_errors(self.uri), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Hint: Inferred schema contains integer column")
             dataset = Dataset(
                 name=name,
                 digest=digest[:_DIGEST_LENGTH],
@@ -146,8 +148,9 @@ def stage_run(
     """Open the MLflow run of a stage and end it as it went.
 
     The run of the stage before is continued, unless it already holds this stage with another
-    fingerprint (the same training evaluated in two ways) or is not in this store; then a new run
-    copies its parameters and links to it by the tag `textmill.upstream_run_id`.
+    fingerprint (the same training evaluated in two ways) or is not in this store; then a new run,
+    or the one made so before, links to it by the tag `textmill.upstream_run_id` and has a copy of
+    its parameters.
 
     The run ends FINISHED; FAILED after an exception; KILLED after Ctrl-C or SIGTERM.
 
@@ -172,8 +175,12 @@ def stage_run(
     try:
         with _signals_wait(), tracking_errors(uri):
             previous = read_json(upstream)["run_id"] if upstream and upstream.is_file() else None
-            found = _find(client, resume_run_id or previous)
-            if found and (resume_run_id or not _holds_another(found, stage, fingerprint)):
+            source = _find(client, resume_run_id or previous)
+            if source is None or (resume_run_id is None and _holds_another(source, stage, fingerprint)):
+                found = _find_linked(client, runtime.tracking_experiment, previous, stage, fingerprint)
+            else:
+                found = source
+            if found is not None:
                 client.update_run(found.info.run_id, status="RUNNING")
                 run = StageRun(client, uri, found.info.run_id, runtime.tracking_experiment)
             else:
@@ -183,7 +190,7 @@ def stage_run(
                 )
                 run = StageRun(client, uri, run_id, runtime.tracking_experiment)
                 client.log_text(run_id, installed_packages(), "environment/requirements.txt")
-                _copy(client, found, run_id, previous)
+                _copy(client, source, run_id, previous)
         run.set_tags({f"{PREFIX}stage.{stage}": fingerprint, **lock_tags(layout.root)})
         monitor = _start_monitor(run.run_id, resume_run_id is not None) if system_metrics else None
         yield run
@@ -208,6 +215,18 @@ def _find(client: MlflowClient, run_id: str | None) -> Run | None:
             return None
         raise
     return run if run.info.lifecycle_stage == "active" else None
+
+
+def _find_linked(
+    client: MlflowClient, experiment: str, previous: str | None, stage: str, fingerprint: str
+) -> Run | None:
+    """The run that an earlier call made for this very stage after `previous`."""
+    store = client.get_experiment_by_name(experiment)
+    if previous is None or store is None:
+        return None
+    wanted = {f"{PREFIX}upstream_run_id": previous, f"{PREFIX}stage.{stage}": fingerprint}
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
+    return next(iter(client.search_runs([store.experiment_id], query, max_results=1)), None)
 
 
 def _holds_another(run: Run, stage: str, fingerprint: str) -> bool:

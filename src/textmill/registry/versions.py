@@ -74,7 +74,7 @@ def register(name: str, folder: Path, examples: Path, run_id: str, layout: Layou
         version = _same_version(client, name, tags)
         made = version is None
         if version is None:
-            version = _create(name, folder, run_id, tags)
+            version = _create(client, name, folder, run_id, tags)
         uri = f"models:/{name}/{version.version}"
         try:
             try_in_fresh_process(uri, examples)
@@ -161,13 +161,14 @@ def _folder_of(version: ModelVersion, layout: Layout) -> Path:
 
     from textmill.files import atomic_folder
 
-    source = f"models:/{version.name}/{version.version}/artifacts/{ARTIFACT}"
+    source = f"models:/{version.name}/{version.version}"
+    flavor = mlflow.models.get_model_info(source).flavors["python_function"]
+    source += "/" + flavor["artifacts"][ARTIFACT]["path"]
     digest = version.tags.get(f"{PREFIX}manifest_sha256")
     if mlflow.get_tracking_uri().startswith("sqlite:") or digest is None:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=source))
     kept = layout.state / "models" / digest
     if not kept.is_dir():
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         with atomic_folder(kept) as folder:
             mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder))
     return next(path.parent for path in kept.rglob(MANIFEST_FILE))
@@ -204,12 +205,14 @@ def _same_version(client: MlflowClient, name: str, tags: Mapping[str, str]) -> M
     return max(matching, key=lambda version: int(version.version), default=None)
 
 
-def _create(name: str, folder: Path, run_id: str, tags: dict[str, str]) -> ModelVersion:
+def _create(client: MlflowClient, name: str, folder: Path, run_id: str, tags: dict[str, str]) -> ModelVersion:
     """Log the folder as a pyfunc of the run and register it."""
     import mlflow
     import mlflow.pyfunc
     import pandas as pd
+    from mlflow.exceptions import MlflowException
     from mlflow.models import Model, infer_signature
+    from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
     exported = read_specification(folder)
     task = build(exported.task, Task)  # type: ignore[type-abstract]
@@ -217,7 +220,7 @@ def _create(name: str, folder: Path, run_id: str, tags: dict[str, str]) -> Model
     from textmill.serving.predictor import Predictor
 
     answers = pd.DataFrame.from_records(Predictor.load(folder).predict(task.example_inputs()))
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     logged = Model.log(
         artifact_path=None,
         name="model",
@@ -230,7 +233,12 @@ def _create(name: str, folder: Path, run_id: str, tags: dict[str, str]) -> Model
         input_example=example,
         pip_requirements=requirements(exported.task),
     )
-    return mlflow.register_model(logged.model_uri, name, tags=tags)
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
+    return client.create_model_version(name, logged.model_uri, run_id=run_id, tags=tags, model_id=logged.model_id)
 
 
 def code_paths(task: Mapping[str, Any]) -> list[str]:
@@ -262,7 +270,6 @@ def _source(package: str) -> Path:
 def _delete(client: MlflowClient, version: ModelVersion) -> None:
     """Take back a version that did not stand the test; a registered model without versions goes too."""
     client.delete_model_version(version.name, version.version)
-    if version.model_id:
-        client.delete_logged_model(version.model_id)
+    client.delete_logged_model(str(version.source).removeprefix("models:/"))
     if not client.search_model_versions(f"name = '{version.name}'"):
         client.delete_registered_model(version.name)
