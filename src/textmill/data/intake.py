@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from pandas.util import hash_array
 
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.data.cleaning import Cleaner
@@ -193,17 +195,13 @@ class Intaker:
         return band_hashes(signatures(texts, duplicates.shingle, duplicates.permutations), *self._bands)
 
 
-def as_frame(columns: dict[str, Any], names: Sequence[str]) -> Any:
+def as_frame(columns: dict[str, Any], names: Sequence[str]) -> pd.DataFrame:
     """Some columns as a data frame of strings."""
-    import pandas as pd
-
     return pd.DataFrame({name: pd.Series(columns[name], dtype="str") for name in names})
 
 
 def hashes(values: Sequence[str]) -> NDArray[np.uint64]:
     """A 64-bit hash of each string."""
-    from pandas.util import hash_array
-
     array = np.empty(len(values), object)
     array[:] = values
     hashed: NDArray[np.uint64] = hash_array(array, categorize=False)

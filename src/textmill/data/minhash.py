@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from datasketch import MinHash
 from numpy.typing import NDArray
 
 _BLOCK = 1 << 15
@@ -60,8 +61,6 @@ def finalise(hashes: NDArray[np.uint32]) -> NDArray[np.uint32]:
 @lru_cache
 def permutations(count: int) -> NDArray[np.uint32]:
     """The permutations of datasketch, `a * h + b` modulo 2**32; shape (2, count), the odd `a` first."""
-    from datasketch import MinHash
-
     return np.asarray(MinHash(count, seed=1, scheme="affine32").permutations, np.uint32)
 
 
