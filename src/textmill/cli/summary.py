@@ -10,6 +10,12 @@ import typer
 
 from textmill.errors import UserError
 
+_NEXT = (
+    'textmill predict "I love this product" "This product is bad"',
+    "mlflow ui                # compare runs on http://127.0.0.1:5000",
+    "dvc exp run -S train.max_epochs=1 && dvc exp show",
+)
+
 
 def summary(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
     """Show the model's figures beside its baselines, the registered version and what to try next."""
@@ -36,34 +42,35 @@ def _print_table(metrics: dict[str, Any], registered: dict[str, Any]) -> None:
     from rich.table import Table
 
     test, baselines = metrics["test"], metrics["baselines"]
-    table = Table(box=box.SIMPLE_HEAD, title="On the test split, with 95 % intervals", title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD, title="On the test split, with 95 % intervals of this model", title_justify="left"
+    )
     table.add_column("metric")
     for column in ("this model", *(name.replace("_", " ") for name in baselines)):
         table.add_column(column, justify="right")
     for name, figure in test.items():
         if not (isinstance(figure, dict) and "value" in figure and _shown(name)):
             continue
-        cells = [_interval(figure), *(_interval(baseline.get(name)) for baseline in baselines.values())]
+        cells = [_interval(figure), *(_value(baseline.get(name)) for baseline in baselines.values())]
         table.add_row(name.replace("_", " "), *cells)
     console = Console()
     console.print(table)
     version = f"{registered['name']} version {registered['version']}"
     console.print(f"  Registered as [bold]{version}[/bold], alias {registered['alias']}.")
-    console.print("\n  Try next (after `source .venv/bin/activate`):")
-    console.print('    textmill predict "I love this product" "This product is bad"', highlight=False)
-    console.print(
-        "    mlflow ui                                  # compare runs on http://127.0.0.1:5000", highlight=False
-    )
-    console.print("    dvc exp run -S train.max_epochs=1 && dvc exp show", highlight=False)
+    console.print("\n  Try next, after `source .venv/bin/activate`:", highlight=False)
+    for command in _NEXT:
+        console.print(f"    {command}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _shown(name: str) -> bool:
     return "/" not in name
 
 
-def _interval(figure: Any) -> str:
-    if not isinstance(figure, dict):
-        return "-"
+def _interval(figure: dict[str, float]) -> str:
     if "low" not in figure:
-        return f"{figure['value']:.4f}"
+        return _value(figure)
     return f"{figure['value']:.4f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+
+
+def _value(figure: Any) -> str:
+    return f"{figure['value']:.4f}" if isinstance(figure, dict) else "-"
