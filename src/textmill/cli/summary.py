@@ -42,16 +42,14 @@ def _print_table(metrics: dict[str, Any], registered: dict[str, Any]) -> None:
     from rich.table import Table
 
     test, baselines = metrics["test"], metrics["baselines"]
-    table = Table(
-        box=box.SIMPLE_HEAD, title="On the test split, with 95 % intervals of this model", title_justify="left"
-    )
+    table = Table(box=box.SIMPLE_HEAD, title="On the test split", title_justify="left")
     table.add_column("metric")
-    for column in ("this model", *(name.replace("_", " ") for name in baselines)):
+    for column in ("this model", "95 % interval", *(name.replace("_", " ") for name in baselines)):
         table.add_column(column, justify="right")
     for name, figure in test.items():
         if not (isinstance(figure, dict) and "value" in figure and _shown(name)):
             continue
-        cells = [_interval(figure), *(_value(baseline.get(name)) for baseline in baselines.values())]
+        cells = [_value(figure), _interval(figure), *(_value(baseline.get(name)) for baseline in baselines.values())]
         table.add_row(name.replace("_", " "), *cells)
     console = Console()
     console.print(table)
@@ -67,9 +65,7 @@ def _shown(name: str) -> bool:
 
 
 def _interval(figure: dict[str, float]) -> str:
-    if "low" not in figure:
-        return _value(figure)
-    return f"{figure['value']:.4f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+    return f"{figure['low']:.3f} to {figure['high']:.3f}" if "low" in figure else ""
 
 
 def _value(figure: Any) -> str:
