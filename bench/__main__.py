@@ -56,20 +56,20 @@ def read_sections() -> dict[str, str]:
     return dict(found)
 
 
-def main(names: list[str]) -> None:
-    """Measure and write."""
+def main(arguments: list[str]) -> None:
+    """Measure and write. Options (`--quick`) go to the benchmarks named."""
+    names = [argument for argument in arguments if not argument.startswith("-")]
+    options = [argument for argument in arguments if argument.startswith("-")]
     unknown = set(names) - set(BENCHMARKS)
-    if unknown:
-        sys.exit(f"error: no benchmark {sorted(unknown)}; there are {', '.join(BENCHMARKS)}")
+    if unknown or (options and not names):
+        sys.exit(f"error: name benchmarks among {', '.join(BENCHMARKS)}, options after them; not {arguments}")
     sections = read_sections()
     for name in names or BENCHMARKS:
         print(f"bench: {name} ...", file=sys.stderr)
-        done = subprocess.run(
-            [sys.executable, "-m", f"bench.{name}"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
-        )
-        sections[name] = (
-            f"## {BENCHMARKS[name]}\n\n*{machine()}. Command: `python -m bench {name}`.*\n\n{done.stdout.strip()}\n"
-        )
+        command = [sys.executable, "-m", f"bench.{name}", *options]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+        said = " ".join(["python -m bench", name, *options])
+        sections[name] = f"## {BENCHMARKS[name]}\n\n*{machine()}. Command: `{said}`.*\n\n{done.stdout.strip()}\n"
         text = INTRODUCTION
         for known in BENCHMARKS:
             if known in sections:
