@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from textmill.config import plugins
 from textmill.config.compose import compose
 from textmill.config.layout import Layout
@@ -15,7 +16,7 @@ from textmill.errors import UserError
 from textmill.models.base import Model
 from textmill.tasks.base import Task
 
-OUTSIDE = '''
+OUTSIDE = """
 from textmill.config.section import Section
 from textmill.data.sources.base import Provenance, Source
 from textmill.models.pretrained_encoder import PretrainedEncoder
@@ -39,7 +40,7 @@ class TicketModel(PretrainedEncoder):
 
 class TicketRouting(TextClassification):
     name = "ticket_routing"
-'''
+"""
 
 DATA = """# @package _global_
 fetch:
