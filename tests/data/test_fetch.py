@@ -217,12 +217,12 @@ def test_missing_files_and_wrong_digests_are_named(layout: Layout) -> None:
         fetch(layout, _target_=FILES, files={"all": "a.csv"}, sha256={"a.csv": "0" * 64})
 
 
-def test_a_file_that_an_experiments_copy_lacks_says_what_to_do(tmp_path: Path) -> None:
+def test_a_file_that_an_experiments_copy_lacks_comes_from_its_home(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("x")
     copy = tmp_path / ".dvc/tmp/exps/tmp123"
     copy.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"dvc add mine\.csv"):
-        fetch(Layout(copy), _target_=FILES, files={"all": "mine.csv"})
+    fetch(Layout(copy), _target_=FILES, files={"all": "mine.csv"})
+    assert (Layout(copy).raw / "files/all/mine.csv").read_text() == "x"
 
 
 def test_a_dataset_in_the_hubs_layout_becomes_parquet(

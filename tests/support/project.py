@@ -158,6 +158,5 @@ def build_project(root: Path, repository_root: Path) -> Project:
     (root / "conf/experiment/tiny.yaml").write_text(EXPERIMENT)
     project.edit("params.yaml", "experiment: movie_reviews", "experiment: tiny")
     project.run("git", "init", "--quiet", "--initial-branch=main")
-    project.run("dvc", "add", "--quiet", "data/own/reviews.csv")
     project.commit("A tiny project")
     return project

@@ -88,10 +88,13 @@ class FilesSource(Source):
 
 
 def _copy_local(pattern: str, folder: Path, root: Path) -> None:
-    found = [root / name for name in _matches(pattern, root)]
-    files = [path for path in found if path.is_file()]
-    if not files:
-        raise _missing(pattern, root)
+    # The copy in which `dvc exp run --temp` works lacks what git ignores; its home has it.
+    for place in (root, Layout(root).home):
+        files = [path for name in _matches(pattern, place) if (path := place / name).is_file()]
+        if files:
+            break
+    else:
+        raise _missing(pattern)
     for path in files:
         shutil.copyfile(path, _target(folder, path.as_posix()))
 
@@ -101,10 +104,7 @@ def _matches(pattern: str, root: Path) -> list[str]:
     return sorted(glob.glob(pattern, root_dir=root, recursive=True))  # noqa: PTH207
 
 
-def _missing(pattern: str, root: Path) -> UserError:
-    if _matches(pattern, Layout(root).home):
-        fix = f"Run `dvc add {pattern}` and commit the .dvc file, so that experiments get it too"
-        return UserError("is in the project but not in this experiment's copy of it", where=pattern, fix=fix)
+def _missing(pattern: str) -> UserError:
     if glob.has_magic(pattern):
         return UserError(
             "no file matches", where=pattern, fix="Check the pattern; it is relative to the project's folder"
