@@ -25,8 +25,8 @@ BENCHMARKS = {
 }
 INTRODUCTION = """# Benchmarks
 
-Both sides of every table were measured in one run on the machine named beneath its heading, nothing
-else running. `make bench` measures all of them again; `python -m bench NAME` one.
+Both sides of every table were measured in one run on the machine named beneath its heading.
+`make bench` measures all of them again; `python -m bench NAME` one.
 """
 
 
