@@ -39,6 +39,10 @@ def frame(texts, labels) -> pd.DataFrame:
     return pd.DataFrame({"id": [f"r{i}" for i in range(len(texts))], "text": texts, "label": labels})
 
 
+def with_shares(*records):
+    return frame(["x"] * len(records), ["good"] * len(records)).assign(label_shares=list(records))
+
+
 # -- fit and check -----------------------------------------------------------------------------
 
 
@@ -77,6 +81,59 @@ def test_every_unusable_row_is_rejected_once_with_its_reason(task):
     after = task.check(rows.set_index(pd.Index(list("uvwxyz"))), STATE)
     assert {reject.position for reject in after} == {1, 2, 3, 4, 5}
     assert after[3].reason == "'meh' is none of the labels bad, good, so-so"
+
+
+def test_unusable_shares_are_rejected_with_their_reason(task):
+    rows = with_shares('{"good": 3, "bad": 1}', None, "[1]", '{"meh": 1}', '{"good": 0}', '{"good": 2, "bad": -1}', "{")
+    reasons = {reject.position: reject.reason for reject in task.check(rows, STATE)}
+    assert sorted(reasons) == [2, 3, 4, 5, 6]
+    assert reasons[2] == "'[1]' is no JSON record of a weight for each label"
+    assert reasons[3] == "'meh' is none of the labels"
+    assert "has a weight below 0, or none above" in reasons[4]
+    both = rows.assign(text="")
+    assert sorted(reject.position for reject in task.check(both, STATE)) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_r_drop_adds_the_divergence_of_two_passes_in_training_only(task, tokenizer):
+    import torch
+    from torch import nn
+
+    class Noisy(nn.Module):
+        def forward(self, input_ids, attention_mask):
+            self.rows = len(input_ids)
+            return {"logits": torch.arange(3.0 * len(input_ids)).reshape(-1, 3).square() / 10}
+
+    network = Noisy()
+    batch = task.collate(task.encode(frame(["x", "y"], ["good", "bad"]), tokenizer, STATE, 8))
+    regular = TextClassification.from_options(r_drop=0.5)
+    one, two = (made.loss(network.train(), batch)["loss"] for made in (task, regular))
+    assert network.rows == 4
+    logs = network(torch.zeros(4), None)["logits"].log_softmax(dim=1)
+    kl = nn.functional.kl_div
+    first, second = logs[:2], logs[2:]
+    divergence = (
+        kl(first, second, log_target=True, reduction="batchmean")
+        + kl(second, first, log_target=True, reduction="batchmean")
+    ) / 2
+    entropy = nn.functional.nll_loss(logs, torch.tensor([1, 0, 1, 0]))
+    assert two.item() == pytest.approx((entropy + 0.5 * divergence).item(), rel=1e-6)
+    assert one.item() != pytest.approx(two.item())
+    regular.loss(network.eval(), batch)
+    assert network.rows == 2
+
+
+def test_training_aims_at_the_shares_where_there_are_some(task, tokenizer):
+    import torch
+
+    rows = with_shares('{"good": 3, "bad": 1}', None)
+    columns = task.encode(rows, tokenizer, STATE, 8)
+    assert columns["label_probabilities"] == [[0.25, 0.75, 0.0], [0.0, 1.0, 0.0]]
+    batch = task.collate(columns)
+    logits = torch.tensor([[0.3, 0.1, -0.2], [0.0, 1.0, 0.5]])
+    loss = task.loss(lambda **_: {"logits": logits}, batch)["loss"]
+    logs = logits.log_softmax(dim=1)
+    expected = -(0.25 * logs[0, 0] + 0.75 * logs[0, 1] + logs[1, 1]) / 2
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_configured_labels_are_checked_before_fit():

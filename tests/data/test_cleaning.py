@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import ftfy
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from textmill.config.sections.prepare import BinsConfig, CleaningConfig, ReadConfig, SplitsConfig
 from textmill.data.cleaning import Cleaner
-from textmill.data.mapping import as_text, bin_name
+from textmill.data.mapping import as_text, bin_name, bin_shares
 from textmill.data.reading import read_rows
 
 CLEANER = Cleaner(CleaningConfig())
@@ -62,6 +63,15 @@ BINS = BinsConfig(divide_by=4, edges=[-0.05, 0.05], names=["negative", "neutral"
 )
 def test_an_edge_belongs_to_the_bin_nearer_to_zero(value: float, name: str) -> None:
     assert bin_name(value, BINS) == name
+
+
+def test_an_uncertain_number_is_shared_out_by_the_normal_distribution() -> None:
+    from scipy.stats import norm
+
+    bins = BINS.model_copy(update={"uncertainty": 0.1})
+    shares = json.loads(bin_shares(0.6, bins))
+    low, high = norm.cdf([-0.05, 0.05], loc=0.15, scale=0.1)
+    assert shares == pytest.approx({"negative": low, "neutral": high - low, "positive": 1 - high}, abs=1e-6)
 
 
 def test_bins_and_shares_that_make_no_sense_are_refused() -> None:

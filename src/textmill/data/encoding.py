@@ -108,7 +108,8 @@ class SplitEncoder:
     def _encoded(self, chunk: pa.Table, intake: Intake, rejects: RejectFile) -> tuple[pa.Table, NDArray[np.bool_]]:
         """The chunk's good rows with the encoded columns, and which rows those are."""
         task = self._task
-        frame = chunk.select([*task.text_columns, *task.target_columns]).to_pandas()
+        optional = [name for name in task.optional_columns if name in chunk.schema.names]
+        frame = chunk.select([*task.text_columns, *task.target_columns, *optional]).to_pandas()
         good = np.ones(len(frame), bool)
         for found in task.check(frame, self._state) if len(frame) else []:
             good[found.position] = False

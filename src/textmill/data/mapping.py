@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import bisect
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from textmill.config.sections.prepare import BinsConfig, ColumnConfig, ReadConfig
@@ -89,6 +91,15 @@ def bin_name(value: float, bins: BinsConfig) -> str:
     return bins.names[index]
 
 
+def bin_shares(value: float, bins: BinsConfig) -> str:
+    """The share of each bin for a number known up to `bins.uncertainty`, as a JSON record."""
+    assert bins.uncertainty is not None
+    scaled, deviation = value / bins.divide_by, bins.uncertainty * math.sqrt(2)
+    below = [0.0, *((1 + math.erf((edge - scaled) / deviation)) / 2 for edge in bins.edges), 1.0]
+    shares = [round(right - left, 6) for left, right in pairwise(below)]
+    return json.dumps(dict(zip(bins.names, shares, strict=True)))
+
+
 def _converter(column: ColumnConfig) -> Convert:
     if column.bins is not None:
         return _binning(column.bins)
@@ -107,7 +118,7 @@ def _binning(bins: BinsConfig) -> Convert:
             raise ValueError(f"is no number: {str(value)[:40]!r}") from None
         if math.isnan(number):
             return None
-        return bin_name(number, bins)
+        return bin_name(number, bins) if bins.uncertainty is None else bin_shares(number, bins)
 
     return convert
 

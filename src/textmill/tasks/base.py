@@ -81,6 +81,7 @@ class Task(Plugin):
         name: In the field's words, with underscores.
         text_columns: Columns of text: cleaned, deduplicated and measured in `prepare`.
         target_columns: Columns that hold the answer; absent at prediction.
+        optional_columns: Columns that `check` and `encode` get where the data has them.
         stratify_column: Column whose balance a seeded split keeps, or None.
         main_metric: Name of the metric that decides: checkpoints, parity, promotion.
         monitor: Lightning's name of the validation figure that picks the best checkpoint.
@@ -90,6 +91,7 @@ class Task(Plugin):
     name: ClassVar[str]
     text_columns: tuple[str, ...]
     target_columns: tuple[str, ...]
+    optional_columns: tuple[str, ...] = ()
     stratify_column: str | None
     main_metric: str
     monitor: str

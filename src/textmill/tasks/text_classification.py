@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field, field_validator
 
 from textmill.config.section import Section as Options
+from textmill.data import label_shares
 from textmill.errors import UserError
 from textmill.tasks.base import Metric, Outputs, Reject, Section, State, Task
 
@@ -32,10 +33,13 @@ class TextClassificationConfig(Options):
     Attributes:
         labels: The labels in their order; None learns them from the training split, sorted.
         label_smoothing: Share of the target spread evenly over all labels (Szegedy et al. 2016).
+        r_drop: Weight of the divergence between the answers of two passes with different dropout
+            (Liang et al. 2021, "R-Drop"); above 0 every row is computed twice in training.
     """
 
     labels: Annotated[list[str], Field(min_length=2)] | None = None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    r_drop: Annotated[float, Field(ge=0)] = 0.0
 
     @field_validator("labels")
     @classmethod
@@ -48,6 +52,11 @@ class TextClassificationConfig(Options):
 class TextClassification(Task):
     """One label for a text, by a softmax over the labels.
 
+    Where several people judged a text, the column `label_shares` may hold a JSON record of their
+    votes, `{"good": 7, "bad": 3}`. Training then aims at these shares instead of the one label,
+    which tells the model what is doubtful (Peterson et al. 2019, "Human uncertainty makes
+    classification more robust"). All figures are about `label`.
+
     State: `labels`, the names in the order of the network's outputs.
     """
 
@@ -57,6 +66,7 @@ class TextClassification(Task):
     name = "text_classification"
     text_columns = ("text",)
     target_columns = ("label",)
+    optional_columns = ("label_shares",)
     stratify_column = "label"
     main_metric = "weighted_f1"
     monitor = "validation/weighted_f1"
@@ -99,17 +109,25 @@ class TextClassification(Task):
         try:
             schema.validate(frame.reset_index(drop=True), lazy=True)
         except pa.errors.SchemaErrors as error:
-            return _rejects(error.failure_cases, known or [])
-        return []
+            rejects = _rejects(error.failure_cases, known or [])
+        else:
+            rejects = []
+        rejected = {reject.position for reject in rejects}
+        return rejects + [reject for reject in _bad_shares(frame, known) if reject.position not in rejected]
 
     def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:
-        """`input_ids` and `length` (in tokens, at most `max_length`), and `label_id` where there is a label."""
+        """`input_ids` and `length` (in tokens, at most `max_length`).
+
+        And `label_id` where there is a label; `label_probabilities` where there are shares.
+        """
         encodings = tokenizer.encode_batch_fast(frame["text"].tolist())
         input_ids = [_truncated(encoding, max_length) for encoding in encodings]
         columns: dict[str, list[Any]] = {"input_ids": input_ids, "length": [len(ids) for ids in input_ids]}
         if "label" in frame:
             positions = {label: position for position, label in enumerate(state["labels"])}
             columns["label_id"] = [positions[name] for name in _label_names(frame["label"])]
+        if "label_shares" in frame:
+            columns["label_probabilities"] = _label_probabilities(frame, state["labels"])
         return columns
 
     # -- train ------------------------------------------------------------------------------
@@ -121,7 +139,9 @@ class TextClassification(Task):
         return SequenceClassifier(model.build_encoder(pretrained), len(state["labels"]))
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask` (B, T), T the longest row, and `label_id` (B,) where given.
+        """`input_ids` and `attention_mask` (B, T), T the longest row.
+
+        And `label_id` (B,) and `label_probabilities` (B, labels) where given.
 
         Padding is id 0 whatever the tokenizer's padding token is: the mask keeps it from being seen.
         """
@@ -136,15 +156,26 @@ class TextClassification(Task):
         batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
         if "label_id" in rows:
             batch["label_id"] = torch.as_tensor(np.asarray(rows["label_id"], np.int64))
+        if "label_probabilities" in rows:
+            batch["label_probabilities"] = torch.as_tensor(np.asarray(rows["label_probabilities"], np.float32))
         return batch
 
     def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Cross-entropy as `loss`, beside `logits` (B, labels)."""
+        """Cross-entropy as `loss`, to the label or its probabilities, beside `logits` (B, labels)."""
+        import torch
         from torch.nn.functional import cross_entropy
 
-        outputs = network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        twice = self.config.r_drop > 0 and network.training
+        inputs = {name: batch[name].repeat(1 + twice, 1) for name in ("input_ids", "attention_mask")}
+        outputs = network(**inputs)
+        target = batch.get("label_probabilities", batch["label_id"])
+        if twice:
+            target = torch.cat([target, target])
         # in fp32, because under autocast the logits are of half precision
-        loss = cross_entropy(outputs["logits"].float(), batch["label_id"], label_smoothing=self.config.label_smoothing)
+        logits = outputs["logits"].float()
+        loss = cross_entropy(logits, target, label_smoothing=self.config.label_smoothing)
+        if twice:
+            loss = loss + self.config.r_drop * _symmetric_divergence(*logits.chunk(2))
         return {"loss": loss, **outputs}
 
     def validation_figures(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
@@ -267,6 +298,31 @@ def _rejects(failures: pd.DataFrame, known: Sequence[str]) -> list[Reject]:
         position = int(case["index"])
         found.setdefault(position, Reject(position, str(case["column"]), reason))
     return [found[position] for position in sorted(found)]
+
+
+def _bad_shares(frame: pd.DataFrame, known: Sequence[str] | None) -> list[Reject]:
+    """Rows whose record of shares is no use; a missing record is none."""
+    if "label_shares" not in frame:
+        return []
+    records = [(position, record) for position, record in enumerate(frame["label_shares"]) if isinstance(record, str)]
+    found = [(position, label_shares.problem(record, known)) for position, record in records]
+    return [Reject(position, "label_shares", reason) for position, reason in found if reason]
+
+
+def _label_probabilities(frame: pd.DataFrame, labels: Sequence[str]) -> list[list[float]]:
+    """The shares of each row's record; where there is none, all at the row's label."""
+    return [
+        label_shares.probabilities(record, labels)
+        if isinstance(record, str)
+        else [float(label == name) for name in labels]
+        for record, label in zip(frame["label_shares"], _label_names(frame["label"]), strict=True)
+    ]
+
+
+def _symmetric_divergence(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """The mean of KL(p, q) and KL(q, p) of two sets of logits (B, labels), averaged over the rows."""
+    p, q = first.log_softmax(dim=-1), second.log_softmax(dim=-1)
+    return ((p.exp() - q.exp()) * (p - q)).sum(dim=-1).mean() / 2
 
 
 def _truncated(encoding: Any, max_length: int) -> list[int]:

@@ -40,7 +40,7 @@ class ColumnView(Mapping[str, Sequence[Any]]):
 
 def encoded_columns(task: Task, table: pa.Table) -> pa.Table:
     """The columns that `task.encode` made: without the text, the readable target and the words."""
-    raw = _RAW_COLUMNS | set(task.text_columns) | set(task.target_columns)
+    raw = _RAW_COLUMNS | set(task.text_columns) | set(task.target_columns) | set(task.optional_columns)
     return table.select([name for name in table.column_names if name not in raw])
 
 

@@ -27,11 +27,14 @@ class BinsConfig(Section):
         divide_by: The number is divided by this first.
         edges: Ascending; a value equal to an edge belongs to the bin nearer to zero.
         names: One more than `edges`.
+        uncertainty: Standard error of the divided number. With it the result is not a name but
+            the share of every name, by a normal distribution around the number.
     """
 
     divide_by: Annotated[float, Field(gt=0)] = 1.0
     edges: Annotated[list[float], Field(min_length=1)]
     names: Annotated[list[str], Field(min_length=2)]
+    uncertainty: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _edges_fit_names(self) -> Self:
