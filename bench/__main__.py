@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
 BENCHMARKS = {
+    "pipeline": "The whole pipeline",
     "quality": "Quality of the default model over three seeds",
     "finetuning": "Fine-tuning against `transformers.Trainer`",
     "inference": "Inference: exported int8 against eager fp32 PyTorch",
