@@ -2,7 +2,8 @@
 
 The rival computes in fp32 and pads to the longest of 32 rows drawn at random; ours is the pipeline's
 own training with the default recipe, but with R-Drop off, which would compute every row twice. Both
-sides take turns, each in a fresh process. Run `make repro` first. `--quick` trains on a part of the rows, where F1 tells nothing.
+sides take turns, each in a fresh process. Run `make repro` first. `--quick` trains on a part of the
+rows, where F1 tells nothing.
 """
 
 from __future__ import annotations
