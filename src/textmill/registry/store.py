@@ -103,7 +103,26 @@ def tracking_errors(uri: str) -> Iterator[None]:
                 where=uri,
                 fix=f"Start it, or change ${URI} or runtime.tracking_uri",
             ) from error
+        if refused := _access_refused(error, uri):
+            raise refused from error
         raise UserError(f"the tracking store refuses: {reason[:300]}", where=uri) from error
+
+
+def _access_refused(error: Exception, uri: str) -> UserError | None:
+    """The error of a server that does not know the user, or does not let him do this."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return None
+    code = error.get_http_status_code()
+    user, password = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+    if code == 401 or "error code 401" in str(error):
+        told = "refuses this user or password" if os.environ.get(user) else "asks for a user and a password"
+        return UserError(f"the tracking server {told}", where=uri, fix=f"Set ${user} and ${password}")
+    if code == 403 or "error code 403" in str(error):
+        told = f"the tracking server does not allow this to the user {os.environ.get(user, 'of these credentials')}"
+        return UserError(told, where=uri, fix="Ask its admin for the permission EDIT")
+    return None
 
 
 def _quiet() -> None:
