@@ -54,8 +54,8 @@ def runs(root: Path) -> dict[str, str]:
     return {run.info.run_id: run.info.status for run in client.search_runs(experiments)}
 
 
-def history(root: Path) -> list[dict[str, str]]:
-    with (root / "data/trained/history.csv").open() as file:
+def history(root: Path, name: str = "history.csv") -> list[dict[str, str]]:
+    with (root / "data/trained" / name).open() as file:
         return list(csv.DictReader(file))
 
 
@@ -87,6 +87,7 @@ def test_a_training_killed_twice_ends_with_the_very_bits_of_one_that_was_not(tmp
         unequal = [key for key in expected if not torch.equal(expected[key], found[key])]
         assert unequal == [], f"killed at step {step}"
     assert history(whole) == history(killed)
+    assert history(whole, "curve.csv") == history(killed, "curve.csv")
     assert len(history(whole)) >= 6
     assert list(runs(killed).values()) == ["FINISHED"]
     assert not list((killed / ".dvc/tmp/textmill/checkpoints").iterdir())
@@ -163,8 +164,12 @@ def test_a_finished_training_leaves_all_outputs_and_no_checkpoints(
     run_stage(root)
     folder = root / "data/trained"
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    assert names == ["history.csv", "metrics.json", "model/config.json", "model/model.safetensors", "run.json"]
+    written = ["curve.csv", "history.csv", "metrics.json", "model/config.json", "model/model.safetensors", "run.json"]
+    assert names == written
     metrics = read_json(folder / "metrics.json")
+    steps = [int(row["step"]) for row in history(root, "curve.csv")]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == metrics["steps"]
     assert metrics["padding_share"] <= 0.10
     assert metrics["weighted_f1"] == max(float(row["validation/weighted_f1"]) for row in history(root))
     assert read_json(folder / "run.json")["run_id"] == next(iter(runs(root)))

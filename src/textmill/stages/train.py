@@ -78,10 +78,11 @@ def _write(target: Path, trained: Trained, run: StageRun) -> None:
 
     with atomic_folder(target) as folder:
         save_network(folder / MODEL_FOLDER, trained.network, trained.weights)
-        with (folder / "history.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(trained.history[0]))
-            writer.writeheader()
-            writer.writerows(trained.history)
+        for name, rows in (("history.csv", trained.history), ("curve.csv", trained.curve)):
+            with (folder / name).open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
         write_json(folder / "metrics.json", trained.figures)
         run.write_reference(folder / "run.json")
 

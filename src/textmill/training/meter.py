@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from textmill.errors import UserError
+from textmill.training.curve import Curve
 from textmill.training.optimizer import base_learning_rate
 from textmill.training.progress import Progress
 
@@ -41,6 +42,7 @@ class Meter(Callback):
         seconds: Of training, without validation.
         learning_rate: Of the last step, without the groups' multipliers.
         padding: Padding share of each epoch that was begun.
+        curve: The loss over the steps.
     """
 
     def __init__(self, metrics: MetricLog | None, progress: Progress) -> None:
@@ -49,6 +51,7 @@ class Meter(Callback):
         self.seconds = 0.0
         self.learning_rate = 0.0
         self.padding: dict[int, float] = {}
+        self.curve = Curve()
         self._metrics = metrics
         self._progress = progress
         self._unread: list[_Step] = []
@@ -77,6 +80,7 @@ class Meter(Callback):
         """Show how much there is to do."""
         total = trainer.datamodule.rows_of_rank() * (trainer.max_epochs or 1)  # type: ignore[attr-defined]
         self._progress.begin(total, self.samples)
+        self.curve.begin(trainer.datamodule.optimizer_steps(trainer.max_epochs))  # type: ignore[attr-defined]
         self._clock = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -137,6 +141,7 @@ class Meter(Callback):
                 )
             self._loss_sum += loss
             self._loss_count += 1
+            self.curve.add(step.number, loss, step.rate)
             if self._metrics is not None:
                 values = {"train/loss": loss, "train/learning_rate": step.rate, "train/tokens_per_second": speed}
                 self._metrics.log_metrics(values, step.number)
@@ -146,12 +151,13 @@ class Meter(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Counts and sums so far."""
         self.read()
-        return {name: getattr(self, name) for name in _KEPT}
+        return {name: getattr(self, name) for name in _KEPT} | {"curve": self.curve.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from saved counts."""
         for name in _KEPT:
             setattr(self, name, state_dict[name])
+        self.curve.load_state_dict(state_dict["curve"])
 
 
 _KEPT = ("samples", "tokens", "seconds", "padding", "_loss_sum", "_loss_count")

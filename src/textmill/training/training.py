@@ -50,12 +50,14 @@ class Trained:
         network: The network, for its architecture; its weights are not the best ones.
         weights: The best weights by name.
         history: A row a validation.
+        curve: The training loss over the steps, some two hundred rows.
         figures: Those of the best validation, and of the training as a whole.
     """
 
     network: nn.Module
     weights: dict[str, Tensor]
     history: list[dict[str, float]]
+    curve: list[dict[str, float]]
     figures: dict[str, float]
 
 
@@ -186,7 +188,7 @@ class Training:
             "padding_share": sum(meter.padding.values()) / max(1, len(meter.padding)),
         }
         weights = load_file(self.folder.path / history.best_file) if trainer.is_global_zero else {}
-        return Trained(network, weights, history.rows, figures)
+        return Trained(network, weights, history.rows, meter.curve.rows, figures)
 
 
 def _fit(trainer: Trainer, module: TrainingModule, data: PreparedDataModule, checkpoint: Path | None) -> None:
