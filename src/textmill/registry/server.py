@@ -37,7 +37,10 @@ default_permission = {permission}
 database_uri = {database}
 admin_username = {admin}
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+auth_cache_ttl_seconds = 60
 """
+# Passwords are hashed to be slow to guess, and a training makes hundreds of requests: so a worker remembers
+# for a minute that one was right. A changed password or a deleted user is refused after that at the latest.
 
 # `mlflow db upgrade ADDRESS` and its like for users; a command line would show the password to everyone.
 _UPGRADES = (
