@@ -93,9 +93,7 @@ def test_two_runs_side_by_side(visit: Visit, runs: list[dict[str, str]], screens
     screenshot("compare")
 
 
-def test_pictures_of_the_evaluation(
-    visit: Visit, runs: list[dict[str, str]], screenshot: Callable[[str], None]
-) -> None:
+def test_pictures_of_evaluation(visit: Visit, runs: list[dict[str, str]], screenshot: Callable[[str], None]) -> None:
     page = visit(f"/experiments/{runs[0]['experiment']}/runs/{runs[0]['id']}/artifacts/evaluation/plots/confusion.png")
     page.wait_for_function("[...document.images].some(image => image.naturalWidth > 300 && image.complete)")
     screenshot("picture")
