@@ -6,7 +6,10 @@ import sys
 
 import typer
 
+from textmill.cli.exit_codes import ERROR
+from textmill.cli.history import history
 from textmill.cli.predict import predict
+from textmill.cli.promote import promote, rollback
 from textmill.cli.summary import summary
 from textmill.errors import translate
 
@@ -18,6 +21,9 @@ app = typer.Typer(
 )
 app.command()(predict)
 app.command()(summary)
+app.command()(promote)
+app.command()(rollback)
+app.command()(history)
 
 
 def main() -> None:
@@ -29,4 +35,4 @@ def main() -> None:
         if told is None:
             raise
         print(f"textmill: error: {told}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(ERROR)
