@@ -138,7 +138,7 @@ def download(uri: str, layout: Layout) -> Path:
         UserError: There is no such version, or the store cannot be reached.
     """
     address = _parsed(uri)
-    open_store(RuntimeConfig(tracking_uri=_configured_uri(layout)), layout)
+    open_store(RuntimeConfig(tracking_uri=configured_uri(layout)), layout)
     import mlflow
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
@@ -155,10 +155,11 @@ def download(uri: str, layout: Layout) -> Path:
                     f"no such version in {store}", where=uri, fix=f"Registered models: {known or 'none'}"
                 ) from error
             raise
-        return _folder_of(version, layout)
+        return folder_of(version, layout)
 
 
-def _folder_of(version: ModelVersion, layout: Layout) -> Path:
+def folder_of(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> Path:
+    """The exported folder of a version; from a remote store fetched once, or anew when `fresh`."""
     import mlflow
 
     from textmill.files import atomic_folder
@@ -170,10 +171,10 @@ def _folder_of(version: ModelVersion, layout: Layout) -> Path:
     if mlflow.get_tracking_uri().startswith("sqlite:") or digest is None:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=source))
     kept = layout.state / "models" / digest
-    if not kept.is_dir():
+    if fresh or not kept.is_dir():
         with atomic_folder(kept) as folder:
             mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder))
-    return next(path.parent for path in kept.rglob(MANIFEST_FILE))
+    return next((path.parent for path in kept.rglob(MANIFEST_FILE)), kept)
 
 
 def _parsed(uri: str) -> tuple[str, str, str]:
@@ -192,7 +193,7 @@ def _resolve(client: MlflowClient, name: str, version: str, alias: str) -> Model
     return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
 
 
-def _configured_uri(layout: Layout) -> str | None:
+def configured_uri(layout: Layout) -> str | None:
     """`runtime.tracking_uri` of the last composed configuration, if there is one."""
     from textmill.config import resolved
 
