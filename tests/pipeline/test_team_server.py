@@ -122,6 +122,48 @@ def test_secrets_stay_in_files_of_their_owner(team: Team) -> None:
         assert secret not in processes
 
 
+# -- the champion ----------------------------------------------------------------------------
+
+GATE = """
+gate:
+  resamples: 200
+  difference: {margin: 1.0}
+  slices: {columns: [], min_rows: 5, margin: 1.0}
+  budgets: {latency: {ratio: 1000}, rows: 5, repeats: 1}
+"""
+
+
+def model_aliases(team: Team) -> dict[str, str]:
+    return {
+        alias: str(version)
+        for alias, version in as_user(team, "ben", f"client.get_registered_model('{NAME}').aliases").items()
+    }
+
+
+def test_promote_and_roll_back_on_the_server(team: Team) -> None:
+    """Whoever manages the model may; another member is told so before anything moved."""
+    project, ada = team.project, team.server.environment("ada")
+    with (project.root / "params.yaml").open("a") as file:
+        file.write(GATE)
+    project.run("dvc", "repro", env=ada)
+    before = model_aliases(team)
+    refused = project.run("textmill", "promote", "1", env=team.server.environment("ben"), check=False)
+    assert refused.returncode == 1
+    assert "does not allow this to the user ben" in refused.stderr.strip().splitlines()[-1]
+    assert model_aliases(team) == before
+    assert "textmill.intent" not in as_user(team, "ben", f"client.get_registered_model('{NAME}').tags")
+
+    project.run("textmill", "promote", "1", env=ada)
+    assert model_aliases(team)["champion"] == "1"
+    project.run("textmill", "promote", "2", env=ada)
+    assert model_aliases(team) == {"champion": "2", "previous": "1"}
+    project.run("textmill", "rollback", "--reason", "too many complaints", env=ada)
+    assert model_aliases(team)["champion"] == "1"
+    told = project.run("textmill", "history", "--json", env=team.server.environment("ben")).stdout
+    assert "too many complaints" in told
+    assert "ada" in told
+
+
 # -- starting and stopping -------------------------------------------------------------------
 
 

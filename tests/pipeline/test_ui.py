@@ -66,6 +66,18 @@ def runs(team: Team) -> list[dict[str, str]]:
     return json.loads(team.project.run("python", "-c", program, env=team.server.environment("ben")).stdout)
 
 
+@pytest.fixture(scope="module")
+def aliases(team: Team) -> list[str]:
+    """Those of the model, at least one."""
+    program = (
+        "import json\nfrom mlflow import MlflowClient\n"
+        f"print(json.dumps(list(MlflowClient().get_registered_model('{NAME}').aliases)))"
+    )
+    found: list[str] = json.loads(team.project.run("python", "-c", program, env=team.server.environment("ben")).stdout)
+    assert found
+    return found
+
+
 def test_runs_table(visit: Visit, runs: list[dict[str, str]], screenshot: Callable[[str], None]) -> None:
     page = visit(f"/experiments/{runs[0]['experiment']}/runs")
     for run in runs:
@@ -99,13 +111,14 @@ def test_pictures_of_evaluation(visit: Visit, runs: list[dict[str, str]], screen
     screenshot("picture")
 
 
-def test_registered_model(visit: Visit, screenshot: Callable[[str], None]) -> None:
+def test_registered_model(visit: Visit, aliases: list[str], screenshot: Callable[[str], None]) -> None:
     page = visit(f"/models/{NAME}")
     page.get_by_text("Version 2").first.wait_for()
-    page.get_by_text("challenger").first.wait_for()
+    for alias in aliases:
+        page.get_by_text(alias).first.wait_for()
     page.get_by_text("Made by Textmill").first.wait_for()
     screenshot("model")
     page = visit(f"/models/{NAME}/versions/2")
-    for text in ("challenger", "textmill.manifest_sha256", "On the test split"):
+    for text in ("textmill.manifest_sha256", "On the test split"):
         page.get_by_text(text).first.wait_for()
     screenshot("version")

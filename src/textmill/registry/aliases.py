@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 INTENT = f"{PREFIX}intent"
+_NOBODYS = "textmill-nobody"
+"""An alias that no version bears; taking it away changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ def read_aliases(client: MlflowClient, name: str) -> Aliases:
 def move(client: MlflowClient, name: str, intent: Intent, held: Held) -> None:
     """Carry a plan out. The order decides what `recover` finds: the champion moves in one step."""
     held.check()
+    # A server with users may let this one set aliases but not take one away: better told now than half-way.
+    client.delete_registered_model_alias(name, _NOBODYS)
     client.set_registered_model_tag(name, INTENT, intent.as_tag())
     _finish(client, name, intent, held)
 

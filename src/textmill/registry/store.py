@@ -156,7 +156,7 @@ def _access_refused(error: Exception, uri: str) -> UserError | None:
         return UserError(f"the tracking server {told}", where=uri, fix=f"Set ${user} and ${password}")
     if is_forbidden(error):
         told = f"the tracking server does not allow this to the user {os.environ.get(user, 'of these credentials')}"
-        return UserError(told, where=uri, fix="Ask its admin for the permission EDIT")
+        return UserError(told, where=uri, fix="Ask its admin for the permission EDIT, to promote or delete for MANAGE")
     return None
 
 
