@@ -17,9 +17,10 @@ PYTHON ?= $(shell for candidate in python3 python3.12 python3.11 python; do \
 	&& { echo "$$candidate"; break; }; done)
 
 INSTALLED := $(VENV)/.installed
+INSTALLED_SERVER := $(VENV)/.installed-server
 INSTALLED_TEST := $(VENV)/.installed-test
 
-.PHONY: help install repro test lint format ui bench clean
+.PHONY: help install repro test lint format ui server bench clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -45,6 +46,9 @@ format: $(INSTALLED_TEST) ## Put the code into its standard form
 ui: $(INSTALLED) ## Compare runs in the MLflow UI on http://127.0.0.1:5000
 	@mlflow ui
 
+server: $(INSTALLED_SERVER) ## Run MLflow for a team: PostgreSQL, users and passwords (docs/team-server.md)
+	@exec textmill server
+
 bench: $(INSTALLED_TEST) ## Measure Textmill against its rivals, into docs/benchmarks.md
 	@python -m bench
 
@@ -62,6 +66,10 @@ $(INSTALLED): $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 	@python -c "import sysconfig, pathlib; pathlib.Path(sysconfig.get_paths()['purelib'], 'textmill_no_telemetry.pth').write_text('import os; os.environ.setdefault(\"MLFLOW_DISABLE_TELEMETRY\", \"true\"); os.environ.setdefault(\"DVC_NO_ANALYTICS\", \"1\")\n')"
 	@touch $@
 
+$(INSTALLED_SERVER): $(INSTALLED)
+	@python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[server]'
+	@touch $@
+
 $(INSTALLED_TEST): $(INSTALLED)
-	@python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[server,test]'
 	@touch $@

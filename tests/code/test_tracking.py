@@ -81,7 +81,7 @@ def test_run_holds_all_that_is_logged(layout: Layout, monkeypatch: pytest.Monkey
         run.write_reference(layout.root / "run.json")
     found = get_run(run.run_id)
     assert found.info.status == "FINISHED"
-    assert found.info.run_name == "tiny-minilm-abcdef01"
+    assert found.info.run_name == "minilm-abcdef01"
     assert found.data.params == {"train.optimizer.lr": "0.1", "train.model": "None"}
     client = mlflow.MlflowClient()
     assert [metric.value for metric in client.get_metric_history(run.run_id, "loss")] == [1.0, 0.5, 1.0 / 3]

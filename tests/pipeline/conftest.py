@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.project import Project, build_project
+from support.team_server import Team, add_users, reachable_folder, team_server
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +27,21 @@ def project(built_project: Project, tmp_path: Path) -> Project:
     ignored = shutil.ignore_patterns("mlruns", "mlflow.db*")
     shutil.copytree(built_project.root, copy.root, symlinks=True, ignore=ignored)
     return copy
+
+
+@pytest.fixture(scope="session")
+def team(built_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    """A team's server after two trainings of the tiny project by one member."""
+    project = Project(tmp_path_factory.mktemp("team") / "project")
+    shutil.copytree(
+        built_project.root, project.root, symlinks=True, ignore=shutil.ignore_patterns("mlruns", "mlflow.db*")
+    )
+    with reachable_folder() as folder, team_server(folder / "server") as server:
+        add_users(server)
+        ada = server.environment("ada")
+        project.run("dvc", "repro", "--force", "--downstream", "train", env=ada)
+        project.commit("Trained against the server")
+        project.edit("params.yaml", "seed: 17", "seed: 18")
+        project.run("dvc", "repro", env=ada)
+        project.commit("Another seed")
+        yield Team(server, project)

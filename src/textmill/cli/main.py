@@ -6,7 +6,11 @@ import sys
 
 import typer
 
+from textmill.cli.exit_codes import ERROR
+from textmill.cli.history import history
 from textmill.cli.predict import predict
+from textmill.cli.promote import promote, rollback
+from textmill.cli.server import server
 from textmill.cli.summary import summary
 from textmill.errors import translate
 
@@ -17,7 +21,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(predict)
+app.command()(server)
 app.command()(summary)
+app.command()(promote)
+app.command()(rollback)
+app.command()(history)
 
 
 def main() -> None:
@@ -29,4 +37,4 @@ def main() -> None:
         if told is None:
             raise
         print(f"textmill: error: {told}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(ERROR)

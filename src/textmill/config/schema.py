@@ -13,6 +13,7 @@ from textmill.config.section import Section
 from textmill.config.sections.evaluate import EvaluateConfig
 from textmill.config.sections.export import ExportConfig
 from textmill.config.sections.fetch import FetchConfig
+from textmill.config.sections.gate import GateConfig
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.register import RegisterConfig
 from textmill.config.sections.runtime import RuntimeConfig
@@ -22,7 +23,7 @@ from textmill.errors import UserError
 
 
 class PipelineConfig(Section):
-    """The content of `data/resolved.yaml`: one section a stage, and `runtime`."""
+    """The content of `data/resolved.yaml`: one section a stage, and `gate` and `runtime`."""
 
     fetch: FetchConfig
     prepare: PrepareConfig
@@ -30,6 +31,7 @@ class PipelineConfig(Section):
     evaluate: EvaluateConfig
     export: ExportConfig
     registration: RegisterConfig = Field(alias="register")
+    gate: GateConfig = GateConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
     def section(self, stage: str) -> Section:

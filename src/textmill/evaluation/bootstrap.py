@@ -90,6 +90,45 @@ def paired_differences(
     return _intervals(metrics, difference, len(ours), bootstrap)
 
 
+@dataclass(frozen=True)
+class PairedTest:
+    """What the draws say about one model against another in one metric.
+
+    Attributes:
+        gain: By how much the first is better, negative where it is worse, whichever way is better.
+        harm: p-value against "it is not worse by more than the margin": small means harm.
+    """
+
+    gain: Interval
+    harm: float
+
+
+def paired_test(
+    ours: pd.DataFrame,
+    theirs: pd.DataFrame,
+    metric: Metric,
+    margin: float,
+    bootstrap: Bootstrap,
+    same_columns: Sequence[str] = (),
+) -> PairedTest:
+    """The gain of `ours` over `theirs`, and the one-sided test of a loss beyond `margin`.
+
+    The p-value is the share of draws, the observed one counted among them, in which the loss stays
+    within the margin: the percentile interval turned around (Efron & Tibshirani 1993, ch. 15).
+    Arguments and errors are those of `paired_differences`.
+    """
+    mine = _checked_columns(ours)
+    others = _checked_columns(_aligned(ours, theirs, same_columns))
+    sign = 1 if metric.higher_is_better else -1
+
+    def gain(index: NDArray[np.intp]) -> NDArray[np.float64]:
+        return sign * (metric.score(mine, index) - metric.score(others, index))[None]
+
+    found, draws = _resampled([metric], gain, len(ours), bootstrap)
+    harmless = int((draws[0] >= -margin).sum())
+    return PairedTest(found[metric.name], (1 + harmless) / (1 + draws.shape[1]))
+
+
 def _scores(metrics: Sequence[Metric], columns: Columns, index: NDArray[np.intp]) -> NDArray[np.float64]:
     """Every metric on every draw, shape (metrics, resamples)."""
     return np.stack([metric.score(columns, index) for metric in metrics])
@@ -101,6 +140,16 @@ def _intervals(
     rows: int,
     bootstrap: Bootstrap,
 ) -> dict[str, Interval]:
+    return _resampled(metrics, score, rows, bootstrap)[0]
+
+
+def _resampled(
+    metrics: Sequence[Metric],
+    score: Callable[[NDArray[np.intp]], NDArray[np.float64]],
+    rows: int,
+    bootstrap: Bootstrap,
+) -> tuple[dict[str, Interval], NDArray[np.float64]]:
+    """The intervals by metric, and every draw, shape (metrics, resamples)."""
     if rows < 2:
         raise UserError(f"{rows} row(s) to measure on", fix="An interval needs two rows at least; give a larger split")
     from scipy import stats
@@ -121,7 +170,8 @@ def _intervals(
     )
     _refuse_nan(result.bootstrap_distribution.sum(axis=-1), metrics)
     low, high = result.confidence_interval
-    return {metric.name: Interval(float(values[i]), float(low[i]), float(high[i])) for i, metric in enumerate(metrics)}
+    found = {metric.name: Interval(float(values[i]), float(low[i]), float(high[i])) for i, metric in enumerate(metrics)}
+    return found, result.bootstrap_distribution
 
 
 def _refuse_nan(values: NDArray[np.float64], metrics: Sequence[Metric]) -> None:

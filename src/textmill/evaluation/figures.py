@@ -94,16 +94,20 @@ class Figures:
         }
 
     def flat(self) -> dict[str, float]:
-        """Names and values as the tracking store takes them: `test/weighted_f1_low` and the like."""
-        sections = {"test": self.test}
-        sections |= {f"baseline/{name}": found for name, found in self.baselines.items()}
-        sections |= {f"difference/{name}": found for name, found in self.difference.items()}
-        return {
-            _FORBIDDEN.sub("_", f"{prefix}/{name}{suffix}"): value
-            for prefix, found in sections.items()
-            for name, interval in found.items()
-            for suffix, value in (("", interval.value), ("_low", interval.low), ("_high", interval.high))
-        }
+        """Names and values as the tracking store takes them: `test/weighted_f1_low` and the like.
+
+        Intervals only of the headline figures and their lead; the others are in `details`, for there
+        they would bury the rest in a hundred columns.
+        """
+        named = {f"test/{name}": interval for name, interval in self.test.items()}
+        for kind, sections in (("baseline", self.baselines), ("difference", self.difference)):
+            named |= {f"{kind}/{of}/{name}": found[name] for of, found in sections.items() for name in self.headline}
+        values = {name: interval.value for name, interval in named.items()}
+        with_ends = [f"test/{name}" for name in self.headline]
+        with_ends += [f"difference/{of}/{self.main}" for of in self.difference]
+        for name in with_ends:
+            values |= {f"{name}_low": named[name].low, f"{name}_high": named[name].high}
+        return {_FORBIDDEN.sub("_", name): value for name, value in values.items()}
 
 
 def measure(

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
+from textmill.registry import descriptions
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.exceptions import MlflowException
 
 URI = "MLFLOW_TRACKING_URI"
 _SQLITE = "sqlite:///"
@@ -25,8 +33,11 @@ _DEFAULTS = {
 }
 _FIRST_ANSWER_SECONDS = "4"
 
-_set_here: set[str] = set()
-"""The URIs that MLflow has put into the environment for us, so that none is taken for the user's."""
+# Else MLflow's page asks each visitor whether this is about training or about agents.
+_KIND = "mlflow.experimentKind"
+
+_set_here: dict[str, str | None] = {}
+"""What the user's `$MLFLOW_TRACKING_URI` was, by the address that MLflow has put there for us since."""
 
 
 def connect(runtime: RuntimeConfig, layout: Layout) -> None:
@@ -43,7 +54,7 @@ def connect(runtime: RuntimeConfig, layout: Layout) -> None:
     artifacts = None
     if database := database_file(uri):
         artifacts = f"{(database.parent / 'mlruns').as_uri()}/{quote(runtime.tracking_experiment, safe='')}"
-    with tracking_errors(uri), _first_answer_soon():
+    with tracking_errors(uri), answers_soon():
         _ensure_experiment(runtime.tracking_experiment, artifacts)
 
 
@@ -60,8 +71,8 @@ def open_store(runtime: RuntimeConfig, layout: Layout) -> str:
     import mlflow
 
     _quiet()
-    _set_here.add(uri)
-    with tracking_errors(uri), _first_answer_soon():
+    _set_here[uri] = _users_uri()
+    with tracking_errors(uri), answers_soon():
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         if database := database_file(uri):
@@ -73,17 +84,36 @@ def open_store(runtime: RuntimeConfig, layout: Layout) -> str:
 
 def tracking_uri(runtime: RuntimeConfig, layout: Layout) -> str:
     """The address of the store. A relative SQLite path is taken from the project's home."""
-    users = os.environ.get(URI)
-    uri = runtime.tracking_uri or (users if users not in _set_here else None)
-    uri = uri or f"{_SQLITE}{layout.home / 'mlflow.db'}"
+    uri = runtime.tracking_uri or _users_uri() or f"{_SQLITE}{layout.home / 'mlflow.db'}"
     if database := database_file(uri):
         return f"{_SQLITE}{layout.home / database}"
     return uri
 
 
+def _users_uri() -> str | None:
+    """The user's `$MLFLOW_TRACKING_URI`; `mlflow.set_tracking_uri` writes its own into the same variable."""
+    found = os.environ.get(URI)
+    return _set_here.get(found, found) if found else None
+
+
 def database_file(uri: str) -> Path | None:
     """The file of a SQLite store, or None for any other store."""
     return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+
+
+def find_run(client: MlflowClient, run_id: str | None) -> Run | None:
+    """The run, or None when this store has none or it was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    if run_id is None:
+        return None
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE") or is_forbidden(error):
+            return None
+        raise
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 @contextmanager
@@ -93,6 +123,7 @@ def tracking_errors(uri: str) -> Iterator[None]:
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
+    uri = re.sub(r"//[^/@]*@", "//", uri)  # no password in a message
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError) as error:
@@ -103,7 +134,30 @@ def tracking_errors(uri: str) -> Iterator[None]:
                 where=uri,
                 fix=f"Start it, or change ${URI} or runtime.tracking_uri",
             ) from error
+        if refused := _access_refused(error, uri):
+            raise refused from error
         raise UserError(f"the tracking store refuses: {reason[:300]}", where=uri) from error
+
+
+def is_forbidden(error: MlflowException) -> bool:
+    """Whether a server with users refused; it does so too for a run that does not exist."""
+    return bool(error.error_code == "PERMISSION_DENIED") or "error code 403" in str(error)
+
+
+def _access_refused(error: Exception, uri: str) -> UserError | None:
+    """The error of a server that does not know the user, or does not let him do this."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return None
+    user, password = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+    if error.error_code == "UNAUTHENTICATED" or "error code 401" in str(error):
+        told = "refuses this user or password" if os.environ.get(user) else "asks for a user and a password"
+        return UserError(f"the tracking server {told}", where=uri, fix=f"Set ${user} and ${password}")
+    if is_forbidden(error):
+        told = f"the tracking server does not allow this to the user {os.environ.get(user, 'of these credentials')}"
+        return UserError(told, where=uri, fix="Ask its admin for the permission EDIT, to promote or delete for MANAGE")
+    return None
 
 
 def _quiet() -> None:
@@ -138,7 +192,8 @@ def _ensure_experiment(name: str, artifacts: str | None) -> None:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            client.create_experiment(name, artifact_location=artifacts)
+            tags = {descriptions.NOTE: descriptions.EXPERIMENT, _KIND: "custom_model_development"}
+            client.create_experiment(name, artifact_location=artifacts, tags=tags)
         except MlflowException:
             if client.get_experiment_by_name(name) is None:
                 raise
@@ -150,8 +205,8 @@ def _ensure_experiment(name: str, artifacts: str | None) -> None:
 
 
 @contextmanager
-def _first_answer_soon() -> Iterator[None]:
-    """A short time limit for the first requests only; a large upload may take its time."""
+def answers_soon() -> Iterator[None]:
+    """A short time limit for small requests; a large upload, outside of this, may take its time."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     if name in os.environ:
         yield

@@ -20,7 +20,7 @@ from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import read_json, write_json
 from textmill.registry.origin import PREFIX, installed_packages, lock_tags, origin_tags
-from textmill.registry.store import connect, tracking_errors
+from textmill.registry.store import connect, find_run, tracking_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,7 +161,7 @@ def stage_run(
         upstream: `run.json` of the stage before, or None to open a new run.
         fingerprint: Digest of everything that decides the stage's result.
         resume_run_id: A run of this very stage that was cut off, to be continued.
-        name: What the run's name shows beside experiment and fingerprint: the model or task.
+        name: What the run's name shows beside the fingerprint: the model.
         system_metrics: Whether to log CPU, memory and GPU while the stage runs.
 
     Raises:
@@ -175,7 +175,7 @@ def stage_run(
     try:
         with _signals_wait(), tracking_errors(uri):
             previous = read_json(upstream)["run_id"] if upstream and upstream.is_file() else None
-            source = _find(client, resume_run_id or previous)
+            source = find_run(client, resume_run_id or previous)
             if source is None or (resume_run_id is None and _holds_another(source, stage, fingerprint)):
                 found = _find_linked(client, runtime.tracking_experiment, previous, stage, fingerprint)
             else:
@@ -184,7 +184,7 @@ def stage_run(
                 client.update_run(found.info.run_id, status="RUNNING")
                 run = StageRun(client, uri, found.info.run_id, runtime.tracking_experiment)
             else:
-                label = f"{runtime.tracking_experiment}-{name or stage}-{fingerprint[:8]}"
+                label = f"{name or stage}-{fingerprint[:8]}"
                 run_id = _create(
                     client, runtime.tracking_experiment, os.environ.get("DVC_EXP_NAME") or label, layout.root
                 )
@@ -200,21 +200,6 @@ def stage_run(
             _end(run, _status_after(error), monitor, broken=True)
         raise
     _end(run, "FINISHED", monitor, broken=False)
-
-
-def _find(client: MlflowClient, run_id: str | None) -> Run | None:
-    """The run, or None when this store has none or it was deleted."""
-    from mlflow.exceptions import MlflowException
-
-    if run_id is None:
-        return None
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
-    return run if run.info.lifecycle_stage == "active" else None
 
 
 def _find_linked(
@@ -242,7 +227,7 @@ def _create(client: MlflowClient, experiment: str, name: str, root: Path) -> str
         "mlflow.source.type": "PROJECT",
     }
     try:
-        tags["mlflow.user"] = getpass.getuser()
+        tags["mlflow.user"] = os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
     except (OSError, KeyError):
         log.debug("this user has no name")
     found = client.get_experiment_by_name(experiment)

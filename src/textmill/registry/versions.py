@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from textmill.config.plugins import TARGET, build
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import read_json, sha256_file
+from textmill.registry import descriptions
 from textmill.registry.origin import PREFIX, origin_tags, upstream_lock_digest
 from textmill.registry.store import open_store, tracking_errors
 from textmill.serving.exported import MANIFEST_FILE, read_specification, verify
@@ -74,7 +76,7 @@ def register(name: str, folder: Path, examples: Path, run_id: str, layout: Layou
         version = _same_version(client, name, tags)
         made = version is None
         if version is None:
-            version = _create(client, name, folder, run_id, tags)
+            version = _create(client, name, folder, run_id, tags, _metrics(layout))
         uri = f"models:/{name}/{version.version}"
         try:
             try_in_fresh_process(uri, examples)
@@ -136,7 +138,7 @@ def download(uri: str, layout: Layout) -> Path:
         UserError: There is no such version, or the store cannot be reached.
     """
     address = _parsed(uri)
-    open_store(RuntimeConfig(tracking_uri=_configured_uri(layout)), layout)
+    open_store(RuntimeConfig(tracking_uri=configured_uri(layout)), layout)
     import mlflow
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
@@ -153,10 +155,11 @@ def download(uri: str, layout: Layout) -> Path:
                     f"no such version in {store}", where=uri, fix=f"Registered models: {known or 'none'}"
                 ) from error
             raise
-        return _folder_of(version, layout)
+        return folder_of(version, layout)
 
 
-def _folder_of(version: ModelVersion, layout: Layout) -> Path:
+def folder_of(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> Path:
+    """The exported folder of a version; from a remote store fetched once, or anew when `fresh`."""
     import mlflow
 
     from textmill.files import atomic_folder
@@ -168,10 +171,10 @@ def _folder_of(version: ModelVersion, layout: Layout) -> Path:
     if mlflow.get_tracking_uri().startswith("sqlite:") or digest is None:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=source))
     kept = layout.state / "models" / digest
-    if not kept.is_dir():
+    if fresh or not kept.is_dir():
         with atomic_folder(kept) as folder:
             mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder))
-    return next(path.parent for path in kept.rglob(MANIFEST_FILE))
+    return next((path.parent for path in kept.rglob(MANIFEST_FILE)), kept)
 
 
 def _parsed(uri: str) -> tuple[str, str, str]:
@@ -190,7 +193,7 @@ def _resolve(client: MlflowClient, name: str, version: str, alias: str) -> Model
     return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
 
 
-def _configured_uri(layout: Layout) -> str | None:
+def configured_uri(layout: Layout) -> str | None:
     """`runtime.tracking_uri` of the last composed configuration, if there is one."""
     from textmill.config import resolved
 
@@ -205,7 +208,14 @@ def _same_version(client: MlflowClient, name: str, tags: Mapping[str, str]) -> M
     return max(matching, key=lambda version: int(version.version), default=None)
 
 
-def _create(client: MlflowClient, name: str, folder: Path, run_id: str, tags: dict[str, str]) -> ModelVersion:
+def _metrics(layout: Layout) -> dict[str, Any]:
+    path = layout.evaluation / "metrics.json"
+    return dict(read_json(path)) if path.is_file() else {}
+
+
+def _create(
+    client: MlflowClient, name: str, folder: Path, run_id: str, tags: dict[str, str], metrics: Mapping[str, Any]
+) -> ModelVersion:
     """Log the folder as a pyfunc of the run and register it."""
     import mlflow
     import mlflow.pyfunc
@@ -223,7 +233,7 @@ def _create(client: MlflowClient, name: str, folder: Path, run_id: str, tags: di
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     logged = Model.log(
         artifact_path=None,
-        name="model",
+        name=re.sub(r"[^A-Za-z0-9_-]", "-", name),  # as MLflow's lists of models show it
         flavor=mlflow.pyfunc,
         run_id=run_id,
         python_model=str(_HERE / "served_model.py"),
@@ -234,11 +244,18 @@ def _create(client: MlflowClient, name: str, folder: Path, run_id: str, tags: di
         pip_requirements=requirements(exported.task),
     )
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=descriptions.registered_model(task.name))
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
             raise
-    return client.create_model_version(name, logged.model_uri, run_id=run_id, tags=tags, model_id=logged.model_id)
+    return client.create_model_version(
+        name,
+        logged.model_uri,
+        run_id=run_id,
+        tags=tags,
+        description=descriptions.version(metrics),
+        model_id=logged.model_id,
+    )
 
 
 def code_paths(task: Mapping[str, Any]) -> list[str]:

@@ -26,6 +26,7 @@ def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
         from textmill.training.training import Training
 
         if is_first_process():
+            from textmill.registry.descriptions import run_label
             from textmill.registry.tracking import connect, stage_run
 
             connect(runtime, layout)  # imports what this store needs
@@ -43,13 +44,14 @@ def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
         upstream=None,
         fingerprint=training.fingerprint,
         resume_run_id=training.folder.run_id(),
+        name=run_label(config.model),
         system_metrics=True,
     ) as run:
         training.folder.note_run(run.run_id)
         _log_inputs(run, config, runtime, training, prepared)
         trained = training.run(run)
         _write(layout.trained, trained, run)
-        run.log_metrics(trained.figures)
+        run.log_metrics({f"best/{name}": value for name, value in trained.figures.items()})
         run.log_artifact(layout.trained / "history.csv")
     training.folder.remove()
 

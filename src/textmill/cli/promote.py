@@ -1,0 +1,102 @@
+"""`textmill promote` and `textmill rollback`: changing the champion."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from textmill.cli.exit_codes import INCONCLUSIVE, REFUSED
+
+if TYPE_CHECKING:
+    from textmill.registry.promotion import Promotion
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+_CODES = {"moved": 0, "refused": REFUSED, "stale champion": REFUSED, "inconclusive": INCONCLUSIVE}
+_MARKS = {"pass": "[green]pass[/green]", "fail": "[red]fail[/red]", "inconclusive": "[yellow]cannot tell[/yellow]"}
+
+
+def promote(
+    version: Annotated[
+        str | None,
+        typer.Argument(help="NAME/VERSION, NAME@ALIAS, or a bare version or alias. Default: the challenger."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure and judge; store and move nothing.")] = False,
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make a version the champion if it passes the gate of conf/gate/: textmill promote --dry-run.
+
+    Champion and challenger answer the same test split in one session. Ends with 0 when it was
+    promoted (or would be), 3 when it was refused or the champion changed meanwhile, 4 when the
+    split is too small to tell, 1 after an error.
+    """
+    from textmill.config.layout import find_layout
+    from textmill.registry.promotion import promote as run
+
+    done = run(version, find_layout(), reason=reason, dry_run=dry_run)
+    if as_json:
+        print(json.dumps(done.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        _print_promotion(done)
+    raise typer.Exit(_CODES[done.event.outcome])
+
+
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why, for the history.")],
+    model: Annotated[str | None, typer.Option(help="Registered model. Default: this project's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the previous champion the champion again: textmill rollback --reason "too many complaints".
+
+    Only when its files have their digests and it answers; else it ends with 3 and moves nothing.
+    """
+    from textmill.config.layout import find_layout
+    from textmill.registry.rollback import rollback as run
+
+    done = run(model, find_layout(), reason=reason)
+    if as_json:
+        print(json.dumps(done.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        _print_end(done.model, done.recovered, done.as_dict())
+    raise typer.Exit(_CODES[done.event.outcome])
+
+
+def _print_promotion(done: Promotion) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("check")
+    table.add_column("result", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for check in done.decision["checks"]:
+        table.add_row(check["name"], _MARKS[check["status"]], escape(check["words"]))
+    Console().print(table)
+    _print_end(done.model, done.recovered, done.as_dict())
+
+
+def _print_end(model: str, recovered: str | None, event: Mapping[str, Any]) -> None:
+    """The last lines: what became of it."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(highlight=False, soft_wrap=True)
+    if recovered:
+        console.print(f"  First, {escape(recovered)}.")
+    version = f"{model} version {event['version']}"
+    instead = f" in place of version {event['champion']}" if event["champion"] else ""
+    if event["outcome"] == "moved" and event.get("dry_run"):
+        console.print(f"  [bold]{version}[/bold] would be promoted{instead}. Nothing was moved.")
+    elif event["outcome"] == "moved":
+        console.print(f"  [bold]{version}[/bold] is the champion now{instead}.")
+    else:
+        console.print(f"  [bold]{version}[/bold] is not promoted: {event['outcome']}. Nothing was moved.")
+        console.print(f"  {escape(event['words'])}.")
+    if event.get("decision_address"):
+        console.print(f"  Decision: {event['decision_address']}")

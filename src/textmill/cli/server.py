@@ -1,0 +1,87 @@
+"""`textmill server`: a team's MLflow server."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from textmill.registry.server import ServerSettings
+
+Permission = Literal["NO_PERMISSIONS", "READ", "EDIT", "MANAGE"]
+
+
+def server(
+    host: Annotated[str, typer.Option(help="Address to listen on; other machines should come through TLS.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
+    folder: Annotated[
+        Path | None, typer.Option(help="Secrets, logs, artefacts, private database. Default: .dvc/tmp/textmill/server.")
+    ] = None,
+    artifacts: Annotated[
+        str | None, typer.Option(help="Where artefacts are stored, e.g. s3://bucket. Default: in the folder.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 2,
+    permission: Annotated[Permission, typer.Option(help="What every user may do with what others made.")] = "EDIT",
+    allowed_hosts: Annotated[
+        str | None, typer.Option(help="Host names, with commas, by which a proxy in front calls the server.")
+    ] = None,
+    upgrade: Annotated[bool, typer.Option("--upgrade", help="First upgrade the database to this MLflow.")] = False,
+) -> None:
+    """Run MLflow for a team: PostgreSQL, artefacts proxied, users and passwords. Ctrl-C stops it.
+
+    The database is $TEXTMILL_DATABASE (postgresql://...), else a private PostgreSQL in the folder.
+    The first start makes the user admin, with the password of $TEXTMILL_ADMIN_PASSWORD, else a
+    random one in the folder's file admin-password.
+    """
+    from textmill.config.layout import find_layout
+    from textmill.registry.server import DATABASE, ServerSettings, serve
+
+    settings = ServerSettings(
+        folder=(folder or find_layout().state / "server").expanduser().resolve(),
+        host=host,
+        port=port,
+        workers=workers,
+        database=os.environ.get(DATABASE) or None,
+        artifacts=artifacts,
+        permission=permission,
+        allowed_hosts=allowed_hosts,
+        upgrade=upgrade,
+    )
+    serve(settings, lambda: _announce(settings))
+    print("Stopped.")
+
+
+def _announce(settings: ServerSettings) -> None:
+    from textmill.registry.server import ADMIN, ADMIN_PASSWORD
+
+    given = os.environ.get(ADMIN_PASSWORD)
+    password = f"as ${ADMIN_PASSWORD} on the first start" if given else f"in {_short(settings.password_file)}"
+    print(f"The server answers on {settings.address}", flush=True)
+    print(f"  database   {'as $TEXTMILL_DATABASE' if settings.database else _short(settings.folder / 'postgres')}")
+    print(f"  artefacts  {settings.artifacts or _short(settings.folder / 'artifacts')}")
+    print(f"  log        {_short(settings.log)}")
+    print(f"  user       {ADMIN}, password {password}")
+    if not _is_loopback(settings.host):
+        print("  Passwords travel readably: put TLS in front (docs/team-server.md).")
+    print("Each member of the team sets:")
+    print(f"  export MLFLOW_TRACKING_URI={settings.address}")
+    print("  export MLFLOW_TRACKING_USERNAME=...  MLFLOW_TRACKING_PASSWORD=...", flush=True)
+
+
+def _short(path: Path) -> str:
+    """A path as seen from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

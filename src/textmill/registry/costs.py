@@ -1,0 +1,103 @@
+"""What versions cost, measured side by side: time for one row, memory, size.
+
+As a program (`python -m textmill.registry.costs FOLDER PRECISION`, inputs as JSON on stdin) it
+loads a model, answers, and prints its resident memory in MB; so other models weigh nothing there.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from textmill.config.sections.gate import GateConfig
+from textmill.errors import UserError
+from textmill.evaluation.gate import Costs
+
+if TYPE_CHECKING:
+    from textmill.serving.predictor import Precision, Predictor
+
+_WARM_UP = 5
+_MEMORY_SECONDS = 300
+_MEGABYTE = 1e6
+
+
+def costs_of(
+    predictors: Sequence[Predictor], folders: Sequence[Path], rows: Sequence[dict[str, Any]], gate: GateConfig
+) -> list[Costs]:
+    """The costs of each model, in their order.
+
+    Args:
+        predictors: Loaded models.
+        folders: Their exported folders.
+        rows: Inputs, from which as many are drawn as the configuration says.
+        gate: Names the graph, the number of rows and the seed.
+    """
+    chooser = np.random.default_rng(gate.seed)
+    drawn = chooser.permutation(len(rows))[: gate.budgets.rows]
+    inputs = [rows[position] for position in drawn]
+    return [
+        Costs(latency, memory(folder, gate.precision, inputs), size(folder, predictor, gate.precision))
+        for latency, folder, predictor in zip(
+            latencies(predictors, inputs, gate.budgets.repeats), folders, predictors, strict=True
+        )
+    ]
+
+
+def latencies(predictors: Sequence[Predictor], inputs: Sequence[dict[str, Any]], repeats: int) -> list[float]:
+    """95th percentile over the inputs of the time to answer one alone, in ms, for each model.
+
+    The models take turns, so that what disturbs the machine disturbs all; of an input's repeats the
+    fastest counts.
+    """
+    best = np.full((len(predictors), len(inputs)), np.inf)
+    for predictor in predictors:
+        for row in inputs[:_WARM_UP]:
+            predictor.predict([row])
+    for _ in range(repeats):
+        for position, row in enumerate(inputs):
+            for number, predictor in enumerate(predictors):
+                started = time.perf_counter()
+                predictor.predict([row])
+                best[number, position] = min(best[number, position], time.perf_counter() - started)
+    return [float(value) for value in 1000 * np.quantile(best, 0.95, axis=1)]
+
+
+def memory(folder: Path, precision: str, inputs: Sequence[dict[str, Any]]) -> float:
+    """Resident memory of a process of its own after it has answered, in MB.
+
+    Raises:
+        UserError: The process failed.
+    """
+    command = [sys.executable, "-m", "textmill.registry.costs", str(folder), precision]
+    done = subprocess.run(
+        command, input=json.dumps(list(inputs)), capture_output=True, text=True, timeout=_MEMORY_SECONDS
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"its memory cannot be measured: {last[:300]}", where=str(folder))
+    return float(done.stdout)
+
+
+def size(folder: Path, predictor: Predictor, precision: str) -> float:
+    """The graph that answers, with its weights, in MB."""
+    return (folder / predictor.exported.graphs[precision]).stat().st_size / _MEGABYTE
+
+
+def _print_memory(folder: Path, precision: Precision) -> None:
+    import psutil
+
+    from textmill.serving.predictor import Predictor
+
+    Predictor.load(folder, precision).predict(json.load(sys.stdin))
+    sys.stdout.write(f"{psutil.Process().memory_info().rss / _MEGABYTE}\n")
+
+
+if __name__ == "__main__":
+    _print_memory(Path(sys.argv[1]), cast("Precision", sys.argv[2]))

@@ -1,0 +1,341 @@
+"""Promotion, rollback and history on a real store: judged, moved whole or not at all, and remembered."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.tiny_export import RUNTIME, mlflow_server
+from support.tiny_registry import (
+    GATE,
+    NAME,
+    aliases,
+    build_registry,
+    copy_registry,
+    list_versions,
+    register_export,
+    store,
+    textmill,
+    write_gate,
+)
+
+from textmill.config.layout import Layout
+from textmill.errors import UserError
+from textmill.files import read_json
+from textmill.registry.history import history
+from textmill.registry.promotion import promote
+from textmill.registry.rollback import rollback
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield build_registry(tmp_path_factory.mktemp("promotion") / "project", patch)
+
+
+@pytest.fixture
+def layout(registry: Layout, tmp_path: Path) -> Layout:
+    """Three versions, no champion yet."""
+    return copy_registry(registry, tmp_path / "project")
+
+
+@pytest.fixture
+def crowned(layout: Layout) -> Layout:
+    """Version 1 is the champion."""
+    store(layout).set_registered_model_alias(NAME, "champion", "1")
+    return layout
+
+
+def events(layout: Layout) -> list[dict[str, Any]]:
+    return list(history(store(layout), NAME)["events"])
+
+
+# -- the whole way ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_commands_from_first_champion_to_rollback(layout: Layout) -> None:
+    """Promote, promote a better one, refuse a broken one, roll back, read the history."""
+    run = lambda *arguments: textmill(*arguments, cwd=layout.root)  # noqa: E731
+    tried = run("promote", "1", "--dry-run")
+    assert tried.returncode == 0, tried.stderr
+    assert "tiny-reviews version 1 would be promoted. Nothing was moved." in tried.stdout
+    assert "champion" not in aliases(layout)
+    assert events(layout) == []
+    first = run("promote", f"models:/{NAME}/1", "--reason", "the first", "--json")
+    assert first.returncode == 0, first.stderr
+    assert json.loads(first.stdout)["outcome"] == "moved"
+    second = run("promote", f"{NAME}/2")
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "tiny-reviews version 2 is the champion now in place of version 1." in second.stdout
+    assert aliases(layout) == {"champion": "2", "previous": "1", "challenger": "3"}
+    broken = run("promote")
+    assert broken.returncode == 3, broken.stdout + broken.stderr
+    assert "tiny-reviews version 3 is not promoted: refused. Nothing was moved." in broken.stdout
+    assert aliases(layout) == {"champion": "2", "previous": "1", "challenger": "3"}
+    back = run("rollback", "--reason", "users [complain]")
+    assert back.returncode == 0, back.stderr
+    assert "tiny-reviews version 1 is the champion now in place of version 2." in back.stdout
+    assert aliases(layout) == {"champion": "1", "challenger": "3"}
+    told = run("history")
+    assert told.returncode == 0
+    assert "users [complain]" in told.stdout
+    assert "something else" not in told.stdout
+    found = json.loads(run("history", "--json").stdout)
+    assert [(e["action"], e["champion"], e["version"], e["verdict"], e["outcome"]) for e in found["events"]] == [
+        ("promotion", None, "1", "pass", "moved"),
+        ("promotion", "1", "2", "pass", "moved"),
+        ("promotion", "2", "3", "fail", "refused"),
+        ("rollback", "2", "1", None, "moved"),
+    ]
+    assert all(e["user"] and e["time"].endswith("+00:00") for e in found["events"])
+    assert run("rollback", "--reason", "again").returncode == 1
+    assert run("rollback").returncode == 2
+
+
+@pytest.mark.slow
+def test_decision_and_card_are_stored_with_the_version(crowned: Layout) -> None:
+    import mlflow
+
+    done = promote("2", crowned, reason="like the other")
+    version = store(crowned).get_model_version(NAME, "2")
+    assert version.tags["textmill.verdict"] == "pass"
+    address = version.tags["textmill.decision"]
+    assert address == done.event.decision
+    assert address.startswith(f"runs:/{version.run_id}/")
+    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
+    decision = read_json(folder / "decision.json")
+    assert (decision["verdict"], decision["version"], decision["champion"]) == ("pass", "2", "1")
+    assert decision["gate"]["difference"]["margin"] == 0.05
+    assert decision["evaluation_set"]["rows"] == 34
+    assert {check["name"] for check in decision["checks"]} >= {"digest", "overlap", "difference", "slice", "memory"}
+    costs = decision["versions"]["champion"]["costs"]
+    assert costs["memory"] > 20
+    assert costs["size"] > 0
+    card = (folder / "model_card.md").read_text()
+    assert card.startswith("# Another card")
+    assert "tiny-reviews version 2 against version 1" in card
+
+
+@pytest.mark.slow
+def test_refused_and_inconclusive_move_nothing(crowned: Layout) -> None:
+    refused = promote("3", crowned)
+    assert (refused.event.outcome, refused.event.verdict) == ("refused", "fail")
+    assert "accuracy" in refused.event.words or "weighted_f1" in refused.event.words
+    write_gate(crowned, **{**GATE, "difference": {"claim": "superiority", "margin": 0.001}, "floors": {"nothing": 1}})
+    assert promote("2", crowned).event.outcome == "refused"
+    assert aliases(crowned)["champion"] == "1"
+    assert [event["outcome"] for event in events(crowned)] == ["refused", "refused"]
+
+
+@pytest.mark.slow
+def test_first_champion_is_held_to_floors(layout: Layout) -> None:
+    write_gate(layout, **GATE, floors={"accuracy": 0.99})
+    assert promote("1", layout).event.outcome == "refused"
+    write_gate(layout, **GATE, floors={"accuracy": 0.6})
+    done = promote("1", layout)
+    assert done.event.outcome == "moved"
+    assert {check["name"] for check in done.decision["checks"]} == {"digest", "overlap", "floor"}
+    assert aliases(layout) == {"champion": "1", "challenger": "3"}
+
+
+@pytest.mark.slow
+def test_other_evaluation_set_or_training_rows_fail(crowned: Layout) -> None:
+    shard = next((crowned.prepared / "train").iterdir())
+    shard.rename(shard.with_name("00007.arrow"))
+    words = promote("2", crowned, dry_run=True).event.words
+    assert words == "the training rows of version 2 are not here to compare with"
+    shard = next((crowned.prepared / "test").iterdir())
+    shard.rename(shard.with_name("00007.arrow"))
+    done = promote("2", crowned, dry_run=True)
+    assert done.event.verdict == "fail"
+    assert "version 1 was made beside another evaluation set" in done.event.words
+
+
+def test_what_cannot_be_promoted_is_told(crowned: Layout) -> None:
+    for address, said in (
+        ("1", "version 1 is the champion already"),
+        ("9", r"has no version 9. Versions: 1 @champion, 2, 3 @challenger"),
+        (f"{NAME}@nobody", "has no alias nobody"),
+        ("models:/other/1", "Registered models: tiny-reviews"),
+        ("a/b", "not the address of a version"),
+    ):
+        with pytest.raises(UserError, match=said) as caught:
+            promote(address, crowned)
+        assert len(str(caught.value).splitlines()) == 1
+    assert aliases(crowned) == {"champion": "1", "challenger": "3"}
+
+
+# -- faults ----------------------------------------------------------------------------------
+
+
+def test_champion_that_changed_meanwhile_is_stale(crowned: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    from textmill.registry import promotion
+
+    judged = promotion._judged
+
+    def meanwhile(*arguments: Any) -> Any:
+        found = judged(*arguments)
+        store(crowned).set_registered_model_alias(NAME, "champion", "3")
+        return found
+
+    monkeypatch.setattr(promotion, "_judged", meanwhile)
+    done = promote("2", crowned)
+    assert done.event.outcome == "stale champion"
+    assert done.event.words == "compared with version 1, but the champion is now version 3"
+    assert aliases(crowned) == {"champion": "3", "challenger": "3"}
+    assert [event["outcome"] for event in events(crowned)] == ["stale champion"]
+
+
+TWO = """
+import sys
+from pathlib import Path
+from textmill.config.layout import Layout
+from textmill.registry import promotion
+judged = promotion._judged
+def together(*arguments):
+    found = judged(*arguments)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    return found
+promotion._judged = together
+print(promotion.promote(sys.argv[2], Layout(Path(sys.argv[1]))).event.outcome)
+"""
+
+
+def promote_at_once(layout: Layout, numbers: list[str], env: dict[str, str]) -> list[str]:
+    """Processes that have all judged before the first may move; their outcomes, sorted."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, str(layout.root), number],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+        for number in numbers
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return sorted(process.communicate(timeout=120)[0].strip() for process in processes)
+
+
+def environment(**more: str) -> dict[str, str]:
+    import os
+
+    return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | more
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("numbers", [["2", "2"], ["1", "2"]])
+def test_of_two_promotions_at_once_exactly_one_moves(layout: Layout, numbers: list[str]) -> None:
+    assert promote_at_once(layout, numbers, environment()) == ["moved", "stale champion"]
+    found = events(layout)
+    moved = next(event for event in found if event["outcome"] == "moved")
+    assert aliases(layout)["champion"] == moved["version"]
+    assert "previous" not in aliases(layout)
+    left = store(layout).get_registered_model(NAME).tags
+    assert not [key for key in left if "claim" in key or "intent" in key]
+
+
+@pytest.mark.slow
+def test_works_through_a_server(layout: Layout, tmp_path: Path) -> None:
+    with mlflow_server(tmp_path / "server") as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", address)
+        patch.setattr("textmill.registry.versions.try_in_fresh_process", lambda *_: None)
+        from support.tiny_registry import another_card
+
+        register_export(layout)
+        another_card(layout.exported / "model")
+        register_export(layout)
+        assert [str(version.version) for version in list_versions(layout)] == ["2", "1"]
+        both = promote_at_once(layout, ["1", "2"], environment(MLFLOW_TRACKING_URI=address))
+        assert both == ["moved", "stale champion"]
+        first = aliases(layout)["champion"]
+        other = "1" if first == "2" else "2"
+        done = textmill("promote", other, cwd=layout.root, env={"MLFLOW_TRACKING_URI": address})
+        assert done.returncode == 0, done.stdout + done.stderr
+        done = textmill("rollback", "--reason", "x", "--json", cwd=layout.root, env={"MLFLOW_TRACKING_URI": address})
+        assert json.loads(done.stdout)["version"] == first
+        assert aliases(layout)["champion"] == first
+        assert len(events(layout)) == 4
+    (layout.state / "models").rename(layout.state / "gone")
+    started = time.monotonic()
+    for command in (["promote", "1"], ["rollback", "--reason", "x"], ["history"]):
+        done = textmill(*command, cwd=layout.root, env={"MLFLOW_TRACKING_URI": address})
+        assert done.returncode == 1
+        assert "the tracking server does not answer" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert time.monotonic() - started < 60
+
+
+def previous_folder(layout: Layout, number: str) -> Path:
+    from textmill.registry.versions import folder_of
+
+    return folder_of(store(layout).get_model_version(NAME, number), layout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["changed", "pickle", "manifest"])
+def test_tampered_previous_is_refused_and_named(crowned: Layout, harm: str) -> None:
+    store(crowned).set_registered_model_alias(NAME, "previous", "2")
+    folder = previous_folder(crowned, "2")
+    graph, extra, manifest = folder / "model.int8.onnx", folder / "weights.pkl", folder / "manifest.json"
+    kept, listed = graph.read_bytes(), manifest.read_bytes()
+    try:
+        if harm == "pickle":
+            extra.write_bytes(b"x")
+        else:
+            graph.write_bytes(kept + b"x")
+        if harm == "manifest":  # someone who knows how digests are checked
+            from textmill.serving.exported import write_manifest
+
+            write_manifest(folder)
+        done = textmill("rollback", "--reason", "x", cwd=crowned.root)
+    finally:
+        graph.write_bytes(kept)
+        manifest.write_bytes(listed)
+        extra.unlink(missing_ok=True)
+    assert done.returncode == 3, done.stderr
+    named = {"changed": "model.int8.onnx", "pickle": "weights.pkl", "manifest": "manifest.json"}[harm]
+    assert named in done.stdout
+    assert aliases(crowned) == {"champion": "1", "previous": "2", "challenger": "3"}
+    assert events(crowned)[0]["outcome"] == "refused"
+    assert named in events(crowned)[0]["words"]
+
+
+def test_rolling_back_twice_goes_back_two_steps(layout: Layout) -> None:
+    for number in ("1", "2"):
+        assert promote(number, layout).event.outcome == "moved"
+    write_gate(layout, **{**GATE, "difference": {"margin": 5.0}, "slices": {"columns": [], "margin": 5.0}})
+    assert promote("3", layout).event.outcome == "moved"
+    assert aliases(layout) == {"champion": "3", "previous": "2"}
+    rollback(None, layout, reason="one")
+    assert aliases(layout) == {"champion": "2", "previous": "1"}
+    rollback(None, layout, reason="two")
+    assert aliases(layout) == {"champion": "1"}
+
+
+def test_alias_moved_by_hand_is_told(crowned: Layout) -> None:
+    assert history(store(crowned), NAME)["moved_elsewhere"]
+
+
+def test_server_that_is_down_moves_nothing(crowned: Layout) -> None:
+    down = RUNTIME.model_copy(update={"tracking_uri": "http://127.0.0.1:9"})
+    text = crowned.resolved.read_text()
+    crowned.resolved.write_text(text.replace("tracking_uri: null", f"tracking_uri: {down.tracking_uri}"))
+    with pytest.raises(UserError, match="does not answer"):
+        promote("2", crowned)
+    crowned.resolved.write_text(text)
+    assert aliases(crowned) == {"champion": "1", "challenger": "3"}

@@ -1,0 +1,124 @@
+"""What a visitor sees on MLflow's pages: the runs' names and columns, a comparison, pictures, the model.
+
+The screenshots go into pytest's folder, or into `$TEXTMILL_SCREENSHOTS`; look at them after a change
+of what is logged.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+from support.browser import signed_in
+from support.team_server import Team
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.slow
+
+NAME = "tiny-reviews"
+SECONDS = 30_000
+
+Visit = Callable[[str], "Page"]
+
+
+@pytest.fixture(scope="module")
+def page(team: Team, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with signed_in(team.server, "ben", tmp_path_factory.mktemp("profile")) as page:
+        page.set_default_timeout(SECONDS)
+        yield page
+
+
+@pytest.fixture
+def visit(page: Page, team: Team) -> Visit:
+    def go(path: str) -> Page:
+        page.goto(f"{team.server.address}/#{path}")
+        page.reload()
+        return page
+
+    return go
+
+
+@pytest.fixture
+def screenshot(page: Page, tmp_path: Path) -> Callable[[str], None]:
+    def take(name: str) -> None:
+        page.wait_for_timeout(500)  # what slides in has arrived
+        page.screenshot(path=Path(os.environ.get("TEXTMILL_SCREENSHOTS", tmp_path)) / f"{name}.png")
+
+    return take
+
+
+@pytest.fixture(scope="module")
+def runs(team: Team) -> list[dict[str, str]]:
+    """Id, name and experiment of the runs, the newest first."""
+    program = (
+        "import json\nfrom mlflow import MlflowClient\nclient = MlflowClient()\n"
+        f"experiment = client.get_experiment_by_name('{NAME}').experiment_id\n"
+        "print(json.dumps([{'id': run.info.run_id, 'name': run.info.run_name, 'experiment': experiment}"
+        " for run in client.search_runs([experiment])]))"
+    )
+    return json.loads(team.project.run("python", "-c", program, env=team.server.environment("ben")).stdout)
+
+
+@pytest.fixture(scope="module")
+def aliases(team: Team) -> list[str]:
+    """Those of the model, at least one."""
+    program = (
+        "import json\nfrom mlflow import MlflowClient\n"
+        f"print(json.dumps(list(MlflowClient().get_registered_model('{NAME}').aliases)))"
+    )
+    found: list[str] = json.loads(team.project.run("python", "-c", program, env=team.server.environment("ben")).stdout)
+    assert found
+    return found
+
+
+def test_runs_table(visit: Visit, runs: list[dict[str, str]], screenshot: Callable[[str], None]) -> None:
+    page = visit(f"/experiments/{runs[0]['experiment']}/runs")
+    for run in runs:
+        assert run["name"].startswith("tiny_bert-")
+        page.get_by_text(run["name"]).first.wait_for()
+    for column in ("Run Name", "Created", "Dataset", "Duration"):
+        assert page.get_by_text(column, exact=True).count(), column
+    assert not page.get_by_text("Agent versions").count(), "the page takes this for an experiment with agents"
+    screenshot("runs")
+
+
+def test_run_tells_its_figures(visit: Visit, runs: list[dict[str, str]], screenshot: Callable[[str], None]) -> None:
+    page = visit(f"/experiments/{runs[0]['experiment']}/runs/{runs[0]['id']}")
+    page.get_by_text("95 % interval").first.wait_for()
+    page.get_by_text("ada", exact=True).first.wait_for()
+    screenshot("run")
+
+
+def test_two_runs_side_by_side(visit: Visit, runs: list[dict[str, str]], screenshot: Callable[[str], None]) -> None:
+    ids = quote(json.dumps([run["id"] for run in runs]))
+    page = visit(f"/compare-runs?runs={ids}&experiments={quote(json.dumps([runs[0]['experiment']]))}")
+    for run in runs:
+        page.get_by_text(run["name"]).first.wait_for()
+    page.get_by_text("test/weighted_f1").first.wait_for()
+    screenshot("compare")
+
+
+def test_pictures_of_evaluation(visit: Visit, runs: list[dict[str, str]], screenshot: Callable[[str], None]) -> None:
+    page = visit(f"/experiments/{runs[0]['experiment']}/runs/{runs[0]['id']}/artifacts/evaluation/plots/confusion.png")
+    page.wait_for_function("[...document.images].some(image => image.naturalWidth > 300 && image.complete)")
+    screenshot("picture")
+
+
+def test_registered_model(visit: Visit, aliases: list[str], screenshot: Callable[[str], None]) -> None:
+    page = visit(f"/models/{NAME}")
+    page.get_by_text("Version 2").first.wait_for()
+    for alias in aliases:
+        page.get_by_text(alias).first.wait_for()
+    page.get_by_text("Made by Textmill").first.wait_for()
+    screenshot("model")
+    page = visit(f"/models/{NAME}/versions/2")
+    for text in ("textmill.manifest_sha256", "On the test split"):
+        page.get_by_text(text).first.wait_for()
+    screenshot("version")
