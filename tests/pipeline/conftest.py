@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.project import Project, build_project
+from support.tiny_registry import build_registry, copy_registry
+
+from textmill.config.layout import Layout
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +29,16 @@ def project(built_project: Project, tmp_path: Path) -> Project:
     ignored = shutil.ignore_patterns("mlruns", "mlflow.db*")
     shutil.copytree(built_project.root, copy.root, symlinks=True, ignore=ignored)
     return copy
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
+    """The tiny registered model of three versions."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield build_registry(tmp_path_factory.mktemp("registry") / "project", patch)
+
+
+@pytest.fixture
+def three_versions(registry: Layout, tmp_path: Path) -> Layout:
+    """A copy with a database of the test's own: three versions, no champion yet."""
+    return copy_registry(registry, tmp_path / "project")
