@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from support.project import Project, build_project
 from support.team_server import Team, add_users, reachable_folder, team_server
+from support.tiny_registry import build_registry, copy_registry
+
+from textmill.config.layout import Layout
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +48,16 @@ def team(built_project: Project, tmp_path_factory: pytest.TempPathFactory) -> It
         project.run("dvc", "repro", env=ada)
         project.commit("Another seed")
         yield Team(server, project)
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
+    """The tiny registered model of three versions."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield build_registry(tmp_path_factory.mktemp("registry") / "project", patch)
+
+
+@pytest.fixture
+def three_versions(registry: Layout, tmp_path: Path) -> Layout:
+    """A copy with a database of the test's own: three versions, no champion yet."""
+    return copy_registry(registry, tmp_path / "project")

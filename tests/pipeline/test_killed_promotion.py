@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import shutil
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """Three bare versions in a store; moving aliases needs no more."""
     layout = Layout(tmp_path_factory.mktemp("bare") / "project")
     layout.root.mkdir()
@@ -50,18 +48,13 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     ],
 )
 def test_kill_before_each_write(
-    registry: Layout, tmp_path: Path, action: str, version: str, before: dict[str, str], after: dict[str, str]
+    layout: Layout, action: str, version: str, before: dict[str, str], after: dict[str, str]
 ) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mlflow", "support.killed_promotion"])
-    client = store(registry)
-    for alias, number in before.items():
-        client.set_registered_model_alias(NAME, alias, number)
     undone = completed = 0
     for step in range(30):
-        layout = Layout(tmp_path / str(step))
-        layout.root.mkdir()
-        shutil.copy(registry.root / "mlflow.db", layout.root)
+        reset(layout, before)
         arguments = (str(layout.root), action, version, before["champion"], step)
         process = context.Process(target=killed_promotion.settle_and_die, args=arguments)
         process.start()
@@ -90,6 +83,18 @@ def test_kill_before_each_write(
     assert completed >= 3, "after the champion moved"
 
 
+def reset(layout: Layout, wanted: dict[str, str]) -> None:
+    """Only these aliases, and no tag."""
+    client: Any = store(layout)
+    model = client.get_registered_model(NAME)
+    for key in model.tags:
+        client.delete_registered_model_tag(NAME, key)
+    for alias in model.aliases.keys() - wanted.keys():
+        client.delete_registered_model_alias(NAME, alias)
+    for alias, number in wanted.items():
+        client.set_registered_model_alias(NAME, alias, number)
+
+
 def recovered(layout: Layout) -> str | None:
     import mlflow
 
@@ -98,5 +103,5 @@ def recovered(layout: Layout) -> str | None:
 
 
 def leftovers(layout: Layout) -> list[str]:
-    """Plans; and claims, unless nothing but a dead claim is left, which the next lock removes."""
+    """Plans. A dead claim may stay: the next lock removes it."""
     return [key for key in store(layout).get_registered_model(NAME).tags if "intent" in key]

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from support.tiny_registry import (
     GATE,
     NAME,
     aliases,
-    build_registry,
-    copy_registry,
     list_versions,
     register_export,
     store,
@@ -33,16 +30,10 @@ from textmill.registry.promotion import promote
 from textmill.registry.rollback import rollback
 
 
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield build_registry(tmp_path_factory.mktemp("promotion") / "project", patch)
-
-
 @pytest.fixture
-def layout(registry: Layout, tmp_path: Path) -> Layout:
+def layout(three_versions: Layout) -> Layout:
     """Three versions, no champion yet."""
-    return copy_registry(registry, tmp_path / "project")
+    return three_versions
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -131,13 +131,8 @@ def aliases(layout: Layout) -> dict[str, str]:
     return {name: str(version) for name, version in store(layout).get_registered_model(NAME).aliases.items()}
 
 
-Textmill = Callable[..., subprocess.CompletedProcess[str]]
-
-
 def textmill(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """The command as a user runs it."""
-    import os
-
     command = [str(Path(sys.executable).parent / "textmill"), *arguments]
     inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     wide = {"COLUMNS": "160"}

@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from textmill.cli.compare import compare
 from textmill.cli.exit_codes import ERROR
 from textmill.cli.history import history
 from textmill.cli.predict import predict
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command()(predict)
 app.command()(server)
 app.command()(summary)
+app.command()(compare)
 app.command()(promote)
 app.command()(rollback)
 app.command()(history)

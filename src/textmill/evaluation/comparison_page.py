@@ -1,0 +1,101 @@
+"""Two models side by side: tables for a terminal or a page, and the page itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from textmill.evaluation.bootstrap import Interval
+from textmill.evaluation.gate import Costs
+from textmill.evaluation.pictures import data_uri, interval_chart, png
+from textmill.evaluation.report import Table, render_page, shown, words
+
+_TEMPLATE = "comparison.html.jinja"
+_COSTS = {"latency": "latency, p95 of one row, ms", "memory": "memory, MB", "size": "size of the graph, MB"}
+_DIGEST = 12
+
+Pair = tuple[str | None, str | None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table with its heading, and what stands there when it has no rows."""
+
+    title: str
+    table: Table
+    empty: str
+
+
+def parts_of(
+    names: Sequence[str],
+    figures: Mapping[str, tuple[Interval | None, Interval | None]],
+    differences: Mapping[str, Interval],
+    higher_is_better: Mapping[str, bool],
+    costs: Sequence[Costs],
+    digests: Mapping[str, Pair],
+    params: Mapping[str, Pair],
+) -> list[Part]:
+    """The tables: figures, costs, data, parameters."""
+    arrows = {name: " ↑" if up else " ↓" for name, up in higher_is_better.items()}
+    rows = [
+        [
+            f"{words(name)}{arrows.get(name, '')}",
+            *(shown(found) if found else "-" for found in pair),
+            _signed(differences[name]) if name in differences else "-",
+        ]
+        for name, pair in figures.items()
+    ]
+    cost_rows = [
+        [label, *(f"{getattr(cost, name):.2f}" for cost in costs), f"{_ratio(costs, name):.2f}"]
+        for name, label in _COSTS.items()
+        if costs
+    ]
+    numbers = [False, True, True, True]
+    return [
+        Part("Figures", Table(["", *names, "difference"], rows, numbers), "Neither run logged a figure."),
+        Part("Costs", Table(["", *names, "ratio"], cost_rows, numbers), "Only versions can be timed."),
+        Part("Data", Table(["", *names, ""], _digest_rows(digests), [False] * 4), "Neither names its data."),
+        Part(
+            "Parameters that differ",
+            Table(["", *names], [[name, *map(_text, pair)] for name, pair in params.items()], [False] * 3),
+            "All parameters are the same.",
+        ),
+    ]
+
+
+def render_comparison(
+    names: Sequence[str],
+    how: str,
+    parts: Sequence[Part],
+    figures: Mapping[str, tuple[Interval | None, Interval | None]],
+    differences: Mapping[str, Interval],
+) -> str:
+    """The page, with its style and its pictures inside."""
+    pictures = []
+    if differences:
+        lead = interval_chart({words(name): found for name, found in differences.items()}, "difference", reference=0.0)
+        pictures.append(("differences with intervals", data_uri(png(lead))))
+        main = next(iter(differences))
+        both = {name: found for name, found in zip(names, figures[main], strict=True) if found is not None}
+        pictures.append((words(main), data_uri(png(interval_chart(both, words(main))))))
+    return render_page(_TEMPLATE, names=list(names), how=how, parts=list(parts), pictures=pictures)
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+
+
+def _ratio(costs: Sequence[Costs], name: str) -> float:
+    first, second = (float(getattr(cost, name)) for cost in costs)
+    return second / first
+
+
+def _digest_rows(digests: Mapping[str, Pair]) -> list[list[str]]:
+    return [
+        [name, *(_text(value)[:_DIGEST] for value in pair), "same" if pair[0] == pair[1] else "differs"]
+        for name, pair in digests.items()
+    ]
+
+
+def _text(value: str | None) -> str:
+    return "-" if value is None else value
