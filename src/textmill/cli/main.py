@@ -6,8 +6,10 @@ import sys
 
 import typer
 
+from textmill.cli.lineage import lineage
 from textmill.cli.predict import predict
 from textmill.cli.summary import summary
+from textmill.cli.verify import verify
 from textmill.errors import translate
 
 app = typer.Typer(
@@ -18,6 +20,8 @@ app = typer.Typer(
 )
 app.command()(predict)
 app.command()(summary)
+app.command()(lineage)
+app.command()(verify)
 
 
 def main() -> None:

@@ -39,6 +39,8 @@ def register_exported(config: RegisterConfig, runtime: RuntimeConfig, layout: La
         stage_run("register", layout, runtime, upstream=layout.exported / "run.json", fingerprint=fingerprint) as run,
     ):
         run.log_artifact(examples, "register")
+        if (lock := layout.root / "dvc.lock").is_file():
+            run.log_artifact(lock, "register")  # it may never be committed
         registered = versions.register(config.name, model, examples, run.run_id, layout)
         run.set_tags({"textmill.registered": f"{registered.name}/{registered.version}"})
         write_json(folder / "registered.json", {**asdict(registered), "metrics": _headline(layout)})

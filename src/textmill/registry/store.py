@@ -6,11 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 URI = "MLFLOW_TRACKING_URI"
 _SQLITE = "sqlite:///"
@@ -84,6 +89,21 @@ def tracking_uri(runtime: RuntimeConfig, layout: Layout) -> str:
 def database_file(uri: str) -> Path | None:
     """The file of a SQLite store, or None for any other store."""
     return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+
+
+def find_run(client: MlflowClient, run_id: str | None) -> Run | None:
+    """The run, or None when this store has none or it was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    if run_id is None:
+        return None
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 @contextmanager

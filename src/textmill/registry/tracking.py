@@ -20,7 +20,7 @@ from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import read_json, write_json
 from textmill.registry.origin import PREFIX, installed_packages, lock_tags, origin_tags
-from textmill.registry.store import connect, tracking_errors
+from textmill.registry.store import connect, find_run, tracking_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -175,7 +175,7 @@ def stage_run(
     try:
         with _signals_wait(), tracking_errors(uri):
             previous = read_json(upstream)["run_id"] if upstream and upstream.is_file() else None
-            source = _find(client, resume_run_id or previous)
+            source = find_run(client, resume_run_id or previous)
             if source is None or (resume_run_id is None and _holds_another(source, stage, fingerprint)):
                 found = _find_linked(client, runtime.tracking_experiment, previous, stage, fingerprint)
             else:
@@ -200,21 +200,6 @@ def stage_run(
             _end(run, _status_after(error), monitor, broken=True)
         raise
     _end(run, "FINISHED", monitor, broken=False)
-
-
-def _find(client: MlflowClient, run_id: str | None) -> Run | None:
-    """The run, or None when this store has none or it was deleted."""
-    from mlflow.exceptions import MlflowException
-
-    if run_id is None:
-        return None
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
-    return run if run.info.lifecycle_stage == "active" else None
 
 
 def _find_linked(
