@@ -6,8 +6,10 @@ import sys
 
 import typer
 
+from textmill.cli.adopt import adopt
 from textmill.cli.lineage import lineage
 from textmill.cli.predict import predict
+from textmill.cli.reproduce import reproduce
 from textmill.cli.summary import summary
 from textmill.cli.verify import verify
 from textmill.errors import translate
@@ -22,6 +24,8 @@ app.command()(predict)
 app.command()(summary)
 app.command()(lineage)
 app.command()(verify)
+app.command()(reproduce)
+app.command()(adopt)
 
 
 def main() -> None:

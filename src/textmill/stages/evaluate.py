@@ -12,6 +12,7 @@ def main(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> None
     """Make `data/evaluation` from `data/prepared` and `data/trained`."""
     from textmill.evaluation.evaluating import evaluate, fingerprint, write_evaluation
     from textmill.files import atomic_folder
+    from textmill.registry.configuration import log_configuration
     from textmill.registry.tracking import stage_run
 
     upstream = layout.trained / "run.json"
@@ -21,6 +22,7 @@ def main(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> None
     ):
         found = evaluate(config, runtime, layout)
         write_evaluation(found, config, runtime.tracking_experiment, folder)
+        log_configuration(run, "evaluate", config, layout)
         run.log_metrics(found.figures.flat())
         run.log_folder(folder, "evaluation")
         run.write_reference(folder / "run.json")
