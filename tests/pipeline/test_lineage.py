@@ -128,7 +128,7 @@ def test_address_may_be_short(in_project: Project, address: str) -> None:
 def test_unknown_version_is_told_in_one_line(in_project: Project, verb: str) -> None:
     done = in_project.run("textmill", verb, "99", check=False)
     assert done.returncode == 1
-    assert "no such version" in done.stderr
+    assert "has no version 99" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -7,6 +7,8 @@ import sys
 import typer
 
 from textmill.cli.adopt import adopt
+from textmill.cli.card import card
+from textmill.cli.drift import drift
 from textmill.cli.lineage import lineage
 from textmill.cli.predict import predict
 from textmill.cli.reproduce import reproduce
@@ -26,6 +28,8 @@ app.command()(lineage)
 app.command()(verify)
 app.command()(reproduce)
 app.command()(adopt)
+app.command()(card)
+app.command()(drift)
 
 
 def main() -> None:

@@ -54,18 +54,10 @@ def render_report(found: Evaluation, config: EvaluateConfig, title: str, picture
         title: Name of the experiment.
         pictures: PNGs by name, as `pictures_of` gives them.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("textmill.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     figures = found.figures
     uris = {name: data_uri(image) for name, image in pictures.items()}
-    return environment.get_template(_TEMPLATE).render(
+    return render_page(
+        _TEMPLATE,
         title=title,
         task=words(found.task.name),
         model=words(found.model.name),
@@ -92,6 +84,20 @@ def render_report(found: Evaluation, config: EvaluateConfig, title: str, picture
         errors=frame_table(found.errors),
         wrong=len(found.errors),
     )
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A page of this room's template, in the look that all of them share."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("textmill.evaluation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
 
 
 def words(name: str) -> str:

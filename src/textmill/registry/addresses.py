@@ -1,95 +1,113 @@
-"""Which version of which registered model is meant: addresses as people write them."""
+"""Which version of which model a user means by a few characters."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
 from typing import TYPE_CHECKING
 
 from textmill.config.layout import Layout
-from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import read_json
-from textmill.registry.store import open_store, tracking_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
 _SCHEME = "models:/"
-_FORMS = "Write NAME/VERSION, models:/NAME/VERSION, models:/NAME@ALIAS, or the version or alias alone"
+FORMS = "NAME/VERSION, NAME@ALIAS, or a bare version or alias of this project's model"
 
 
-@dataclass(frozen=True)
-class Address:
-    """A version by number or by alias (one of the two is empty), of a model whose name may be left out."""
-
-    name: str
-    version: str
-    alias: str
-
-
-def parse(text: str) -> Address:
-    """What an address says: `NAME/VERSION`, `NAME@ALIAS`, both also after `models:/`; `VERSION` or `ALIAS` alone.
+def model_name(client: MlflowClient, layout: Layout) -> str:
+    """The registered model of this project: as configured, as last registered, or the only one there is.
 
     Raises:
-        UserError: It is none of these.
+        UserError: The project names none and the store has none or several.
     """
-    bare = text.removeprefix(_SCHEME)
-    name, at, alias = bare.partition("@")
-    if at and alias and "/" not in alias:
-        return Address(name, "", alias)
-    name, slash, version = bare.rpartition("/")
-    if slash and name and version.isdigit():
-        return Address(name, version, "")
-    if bare and bare == text and not slash and not at:
-        return Address("", bare, "") if bare.isdigit() else Address("", "", bare)
-    raise UserError("not the address of a version", where=text, fix=_FORMS)
-
-
-def find_version(text: str, layout: Layout) -> ModelVersion:
-    """The version that an address means, with its tags and aliases. Opens the store.
-
-    Raises:
-        UserError: There is no such version, the model's name is not clear, or the store cannot be
-            reached.
-    """
-    address = parse(text)
-    open_store(RuntimeConfig(tracking_uri=configured_uri(layout)), layout)
-    import mlflow
-    from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
-
-    client = mlflow.MlflowClient()
-    store = mlflow.get_tracking_uri()
-    with tracking_errors(store):
-        name = address.name or _only_name(client, text, layout)
-        try:
-            number = address.version or client.get_model_version_by_alias(name, address.alias).version
-            return client.get_model_version(name, str(number))  # one asked for by alias comes without its aliases
-        except MlflowException as error:
-            if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST) or "not found" in str(error):
-                raise UserError(f"no such version in {store}", where=text, fix=_known(client)) from error
-            raise
-
-
-def configured_uri(layout: Layout) -> str | None:
-    """`runtime.tracking_uri` of the last composed configuration, if there is one."""
     from textmill.config import resolved
 
-    return resolved.read(layout.resolved).runtime.tracking_uri if layout.resolved.is_file() else None
-
-
-def _only_name(client: MlflowClient, text: str, layout: Layout) -> str:
-    """The model that this project registered last, else the only registered one."""
+    if layout.resolved.is_file():
+        return resolved.read(layout.resolved).registration.name
     note = layout.registered / "registered.json"
     if note.is_file():
         return str(read_json(note)["name"])
     names = [model.name for model in client.search_registered_models(max_results=20)]
     if len(names) != 1:
-        raise UserError("of which model?", where=text, fix=f"{_FORMS}. {_known(client)}")
-    return str(names[0])
+        known = ", ".join(names) or "none; run `dvc repro`"
+        raise UserError("this project names no registered model", fix=f"Write NAME/VERSION; registered: {known}")
+    return names[0]
 
 
-def _known(client: MlflowClient) -> str:
-    names = ", ".join(sorted(model.name for model in client.search_registered_models(max_results=20)))
-    return f"Registered models: {names or 'none'}"
+def find_version(text: str, client: MlflowClient, layout: Layout) -> ModelVersion:
+    """The version that `text` names.
+
+    Args:
+        text: `models:/NAME/VERSION`, `models:/NAME@ALIAS`, the same without `models:/`, or a bare
+            version number or alias of this project's model.
+        client: Of an open store.
+        layout: The project.
+
+    Raises:
+        UserError: There is no such model, version or alias.
+    """
+    name, version, alias = _parsed(text)
+    name = name or model_name(client, layout)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if alias:
+            return client.get_model_version_by_alias(name, alias)
+        return client.get_model_version(name, version)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise UserError(
+            f"{name} has no {'alias' if alias else 'version'} {alias or version}", where=text, fix=_known(client, name)
+        ) from error
+
+
+def find_run(text: str, client: MlflowClient) -> Run | None:
+    """The run with this id; None when `text` has not the form of a run's id.
+
+    Raises:
+        UserError: There is no such run.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if not _RUN_ID.fullmatch(text):
+        return None
+    try:
+        return client.get_run(text)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise UserError("there is no such run", where=text, fix="Look at `mlflow ui` or `dvc exp show`") from error
+
+
+def _parsed(text: str) -> tuple[str, str, str]:
+    """Name (empty for this project's), version and alias; one of the last two is empty."""
+    bare = text.removeprefix(_SCHEME)
+    name, at, alias = bare.rpartition("@")
+    if at:
+        version = ""
+    else:
+        name, _, last = bare.rpartition("/")
+        version, alias = (last, "") if last.isdigit() else ("", last)
+        if name and alias:
+            name = alias = ""
+    if not (version or alias) or (text.startswith(_SCHEME) and not name):
+        raise UserError("not the address of a version", where=text or '""', fix=f"Write {FORMS}")
+    return name, version, alias
+
+
+def _known(client: MlflowClient, name: str) -> str:
+    """What there is instead."""
+    versions = sorted(
+        (found for found in client.search_model_versions(f"name = '{name}'")), key=lambda v: int(v.version)
+    )
+    if not versions:
+        models = ", ".join(sorted(model.name for model in client.search_registered_models(max_results=20)))
+        return f"Registered models: {models or 'none; run `dvc repro`'}"
+    shown = [f"{found.version}{''.join(f' @{alias}' for alias in found.aliases)}" for found in versions[-10:]]
+    return f"Versions: {', '.join(shown)}"

@@ -13,12 +13,12 @@ from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import atomic_write
-from textmill.registry.addresses import configured_uri
 from textmill.registry.configuration import read_configuration
 from textmill.registry.dvc_cache import Cache
 from textmill.registry.lineage import find_origin
 from textmill.registry.repository import LOCK, FoundLock, Repository
 from textmill.registry.store import find_run, open_store, tracking_errors
+from textmill.registry.versions import configured_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.layout import Layout
+from textmill.config.sections.runtime import RuntimeConfig
 from textmill.registry.addresses import find_version
 from textmill.registry.origin import PREFIX
 from textmill.registry.repository import LOCK, FoundLock, Repository
-from textmill.registry.store import find_run, tracking_errors
+from textmill.registry.store import find_run, open_store, tracking_errors
+from textmill.registry.versions import configured_uri, folder_of
+from textmill.serving.exported import verify
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -126,12 +129,26 @@ def find_origin(address: str, layout: Layout) -> Origin:
     """
     import mlflow
 
-    version = find_version(address, layout)
-    store = mlflow.get_tracking_uri()
+    store = open_store(RuntimeConfig(tracking_uri=configured_uri(layout)), layout)
+    client = mlflow.MlflowClient()
     with tracking_errors(store):
+        found = find_version(address, client, layout)
+        version = client.get_model_version(found.name, str(found.version))  # by alias it comes without its aliases
         run_id = version.tags.get(f"{PREFIX}run_id") or version.run_id
-        run = find_run(mlflow.MlflowClient(), str(run_id) if run_id else None)
+        run = find_run(client, str(run_id) if run_id else None)
     return Origin(version, run, store, Repository(layout.root))
+
+
+def exported_folder(origin: Origin, layout: Layout) -> Path:
+    """The exported folder of a version, every file held against the manifest.
+
+    Raises:
+        UserError: It was tampered with, or the store cannot be reached.
+    """
+    with tracking_errors(origin.store):
+        folder = folder_of(origin.version, layout)
+    verify(folder)
+    return folder
 
 
 def lineage(origin: Origin) -> dict[str, dict[str, Any]]:
