@@ -28,12 +28,11 @@ def layout(tmp_path_factory: pytest.TempPathFactory, repository_root: Path) -> L
     [
         ([], {}),
         (["seed=3"], {"seed": 3}),
-        (["train.seed=3"], {"train": {"seed": 3}}),
-        (["train.optimizer.learning_rate=1e-8"], {"train": {"optimizer": {"learning_rate": 1e-8}}}),
-        (["prepare.max_length=99"], {"prepare": {"max_length": 99}}),
+        (
+            ["train.optimizer.learning_rate=1e-8", "train.optimizer.betas=[0.8,0.99]", "prepare.max_length=99"],
+            {"prepare": {"max_length": 99}, "train": {"optimizer": {"learning_rate": 1e-8, "betas": [0.8, 0.99]}}},
+        ),
         (["export.max_length=99"], {"export": {"max_length": 99}}),
-        (["train.optimizer.betas=[0.8,0.99]"], {"train": {"optimizer": {"betas": [0.8, 0.99]}}}),
-        (["train.deterministic=true"], {"train": {"deterministic": True}}),
         (["evaluate.slice_columns=[]"], {"evaluate": {"slice_columns": []}}),
         (["model.pretrained=null", "train.max_epochs=7"], {"model": {"pretrained": None}, "train": {"max_epochs": 7}}),
         (["model=bert_base"], {"defaults": [{"override /model": "bert_base"}]}),
@@ -73,8 +72,8 @@ def test_machine_is_no_part_of_an_experiment(layout: Layout) -> None:
 
 def test_values_that_conf_cannot_give_are_refused(layout: Layout) -> None:
     wanted = sections(compose(layout))
-    del wanted["fetch"]["source"]["licence"]
-    with pytest.raises(UserError, match=r"cannot compose to these values any more: fetch\.source\.licence"):
+    del wanted["train"]["task"]["label_smoothing"]
+    with pytest.raises(UserError, match=r"cannot compose to these values any more: train\.task\.label_smoothing"):
         experiment_text(layout, "adopted", wanted, "A test.")
 
 

@@ -23,7 +23,7 @@ def drift(
     column: Annotated[
         list[str] | None, typer.Option(help="TASK-COLUMN=FILE-COLUMN, where the two differ; may be repeated.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows used at most; of a larger file as many at random.")] = 5000,
+    rows: Annotated[int, typer.Option(min=1, help="Rows used at most; of a larger file as many at random.")] = 2000,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Compare new texts with those that a version was trained on: lengths, words, labels, the model's outputs.

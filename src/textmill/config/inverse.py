@@ -134,11 +134,14 @@ def _default_choices(conf: Path) -> dict[str, str | None]:
 def _choose(conf: Path, defaults: Mapping[str, str | None], title: str, leaves: Leaves) -> dict[str, str | None]:
     """For each group in turn the choice from which the fewest values differ; the default one among equals."""
     chosen = dict(defaults)
+    least = _cost(conf, chosen, title, leaves)
     for group in defaults:
-        known = sorted(path.stem for path in (conf / group).glob("*.yaml"))
-        candidates = [chosen[group], *(choice for choice in known if choice != chosen[group])]
-        costs = [_cost(conf, chosen | {group: choice}, title, leaves) for choice in candidates]
-        chosen[group] = candidates[costs.index(min(costs))]
+        for choice in sorted(path.stem for path in (conf / group).glob("*.yaml")):
+            if choice == defaults[group]:
+                continue
+            cost = _cost(conf, chosen | {group: choice}, title, leaves)
+            if cost < least:
+                least, chosen[group] = cost, choice
     return chosen
 
 

@@ -39,9 +39,9 @@ _ALPHA = 0.01
 _STABILITY = 0.2
 """Of the population stability index; from here on credit scoring speaks of a shift (Siddiqi 2006)."""
 _UNSEEN = 0.05
-_DIVERGENCE = 0.1
+_DIVERGENCE = 0.01
 _DISCRIMINATION = 0.65
-_WORDS = 2000
+_WORDS = 1000
 _DRAWS = 1000
 _FOLDS = 5
 _OTHER = "(other)"
