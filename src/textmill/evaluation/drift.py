@@ -93,7 +93,8 @@ class Drift:
         measures: Flagged ones first, then by effect over limit.
         shares: Distributions to draw.
         new_words: Frequent words of the new texts that training did not have: word, occurrences.
-        outputs: Raw outputs of reference and new rows, for a picture; shapes (rows, dimensions).
+        outputs: Raw outputs of reference and new rows, for a picture; shapes (rows, dimensions);
+            None where the reference has none.
     """
 
     rows: int
@@ -102,7 +103,7 @@ class Drift:
     measures: list[Measure]
     shares: list[Shares]
     new_words: dict[str, int]
-    outputs: tuple[NDArray[np.float64], NDArray[np.float64]]
+    outputs: tuple[NDArray[np.float64], NDArray[np.float64]] | None
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON values, without what is only drawn."""
@@ -128,7 +129,7 @@ def measure_drift(
         reference: Of the model's training data.
         frame: The new rows' text columns, cleaned.
         targets: Their targets by column, where they are known.
-        outputs: The model's raw outputs for them.
+        outputs: The model's raw outputs for them; left out where the reference has none.
         answers: The same as natural answers.
     """
     measures: list[Measure] = []
@@ -151,8 +152,9 @@ def measure_drift(
             counts = [[side[name].get(value, 0) for value in names] for side in (then, now)]
             measures.append(_stability(f"{kind} {name}", *counts))
             shares.append(_shares(f"{kind} {name}", names, *counts))
-    both = np.asarray(reference.outputs, np.float64), features(outputs)
-    measures.append(_discrimination(*both))
+    both = (np.asarray(reference.outputs, np.float64), features(outputs)) if outputs else None
+    if both is not None:
+        measures.append(_discrimination(*both))
     measures = _flagged(measures)
     enough = len(frame) >= MIN_ROWS
     drifted = any(measure.flagged for measure in measures)

@@ -28,7 +28,8 @@ def render_drift(found: Drift, title: str, file: str, skipped: int) -> str:
         skipped: Rows of it that could not be used.
     """
     pictures = {shares.subject.capitalize(): _bars(shares) for shares in found.shares}
-    pictures[_OUTPUTS] = _clouds(*found.outputs)
+    if found.outputs is not None:
+        pictures[_OUTPUTS] = _clouds(*found.outputs)
     return render_page(
         _TEMPLATE,
         title=title,

@@ -105,7 +105,7 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     sizes = parities.file_sizes(target, {"safetensors": "model.safetensors", **GRAPHS})
     card = render_card(config.title, task, prepared, layout, found, sizes)
     (target / "README.md").write_text(card, encoding="utf-8")
-    write_reference(task, prepared, expected, config.words, target)
+    write_reference(task, prepared, expected if set(expected) == set(names) else {}, config.words, target)
     write_json(target / PROVENANCE_FILE, _provenance(layout, prepared))
     manifest_sha256 = write_manifest(target)
     _write_examples(task, prepared, target, folder / EXAMPLES_FILE)

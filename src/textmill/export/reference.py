@@ -70,7 +70,8 @@ class Reference(Section):
         texts: By text column.
         targets: Training rows by value, by target column; columns of too many values are left out.
         answers: Held-out rows by the model's answer, by the answer's field.
-        outputs: Raw outputs of some held-out rows, a row each (see `features`).
+        outputs: Raw outputs of some held-out rows, a row each (see `features`); none where the
+            evaluation let the network give other outputs than the exported graphs do.
     """
 
     rows: int
@@ -83,21 +84,33 @@ class Reference(Section):
 
 
 def write_reference(task: Task, prepared: Prepared, outputs: Outputs, splitter: WordsConfig, folder: Path) -> None:
-    """Write `reference.json` of the training split, and of the model's outputs for the test split."""
+    """Write `reference.json` of the training split, and of the model's outputs for the test split.
+
+    Args:
+        task: What the model does.
+        prepared: Its data.
+        outputs: For the test split, such as the exported graphs give; empty where they give others.
+        splitter: How texts are split into words.
+        folder: The exported folder.
+    """
     columns = [*task.text_columns, *task.target_columns]
-    train, test = _evenly(prepared, "train", columns), prepared.frame("test", columns)
-    features_ = features(outputs)
-    sample = np.random.default_rng(0).permutation(len(features_))[:_SAMPLE]
+    train, test = _evenly(prepared, "train", columns), _evenly(prepared, "test", columns)
     reference = Reference(
         rows=len(train),
         held_out=len(test),
         splitter=splitter,
         texts={name: _text(train[name], test[name], splitter) for name in task.text_columns},
         targets=categories({name: train[name].tolist() for name in task.target_columns}),
-        answers=categories(fields(task.decode(outputs, prepared.state))),
-        outputs=np.round(features_[np.sort(sample)], 5).tolist(),
+        answers=categories(fields(task.decode(outputs, prepared.state))) if outputs else {},
+        outputs=_sample(features(outputs)) if outputs else [],
     )
     write_json(folder / REFERENCE_FILE, reference.model_dump(mode="json"))
+
+
+def _sample(rows: NDArray[np.float64]) -> list[list[float]]:
+    chosen = np.random.default_rng(0).permutation(len(rows))[:_SAMPLE]
+    sampled: list[list[float]] = np.round(rows[np.sort(chosen)], 5).tolist()
+    return sampled
 
 
 def read_reference(folder: Path) -> Reference:
