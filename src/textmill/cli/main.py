@@ -6,13 +6,19 @@ import sys
 
 import typer
 
+from textmill.cli.adopt import adopt
+from textmill.cli.card import card
 from textmill.cli.compare import compare
+from textmill.cli.drift import drift
 from textmill.cli.exit_codes import ERROR
 from textmill.cli.history import history
+from textmill.cli.lineage import lineage
 from textmill.cli.predict import predict
 from textmill.cli.promote import promote, rollback
+from textmill.cli.reproduce import reproduce
 from textmill.cli.server import server
 from textmill.cli.summary import summary
+from textmill.cli.verify import verify
 from textmill.errors import translate
 
 app = typer.Typer(
@@ -28,6 +34,12 @@ app.command()(compare)
 app.command()(promote)
 app.command()(rollback)
 app.command()(history)
+app.command()(lineage)
+app.command()(verify)
+app.command()(reproduce)
+app.command()(adopt)
+app.command()(card)
+app.command()(drift)
 
 
 def main() -> None:

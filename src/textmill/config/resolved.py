@@ -17,8 +17,17 @@ HEADER = "# Made by the stage `compose` from conf/ and params.yaml. Edit those, 
 
 def to_yaml(config: PipelineConfig) -> str:
     """The canonical text: keys sorted, so that order and comments in `conf/` change nothing."""
-    content: dict[str, Any] = config.model_dump(mode="json", by_alias=True)
+    return dump(config.model_dump(mode="json", by_alias=True))
+
+
+def dump(content: dict[str, Any]) -> str:
+    """The same of plain sections."""
     return HEADER + yaml.safe_dump(content, sort_keys=True, allow_unicode=True, default_flow_style=False)
+
+
+def load(text: str) -> dict[str, Any]:
+    """The plain sections of such a text, unchecked."""
+    return dict(yaml.safe_load(text))
 
 
 def write(path: Path, config: PipelineConfig) -> None:

@@ -41,6 +41,11 @@ class RawRows:
     rejects: list[RejectedRow] = field(default_factory=list)
 
 
+def is_table(path: Path) -> bool:
+    """Whether a file's ending names one of the formats."""
+    return path.suffix.lower() in _FORMATS
+
+
 def read_rows(path: Path, label: str, config: ReadConfig, wanted: Sequence[str]) -> Iterator[RawRows]:
     """Read the columns `wanted` of a file.
 

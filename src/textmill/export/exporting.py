@@ -73,6 +73,7 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     """
     from textmill.export.card import render_card
     from textmill.export.graphs import output_names, write_fp32, write_int8
+    from textmill.export.reference import write_reference
     from textmill.export.weights import write_weights
     from textmill.training.loading import load_network
 
@@ -104,6 +105,7 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     sizes = parities.file_sizes(target, {"safetensors": "model.safetensors", **GRAPHS})
     card = render_card(config.title, task, prepared, layout, found, sizes)
     (target / "README.md").write_text(card, encoding="utf-8")
+    write_reference(task, prepared, expected if set(expected) == set(names) else {}, config.words, target)
     write_json(target / PROVENANCE_FILE, _provenance(layout, prepared))
     manifest_sha256 = write_manifest(target)
     _write_examples(task, prepared, target, folder / EXAMPLES_FILE)

@@ -69,6 +69,8 @@ def write_fp32(network: nn.Module, names: Sequence[str], target: Path) -> None:
         raise RuntimeError("torch.onnx.export gave no program")
     graph = program.model_proto
     _name_axes(graph)
+    for node in graph.graph.node:
+        del node.metadata_props[:]  # traces of this machine's paths: the same network must give the same file
     onnx.save(graph, target)
 
 

@@ -49,14 +49,21 @@ def upstream_lock_digest(root: Path, stage: str) -> str | None:
     While a stage runs, DVC has written all stages before it into the lock, but not yet the stage
     itself. So this digest, unlike one of the file, is the same during the stage and ever after.
     """
+    lock = root / "dvc.lock"
+    return lock_digest(lock.read_text(encoding="utf-8"), stage) if lock.is_file() else None
+
+
+def lock_digest(text: str, stage: str) -> str:
+    """The same of the text of a `dvc.lock`.
+
+    Raises:
+        yaml.YAMLError: It is no YAML.
+    """
     import json
 
     import yaml
 
-    lock = root / "dvc.lock"
-    if not lock.is_file():
-        return None
-    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
+    stages = (yaml.safe_load(text) or {}).get("stages", {})
     kept = {name: entry for name, entry in stages.items() if name != stage}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 

@@ -15,6 +15,7 @@ from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import atomic_folder, read_json, sha256_file, write_json
 from textmill.registry import versions
+from textmill.registry.configuration import log_configuration
 from textmill.registry.tracking import stage_run
 from textmill.serving.exported import MANIFEST_FILE, read_specification
 
@@ -38,7 +39,10 @@ def register_exported(config: RegisterConfig, runtime: RuntimeConfig, layout: La
         atomic_folder(layout.registered) as folder,
         stage_run("register", layout, runtime, upstream=layout.exported / "run.json", fingerprint=fingerprint) as run,
     ):
+        log_configuration(run, "register", config, layout)
         run.log_artifact(examples, "register")
+        if (lock := layout.root / "dvc.lock").is_file():
+            run.log_artifact(lock, "register")  # it may never be committed
         registered = versions.register(config.name, model, examples, run.run_id, layout)
         run.set_tags({"textmill.registered": f"{registered.name}/{registered.version}"})
         write_json(folder / "registered.json", {**asdict(registered), "metrics": _headline(layout)})

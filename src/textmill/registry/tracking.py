@@ -19,6 +19,7 @@ from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import read_json, write_json
+from textmill.registry.configuration import copy_configuration
 from textmill.registry.origin import PREFIX, installed_packages, lock_tags, origin_tags
 from textmill.registry.store import connect, find_run, tracking_errors
 
@@ -248,6 +249,7 @@ def _copy(client: MlflowClient, source: Run | None, run_id: str, previous: str |
         params = [Param(key, value) for key, value in source.data.params.items()]
         train = source.data.tags.get(f"{PREFIX}stage.train")
         tags += [RunTag(f"{PREFIX}stage.train", train)] if train else []
+        copy_configuration(client, source.info.run_id, run_id)
     client.log_batch(run_id, tags=tags)
     for start in range(0, len(params), _PARAMS_IN_A_BATCH):
         client.log_batch(run_id, params=params[start : start + _PARAMS_IN_A_BATCH])

@@ -72,6 +72,11 @@ def write_manifest(folder: Path) -> str:
     return folder_digests(folder)[MANIFEST_FILE]
 
 
+def find_pickle(folder: Path) -> Path | None:
+    """A file below `folder` in a format that runs code when it is read, if there is one."""
+    return next((path for path in sorted(folder.rglob("*")) if path.name.lower().endswith(_PICKLES)), None)
+
+
 def verify(folder: Path) -> None:
     """Hold every file against the manifest.
 

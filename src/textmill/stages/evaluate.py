@@ -13,6 +13,7 @@ def main(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> None
     from textmill.evaluation.evaluating import evaluate, fingerprint, write_evaluation
     from textmill.files import atomic_folder
     from textmill.registry import descriptions
+    from textmill.registry.configuration import log_configuration
     from textmill.registry.tracking import stage_run
 
     upstream = layout.trained / "run.json"
@@ -25,6 +26,7 @@ def main(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> None
         run.set_tags(
             {descriptions.NOTE: descriptions.evaluated_run(runtime.tracking_experiment, found.figures.summary())}
         )
+        log_configuration(run, "evaluate", config, layout)
         run.log_metrics(found.figures.flat())
         run.log_folder(folder, "evaluation")
         run.write_reference(folder / "run.json")

@@ -26,6 +26,7 @@ def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
         from textmill.training.training import Training
 
         if is_first_process():
+            from textmill.registry.configuration import log_configuration
             from textmill.registry.descriptions import run_label
             from textmill.registry.tracking import connect, stage_run
 
@@ -48,6 +49,7 @@ def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
         system_metrics=True,
     ) as run:
         training.folder.note_run(run.run_id)
+        log_configuration(run, "train", config, layout)
         _log_inputs(run, config, runtime, training, prepared)
         trained = training.run(run)
         _write(layout.trained, trained, run)

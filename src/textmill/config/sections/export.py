@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from textmill.config.section import Section
-from textmill.config.sections.prepare import CleaningConfig
+from textmill.config.sections.prepare import CleaningConfig, WordsConfig
 from textmill.config.types import PluginSpec
 
 
@@ -20,6 +20,7 @@ class ExportConfig(Section):
         title: Of the model card.
         max_length: Tokens of a text that the model sees, as in `prepare`.
         cleaning: As in `prepare`, so that served texts are cleaned like training ones.
+        words: As in `prepare`, so that new texts are split into words like training ones.
         onnx_tolerance: Largest allowed absolute difference of ONNX fp32 to PyTorch outputs.
         int8_tolerance: Largest allowed loss of the task's main metric by int8, in its own unit
             (0.005 is half a point of F1).
@@ -30,5 +31,6 @@ class ExportConfig(Section):
     title: str
     max_length: Annotated[int, Field(ge=8)] = 256
     cleaning: CleaningConfig = CleaningConfig()
+    words: WordsConfig = WordsConfig()
     onnx_tolerance: Annotated[float, Field(gt=0)] = 1e-4
     int8_tolerance: Annotated[float, Field(gt=0)] = 0.005

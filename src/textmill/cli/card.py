@@ -1,0 +1,39 @@
+"""`textmill card`: the model card of a version."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from textmill.cli.lineage import VERSION_HELP
+
+
+def card(
+    version: Annotated[str, typer.Argument(help=VERSION_HELP)],
+    output: Annotated[Path | None, typer.Option(help="Write the card to this file instead of the terminal.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Render the model card of a version as Markdown: figures, data, origin, decisions.
+
+    Example: textmill card movie-reviews/3 --output card.md
+    """
+    from textmill.config.layout import find_layout
+    from textmill.registry.card import version_card
+    from textmill.registry.lineage import find_origin
+
+    layout = find_layout()
+    origin = find_origin(version, layout)
+    text = version_card(origin, layout)
+    if output is not None:
+        from textmill.files import atomic_write
+
+        atomic_write(output, text)
+    if as_json:
+        print(json.dumps({"version": origin.name, "card": text, "output": str(output) if output else None}, indent=2))
+    elif output is None:
+        print(text, end="")
+    else:
+        print(output)

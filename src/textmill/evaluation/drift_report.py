@@ -1,0 +1,94 @@
+"""Drift as one HTML page that needs no other file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textmill.evaluation.drift import Drift, Shares
+from textmill.evaluation.pictures import ACCENT, QUIET, data_uri, drawing, png
+from textmill.evaluation.report import Table, render_page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_TEMPLATE = "drift.html.jinja"
+_OUTPUTS = "Raw outputs"
+
+
+def render_drift(found: Drift, title: str, file: str, skipped: int) -> str:
+    """The page, with its style and its pictures inside.
+
+    Args:
+        found: What was measured.
+        title: Of the version.
+        file: Name of the file with the new texts.
+        skipped: Rows of it that could not be used.
+    """
+    pictures = {shares.subject.capitalize(): _bars(shares) for shares in found.shares}
+    if found.outputs is not None:
+        pictures[_OUTPUTS] = _clouds(*found.outputs)
+    return render_page(
+        _TEMPLATE,
+        title=title,
+        file=file,
+        skipped=skipped,
+        found=found,
+        measures=_measures_table(found),
+        words_table=Table(
+            ["word", "times"], [[word, f"{count:,}"] for word, count in found.new_words.items()], [False, True]
+        ),
+        pictures=[(name, data_uri(png(figure))) for name, figure in pictures.items()],
+    )
+
+
+def _measures_table(found: Drift) -> Table:
+    rows = [
+        [
+            measure.subject,
+            measure.name,
+            f"{measure.effect:.3f}",
+            f"{measure.limit:g}",
+            f"{measure.p_value:.2g}",
+            "drift" if measure.flagged else "",
+            measure.words,
+        ]
+        for measure in found.measures
+    ]
+    head = ["of", "measure", "effect", "limit", "p", "", "in words"]
+    return Table(head, rows, [False, False, True, True, True, False, False])
+
+
+def _bars(shares: Shares) -> Figure:
+    """Shares of the rows in each bin, training beside new."""
+    places = np.arange(len(shares.bins))
+    with drawing(6.4, 3.2) as (figure, axes):
+        axes.bar(places - 0.2, shares.reference, 0.4, color=QUIET, label="training")
+        axes.bar(places + 0.2, shares.new, 0.4, color=ACCENT, label="new")
+        names = [name if len(name) <= 18 else f"{name[:17]}…" for name in shares.bins]
+        axes.set_xticks(
+            places, names, rotation=0 if len(names) <= 5 else 60, ha="center" if len(names) <= 5 else "right"
+        )
+        axes.set_ylabel("share of rows")
+        axes.legend()
+        axes.grid(axis="y")
+    return figure
+
+
+def _clouds(reference: NDArray[np.float64], new: NDArray[np.float64]) -> Figure:
+    """Both sets of outputs on the two main axes of the reference (principal components)."""
+    centre = reference.mean(axis=0)
+    spread = np.where(reference.std(axis=0) > 0, reference.std(axis=0), 1.0)
+    axes_found = np.linalg.svd((reference - centre) / spread, full_matrices=False)[2][:2]
+    new = new[np.random.default_rng(0).permutation(len(new))[: len(reference)]]
+    with drawing(6.4, 4.2) as (figure, axes):
+        for rows, colour, label in ((reference, QUIET, "held-out"), (new, ACCENT, "new")):
+            points = (rows - centre) / spread @ axes_found.T
+            second = points[:, 1] if points.shape[1] > 1 else np.zeros(len(points))
+            axes.scatter(points[:, 0], second, s=9, color=colour, alpha=0.55, linewidths=0, label=label)
+        axes.set_xlabel("first principal component")
+        axes.set_ylabel("second")
+        axes.legend()
+    return figure

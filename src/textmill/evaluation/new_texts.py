@@ -1,0 +1,120 @@
+"""New texts out of a file of whatever form, as rows of a task's columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textmill.config.sections.prepare import CleaningConfig, ReadConfig
+from textmill.data.cleaning import Cleaner
+from textmill.data.mapping import as_text
+from textmill.data.reading import is_table, read_rows
+from textmill.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from textmill.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class NewTexts:
+    """Rows of a file.
+
+    Attributes:
+        frame: The task's text columns, cleaned.
+        targets: The task's target columns that the file has.
+        skipped: Rows that are empty or cannot be read.
+    """
+
+    frame: pd.DataFrame
+    targets: dict[str, list[Any]]
+    skipped: int
+
+
+def read_new_texts(path: Path, task: Task, cleaning: CleaningConfig, columns: Mapping[str, str], most: int) -> NewTexts:
+    """Read a table (CSV, TSV, JSON Lines, Parquet), or a text a line of any other file.
+
+    Args:
+        path: The file.
+        task: Names the columns.
+        cleaning: As the model's training texts were cleaned.
+        columns: Task column -> column of the file, where the two differ.
+        most: Rows that are kept; of more, as many drawn at random.
+
+    Raises:
+        UserError: The file is missing, empty, lacks a text column, or has no usable row.
+    """
+    import numpy as np
+
+    if not path.is_file():
+        raise UserError("no such file", where=str(path))
+    chooser = np.random.default_rng(0)
+    kept: list[dict[str, Any]] = []
+    seen = skipped = 0
+    for row in _table_rows(path, task, columns) if is_table(path) else _lines(path, task):
+        if row is None or any(not str(row[name] or "").strip() for name in task.text_columns):
+            skipped += 1
+            continue
+        seen += 1
+        if len(kept) < most:
+            kept.append(row)
+        elif (place := int(chooser.integers(seen))) < most:  # reservoir sampling (Vitter 1985)
+            kept[place] = row
+    if not kept:
+        raise UserError("has no row with a text", where=str(path))
+    frame = task.parse_inputs([{name: row[name] for name in task.text_columns} for row in kept])
+    # Which languages are wanted is a question to training data
+    clean = Cleaner(cleaning.model_copy(update={"languages": None})).clean
+    frame = frame.assign(**{name: [clean(text) for text in frame[name]] for name in task.text_columns})
+    named = [name for name in task.target_columns if name in kept[0]]
+    return NewTexts(frame, {name: [row[name] for row in kept if row[name] is not None] for name in named}, skipped)
+
+
+def _table_rows(path: Path, task: Task, columns: Mapping[str, str]) -> Iterator[dict[str, Any] | None]:
+    """Rows by the task's columns; None for one that cannot be read."""
+    wanted = {name: columns.get(name, name) for name in task.text_columns}
+    for name in task.target_columns:
+        if name in columns or _has_column(path, name):
+            wanted[name] = columns.get(name, name)
+    try:
+        for chunk in read_rows(path, path.name, ReadConfig(columns=wanted), list(wanted.values())):
+            yield from (None for _ in chunk.rejects)
+            values = [[as_text(value) for value in chunk.columns[column]] for column in wanted.values()]
+            yield from (dict(zip(wanted, row, strict=True)) for row in zip(*values, strict=True))
+    except UserError as error:
+        if error.what.startswith("no column"):
+            raise UserError(
+                error.what, where=error.where, fix=f"Give --column {task.text_columns[0]}=NAME-IN-THE-FILE"
+            ) from error
+        raise
+
+
+def _has_column(path: Path, name: str) -> bool:
+    try:
+        next(iter(read_rows(path, path.name, ReadConfig(columns={name: name}), [name])), None)
+    except UserError:
+        return False
+    return True
+
+
+def _lines(path: Path, task: Task) -> Iterator[dict[str, Any] | None]:
+    """A text a line; a JSON record where the task has several text columns."""
+    with path.open(encoding="utf-8-sig") as file:
+        try:
+            for line in file:
+                text = line.strip()
+                yield dict.fromkeys(task.text_columns, text) if len(task.text_columns) == 1 else _record(text, task)
+        except UnicodeDecodeError as error:
+            raise UserError("not UTF-8", where=str(path), fix="Save the file as UTF-8") from error
+
+
+def _record(text: str, task: Task) -> dict[str, Any] | None:
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and all(name in record for name in task.text_columns) else None
