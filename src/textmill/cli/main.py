@@ -7,6 +7,7 @@ import sys
 import typer
 
 from textmill.cli.predict import predict
+from textmill.cli.serve import serve
 from textmill.cli.summary import summary
 from textmill.errors import translate
 
@@ -17,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(predict)
+app.command()(serve)
 app.command()(summary)
 
 

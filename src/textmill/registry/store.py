@@ -43,7 +43,7 @@ def connect(runtime: RuntimeConfig, layout: Layout) -> None:
     artifacts = None
     if database := database_file(uri):
         artifacts = f"{(database.parent / 'mlruns').as_uri()}/{quote(runtime.tracking_experiment, safe='')}"
-    with tracking_errors(uri), _first_answer_soon():
+    with tracking_errors(uri), first_answer_soon():
         _ensure_experiment(runtime.tracking_experiment, artifacts)
 
 
@@ -61,7 +61,7 @@ def open_store(runtime: RuntimeConfig, layout: Layout) -> str:
 
     _quiet()
     _set_here.add(uri)
-    with tracking_errors(uri), _first_answer_soon():
+    with tracking_errors(uri), first_answer_soon():
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         if database := database_file(uri):
@@ -150,7 +150,7 @@ def _ensure_experiment(name: str, artifacts: str | None) -> None:
 
 
 @contextmanager
-def _first_answer_soon() -> Iterator[None]:
+def first_answer_soon() -> Iterator[None]:
     """A short time limit for the first requests only; a large upload may take its time."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     if name in os.environ:

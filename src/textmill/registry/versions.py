@@ -135,8 +135,8 @@ def download(uri: str, layout: Layout) -> Path:
     Raises:
         UserError: There is no such version, or the store cannot be reached.
     """
-    address = _parsed(uri)
-    open_store(RuntimeConfig(tracking_uri=_configured_uri(layout)), layout)
+    address = parse_address(uri)
+    open_store(RuntimeConfig(tracking_uri=configured_uri(layout)), layout)
     import mlflow
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
@@ -174,7 +174,7 @@ def _folder_of(version: ModelVersion, layout: Layout) -> Path:
     return next(path.parent for path in kept.rglob(MANIFEST_FILE))
 
 
-def _parsed(uri: str) -> tuple[str, str, str]:
+def parse_address(uri: str) -> tuple[str, str, str]:
     """Name, version and alias in an address; one of the last two is empty."""
     name, at, alias = uri.removeprefix("models:/").partition("@")
     if at and name and alias:
@@ -190,7 +190,7 @@ def _resolve(client: MlflowClient, name: str, version: str, alias: str) -> Model
     return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
 
 
-def _configured_uri(layout: Layout) -> str | None:
+def configured_uri(layout: Layout) -> str | None:
     """`runtime.tracking_uri` of the last composed configuration, if there is one."""
     from textmill.config import resolved
 
