@@ -9,7 +9,7 @@ from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.registry import versions
 from textmill.registry.origin import PREFIX
-from textmill.registry.store import first_answer_soon, open_store, tracking_errors
+from textmill.registry.store import answers_soon, open_store, tracking_errors
 from textmill.serving.loading import Fetched, Identity
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class RegisteredSource:
             return self._version
         from mlflow.exceptions import MlflowException
 
-        with tracking_errors(self._store), first_answer_soon():
+        with tracking_errors(self._store), answers_soon():
             try:
                 return str(client.get_model_version_by_alias(self.name, self._alias).version)
             except MlflowException as error:

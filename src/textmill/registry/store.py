@@ -25,8 +25,8 @@ _DEFAULTS = {
 }
 _FIRST_ANSWER_SECONDS = "4"
 
-_set_here: set[str] = set()
-"""The URIs that MLflow has put into the environment for us, so that none is taken for the user's."""
+_set_here: dict[str, str | None] = {}
+"""What the user's `$MLFLOW_TRACKING_URI` was, by the address that MLflow has put there for us since."""
 
 
 def connect(runtime: RuntimeConfig, layout: Layout) -> None:
@@ -43,7 +43,7 @@ def connect(runtime: RuntimeConfig, layout: Layout) -> None:
     artifacts = None
     if database := database_file(uri):
         artifacts = f"{(database.parent / 'mlruns').as_uri()}/{quote(runtime.tracking_experiment, safe='')}"
-    with tracking_errors(uri), first_answer_soon():
+    with tracking_errors(uri), answers_soon():
         _ensure_experiment(runtime.tracking_experiment, artifacts)
 
 
@@ -60,8 +60,8 @@ def open_store(runtime: RuntimeConfig, layout: Layout) -> str:
     import mlflow
 
     _quiet()
-    _set_here.add(uri)
-    with tracking_errors(uri), first_answer_soon():
+    _set_here[uri] = _users_uri()
+    with tracking_errors(uri), answers_soon():
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         if database := database_file(uri):
@@ -73,12 +73,16 @@ def open_store(runtime: RuntimeConfig, layout: Layout) -> str:
 
 def tracking_uri(runtime: RuntimeConfig, layout: Layout) -> str:
     """The address of the store. A relative SQLite path is taken from the project's home."""
-    users = os.environ.get(URI)
-    uri = runtime.tracking_uri or (users if users not in _set_here else None)
-    uri = uri or f"{_SQLITE}{layout.home / 'mlflow.db'}"
+    uri = runtime.tracking_uri or _users_uri() or f"{_SQLITE}{layout.home / 'mlflow.db'}"
     if database := database_file(uri):
         return f"{_SQLITE}{layout.home / database}"
     return uri
+
+
+def _users_uri() -> str | None:
+    """The user's `$MLFLOW_TRACKING_URI`; `mlflow.set_tracking_uri` writes its own into the same variable."""
+    found = os.environ.get(URI)
+    return _set_here.get(found, found) if found else None
 
 
 def database_file(uri: str) -> Path | None:
@@ -150,8 +154,8 @@ def _ensure_experiment(name: str, artifacts: str | None) -> None:
 
 
 @contextmanager
-def first_answer_soon() -> Iterator[None]:
-    """A short time limit for the first requests only; a large upload may take its time."""
+def answers_soon() -> Iterator[None]:
+    """A short time limit for small requests; a large upload, outside of this, may take its time."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     if name in os.environ:
         yield
