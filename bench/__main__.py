@@ -21,6 +21,7 @@ BENCHMARKS = {
     "quality": "Quality of the default model over three seeds",
     "finetuning": "Fine-tuning against `transformers.Trainer`",
     "inference": "Inference: exported int8 against eager fp32 PyTorch",
+    "serving": "Serving: `textmill serve` against `mlflow models serve`",
     "startup": "Start-up and fixed costs",
     "memory": "Memory of `prepare` on 1 GB of text",
 }

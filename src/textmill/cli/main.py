@@ -16,6 +16,7 @@ from textmill.cli.lineage import lineage
 from textmill.cli.predict import predict
 from textmill.cli.promote import promote, rollback
 from textmill.cli.reproduce import reproduce
+from textmill.cli.serve import serve
 from textmill.cli.server import server
 from textmill.cli.summary import summary
 from textmill.cli.verify import verify
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.command()(predict)
 app.command()(server)
+app.command()(serve)
 app.command()(summary)
 app.command()(compare)
 app.command()(promote)

@@ -137,7 +137,7 @@ def download(uri: str, layout: Layout) -> Path:
     Raises:
         UserError: There is no such version, or the store cannot be reached.
     """
-    address = _parsed(uri)
+    address = parse_address(uri)
     open_store(RuntimeConfig(tracking_uri=configured_uri(layout)), layout)
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -177,7 +177,7 @@ def folder_of(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> 
     return next((path.parent for path in kept.rglob(MANIFEST_FILE)), kept)
 
 
-def _parsed(uri: str) -> tuple[str, str, str]:
+def parse_address(uri: str) -> tuple[str, str, str]:
     """Name, version and alias in an address; one of the last two is empty."""
     name, at, alias = uri.removeprefix("models:/").partition("@")
     if at and name and alias:

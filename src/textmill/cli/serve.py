@@ -1,0 +1,89 @@
+"""`textmill serve`: a model over HTTP."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from textmill.errors import UserError
+
+if TYPE_CHECKING:
+    from textmill.serving.loading import ModelSource
+
+_LIMITS = "Limits"
+_BATCHES = "Batches"
+
+
+def serve(
+    address: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, or a folder.",
+            show_default="the project's champion",
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The same, as in `textmill predict`.")] = None,
+    host: Annotated[str, typer.Option(help="Any but loopback needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    token_file: Annotated[Path | None, typer.Option(help="File with the bearer token; else $TEXTMILL_TOKEN.")] = None,
+    precision: Annotated[str, typer.Option(help="Which graph answers: int8 (fast) or fp32.")] = "int8",
+    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Time between two looks at the alias.")] = 5.0,
+    drain_seconds: Annotated[float, typer.Option(min=0, help="How long requests may take after SIGTERM.")] = 30.0,
+    max_body_bytes: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS)] = 1 << 20,
+    max_inputs: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Of one request.")] = 128,
+    max_characters: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Of one input.")] = 20_000,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Inputs in the queue; more get 503.")
+    ] = 2048,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, rich_help_panel=_BATCHES, help="Batches at the same time.", show_default="one a core"),
+    ] = None,
+    batch_tokens: Annotated[
+        int, typer.Option(min=1, rich_help_panel=_BATCHES, help="Of a batch, padding counted.")
+    ] = 512,
+    batch_rows: Annotated[int, typer.Option(min=1, rich_help_panel=_BATCHES, help="Inputs of a batch.")] = 32,
+    batch_delay_ms: Annotated[
+        float, typer.Option(min=0, rich_help_panel=_BATCHES, help="Wait for others while a worker is free.")
+    ] = 0.0,
+) -> None:
+    """Serve a model on http://127.0.0.1:8000; a new champion is picked up without a restart."""
+    given: dict[str, Any] = locals()
+    if address is not None and model is not None:
+        raise UserError("the model is named twice", where="--model", fix="Name it once")
+    if precision not in ("int8", "fp32"):
+        raise UserError(f"precision = {precision!r}: there are int8 and fp32", where="--precision")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # batches already use all cores
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    from textmill.serving.access import read_token, require_token
+
+    token = read_token(token_file)
+    require_token(host, token)
+    source = _source(address or model)
+    from textmill.serving.server import serve as run
+    from textmill.serving.settings import ServeSettings
+
+    options = {name: given[name] for name in ServeSettings.model_fields if name in given}
+    run(source, ServeSettings(**options), token)
+
+
+def _source(model: str | None) -> ModelSource:
+    """Where the model comes from; by default the champion under the project's name."""
+    from textmill.config.layout import find_layout
+    from textmill.registry.following import CHAMPION, RegisteredSource
+    from textmill.serving.loading import FolderSource
+
+    if model is None:
+        from textmill.config import resolved
+
+        layout = find_layout()
+        return RegisteredSource(f"models:/{resolved.read(layout.resolved).registration.name}@{CHAMPION}", layout)
+    if model.startswith("models:/"):
+        return RegisteredSource(model, find_layout())
+    return FolderSource(Path(model))

@@ -1,0 +1,101 @@
+"""The OpenAPI document, with the task's own examples and the answers that the served model gave to them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from textmill.serving.generation import Generator
+from textmill.serving.limits import characters
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from textmill.serving.loading import LoadedModel
+    from textmill.serving.settings import ServeSettings
+
+_INPUT = {"description": "A text, or a record of the task's fields."}
+_RECORD = {"type": "object", "additionalProperties": True}
+_ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+_REFUSALS = {
+    "400": "The body is no JSON.",
+    "401": "The bearer token is missing or wrong.",
+    "408": "The body came too slowly.",
+    "413": "The body is too large.",
+    "422": "The body has another form, or an input is too long or not what the task takes.",
+    "503": "No model yet, too much to do, or shutting down; come back after `Retry-After` seconds.",
+}
+
+
+def document(app: FastAPI, model: LoadedModel | None, settings: ServeSettings, *, token: bool) -> dict[str, Any]:
+    """The document for the model that is served; `/generate` is in it where that model generates."""
+    from fastapi.openapi.utils import get_openapi
+
+    found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    paths = found["paths"]
+    shape = _request_shape(settings)
+    paths["/predict"]["post"] |= {"requestBody": _body(shape), "responses": _answers(_predict_shape())}
+    paths["/generate"]["post"] |= {"requestBody": _body(_generate_shape()), "responses": _answers(_stream_shape())}
+    if model is None or not isinstance(model.predictor, Generator):
+        del paths["/generate"]
+    if model is not None:
+        inputs, answers = [_natural(asked) for asked, _ in model.examples], [answer for _, answer in model.examples]
+        content = paths["/predict"]["post"]["requestBody"]["content"]["application/json"]
+        content["examples"] = {
+            "several": {"summary": "Several inputs", "value": {"inputs": inputs}},
+            "one": {"summary": "One input", "value": {"input": inputs[0]}},
+        }
+        paths["/predict"]["post"]["responses"]["200"]["content"]["application/json"]["examples"] = {
+            "several": {"summary": f"By {model.identity}", "value": {"outputs": answers}},
+            "one": {"summary": f"By {model.identity}", "value": {"output": answers[0]}},
+        }
+    if token:
+        found.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        found["security"] = [{"token": []}]
+    return found
+
+
+def _natural(asked: Any) -> Any:
+    """A record of one field as the plain text that it may also be sent as."""
+    if isinstance(asked, dict) and len(asked) == 1 and characters(asked):
+        return next(iter(asked.values()))
+    return asked
+
+
+def _request_shape(settings: ServeSettings) -> dict[str, Any]:
+    several = {"type": "array", "items": _INPUT, "minItems": 1, "maxItems": settings.max_inputs}
+    return {
+        "oneOf": [
+            {"type": "object", "properties": {"inputs": several}, "required": ["inputs"]},
+            {"type": "object", "properties": {"input": _INPUT}, "required": ["input"]},
+        ]
+    }
+
+
+def _predict_shape() -> dict[str, Any]:
+    several = {"type": "object", "properties": {"outputs": {"type": "array", "items": _RECORD}}}
+    single = {"type": "object", "properties": {"output": _RECORD}}
+    return {"application/json": {"schema": {"oneOf": [several, single]}}}
+
+
+def _generate_shape() -> dict[str, Any]:
+    options = {**_RECORD, "description": "Lengths, temperature and the like, as the model takes them."}
+    properties = {"input": _INPUT, "options": options, "stream": {"type": "boolean", "default": False}}
+    return {"type": "object", "properties": properties, "required": ["input"]}
+
+
+def _stream_shape() -> dict[str, Any]:
+    whole = {"type": "object", "properties": {"output": {"type": "string"}}}
+    events = {"type": "string", "description": "Events `token`, then `end` with the whole text, or `error`."}
+    return {"application/json": {"schema": whole}, "text/event-stream": {"schema": events}}
+
+
+def _body(shape: dict[str, Any]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": shape}}}
+
+
+def _answers(content: dict[str, Any]) -> dict[str, Any]:
+    refusals = {
+        status: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
+        for status, text in _REFUSALS.items()
+    }
+    return {"200": {"description": "The answers, in the order of the inputs.", "content": content}, **refusals}

@@ -1,0 +1,152 @@
+"""From an exported folder to a model that is checked, warm and ready to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from textmill.errors import UserError
+from textmill.files import sha256_file
+from textmill.serving.exported import MANIFEST_FILE
+
+if TYPE_CHECKING:
+    from textmill.serving.predictor import Precision
+    from textmill.tasks.base import Task
+
+_WARM_UP_ROWS = 16
+_ESTIMATES_MAY_BE_OFF_BY = 4
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which model this is.
+
+    Attributes:
+        name: Of the registered model; the folder's path for a plain folder.
+        version: In the registry; empty for a plain folder.
+        manifest_sha256: Digest of `manifest.json`, which holds those of all other files.
+        commit: The git commit that made it, where known.
+    """
+
+    name: str
+    version: str
+    manifest_sha256: str
+    commit: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version}" if self.version else self.name
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """An exported folder on this machine, and which model it should be."""
+
+    folder: Path
+    identity: Identity
+
+
+class ModelSource(Protocol):
+    """Where the model to serve comes from."""
+
+    follows: bool
+    """Whether another version may become the one to serve."""
+
+    def latest(self) -> str:
+        """The version that should be served now.
+
+        Raises:
+            UserError: There is none, or the registry does not answer.
+        """
+
+    def fetch(self, version: str) -> Fetched:
+        """Bring that version to this machine.
+
+        Raises:
+            UserError: It is gone, or the registry does not answer.
+        """
+
+
+class FolderSource:
+    """A folder outside any registry. It is loaded once."""
+
+    follows = False
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def latest(self) -> str:
+        """A folder has no versions."""
+        return ""
+
+    def fetch(self, version: str) -> Fetched:
+        """The folder as it stands.
+
+        Raises:
+            UserError: There is no exported model in it.
+        """
+        manifest = self.folder / MANIFEST_FILE
+        if not manifest.is_file():
+            fix = "Run `dvc repro`, or name another folder"
+            raise UserError("no exported model here", where=str(self.folder), fix=fix)
+        return Fetched(self.folder, Identity(str(self.folder), version, sha256_file(manifest)))
+
+
+class Answerer(Protocol):
+    """What a server needs of a predictor; `Predictor` is one."""
+
+    @property
+    def task(self) -> Task:
+        """Checks inputs and has examples of them."""
+
+    def predict(self, values: Sequence[Any]) -> list[dict[str, Any]]:
+        """One record of plain JSON values an input, in their order; called from several threads.
+
+        Raises:
+            UserError: An input is empty or of a wrong kind.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model that answers.
+
+    Attributes:
+        identity: Which one.
+        predictor: Answers; where it also is a `textmill.serving.generation.Generator`, it generates.
+        max_tokens: Tokens of a text that the model sees.
+        examples: Natural inputs and the answers that this model gave to them.
+    """
+
+    identity: Identity
+    predictor: Answerer
+    max_tokens: int
+    examples: list[tuple[Any, dict[str, Any]]]
+
+
+def load_model(fetched: Fetched, precision: Precision, batch_tokens: int) -> LoadedModel:
+    """Load a folder after holding it against its registered digest, and let it answer once.
+
+    Each batch is computed in the thread that asks for it: several batches at once keep all cores
+    busy without the waiting for one another that threads within a small batch cost.
+
+    Raises:
+        UserError: A file is changed, missing, unknown or a pickle, or is not the registered one.
+    """
+    from textmill.serving.predictor import Predictor
+
+    folder, identity = fetched.folder, fetched.identity
+    manifest = folder / MANIFEST_FILE
+    if manifest.is_file() and sha256_file(manifest) != identity.manifest_sha256:
+        raise UserError(
+            "these digests are not those that were registered",
+            where=str(manifest),
+            fix="Do not use this folder; register the model again",
+        )
+    predictor = Predictor.load(folder, precision, threads=1)
+    predictor.tokens_per_batch = _ESTIMATES_MAY_BE_OFF_BY * batch_tokens
+    inputs = predictor.task.example_inputs()
+    answers = predictor.predict(inputs)
+    predictor.predict((inputs * _WARM_UP_ROWS)[:_WARM_UP_ROWS])
+    return LoadedModel(identity, predictor, predictor.exported.max_length, list(zip(inputs, answers, strict=True)))

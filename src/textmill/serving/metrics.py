@@ -1,0 +1,68 @@
+"""What a server tells Prometheus at `/metrics`."""
+
+from __future__ import annotations
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from textmill.serving.loading import Identity
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class ServingMetrics:
+    """The figures of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Counter(
+            "textmill_requests", "Answered requests by path and HTTP status.", ("path", "status"), registry=registry
+        )
+        self.seconds = Histogram(
+            "textmill_request_seconds",
+            "Time from a request's head to the end of its answer.",
+            ("path",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.in_progress = Gauge("textmill_requests_in_progress", "Requests being answered.", registry=registry)
+        self.batch_rows = Histogram(
+            "textmill_batch_rows", "Inputs computed together.", buckets=_ROWS, registry=registry
+        )
+        self.batch_seconds = Histogram(
+            "textmill_batch_seconds", "Time to compute a batch.", buckets=_SECONDS, registry=registry
+        )
+        self.waiting = Gauge("textmill_queue_rows", "Inputs that wait for a worker.", registry=registry)
+        self.model = Gauge(
+            "textmill_model_info",
+            "1 for the model that is served.",
+            ("name", "version", "manifest_sha256"),
+            registry=registry,
+        )
+        self.swaps = Counter("textmill_model_loads", "Models that were put into service.", registry=registry)
+        self.refused = Counter(
+            "textmill_model_refusals", "Attempts to load a version that failed.", ("version",), registry=registry
+        )
+        self.registry_up = Gauge(
+            "textmill_registry_up", "Whether the registry answered when last asked.", registry=registry
+        )
+
+    def serves(self, identity: Identity) -> None:
+        """Note the model that is served from now on."""
+        self.model.clear()
+        self.model.labels(identity.name, identity.version, identity.manifest_sha256).set(1)
+        self.swaps.inc()
+
+    def page(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self.registry)

@@ -1,0 +1,60 @@
+"""ASGI middleware around every request: counts and times it, and asks clients to leave while draining."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from textmill.serving.metrics import ServingMetrics
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# Any other path counts as one, so that a client cannot make up metrics without end.
+_PATHS = frozenset({"/predict", "/generate", "/health", "/ready", "/metrics", "/version", "/docs", "/openapi.json"})
+
+
+class Traffic:
+    """Requests of one server: how many are in progress, when the last began, whether it is draining."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self.in_progress = 0
+        self.last_arrival = time.monotonic()
+
+
+class Observed:
+    """Wraps an application."""
+
+    def __init__(self, app: ASGIApp, traffic: Traffic, metrics: ServingMetrics) -> None:
+        self.app = app
+        self.traffic = traffic
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and note how it went."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"] if scope["path"] in _PATHS else "other"
+        status = 500
+        traffic = self.traffic
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if traffic.draining:
+                    message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
+            await send(message)
+
+        started = traffic.last_arrival = time.monotonic()
+        traffic.in_progress += 1
+        self.metrics.in_progress.set(traffic.in_progress)
+        try:
+            await self.app(scope, receive, noting)
+        finally:
+            traffic.in_progress -= 1
+            self.metrics.in_progress.set(traffic.in_progress)
+            self.metrics.requests.labels(path, str(status)).inc()
+            self.metrics.seconds.labels(path).observe(time.monotonic() - started)

@@ -1,0 +1,368 @@
+"""`textmill serve` as a process: many at once, malformed bodies, tokens, limits, shutdown under load, memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from support.http_client import Answer, Connection, LostError, ask, load
+from support.project import NEGATIVE, POSITIVE, SUBJECTS
+from support.serving import Server, served
+from support.tiny_export import RUNTIME, build_evaluated_project, export_config
+
+from textmill.serving.predictor import Predictor
+from textmill.stages import export
+
+# The fp32 graph: int8 rounds activations by the range of the whole batch, so that an answer depends
+# a little on its company, and an answer to another question could pass for the right one.
+EXACT = ("--precision", "fp32")
+TOLERANCE = 1e-4
+TEXTS = [" ".join([*SUBJECTS[: 1 + index % 9], (POSITIVE + NEGATIVE)[index % 16]]) for index in range(144)]
+MALFORMED: list[tuple[bytes, int]] = [
+    (b"", 400),
+    (b"{", 400),
+    (b"\xff\xfe", 400),
+    (b"[" * 100_000, 400),
+    (b'{"inputs": [NaN]}', 400),
+    (b'{"input": "\\ud800"}', 400),
+    (b"[]", 422),
+    (b"null", 422),
+    (b'{"inputs": []}', 422),
+    (b'{"inputs": "great film"}', 422),
+    (b'{"inputs": [""]}', 422),
+    (b'{"inputs": ["great", 7]}', 422),
+    (b'{"input": {"txet": "great"}}', 422),
+    (b'{"input": "great", "inputs": ["great"]}', 422),
+    (b'{"input": "great", "extra": 1}', 422),
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    layout = build_evaluated_project(tmp_path_factory.mktemp("serving") / "project")
+    export.main(export_config(max_length=64), RUNTIME, layout)
+    return layout.exported / "model"
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path) -> dict[str, dict[str, Any]]:
+    predictor = Predictor.load(model, "fp32")
+    return {text: predictor.predict([text])[0] for text in TEXTS}
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Shared by tests that leave it as it was."""
+    with served(model.parent, tmp_path_factory.mktemp("server") / "log", str(model), *EXACT) as running:
+        yield running
+
+
+def belongs(answer: dict[str, Any], expected: dict[str, Any]) -> bool:
+    return all(
+        math.isclose(value, expected["probabilities"][label], abs_tol=TOLERANCE)
+        for label, value in answer["probabilities"].items()
+    )
+
+
+def test_answers_are_those_of_predict(server: Server, expected: dict[str, dict[str, Any]]) -> None:
+    several = ask(server.port, "POST", "/predict", {"inputs": TEXTS[:100]})
+    assert several.status == 200
+    assert len(several.json()["outputs"]) == 100
+    for text, answer in zip(TEXTS, several.json()["outputs"], strict=False):
+        assert belongs(answer, expected[text])
+    for value in (TEXTS[3], {"text": TEXTS[3]}):
+        single = ask(server.port, "POST", "/predict", {"input": value})
+        assert belongs(single.json()["output"], expected[TEXTS[3]])
+
+
+@pytest.mark.parametrize(("body", "status"), MALFORMED)
+def test_malformed_body_is_told_in_one_line(server: Server, body: bytes, status: int) -> None:
+    answer = ask(server.port, "POST", "/predict", body)
+    assert answer.status == status
+    message = answer.json()["error"]
+    assert 5 < len(message) <= 300
+    assert "\n" not in message
+
+
+def test_200_at_once_and_malformed_ones_among_them(server: Server, expected: dict[str, dict[str, Any]]) -> None:
+    async def one(number: int) -> tuple[int, Answer]:
+        connection = Connection(server.port)
+        try:
+            if number % 4 == 3:
+                return number, await connection.post("/predict", MALFORMED[number % len(MALFORMED)][0])
+            texts = [TEXTS[number % 144], TEXTS[(number + 7) % 144]]
+            return number, await connection.post("/predict", {"inputs": texts[: 1 + number % 2]})
+        finally:
+            connection.close()
+
+    async def all_at_once() -> list[tuple[int, Answer]]:
+        return await asyncio.gather(*(one(number) for number in range(200)))
+
+    answers = asyncio.run(all_at_once())
+    assert len(answers) == 200
+    for number, answer in answers:
+        if number % 4 == 3:
+            assert answer.status == MALFORMED[number % len(MALFORMED)][1]
+            continue
+        assert answer.status == 200, answer.body
+        asked = [TEXTS[number % 144], TEXTS[(number + 7) % 144]][: 1 + number % 2]
+        outputs = answer.json()["outputs"]
+        assert [belongs(output, expected[text]) for text, output in zip(asked, outputs, strict=True)] == [True] * len(
+            asked
+        )
+    assert server.metric("textmill_batch_rows_count") < server.metric("textmill_batch_rows_sum")
+    assert server.metric("textmill_queue_rows") == 0
+    assert server.metric('textmill_requests_total{path="/predict",status="500"}') == 0
+
+
+def test_version_probes_and_documents(server: Server, model: Path) -> None:
+    from textmill.files import sha256_file
+
+    assert ask(server.port, "GET", "/health").json() == {"status": "alive"}
+    assert ask(server.port, "GET", "/ready").status == 200
+    version = ask(server.port, "GET", "/version").json()
+    assert version["name"] == str(model)
+    assert version["manifest_sha256"] == sha256_file(model / "manifest.json")
+    document = ask(server.port, "GET", "/openapi.json").json()
+    assert "/generate" not in document["paths"]  # this model classifies
+    assert ask(server.port, "POST", "/generate", {"input": "great"}).status == 404
+    predict = document["paths"]["/predict"]["post"]
+    for example in predict["requestBody"]["content"]["application/json"]["examples"].values():
+        answer = ask(server.port, "POST", "/predict", example["value"])
+        assert answer.status == 200
+    shown = predict["responses"]["200"]["content"]["application/json"]["examples"]["one"]["value"]["output"]
+    assert shown["label"] in ("good", "bad")
+    assert ask(server.port, "GET", "/docs").status == 200
+    assert ask(server.port, "GET", "/nothing-here").json() == {"error": "Not Found"}
+    assert ask(server.port, "GET", "/predict").status == 405
+
+
+@pytest.mark.slow
+def test_limits(model: Path, tmp_path: Path, server: Server) -> None:
+    limits = ("--max-body-bytes", "5000", "--max-inputs", "20", "--max-characters", "1000", "--max-waiting", "25")
+    with served(tmp_path, tmp_path / "log", str(model), *limits, "--workers", "1") as small:
+        large = ask(small.port, "POST", "/predict", {"input": "x" * 400_000})
+        assert (large.status, large.json()) == (413, {"error": "the body is larger than 5000 bytes"})
+        many = ask(small.port, "POST", "/predict", {"inputs": ["great"] * 21})
+        assert (many.status, many.json()) == (422, {"error": "21 inputs; at most 20 fit into a request"})
+        long = ask(small.port, "POST", "/predict", {"inputs": ["great", "x" * 1001]})
+        assert long.status == 422
+        assert long.json() == {"error": "input 2 has 1001 characters, more than 1000"}
+
+        async def burst() -> list[Answer]:
+            asked = {"inputs": ["film " * 50] * 15}
+            return await asyncio.gather(*(Connection(small.port).post("/predict", asked) for _ in range(60)))
+
+        answers = asyncio.run(burst())
+        counts = Counter(answer.status for answer in answers)
+        assert set(counts) == {200, 503}, counts
+        assert all(answer.headers["retry-after"] == "1" for answer in answers if answer.status == 503)
+        assert ask(small.port, "POST", "/predict", {"input": "great film"}).status == 200
+        assert small.process.poll() is None
+
+
+def test_slow_and_broken_clients_harm_nobody(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as broken:
+        broken.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+        with socket.create_connection(("127.0.0.1", server.port)) as nonsense:
+            nonsense.sendall(b"\x16\x03\x01\x02\x00\x01\x00 nonsense\r\n\r\n")
+            assert b" 400 " in nonsense.recv(1000)
+        assert ask(server.port, "POST", "/predict", {"input": "great film"}).status == 200
+    for _ in range(20):  # gone before the answer
+        with socket.create_connection(("127.0.0.1", server.port)) as hasty:
+            hasty.sendall(b'POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 18\r\n\r\n{"input": "great"}')
+    assert ask(server.port, "POST", "/predict", {"input": "great film"}).status == 200
+    assert "Traceback" not in server.log.read_text()
+
+
+# -- tokens ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_token_is_wanted_everywhere_but_by_probes(model: Path, tmp_path: Path) -> None:
+    secret = "a-long-secret-of-32-characters-ab"
+    (tmp_path / "token").write_text(secret + "\n")
+    with served(tmp_path, tmp_path / "log", str(model), "--token-file", "token", "--host", "0.0.0.0") as guarded:
+        for wrong in ({}, {"Authorization": "Bearer no"}, {"Authorization": secret}, {"Authorization": "Bearer"}):
+            for path in ("/metrics", "/version", "/docs", "/openapi.json"):
+                assert ask(guarded.port, "GET", path, headers=wrong).status == 401
+            answer = ask(guarded.port, "POST", "/predict", {"input": "great"}, headers=wrong)
+            assert answer.status == 401
+            assert answer.headers["www-authenticate"] == "Bearer"
+        right = {"Authorization": f"Bearer {secret}"}
+        assert ask(guarded.port, "POST", "/predict", {"input": "great"}, headers=right).status == 200
+        assert ask(guarded.port, "GET", "/metrics", headers=right).status == 200
+        assert ask(guarded.port, "GET", "/openapi.json", headers=right).json()["security"] == [{"token": []}]
+        assert [ask(guarded.port, "GET", path).status for path in ("/health", "/ready")] == [200, 200]
+        assert secret not in (tmp_path / "log").read_text()
+        assert secret not in " ".join(psutil.Process(guarded.process.pid).cmdline())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (("--host", "0.0.0.0"), {}, "--host 0.0.0.0: reachable from other machines, and no token is set"),
+        (("--host", "::"), {}, "no token is set"),
+        ((), {"TEXTMILL_TOKEN": ""}, "$TEXTMILL_TOKEN: the token is shorter than 16 characters"),
+        ((), {"TEXTMILL_TOKEN": "short"}, "shorter than 16"),
+        (("--token-file", "none"), {}, "none: no such file"),
+        (("--host", "203.0.113.1"), {"TEXTMILL_TOKEN": "x" * 20}, "203.0.113.1:8000: cannot listen"),
+        (("--precision", "int4"), {}, "there are int8 and fp32"),
+        (("--model", "models:/a/1"), {}, "named twice"),
+    ],
+)
+def test_refuses_to_start_in_one_line(
+    tmp_path: Path, model: Path, arguments: tuple[str, ...], environment: dict[str, str], message: str
+) -> None:
+    done = refused(tmp_path, str(model), *arguments, **environment)
+    assert message in done
+
+
+def refused(cwd: Path, *arguments: str, **environment: str) -> str:
+    command = [str(Path(sys.executable).parent / "textmill"), "serve", *arguments]
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+    )
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("textmill: error:")]
+    assert len(errors) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return errors[0]
+
+
+def test_port_in_use_is_told(server: Server, model: Path, tmp_path: Path) -> None:
+    assert "Address already in use" in refused(tmp_path, str(model), "--port", str(server.port))
+
+
+def test_broken_folder_is_refused_by_name(model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    assert "no exported model here" in refused(tmp_path, str(tmp_path), "--port", "0")
+    copy = Path(shutil.copytree(model, tmp_path / "model"))
+    with (copy / "tokenizer.json").open("a") as file:
+        file.write("\n")
+    assert "tokenizer.json: the file was changed" in refused(tmp_path, str(copy), "--port", "0")
+    shutil.copy(model / "tokenizer.json", copy)
+    (copy / "model.safetensors").rename(copy / "model.pkl")
+    assert "model.pkl: a pickle can run any code" in refused(tmp_path, str(copy), "--port", "0")
+
+
+# -- under load ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_shutdown_under_load_drops_nothing(model: Path, tmp_path: Path, kind: signal.Signals) -> None:
+    outcomes: Counter[str] = Counter()
+    readiness: list[int] = []
+
+    def client(number: int) -> Callable[[], Awaitable[None]]:
+        kept = Connection(running.port)
+
+        async def request() -> None:
+            connection = kept if number % 2 else Connection(running.port)  # half of them connect anew each time
+            try:
+                answer = await connection.post("/predict", {"input": TEXTS[number]})
+                outcomes[str(answer.status)] += 1
+            except ConnectionRefusedError:
+                outcomes["refused"] += 1
+                await asyncio.sleep(0.2)
+            except LostError:
+                outcomes["lost"] += 1
+            if connection is not kept:
+                connection.close()
+
+        return request
+
+    async def probing() -> None:
+        await asyncio.sleep(1.0)
+        running.process.send_signal(kind)
+        for _ in range(100):
+            try:
+                readiness.append((await Connection(running.port).request("GET", "/ready")).status)
+            except (ConnectionRefusedError, LostError):
+                return
+            await asyncio.sleep(0.02)
+
+    async def both() -> None:
+        await asyncio.gather(load(3.0, 24, client), probing())
+
+    with served(tmp_path, tmp_path / "log", str(model)) as running:
+        asyncio.run(both())
+        assert running.process.wait(20) == 0
+    assert outcomes["lost"] == 0, outcomes
+    assert outcomes["200"] > 100
+    assert outcomes["refused"] > 0
+    assert set(outcomes) <= {"200", "refused", "lost"}
+    assert 503 in readiness
+    assert "Traceback" not in running.log.read_text()
+    assert "every accepted request was answered" in running.log.read_text()
+
+
+@pytest.mark.slow
+def test_memory_stays_bounded(model: Path, tmp_path: Path) -> None:
+    async def one(number: int) -> None:
+        connection = Connection(running.port)
+        for turn in range(40):
+            length = 1 + (number * 7 + turn * 13) % 60
+            asked = {"inputs": [" ".join(SUBJECTS * 6)[: 8 * length]] * (1 + turn % 20)}
+            assert (await connection.post("/predict", asked)).status == 200
+            assert (await connection.post("/predict", b'{"input": "' + b"x" * 900_000 + b'"}')).status == 422
+        connection.close()
+
+    async def wave() -> None:
+        await asyncio.gather(*(one(number) for number in range(4)))
+
+    with served(tmp_path, tmp_path / "log", str(model)) as running:
+        resident = []
+        for _ in range(3):
+            asyncio.run(wave())
+            resident.append(psutil.Process(running.process.pid).memory_info().rss / 1e6)
+    assert resident[2] < resident[0] * 1.1 + 10, resident
+
+
+@pytest.mark.slow
+def test_mixed_load_for_seconds(server: Server, expected: dict[str, dict[str, Any]]) -> None:
+    wrong: list[Any] = []
+    statuses: Counter[int] = Counter()
+
+    def client(number: int) -> Callable[[], Awaitable[None]]:
+        connection = Connection(server.port)
+        turn = 0
+
+        async def request() -> None:
+            nonlocal turn
+            turn += 1
+            if turn % 5 == 4:
+                body, status = MALFORMED[(turn + number) % len(MALFORMED)]
+                answer = await connection.post("/predict", body)
+                if answer.status != status:
+                    wrong.append((body[:40], answer))
+            else:
+                text = TEXTS[(number * 31 + turn) % 144]
+                answer = await connection.post("/predict", {"input": text})
+                if answer.status != 200 or not belongs(answer.json()["output"], expected[text]):
+                    wrong.append((text, answer))
+            statuses[answer.status] += 1
+
+        return request
+
+    started = time.monotonic()
+    asyncio.run(load(5.0, 50, client))
+    assert not wrong, wrong[:3]
+    assert statuses[200] > 200
+    assert time.monotonic() - started < 15
+    assert json.loads(ask(server.port, "GET", "/ready").body)["status"] == "ready"

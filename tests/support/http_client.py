@@ -1,0 +1,101 @@
+"""A small asyncio HTTP client, so that a test sees exactly which requests were answered, refused or lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+class LostError(Exception):
+    """The connection was made, but no whole answer came."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    seconds: float
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Connection:
+    """One connection, kept alive for as long as the server wants; a new one is made when needed.
+
+    Raises (from `request`):
+        ConnectionRefusedError: Nobody listens.
+        LostError: The connection ended without a whole answer.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.writer: asyncio.StreamWriter | None = None
+        self.reader: asyncio.StreamReader
+
+    async def request(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        started = time.perf_counter()
+        if self.writer is None:
+            self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+        lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(body)}"]
+        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        try:
+            self.writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+            found = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:-2])}
+            content = await self.reader.readexactly(int(found["content-length"]))
+        except (ConnectionError, asyncio.IncompleteReadError) as error:
+            self.close()
+            raise LostError(repr(error)) from error
+        if found.get("connection") == "close":
+            self.close()
+        return Answer(int(head[0].split()[1]), found, content, time.perf_counter() - started)
+
+    async def post(self, path: str, value: Any, headers: Mapping[str, str] | None = None) -> Answer:
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
+        return await self.request("POST", path, body, {"Content-Type": "application/json", **(headers or {})})
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+        self.writer = None
+
+
+def ask(port: int, method: str, path: str, value: Any = b"", headers: Mapping[str, str] | None = None) -> Answer:
+    """One request on a connection of its own."""
+
+    async def once() -> Answer:
+        connection = Connection(port)
+        try:
+            if method == "POST":
+                return await connection.post(path, value, headers)
+            return await connection.request(method, path, headers=headers)
+        finally:
+            connection.close()
+
+    return asyncio.run(asyncio.wait_for(once(), 60))
+
+
+async def load(seconds: float, clients: int, one: Callable[[int], Callable[[], Awaitable[None]]]) -> None:
+    """Let `clients` ask at the same time, each again and again, until the time is over.
+
+    Args:
+        seconds: How long requests are begun.
+        clients: How many ask.
+        one: For a client's number, a function that makes one request.
+    """
+    end = time.monotonic() + seconds
+
+    async def client(number: int) -> None:
+        request = one(number)
+        while time.monotonic() < end:
+            await request()
+
+    await asyncio.gather(*(client(number) for number in range(clients)))
