@@ -36,7 +36,7 @@ def model_name(client: MlflowClient, layout: Layout) -> str:
     if len(names) != 1:
         known = ", ".join(names) or "none; run `dvc repro`"
         raise UserError("this project names no registered model", fix=f"Write NAME/VERSION; registered: {known}")
-    return names[0]
+    return str(names[0])
 
 
 def find_version(text: str, client: MlflowClient, layout: Layout) -> ModelVersion:
@@ -65,6 +65,17 @@ def find_version(text: str, client: MlflowClient, layout: Layout) -> ModelVersio
         raise UserError(
             f"{name} has no {'alias' if alias else 'version'} {alias or version}", where=text, fix=_known(client, name)
         ) from error
+
+
+def run_id_of(version: ModelVersion) -> str:
+    """The run that made a version.
+
+    Raises:
+        UserError: The version names none.
+    """
+    if not version.run_id:
+        raise UserError(f"{version.name} version {version.version} names no run", fix="Register it with `dvc repro`")
+    return str(version.run_id)
 
 
 def find_run(text: str, client: MlflowClient) -> Run | None:

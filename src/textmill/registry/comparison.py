@@ -15,7 +15,7 @@ from textmill.errors import UserError
 from textmill.evaluation.bootstrap import Bootstrap, Interval, intervals, paired_differences
 from textmill.evaluation.figures import GROUP
 from textmill.evaluation.gate import Costs
-from textmill.registry.addresses import find_run, find_version
+from textmill.registry.addresses import find_run, find_version, run_id_of
 from textmill.registry.measuring import fetched, measure
 from textmill.registry.origin import PREFIX
 from textmill.registry.promotion import configuration
@@ -103,7 +103,7 @@ def compare(first: str, second: str, layout: Layout) -> Comparison:
     with tracking_errors(uri):
         pair = (_subject(first, client, layout), _subject(second, client, layout))
         digests = _pairs(_digests(pair[0]), _digests(pair[1]))
-        common = {
+        common: dict[str, Any] = {
             "names": (pair[0].name, pair[1].name),
             "params": {
                 name: values
@@ -121,7 +121,7 @@ def _subject(text: str, client: MlflowClient, layout: Layout) -> Subject:
     run = find_run(text, client)
     if run is None:
         version = find_version(text, client, layout)
-        return Subject(f"{version.name}/{version.version}", client.get_run(version.run_id), version)
+        return Subject(f"{version.name}/{version.version}", client.get_run(run_id_of(version)), version)
     made = client.search_model_versions(f"run_id = '{text}'")
     last = max(made, key=lambda found: int(found.version), default=None)
     return Subject(run.info.run_name or text, run, last)

@@ -112,8 +112,8 @@ def overlap(prepared: Prepared, version: ModelVersion, frame: pd.DataFrame, colu
 
 
 def _rows(frame: pd.DataFrame, predictor: Predictor) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = frame[list(predictor.task.text_columns)].to_dict("records")
-    return records
+    records = frame[list(predictor.task.text_columns)].to_dict("records")
+    return [{str(name): value for name, value in record.items()} for record in records]
 
 
 def _predictions(predictor: Predictor, frame: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from textmill.config.sections.gate import GateConfig
 from textmill.errors import UserError
 from textmill.evaluation.gate import Verdict, judge
 from textmill.files import write_json
-from textmill.registry.addresses import find_version, model_name
+from textmill.registry.addresses import find_version, model_name, run_id_of
 from textmill.registry.aliases import (
     CHALLENGER,
     Aliases,
@@ -192,7 +192,7 @@ def _judged(sides: list[Side], layout: Layout, gate: GateConfig) -> tuple[Verdic
 
 def _store(client: MlflowClient, side: Side, event: Event, decision: dict[str, Any]) -> str:
     """Store the decision and the card with the version's run, and note them in the version's tags."""
-    version = side.version
+    version, run_id = side.version, run_id_of(side.version)
     place = f"promotion/version-{version.version}/{event.id}"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -200,8 +200,8 @@ def _store(client: MlflowClient, side: Side, event: Event, decision: dict[str, A
         card = side.folder / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else f"# {version.name} version {version.version}\n"
         (folder / CARD_FILE).write_text(text + _section(version.name, event, decision), encoding="utf-8")
-        client.log_artifacts(version.run_id, str(folder), place)
-    address = f"runs:/{version.run_id}/{place}"
+        client.log_artifacts(run_id, str(folder), place)
+    address = f"runs:/{run_id}/{place}"
     tags = {"verdict": event.verdict, "decided": event.time, "decision": address}
     for key, value in tags.items():
         client.set_model_version_tag(version.name, version.version, f"{PREFIX}{key}", value)
