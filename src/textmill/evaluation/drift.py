@@ -149,9 +149,9 @@ def measure_drift(
     ):
         for name in sorted(then.keys() & now.keys()):
             names = [*then[name], *(value for value in now[name] if value not in then[name])]
-            counts = [[side[name].get(value, 0) for value in names] for side in (then, now)]
-            measures.append(_stability(f"{kind} {name}", *counts))
-            shares.append(_shares(f"{kind} {name}", names, *counts))
+            before, after = ([side[name].get(value, 0) for value in names] for side in (then, now))
+            measures.append(_stability(f"{kind} {name}", before, after))
+            shares.append(_shares(f"{kind} {name}", names, before, after))
     both = (np.asarray(reference.outputs, np.float64), features(outputs)) if outputs else None
     if both is not None:
         measures.append(_discrimination(*both))

@@ -192,6 +192,7 @@ def _text(train: pd.Series[str], test: pd.Series[str], splitter: WordsConfig) ->
     )
 
 
-def length_counts(lengths: NDArray[np.int64], edges: Sequence[float]) -> list[int]:
+def length_counts(lengths: NDArray[Any], edges: Sequence[float]) -> list[int]:
     """Texts in each bin of length; an edge belongs to the bin below it."""
-    return np.bincount(np.searchsorted(edges, lengths, side="left"), minlength=len(edges) + 1).tolist()
+    counts: list[int] = np.bincount(np.searchsorted(edges, lengths, side="left"), minlength=len(edges) + 1).tolist()
+    return counts
