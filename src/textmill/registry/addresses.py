@@ -36,7 +36,7 @@ def model_name(client: MlflowClient, layout: Layout) -> str:
     if len(names) != 1:
         known = ", ".join(names) or "none; run `dvc repro`"
         raise UserError("this project names no registered model", fix=f"Write NAME/VERSION; registered: {known}")
-    return names[0]
+    return str(names[0])
 
 
 def find_version(text: str, client: MlflowClient, layout: Layout) -> ModelVersion:
@@ -65,6 +65,17 @@ def find_version(text: str, client: MlflowClient, layout: Layout) -> ModelVersio
         raise UserError(
             f"{name} has no {'alias' if alias else 'version'} {alias or version}", where=text, fix=_known(client, name)
         ) from error
+
+
+def run_id_of(version: ModelVersion) -> str:
+    """The run that made a version.
+
+    Raises:
+        UserError: The version names none.
+    """
+    if not version.run_id:
+        raise UserError(f"{version.name} version {version.version} names no run", fix="Register it with `dvc repro`")
+    return str(version.run_id)
 
 
 def find_run(text: str, client: MlflowClient) -> Run | None:
@@ -103,11 +114,13 @@ def _parsed(text: str) -> tuple[str, str, str]:
 
 def _known(client: MlflowClient, name: str) -> str:
     """What there is instead."""
-    versions = sorted(
-        (found for found in client.search_model_versions(f"name = '{name}'")), key=lambda v: int(v.version)
-    )
-    if not versions:
+    found = client.search_model_versions(f"name = '{name}'")
+    if not found:
         models = ", ".join(sorted(model.name for model in client.search_registered_models(max_results=20)))
         return f"Registered models: {models or 'none; run `dvc repro`'}"
-    shown = [f"{found.version}{''.join(f' @{alias}' for alias in found.aliases)}" for found in versions[-10:]]
+    aliases = client.get_registered_model(name).aliases
+    shown = [
+        " ".join([str(number), *(f"@{alias}" for alias, version in sorted(aliases.items()) if int(version) == number)])
+        for number in sorted(int(version.version) for version in found)[-10:]
+    ]
     return f"Versions: {', '.join(shown)}"
