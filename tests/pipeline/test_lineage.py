@@ -324,7 +324,7 @@ def test_through_a_server_outside_git(tmp_path: Path, monkeypatch: pytest.Monkey
         card = project.run("textmill", "card", f"{NAME}/1", env=store).stdout
     assert parts["version"]["store"] == address
     status = {link["name"]: link["status"] for link in json.loads(done.stdout)["links"]}
-    assert done.returncode == 4
+    assert done.returncode == 4, done.stdout
     assert {name for name, value in status.items() if value == "broken"} == set()
     assert {name for name, value in status.items() if value == "holds"} == {"artefact", "run", "environment"}
     assert "# Tiny reviews" in card
