@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +27,10 @@ def project(built_project: Project, tmp_path: Path) -> Project:
     ignored = shutil.ignore_patterns("mlruns", "mlflow.db*")
     shutil.copytree(built_project.root, copy.root, symlinks=True, ignore=ignored)
     return copy
+
+
+@pytest.fixture(autouse=True)
+def no_store_left_behind() -> Iterator[None]:
+    """MLflow notes a store that a test opened in the environment, where the next test's commands would find it."""
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
