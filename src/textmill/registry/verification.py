@@ -14,7 +14,6 @@ from textmill.files import read_json, sha256_file
 from textmill.registry.dvc_cache import Cache, folder_md5
 from textmill.registry.environment import differences
 from textmill.registry.lineage import Origin
-from textmill.registry.origin import PREFIX
 from textmill.registry.repository import blob_digest
 from textmill.registry.versions import ARTIFACT
 from textmill.serving.exported import MANIFEST_FILE, find_pickle, verify
