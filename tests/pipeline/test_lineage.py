@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from textmill.cli.main import app
 from textmill.config.layout import Layout
-from textmill.registry.lineage import Origin, find_origin, lineage
+from textmill.registry.lineage import Origin, find_origin
 from textmill.registry.verification import verify_origin
 
 pytestmark = pytest.mark.slow
@@ -314,15 +314,17 @@ def test_through_a_server_outside_git(tmp_path: Path, monkeypatch: pytest.Monkey
     from textmill.stages import export, register
 
     layout = build_evaluated_project(tmp_path / "project")
+    project = Project(layout.root)
     export.main(export_config(), RUNTIME, layout)
     with mlflow_server(tmp_path / "server") as address:
         register.main(register_config(), RUNTIME.model_copy(update={"tracking_uri": address}), layout)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        monkeypatch.chdir(layout.root)
-        found = find_origin(f"{NAME}/1", layout)
-        status = {link.name: link.status for link in verify_origin(found)}
-        assert lineage(found)["version"]["store"] == address
-        shown = textmill("card", "1")
+        store = {"MLFLOW_TRACKING_URI": address}
+        parts = json.loads(project.run("textmill", "lineage", f"{NAME}/1", "--json", env=store).stdout)
+        done = project.run("textmill", "verify", f"{NAME}/1", "--json", env=store, check=False)
+        card = project.run("textmill", "card", f"{NAME}/1", env=store).stdout
+    assert parts["version"]["store"] == address
+    status = {link["name"]: link["status"] for link in json.loads(done.stdout)["links"]}
+    assert done.returncode == 4, done.stdout
     assert {name for name, value in status.items() if value == "broken"} == set()
     assert {name for name, value in status.items() if value == "holds"} == {"artefact", "run", "environment"}
-    assert shown.stdout.startswith(("---", "# Tiny reviews"))
+    assert "# Tiny reviews" in card

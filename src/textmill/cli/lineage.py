@@ -20,6 +20,7 @@ _TITLES = {
     "data": "from data (SHA-256)",
     "environment": "in environment",
 }
+_MAY_LACK = ("made_from_run", "committed_later_as")
 
 
 def lineage(
@@ -54,7 +55,8 @@ def _tree(parts: dict[str, dict[str, Any]]) -> Tree:
         if name != "version":
             branch = branch.add(Text(_TITLES[name], style="bold"))
         for key, value in values.items():
-            _add(branch, key, value)
+            if value is not None or key not in _MAY_LACK:
+                _add(branch, key, value)
     return root
 
 

@@ -39,7 +39,7 @@ _ALPHA = 0.01
 _STABILITY = 0.2
 """Of the population stability index; from here on credit scoring speaks of a shift (Siddiqi 2006)."""
 _UNSEEN = 0.05
-_DIVERGENCE = 0.01
+_DIVERGENCE = 0.02
 _DISCRIMINATION = 0.65
 _WORDS = 1000
 _DRAWS = 1000
@@ -149,9 +149,9 @@ def measure_drift(
     ):
         for name in sorted(then.keys() & now.keys()):
             names = [*then[name], *(value for value in now[name] if value not in then[name])]
-            counts = [[side[name].get(value, 0) for value in names] for side in (then, now)]
-            measures.append(_stability(f"{kind} {name}", *counts))
-            shares.append(_shares(f"{kind} {name}", names, *counts))
+            before, after = ([side[name].get(value, 0) for value in names] for side in (then, now))
+            measures.append(_stability(f"{kind} {name}", before, after))
+            shares.append(_shares(f"{kind} {name}", names, before, after))
     both = (np.asarray(reference.outputs, np.float64), features(outputs)) if outputs else None
     if both is not None:
         measures.append(_discrimination(*both))
@@ -217,15 +217,20 @@ def _unseen(name: str, known: TextReference, held_out: int, words: Sequence[Sequ
 
 
 def _divergence(name: str, known: TextReference, counted: Counter[str]) -> Measure:
-    """Jensen-Shannon divergence (in bits; Lin 1991) of the words beyond that of equally many words drawn at random."""
+    """Jensen-Shannon divergence (in bits; Lin 1991) of known words beyond that of as many words drawn at random.
+
+    Words that training did not have are left to the measure of unseen words.
+    """
     frequent = list(known.words)[:_WORDS]
     then = np.array([known.words[word] for word in frequent] + [0.0])
-    then[-1] = known.total_words - then.sum()
+    then[-1] = sum(known.words.values()) - then.sum()
     now = np.array([counted.get(word, 0) for word in frequent] + [0.0])
-    total = counted.total()
+    total = sum(count for word, count in counted.items() if word in known.words)
     now[-1] = total - now.sum()
     if not total or not then.sum():
-        return Measure(f"words of {name}", "word divergence", 0.0, _DIVERGENCE, 1.0, "there are no words to compare")
+        return Measure(
+            f"words of {name}", "word divergence", 0.0, _DIVERGENCE, 1.0, "there are no known words to compare"
+        )
     expected = then / then.sum()
     found = float(_jensen_shannon(expected, now[None] / total)[0])
     draws = np.random.default_rng(0).multinomial(total, expected, _DRAWS) / total

@@ -47,7 +47,6 @@ class TextReference(Section):
         edges: Of the bins of length in characters, inner ones only: deciles of the training split.
         lengths: Training rows in each bin, one more than edges.
         words: Occurrences of the most frequent words of the training split, case folded.
-        total_words: Occurrences of all its words.
         unseen_mean: Share of words that are not in `words`, mean over held-out rows.
         unseen_variance: The same share's variance.
     """
@@ -55,7 +54,6 @@ class TextReference(Section):
     edges: list[float]
     lengths: list[int]
     words: dict[str, int]
-    total_words: int
     unseen_mean: float
     unseen_variance: float
 
@@ -186,12 +184,12 @@ def _text(train: pd.Series[str], test: pd.Series[str], splitter: WordsConfig) ->
         edges=edges.tolist(),
         lengths=length_counts(lengths, edges.tolist()),
         words=words,
-        total_words=sum(counted.values()),
         unseen_mean=float(unseen.mean()) if len(unseen) else 0.0,
         unseen_variance=float(unseen.var(ddof=1)) if len(unseen) > 1 else 0.0,
     )
 
 
-def length_counts(lengths: NDArray[np.int64], edges: Sequence[float]) -> list[int]:
+def length_counts(lengths: NDArray[Any], edges: Sequence[float]) -> list[int]:
     """Texts in each bin of length; an edge belongs to the bin below it."""
-    return np.bincount(np.searchsorted(edges, lengths, side="left"), minlength=len(edges) + 1).tolist()
+    counts: list[int] = np.bincount(np.searchsorted(edges, lengths, side="left"), minlength=len(edges) + 1).tolist()
+    return counts

@@ -14,7 +14,6 @@ from textmill.files import read_json, sha256_file
 from textmill.registry.dvc_cache import Cache, folder_md5
 from textmill.registry.environment import differences
 from textmill.registry.lineage import Origin
-from textmill.registry.origin import PREFIX
 from textmill.registry.repository import blob_digest
 from textmill.registry.versions import ARTIFACT
 from textmill.serving.exported import MANIFEST_FILE, find_pickle, verify
@@ -119,12 +118,12 @@ def _run(origin: Origin) -> str:
         raise BrokenLinkError(
             f"the run {origin.run_id or 'that made it'} is not in {origin.store}, or was deleted there"
         )
-    for name in ("manifest_sha256", "git_commit"):
-        if origin.run_tag(name) != origin.tag(name):
-            raise BrokenLinkError(
-                f"the run's tag {PREFIX}{name} is {origin.run_tag(name)}, the version's {origin.tag(name)}"
-            )
-    return f"{origin.run.info.run_name} ({origin.run_id[:12]}) is {origin.run.info.status}"
+    exported = origin.run_tag("manifest_sha256")
+    if exported not in (None, origin.tag("manifest_sha256")):  # none where export ran in another store
+        raise BrokenLinkError(f"the run exported {exported}, the version is {origin.tag('manifest_sha256')}")
+    trained = origin.run_tag("git_commit")
+    at = f", begun at commit {trained[:12]}" if trained and trained != origin.commit else ""
+    return f"{origin.run.info.run_name} ({origin.run_id[:12]}) is {origin.run.info.status}{at}"
 
 
 def _commit(origin: Origin) -> str:

@@ -43,6 +43,7 @@ def architecture_of(network: nn.Module) -> dict[str, Any] | None:
         to_dict = getattr(getattr(module, "config", None), "to_dict", None)
         if callable(to_dict):
             values: dict[str, Any] = to_dict()
+            values.pop("_name_or_path", None)  # a path of this machine: equal weights must have equal digests
             return values
     return None
 
