@@ -165,9 +165,9 @@ def main(project: Path, seconds: float) -> None:
                 crowd = ask(side, port, texts, CROWD, seconds, malformed=10)
                 lines.append(row(side, CROWD, seconds, crowd))
     print(
-        f"{len(texts)} test sentences, one a request; {seconds:.0f} s with {CLIENTS} clients ({seconds / 3:.0f} s with --workers),"
+        f"{len(texts)} test sentences, one a request; {seconds:.0f} s with {CLIENTS} clients, {seconds / 6:.0f} s with"
     )
-    print(f"{seconds / 6:.0f} s with one; with {CROWD} clients every tenth body is malformed (answered 400 or 422).\n")
+    print(f"one, with `--workers` a third of it; with {CROWD} clients every tenth body is malformed (400 or 422).\n")
     print("| server | clients | answers/s | median ms | p95 ms | p99 ms | other outcomes |")
     print("|---|---:|---:|---:|---:|---:|---|")
     print("\n".join(lines))
