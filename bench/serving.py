@@ -99,7 +99,8 @@ def running(side: Side, project: Path, port: int) -> Iterator[None]:
                     time.sleep(0.2)
             yield
         finally:
-            os.killpg(server.pid, 15)
+            if server.poll() is None:
+                os.killpg(server.pid, 15)
             server.wait(60)
 
 
@@ -154,16 +155,19 @@ def main(project: Path, seconds: float) -> None:
     for side in sides(project, port):
         with running(side, project, port):
             ask(side, port, texts, CLIENTS, WARM_UP_SECONDS)
-            found = ask(side, port, texts, CLIENTS, seconds)
-            rates[side.name] = len(found.seconds) / seconds
-            lines.append(row(side, CLIENTS, seconds, found))
+            length = seconds / 3 if "--workers" in side.command else seconds
+            found = ask(side, port, texts, CLIENTS, length)
+            rates[side.name] = len(found.seconds) / length
+            lines.append(row(side, CLIENTS, length, found))
             alone = ask(side, port, texts, 1, seconds / 6)
             lines.append(row(side, 1, seconds / 6, alone))
             if side.path == "/predict":
                 crowd = ask(side, port, texts, CROWD, seconds, malformed=10)
                 lines.append(row(side, CROWD, seconds, crowd))
-    print(f"{len(texts)} test sentences, one a request; {seconds:.0f} s with {CLIENTS} clients,")
-    print(f"{seconds / 6:.0f} s with one; with {CROWD} clients every tenth body is malformed (answered 400 or 422).\n")
+    print(
+        f"{len(texts)} test sentences, one a request; {seconds:.0f} s with {CLIENTS} clients, {seconds / 6:.0f} s with"
+    )
+    print(f"one, with `--workers` a third of it; with {CROWD} clients every tenth body is malformed (400 or 422).\n")
     print("| server | clients | answers/s | median ms | p95 ms | p99 ms | other outcomes |")
     print("|---|---:|---:|---:|---:|---:|---|")
     print("\n".join(lines))

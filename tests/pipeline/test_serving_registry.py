@@ -207,12 +207,12 @@ def test_registry_that_goes_down_is_told_and_harms_nobody(layout: Layout, tmp_pa
 
 
 def down(address: str) -> None:
-    """End whoever listens there."""
+    """End whoever listens there, at once, with all its processes."""
     port = int(address.rpartition(":")[2])
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if any(found.laddr.port == port and found.status == "LISTEN" for found in process.net_connections("inet")):
-                process.kill()
+                os.killpg(os.getpgid(process.pid), signal.SIGKILL)
 
 
 @contextmanager

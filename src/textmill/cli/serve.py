@@ -47,7 +47,7 @@ def serve(
     ] = None,
     batch_tokens: Annotated[
         int, typer.Option(min=1, rich_help_panel=_BATCHES, help="Of a batch, padding counted.")
-    ] = 512,
+    ] = 256,
     batch_rows: Annotated[int, typer.Option(min=1, rich_help_panel=_BATCHES, help="Inputs of a batch.")] = 32,
     batch_delay_ms: Annotated[
         float, typer.Option(min=0, rich_help_panel=_BATCHES, help="Wait for others while a worker is free.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from textmill.serving.metrics import ServingMetrics
     from textmill.serving.settings import ServeSettings
     from textmill.serving.watching import Watcher
-
-log = logging.getLogger("textmill")
 
 MODEL_HEADER = "X-Textmill-Model"
 _DESCRIPTION = 'Answers of a registered model. A refusal has the form {"error": "one line"}.'
@@ -172,6 +169,6 @@ async def _not_served(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-async def _failed(request: Request, error: Exception) -> Response:
-    log.error("serve: %s failed", request.url.path, exc_info=error)
+async def _failed(_request: Request, _error: Exception) -> Response:
+    """Uvicorn logs the error."""
     return JSONResponse({"error": "the server failed; its log says why"}, 500)

@@ -9,7 +9,6 @@ always goes first. Everything but the computing itself happens in the event loop
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Sequence
@@ -25,8 +24,6 @@ from textmill.serving.loading import LoadedModel
 from textmill.serving.metrics import ServingMetrics
 from textmill.serving.settings import ServeSettings
 from textmill.training.inference import length_batches
-
-log = logging.getLogger("textmill")
 
 Answers = list[dict[str, Any]]
 
@@ -166,12 +163,14 @@ class MicroBatcher:
 
     def _finish(self, jobs: Sequence[_Job], done: asyncio.Future[list[Answers | Exception]]) -> None:
         self._free += 1
-        failed = None if done.cancelled() else done.exception()
-        found: Sequence[Answers | Exception | BaseException] = [failed] * len(jobs) if failed else done.result()
-        for job, answers in zip(jobs, found, strict=True):
+        if done.cancelled():
+            for job in jobs:
+                job.answers.cancel()
+            return
+        for job, answers in zip(jobs, done.result(), strict=True):
             if job.answers.done():
                 continue
-            if isinstance(answers, BaseException):
+            if isinstance(answers, Exception):
                 job.answers.set_exception(answers)
             else:
                 job.answers.set_result(answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,18 @@ _PATHS = frozenset({"/predict", "/generate", "/health", "/ready", "/metrics", "/
 
 
 class Traffic:
-    """Requests of one server: how many are in progress, when the last began, whether it is draining."""
+    """Requests of one server.
+
+    Attributes:
+        draining: Whether the server is about to end.
+        in_progress: Requests being answered.
+        cut_off: Requests that took too long at the end.
+        last_arrival: When the last one began, on the monotonic clock.
+    """
 
     def __init__(self) -> None:
         self.draining = False
+        self.cut_off = 0
         self.in_progress = 0
         self.last_arrival = time.monotonic()
 
@@ -53,6 +62,9 @@ class Observed:
         self.metrics.in_progress.set(traffic.in_progress)
         try:
             await self.app(scope, receive, noting)
+        except asyncio.CancelledError:
+            traffic.cut_off += 1
+            raise
         finally:
             traffic.in_progress -= 1
             self.metrics.in_progress.set(traffic.in_progress)

@@ -23,6 +23,9 @@ from textmill.serving.watching import Watcher
 log = logging.getLogger("textmill")
 
 _BACKLOG = 2048
+# Longer than the minute after which usual proxies give up an idle connection by themselves: whoever
+# closes first must not be the one to whom a request may be on its way.
+_KEEP_ALIVE_SECONDS = 75
 # An open connection on which nothing comes for so long, while draining, holds no request.
 _QUIET_SECONDS = 0.5
 _NOTICE_SECONDS = 0.5
@@ -50,6 +53,7 @@ def serve(source: ModelSource, settings: ServeSettings, token: str | None) -> No
         log_level="warning",
         server_header=False,
         backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=round(settings.drain_seconds),
     )
     server = DrainingServer(config, service.traffic)
@@ -65,7 +69,10 @@ def serve(source: ModelSource, settings: ServeSettings, token: str | None) -> No
     watcher.stop()
     if failures:
         raise failures[0]
-    log.info("serve: stopped; every accepted request was answered")
+    if service.traffic.cut_off:
+        log.warning("serve: stopped; %d requests took longer than --drain-seconds", service.traffic.cut_off)
+    else:
+        log.info("serve: stopped; every accepted request was answered")
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -42,7 +42,7 @@ class ServeSettings(Section):
     max_characters: Annotated[int, Field(ge=1)] = 20_000
     max_waiting: Annotated[int, Field(ge=1)] = 2048
     max_generations: Annotated[int, Field(ge=1)] = 2
-    batch_tokens: Annotated[int, Field(ge=1)] = 512
+    batch_tokens: Annotated[int, Field(ge=1)] = 256
     batch_rows: Annotated[int, Field(ge=1)] = 32
     batch_delay_ms: Annotated[float, Field(ge=0)] = 0.0
     body_seconds: Annotated[float, Field(gt=0)] = 10.0
