@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -54,3 +57,16 @@ def translate(error: BaseException) -> UserError | None:
             return UserError("the disk is full", where=getattr(cause, "filename", None), fix=_FREE_SPACE)
         cause = cause.__cause__ or cause.__context__
     return from_os_error(error) if isinstance(error, OSError) else None
+
+
+@contextmanager
+def one_line_errors(program: str) -> Iterator[None]:
+    """End the process with status 1 and one line after an error that the user can mend."""
+    try:
+        yield
+    except Exception as error:
+        told = translate(error)
+        if told is None:
+            raise
+        sys.stderr.write(f"{program}: error: {told}\n")
+        sys.exit(1)

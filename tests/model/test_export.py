@@ -282,7 +282,7 @@ def test_predict_command_reads_a_file_and_a_folder(exported: Layout, tmp_path: P
         (["x", "--model", "nowhere"], "no exported model here"),
         (["x", "--file", "nowhere.txt"], "no such file"),
         (["x", "--precision", "int4"], "int4"),
-        (["x", "--model", "models:/nothing/1"], "no such version"),
+        (["x", "--model", "models:/nothing/1"], "nothing has no version 1"),
         (["x", "--model", "models:/nothing"], "not the address of a version"),
     ],
 )

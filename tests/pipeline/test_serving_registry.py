@@ -175,7 +175,7 @@ def test_digest_in_the_registry_counts_more_than_the_manifest(layout: Layout, tm
 
 def test_first_model_must_be_there(layout: Layout) -> None:
     assert RegisteredSource(CHAMPION, layout).latest() == GOOD
-    with pytest.raises(UserError, match="no such version"):
+    with pytest.raises(UserError, match="has no version 77"):
         RegisteredSource(f"models:/{NAME}/77", layout).fetch("77")
     with pytest.raises(UserError, match="not the address of a version"):
         RegisteredSource("models:/nonsense", layout)

@@ -54,7 +54,7 @@ def test_pipeline_lands_on_the_server(team: Team) -> None:
 def test_another_member_predicts_with_a_registered_version(team: Team) -> None:
     asked = ("textmill", "predict", "wonderful film", "--json", "--model", f"models:/{NAME}@challenger")
     unknown = team.project.run(*asked[:-1], "models:/nothing/1", env=team.server.environment("ben"), check=False)
-    assert f"no such version in {team.server.address}. Registered models: {NAME}." in unknown.stderr
+    assert f"nothing has no version 1. Registered models: {NAME}." in unknown.stderr
     there = json.loads(team.project.run(*asked, env=team.server.environment("ben")).stdout)
     here = json.loads(team.project.run("textmill", "predict", "wonderful film", "--json").stdout)
     assert there == here

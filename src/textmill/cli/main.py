@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from textmill.cli.adopt import adopt
 from textmill.cli.card import card
 from textmill.cli.compare import compare
 from textmill.cli.drift import drift
-from textmill.cli.exit_codes import ERROR
 from textmill.cli.history import history
 from textmill.cli.lineage import lineage
 from textmill.cli.predict import predict
@@ -20,7 +17,7 @@ from textmill.cli.serve import serve
 from textmill.cli.server import server
 from textmill.cli.summary import summary
 from textmill.cli.verify import verify
-from textmill.errors import translate
+from textmill.errors import one_line_errors
 
 app = typer.Typer(
     help="From raw text to a promoted, served language model, every step reproducible.",
@@ -46,11 +43,5 @@ app.command()(drift)
 
 def main() -> None:
     """Run the command. A mistake the user can mend ends it with one line and status 1."""
-    try:
+    with one_line_errors("textmill"):
         app()
-    except Exception as error:
-        told = translate(error)
-        if told is None:
-            raise
-        print(f"textmill: error: {told}", file=sys.stderr)
-        sys.exit(ERROR)

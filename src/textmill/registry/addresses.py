@@ -51,7 +51,7 @@ def find_version(text: str, client: MlflowClient, layout: Layout) -> ModelVersio
     Raises:
         UserError: There is no such model, version or alias.
     """
-    name, version, alias = _parsed(text)
+    name, version, alias = parse_address(text)
     name = name or model_name(client, layout)
     from mlflow.exceptions import MlflowException
 
@@ -96,7 +96,7 @@ def find_run(text: str, client: MlflowClient) -> Run | None:
         raise UserError("there is no such run", where=text, fix="Look at `mlflow ui` or `dvc exp show`") from error
 
 
-def _parsed(text: str) -> tuple[str, str, str]:
+def parse_address(text: str) -> tuple[str, str, str]:
     """Name (empty for this project's), version and alias; one of the last two is empty."""
     bare = text.removeprefix(_SCHEME)
     name, at, alias = bare.rpartition("@")

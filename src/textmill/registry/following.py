@@ -8,6 +8,7 @@ from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.registry import versions
+from textmill.registry.addresses import parse_address
 from textmill.registry.origin import PREFIX
 from textmill.registry.store import answers_soon, open_store, tracking_errors
 from textmill.serving.loading import Fetched, Identity
@@ -30,7 +31,7 @@ class RegisteredSource:
     """
 
     def __init__(self, uri: str, layout: Layout) -> None:
-        self.name, self._version, self._alias = versions.parse_address(uri)
+        self.name, self._version, self._alias = parse_address(uri)
         self.follows = bool(self._alias)
         self._layout = layout
         self._store = ""

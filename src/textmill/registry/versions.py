@@ -21,6 +21,7 @@ from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import read_json, sha256_file
 from textmill.registry import descriptions
+from textmill.registry.addresses import find_version
 from textmill.registry.origin import PREFIX, origin_tags, upstream_lock_digest
 from textmill.registry.store import open_store, tracking_errors
 from textmill.serving.exported import MANIFEST_FILE, read_specification, verify
@@ -130,32 +131,18 @@ def try_in_fresh_process(uri: str, examples: Path) -> None:
 
 
 def download(uri: str, layout: Layout) -> Path:
-    """The exported folder of `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
+    """The exported folder of a version, named as in `addresses.find_version`.
 
     From a remote store it is fetched once, into the project's local state.
 
     Raises:
         UserError: There is no such version, or the store cannot be reached.
     """
-    address = parse_address(uri)
     open_store(RuntimeConfig(tracking_uri=configured_uri(layout)), layout)
     import mlflow
-    from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-    client = mlflow.MlflowClient()
-    store = mlflow.get_tracking_uri()
-    with tracking_errors(store):
-        try:
-            version = _resolve(client, *address)
-        except MlflowException as error:
-            if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST) or "not found" in str(error):
-                known = ", ".join(sorted(model.name for model in client.search_registered_models(max_results=20)))
-                raise UserError(
-                    f"no such version in {store}", where=uri, fix=f"Registered models: {known or 'none'}"
-                ) from error
-            raise
-        return folder_of(version, layout)
+    with tracking_errors(mlflow.get_tracking_uri()):
+        return folder_of(find_version(uri, mlflow.MlflowClient(), layout), layout)
 
 
 def folder_of(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> Path:
@@ -175,22 +162,6 @@ def folder_of(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> 
         with atomic_folder(kept) as folder:
             mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder))
     return next((path.parent for path in kept.rglob(MANIFEST_FILE)), kept)
-
-
-def parse_address(uri: str) -> tuple[str, str, str]:
-    """Name, version and alias in an address; one of the last two is empty."""
-    name, at, alias = uri.removeprefix("models:/").partition("@")
-    if at and name and alias:
-        return name, "", alias
-    name, _, version = name.rpartition("/")
-    if not name or not version.isdigit():
-        fix = "Write models:/NAME/VERSION or models:/NAME@ALIAS"
-        raise UserError("not the address of a version", where=uri, fix=fix)
-    return name, version, ""
-
-
-def _resolve(client: MlflowClient, name: str, version: str, alias: str) -> ModelVersion:
-    return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
 
 
 def configured_uri(layout: Layout) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 from textmill.config.layout import Layout, find_layout
 from textmill.config.schema import PipelineConfig
 from textmill.config.sections.runtime import RuntimeConfig
-from textmill.errors import translate
+from textmill.errors import one_line_errors
 
 log = logging.getLogger("textmill")
 
@@ -45,16 +45,11 @@ def run_program(name: str, program: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     started = time.perf_counter()
     try:
-        program()
+        with one_line_errors(f"textmill {name}"):
+            program()
     except KeyboardInterrupt:
         print(f"textmill {name}: interrupted", file=sys.stderr)
         sys.exit(130)
-    except Exception as error:
-        told = translate(error)
-        if told is None:
-            raise
-        print(f"textmill {name}: error: {told}", file=sys.stderr)
-        sys.exit(1)
     log.info("%s: done in %.1f s", name, time.perf_counter() - started)
 
 
