@@ -50,7 +50,7 @@ def test_equal_models_pass_non_inferiority_and_are_not_superior() -> None:
     same = material(answers(range(0, 400, 10)), answers(range(0, 400, 10)))
     verdict = judge(same, gate())
     assert verdict.status == "pass", verdict.reasons
-    assert any("is worse by less than 0.005" in reason for reason in verdict.reasons)
+    assert any("is not worse by 0.005 or more" in reason for reason in verdict.reasons)
     assert judge(same, gate(difference={"claim": "superiority", "margin": 0})).status == "fail"
 
 
@@ -61,13 +61,13 @@ def test_clearly_better_is_superior_and_clearly_worse_is_not() -> None:
     assert judge(material(bad, good), superior).status == "fail"
     worse = judge(material(bad, good), gate())
     assert worse.status == "fail"
-    assert "is not worse by less than 0.005 in share_right: gain -0.4500" in " ".join(worse.reasons)
+    assert "version 2 is worse by 0.005 or more in share_right: gain -0.4500" in " ".join(worse.reasons)
 
 
 def test_few_rows_cannot_tell() -> None:
     verdict = judge(material(answers(range(3), 40), answers(range(2, 4), 40)), gate())
     assert verdict.status == "inconclusive"
-    assert "may or may not be worse by less than 0.005" in verdict.reasons[0]
+    assert "may be worse by 0.005 or more" in verdict.reasons[0]
 
 
 def test_less_is_better_is_turned_around() -> None:

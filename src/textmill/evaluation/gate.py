@@ -201,8 +201,13 @@ def _difference(material: Material, champion: Measured, config: GateConfig, boot
     superior = asked.claim == "superiority"
     bound = asked.margin if superior else -asked.margin
     status: Status = "pass" if gain.low > bound else "fail" if gain.high <= bound else "inconclusive"
-    claim = f"better by more than {asked.margin:g}" if superior else f"worse by less than {asked.margin:g}"
-    said = {"pass": f"is {claim}", "fail": f"is not {claim}", "inconclusive": f"may or may not be {claim}"}[status]
+    if superior:
+        said = {"pass": "is", "fail": "is not", "inconclusive": "may or may not be"}[status]
+        said += f" better by more than {asked.margin:g}"
+    else:
+        said = {"pass": "is not", "fail": "is", "inconclusive": "may be"}[
+            status
+        ] + f" worse by {asked.margin:g} or more"
     words = (
         f"{material.challenger.name} {said} in {metric.name}: gain {gain.value:+.4f} "
         f"({config.confidence:.0%} interval {gain.low:+.4f} to {gain.high:+.4f})"
