@@ -67,9 +67,10 @@ class Generations:
         step: asyncio.Future[Any] | None = None
         try:
             step = loop.run_in_executor(self._pool, generator.generate, value, options)
-            running = await asyncio.shield(step)
+            iterator: Iterator[str] = await asyncio.shield(step)
+            running = iterator
             while True:
-                step = loop.run_in_executor(self._pool, _next, running)
+                step = loop.run_in_executor(self._pool, _next, iterator)
                 piece = await asyncio.shield(step)
                 if piece is _END:
                     return
