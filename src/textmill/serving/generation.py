@@ -67,9 +67,10 @@ class Generations:
         step: asyncio.Future[Any] | None = None
         try:
             step = loop.run_in_executor(self._pool, generator.generate, value, options)
-            running = await asyncio.shield(step)
+            iterator: Iterator[str] = await asyncio.shield(step)
+            running = iterator
             while True:
-                step = loop.run_in_executor(self._pool, next, running, _END)
+                step = loop.run_in_executor(self._pool, _next, iterator)
                 piece = await asyncio.shield(step)
                 if piece is _END:
                     return
@@ -83,12 +84,17 @@ class Generations:
 
     def _end(self, running: Iterator[str] | None) -> None:
         self._free += 1
-        if hasattr(running, "close"):
-            self._pool.submit(running.close)
+        close = getattr(running, "close", None)
+        if close is not None:
+            self._pool.submit(close)
 
     def close(self) -> None:
         """Let the threads end."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _next(running: Iterator[str]) -> Any:
+    return next(running, _END)
 
 
 async def _after(first: str | None, pieces: AsyncIterator[str]) -> AsyncIterator[str]:

@@ -128,7 +128,7 @@ class DrainingServer(uvicorn.Server):
         began = time.monotonic()
         while self.server_state.connections and not self.force_exit:
             quiet = time.monotonic() - max(began, self.traffic.last_arrival)
-            if quiet > _QUIET_SECONDS or time.monotonic() - began > self.config.timeout_graceful_shutdown:
+            if quiet > _QUIET_SECONDS or time.monotonic() - began > (self.config.timeout_graceful_shutdown or 0):
                 break
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
@@ -150,6 +150,6 @@ class DrainingServer(uvicorn.Server):
             await loop.connect_accepted_socket(self._protocol, connection)
 
     def _protocol(self) -> asyncio.Protocol:
-        return self.config.http_protocol_class(  # type: ignore[call-arg,return-value]
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
