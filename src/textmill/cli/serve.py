@@ -76,7 +76,8 @@ def serve(
 def _source(model: str | None) -> ModelSource:
     """Where the model comes from; by default the champion under the project's name."""
     from textmill.config.layout import find_layout
-    from textmill.registry.following import CHAMPION, RegisteredSource
+    from textmill.registry.aliases import CHAMPION
+    from textmill.registry.following import RegisteredSource
     from textmill.serving.loading import FolderSource
 
     if model is None:

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 _EXCERPT = 60
 
 
-def problem(record: str, known: Collection[str] | None) -> str | None:
-    """What is wrong with a record such as `{"good": 7, "bad": 3}`, or None.
+def problems(records: Iterable[Any], known: Collection[str] | None) -> dict[int, str]:
+    """What is wrong with records, by their position; one that is missing is not wrong."""
+    found = {position: _problem(record, known) for position, record in enumerate(records) if isinstance(record, str)}
+    return {position: reason for position, reason in found.items() if reason}
+
+
+def probabilities(records: Iterable[Any], names: Iterable[str], labels: Sequence[str]) -> list[list[float]]:
+    """The shares of `labels` in each record, adding up to 1; where it is missing, all at the row's label.
 
     Args:
-        record: As read from the data.
-        known: The labels there are; None when they are not known yet.
+        records: Without a problem.
+        names: The rows' labels.
+        labels: All labels in their order.
     """
+    return [
+        _shares(record, labels) if isinstance(record, str) else [float(label == name) for name in labels]
+        for record, label in zip(records, names, strict=True)
+    ]
+
+
+def _problem(record: str, known: Collection[str] | None) -> str | None:
+    """What is wrong with a record such as `{"good": 7, "bad": 3}`, or None; `known` is None before `fit`."""
     shown = repr(record[:_EXCERPT])
     try:
         weights = {str(label): float(weight) for label, weight in json.loads(record).items()}
@@ -28,8 +44,7 @@ def problem(record: str, known: Collection[str] | None) -> str | None:
     return None
 
 
-def probabilities(record: str, labels: Sequence[str]) -> list[float]:
-    """The shares of `labels` in a record without a problem; they add up to 1."""
+def _shares(record: str, labels: Sequence[str]) -> list[float]:
     weights = json.loads(record)
     total = sum(map(float, weights.values()))
     return [float(weights.get(label, 0)) / total for label in labels]

@@ -9,14 +9,13 @@ from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.registry import versions
 from textmill.registry.addresses import parse_address
+from textmill.registry.aliases import CHALLENGER, CHAMPION
 from textmill.registry.origin import PREFIX
 from textmill.registry.store import answers_soon, open_store, tracking_errors
 from textmill.serving.loading import Fetched, Identity
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-CHAMPION = "champion"
 
 
 class RegisteredSource:
@@ -54,7 +53,7 @@ class RegisteredSource:
                 if "not found" not in str(error):
                     raise
         fix = (
-            f"Run `textmill promote`, or serve another: --model models:/{self.name}@{versions.CHALLENGER}"
+            f"Run `textmill promote`, or serve another: --model models:/{self.name}@{CHALLENGER}"
             if self._alias == CHAMPION
             else "Register or promote a version first"
         )

@@ -22,6 +22,7 @@ from textmill.errors import UserError
 from textmill.files import read_json, sha256_file
 from textmill.registry import descriptions
 from textmill.registry.addresses import find_version
+from textmill.registry.aliases import CHALLENGER
 from textmill.registry.origin import PREFIX, origin_tags, upstream_lock_digest
 from textmill.registry.store import open_store, tracking_errors
 from textmill.serving.exported import MANIFEST_FILE, read_specification, verify
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-CHALLENGER = "challenger"
 ARTIFACT = "exported"
 
 log = logging.getLogger("textmill")

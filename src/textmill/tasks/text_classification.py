@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 
 from textmill.config.section import Section as Options
 from textmill.data import label_shares
+from textmill.data.checks import failed_rows
+from textmill.data.tokens import truncated
 from textmill.errors import UserError
 from textmill.tasks.base import Metric, Outputs, Reject, Section, State, Task
 
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from textmill.models.base import Model
 
 _UNKNOWN = "is none of the labels"
-_NAMED_LABELS = 8
-_EXCERPT = 60
 
 
 class TextClassificationConfig(Options):
@@ -106,14 +106,14 @@ class TextClassification(Task):
                 "label": pa.Column(checks=label_checks, nullable=False),
             }
         )
-        try:
-            schema.validate(frame.reset_index(drop=True), lazy=True)
-        except pa.errors.SchemaErrors as error:
-            rejects = _rejects(error.failure_cases, known or [])
-        else:
-            rejects = []
+        rejects = failed_rows(schema, frame, unknown=_UNKNOWN, known=known or [])
         rejected = {reject.position for reject in rejects}
-        return rejects + [reject for reject in _bad_shares(frame, known) if reject.position not in rejected]
+        unusable = label_shares.problems(frame["label_shares"], known) if "label_shares" in frame else {}
+        return rejects + [
+            Reject(position, "label_shares", reason)
+            for position, reason in unusable.items()
+            if position not in rejected
+        ]
 
     def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:
         """`input_ids` and `length` (in tokens, at most `max_length`).
@@ -121,13 +121,15 @@ class TextClassification(Task):
         And `label_id` where there is a label; `label_probabilities` where there are shares.
         """
         encodings = tokenizer.encode_batch_fast(frame["text"].tolist())
-        input_ids = [_truncated(encoding, max_length) for encoding in encodings]
+        input_ids = [truncated(encoding, max_length) for encoding in encodings]
         columns: dict[str, list[Any]] = {"input_ids": input_ids, "length": [len(ids) for ids in input_ids]}
         if "label" in frame:
             positions = {label: position for position, label in enumerate(state["labels"])}
             columns["label_id"] = [positions[name] for name in _label_names(frame["label"])]
         if "label_shares" in frame:
-            columns["label_probabilities"] = _label_probabilities(frame, state["labels"])
+            columns["label_probabilities"] = label_shares.probabilities(
+                frame["label_shares"], _label_names(frame["label"]), state["labels"]
+            )
         return columns
 
     # -- train ------------------------------------------------------------------------------
@@ -165,6 +167,8 @@ class TextClassification(Task):
         import torch
         from torch.nn.functional import cross_entropy
 
+        from textmill.training.regularisation import symmetric_divergence
+
         twice = self.config.r_drop > 0 and network.training
         inputs = {name: batch[name].repeat(1 + twice, 1) for name in ("input_ids", "attention_mask")}
         outputs = network(**inputs)
@@ -175,7 +179,7 @@ class TextClassification(Task):
         logits = outputs["logits"].float()
         loss = cross_entropy(logits, target, label_smoothing=self.config.label_smoothing)
         if twice:
-            loss = loss + self.config.r_drop * _symmetric_divergence(*logits.chunk(2))
+            loss = loss + self.config.r_drop * symmetric_divergence(*logits.chunk(2))
         return {"loss": loss, **outputs}
 
     def validation_figures(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
@@ -285,61 +289,6 @@ def _label_names(column: pd.Series[Any]) -> pd.Series[str]:
         return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
     return column.map(name, na_action="ignore")
-
-
-def _rejects(failures: pd.DataFrame, known: Sequence[str]) -> list[Reject]:
-    """Pandera's failure cases as rejects, one a row of data."""
-    choice = ", ".join(known[:_NAMED_LABELS]) + (", ..." if len(known) > _NAMED_LABELS else "")
-    found: dict[int, Reject] = {}
-    for case in failures.to_dict("records"):
-        reason = "is missing" if case["check"] == "not_nullable" else str(case["check"])
-        if reason == _UNKNOWN:
-            reason = f"{str(case['failure_case'])[:_EXCERPT]!r} {_UNKNOWN} {choice}"
-        position = int(case["index"])
-        found.setdefault(position, Reject(position, str(case["column"]), reason))
-    return [found[position] for position in sorted(found)]
-
-
-def _bad_shares(frame: pd.DataFrame, known: Sequence[str] | None) -> list[Reject]:
-    """Rows whose record of shares is no use; a missing record is none."""
-    if "label_shares" not in frame:
-        return []
-    records = [(position, record) for position, record in enumerate(frame["label_shares"]) if isinstance(record, str)]
-    found = [(position, label_shares.problem(record, known)) for position, record in records]
-    return [Reject(position, "label_shares", reason) for position, reason in found if reason]
-
-
-def _label_probabilities(frame: pd.DataFrame, labels: Sequence[str]) -> list[list[float]]:
-    """The shares of each row's record; where there is none, all at the row's label."""
-    return [
-        label_shares.probabilities(record, labels)
-        if isinstance(record, str)
-        else [float(label == name) for name in labels]
-        for record, label in zip(frame["label_shares"], _label_names(frame["label"]), strict=True)
-    ]
-
-
-def _symmetric_divergence(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """The mean of KL(p, q) and KL(q, p) of two sets of logits (B, labels), averaged over the rows."""
-    p, q = first.log_softmax(dim=-1), second.log_softmax(dim=-1)
-    return ((p.exp() - q.exp()) * (p - q)).sum(dim=-1).mean() / 2
-
-
-def _truncated(encoding: Any, max_length: int) -> list[int]:
-    """At most `max_length` ids, with the special tokens at the end kept.
-
-    Done here and not by `Tokenizer.enable_truncation`, which changes a tokenizer that other
-    threads may be using.
-    """
-    ids: list[int] = encoding.ids
-    if len(ids) <= max_length:
-        return ids
-    kept = 0
-    for special in reversed(encoding.special_tokens_mask):
-        if not special:
-            break
-        kept += 1
-    return ids[: max_length - kept] + ids[len(ids) - kept :]
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
