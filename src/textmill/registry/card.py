@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from textmill.config.layout import Layout
+from textmill.registry.history import events_of
 from textmill.registry.lineage import Origin, exported_folder, lineage
-from textmill.registry.origin import PREFIX
 from textmill.registry.store import tracking_errors
 
 CARD_FILE = "README.md"
-_EVENT = f"{PREFIX}event."
 
 
 def version_card(origin: Origin, layout: Layout) -> str:
@@ -50,15 +47,14 @@ def _decisions(origin: Origin) -> Iterator[str]:
     import mlflow
 
     with tracking_errors(origin.store):
-        tags: Mapping[str, str] = mlflow.MlflowClient().get_registered_model(origin.version.name).tags
+        events = events_of(mlflow.MlflowClient().get_registered_model(origin.version.name).tags)
     number = str(origin.version.version)
-    events: list[dict[str, Any]] = [json.loads(tags[key]) for key in sorted(tags) if key.startswith(_EVENT)]
-    concerned = [event for event in events if number in (event.get("version"), event.get("champion"))]
+    concerned = [event for event in events if number in (event.version, event.champion)]
     if not concerned:
         return
     yield from ("", "## Decisions", "", "| when | what | outcome | by | why |", "|---|---|---|---|---|")
     for event in concerned:
-        what = f"{event['action']} of version {event['version']} over {event.get('champion') or 'none'}"
-        why = " ".join(f"{event.get('reason') or ''} {event.get('words') or ''}".split()).replace("|", "/")
-        verdict = f" ({event['verdict']})" if event.get("verdict") else ""
-        yield f"| {event['time']} | {what} | {event['outcome']}{verdict} | {event['user']} | {why} |"
+        what = f"{event.action} of version {event.version} over {event.champion or 'none'}"
+        why = " ".join(f"{event.reason} {event.words}".split()).replace("|", "/")
+        verdict = f" ({event.verdict})" if event.verdict else ""
+        yield f"| {event.time} | {what} | {event.outcome}{verdict} | {event.user} | {why} |"
