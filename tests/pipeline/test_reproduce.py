@@ -115,6 +115,7 @@ def test_data_that_left_the_cache_is_made_again(in_project: Project, tmp_path: P
 def test_uncommitted_changes_are_refused(in_project: Project) -> None:
     import mlflow
 
+    from textmill.registry.history import Event, record
     from textmill.registry.lineage import find_origin
 
     find_origin("1", Layout(in_project.root))
@@ -235,17 +236,19 @@ def test_card_adds_what_the_registry_knows(in_project: Project, tmp_path: Path) 
 def test_card_tells_the_decisions(in_project: Project) -> None:
     import mlflow
 
+    from textmill.registry.history import Event, record
     from textmill.registry.lineage import find_origin
 
     find_origin("1", Layout(in_project.root))
-    event = {"time": "2026-01-02T03:04:05+00:00", "user": "ann", "action": "promotion", "version": "1"}
-    event |= {"champion": None, "outcome": "moved", "verdict": "pass", "reason": "better", "words": "floors | held"}
+    event = Event(
+        "1", "2026-01-02T03:04:05+00:00", "ann", "promotion", "1", None, "moved", "pass", "better", "floors | held"
+    )
     client = mlflow.MlflowClient()
-    client.set_registered_model_tag(NAME, "textmill.event.1", json.dumps(event))
+    record(client, NAME, event)
     try:
         card = textmill("card", "1").stdout
     finally:
-        client.delete_registered_model_tag(NAME, "textmill.event.1")
+        client.delete_registered_model_tag(NAME, event.key)
     assert (
         "| 2026-01-02T03:04:05+00:00 | promotion of version 1 over none | moved (pass) | ann "
         "| better floors / held |" in card
