@@ -237,6 +237,7 @@ def test_card_tells_the_decisions(in_project: Project) -> None:
     import mlflow
 
     from textmill.registry.history import Event, record
+    from textmill.registry.history import Event, record
     from textmill.registry.lineage import find_origin
 
     find_origin("1", Layout(in_project.root))
