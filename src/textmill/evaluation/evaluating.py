@@ -78,7 +78,7 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
         UserError: Something is missing, a slice column is unknown, or a figure is no finite number.
     """
     task = build(config.task, Task)  # type: ignore[type-abstract]
-    model = build(config.model, Model)  # type: ignore[type-abstract]
+    model = build(config.model, Model)
     prepared = Prepared(layout.prepared)
     state = prepared.state
     test = prepared.split("test")

@@ -77,7 +77,7 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     from textmill.training.loading import load_network
 
     task = build(config.task, Task)  # type: ignore[type-abstract]
-    model = build(config.model, Model)  # type: ignore[type-abstract]
+    model = build(config.model, Model)
     prepared = Prepared(layout.prepared)
     expected = _evaluated_outputs(layout.evaluation / "outputs.npz")
     network = load_network(task, model, prepared.state, layout.trained).float()

@@ -11,7 +11,7 @@ from textmill.config.types import Fraction, OptionalPluginSpec
 
 Count = Annotated[int, Field(ge=1)]
 
-_HIDDEN_MULTIPLE_OF = 32
+_MULTIPLE_OF = 32
 
 
 class ExpertsConfig(Section):
@@ -19,8 +19,8 @@ class ExpertsConfig(Section):
 
     Attributes:
         n_experts: Experts E of a layer.
-        hidden_width: Of each expert; None divides the dense network's by `experts_per_token` of
-            the default router, two.
+        hidden_width: Of each expert; None makes what a token passes, shared experts included, as
+            wide as the dense network, whichever the router.
         shared_experts: Experts of the same width that every token passes (Dai et al. 2024,
             "DeepSeekMoE").
         capacity_factor: An expert takes at most this times its even share of a training batch,
@@ -101,12 +101,7 @@ class Architecture(Section):
     @property
     def dense_width(self) -> int:
         """Hidden width of the dense feed-forward network."""
-        return self.hidden_width or _round_up(8 * self.width // 3)
-
-    @property
-    def expert_width(self) -> int:
-        """Hidden width of one expert."""
-        return self.experts.hidden_width or self.dense_width // 2
+        return self.hidden_width or round_up(8 * self.width // 3, _MULTIPLE_OF)
 
     def has_experts(self, layer: int) -> bool:
         """Whether the layer, counted from 0, is a mixture of experts."""
@@ -114,5 +109,6 @@ class Architecture(Section):
         return self.feed_forward == "experts" and from_first >= 0 and from_first % self.experts.every == 0
 
 
-def _round_up(width: int) -> int:
-    return -(-width // _HIDDEN_MULTIPLE_OF) * _HIDDEN_MULTIPLE_OF
+def round_up(width: int, multiple_of: int) -> int:
+    """The next width of which matrix products are fast."""
+    return -(-width // multiple_of) * multiple_of

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from textmill.errors import UserError
 from textmill.models.architecture import Architecture
 from textmill.models.cache import KeyValueCache
+from textmill.models.experts import MixtureOfExperts
 from textmill.models.routing.record import RoutingRecord
 from textmill.models.transformer import Decoder
 
@@ -82,6 +83,7 @@ class LanguageModel(nn.Module):
             raise ValueError("packed input has neither padding nor a cache")
         states, routing = self.decoder(
             self.dropout(self.embedding(input_ids)),
+            input_ids,
             document_ids=document_ids,
             attention_mask=attention_mask,
             cache=cache,
@@ -103,8 +105,16 @@ class LanguageModel(nn.Module):
         """Room for the keys and values of `length` tokens in each of `batch` rows.
 
         Raises:
-            UserError: It is longer than the model's context.
+            UserError: It is longer than the model's context, or a router needs to see later tokens.
         """
+        for layer in self._mixtures().values():
+            if not layer.router.causal_in_evaluation:
+                raise UserError(
+                    f"the router {type(layer.router).__name__} mixes each token with later ones, so no text can "
+                    "be generated",
+                    where="router",
+                    fix="Train with another one of conf/router/",
+                )
         if length > self.architecture.max_length:
             raise UserError(
                 f"{length} tokens do not fit the model's context of {self.architecture.max_length}",
@@ -123,6 +133,39 @@ class LanguageModel(nn.Module):
                 losses[name] = losses[name] + value if name in losses else value
         return losses
 
+    def update_routers(self, routing: list[RoutingRecord]) -> None:
+        """Let routers that balance themselves without a loss adapt; once after every training step."""
+        mixtures = self._mixtures()
+        for record in routing:
+            mixtures[record.layer].router.update(record.load)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """`total` weights, and `active` ones, which a token passes: without the experts not chosen."""
+        total = sum(parameter.numel() for parameter in self.parameters())
+        idle = 0
+        for layer in self._mixtures().values():
+            experts = sum(parameter.numel() for parameter in layer.experts.parameters())
+            idle += round(experts * (1 - layer.router.experts_per_token / layer.router.n_experts))
+        return {"total": total, "active": total - idle}
+
+    def flops_per_token(self, length: int) -> int:
+        """Floating-point operations of one training step per token, in contexts of `length` tokens.
+
+        Two for every weight that a token is multiplied by, and two products with all keys and
+        values; the backward pass takes twice the forward one (Chowdhery et al. 2022, "PaLM", appendix
+        B, whose causal attention counts in full, too).
+        """
+        lookups = 0 if self.output is None else self.embedding.weight.numel()
+        products = self.parameter_counts()["active"] - lookups
+        attention = (
+            2 * self.architecture.n_layers * self.architecture.n_heads * self.architecture.width_of_head * length
+        )
+        return 6 * (products + attention)
+
+    def _mixtures(self) -> dict[int, MixtureOfExperts]:
+        """The layers with experts, by their number."""
+        return {module.layer: module for module in self.modules() if isinstance(module, MixtureOfExperts)}
+
     def _initialise(self) -> None:
         """Normal weights, √(2 / 5D) wide (Nguyen & Salazar 2019).
 
@@ -136,7 +179,9 @@ class LanguageModel(nn.Module):
                 continue  # norms start at one
             if name.startswith(("embedding", "output")):
                 nn.init.normal_(parameter, std=_EMBEDDING_STANDARD_DEVIATION)
-            elif name.endswith(("attention.output.weight", "down.weight")):
+            elif name.endswith("noise_gate.weight"):
+                nn.init.zeros_(parameter)  # the noise of all experts starts equal (Shazeer et al. 2017)
+            elif name.endswith(("attention.output.weight", "down.weight", "down")):
                 nn.init.normal_(parameter, std=deviation / math.sqrt(2 * layers))
             else:
                 nn.init.normal_(parameter, std=deviation)

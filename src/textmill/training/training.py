@@ -118,7 +118,7 @@ class Training:
         seed_everything(config.seed, workers=True, verbose=False)
         use_all_cores()
         task = build(config.task, Task)  # type: ignore[type-abstract]
-        model = build(config.model, Model)  # type: ignore[type-abstract]
+        model = build(config.model, Model)
         network = task.build_network(model, self._pretrained, self._prepared.state).train()
         module = TrainingModule(task, network, self._prepared.state, config.optimizer)
         workers = _WORKERS_ON_A_GPU if torch.cuda.is_available() else 0

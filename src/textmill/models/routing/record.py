@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from textmill.models.routing.base import Routing
 
 
 @dataclass(frozen=True)
@@ -14,27 +18,40 @@ class RoutingRecord:
 
     Attributes:
         layer: Counted from 0.
-        load: Tokens that chose each expert, dropped ones among them, (E,), float32.
-        kept: Tokens that each expert took, (E,), float32.
-        confidence: Mean over tokens of the largest probability the router gave, a scalar.
-        losses: Terms to be added to the training loss, by name, already multiplied by their
-            coefficients.
+        load: Tokens that were meant for each expert, those dropped among them, (E,).
+        dropped: Share of these that a full expert turned away, a scalar.
+        probabilities: The router's for each token, (N, E), without gradient; None where it has none.
+        losses: Terms to be added to the training loss, by name, multiplied by their coefficients.
     """
 
     layer: int
     load: Tensor
-    kept: Tensor
-    confidence: Tensor
-    losses: dict[str, Tensor] = field(default_factory=dict)
+    dropped: Tensor
+    probabilities: Tensor | None
+    losses: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, layer: int, routing: Routing) -> RoutingRecord:
+        """The record of a router's answer."""
+        probabilities = None if routing.probabilities is None else routing.probabilities.detach()
+        assignment = routing.assignment
+        return cls(layer, assignment.load, assignment.dropped_share(), probabilities, routing.losses)
 
     def figures(self) -> dict[str, float]:
-        """Entropy of the load (1: perfect balance), its maximum over its mean, share dropped, confidence."""
-        total = self.load.sum().clamp(min=1)
-        shares = self.load / total
-        entropy = torch.special.entr(shares).sum() / torch.tensor(float(len(shares))).log()
-        return {
+        """How balanced and how sure the router was; computed when asked for, it waits for the device.
+
+        Returns:
+            `load_entropy` (1 in perfect balance, 0 if one expert takes all), `load_max_over_mean`,
+            `dropped_share`, and `confidence`: the mean over the tokens of the largest probability.
+        """
+        load = self.load.double()
+        shares = load / load.sum().clamp(min=1)
+        entropy = torch.special.entr(shares).sum() / torch.tensor(float(len(load))).log()
+        figures = {
             "load_entropy": float(entropy),
-            "load_max_over_mean": float(shares.max() * len(shares)),
-            "dropped_share": float(1 - self.kept.sum() / total),
-            "confidence": float(self.confidence),
+            "load_max_over_mean": float(shares.max() * len(load)),
+            "dropped_share": float(self.dropped),
         }
+        if self.probabilities is not None:
+            figures["confidence"] = float(self.probabilities.max(dim=-1).values.mean())
+        return figures
