@@ -224,6 +224,8 @@ def hashes(values: Sequence[str]) -> NDArray[np.uint64]:
 
 
 def _joined(columns: dict[str, Any], names: Sequence[str]) -> list[str]:
+    if not names:  # a task without targets
+        return [""] * len(columns[ROW])
     if len(names) == 1:
         return list(columns[names[0]])
     return [_SEPARATOR.join(values) for values in zip(*(columns[name] for name in names), strict=True)]

@@ -18,7 +18,9 @@ Part = tuple[float, float]
 WHOLE: Part = (0.0, 1.0)
 
 
-def documents(path: Path, label: str, config: TextConfig, part: Part = WHOLE) -> Iterator[tuple[int, str | RejectedRow]]:
+def documents(
+    path: Path, label: str, config: TextConfig, part: Part = WHOLE
+) -> Iterator[tuple[int, str | RejectedRow]]:
     """The documents of a file, or of a part of it, each with the number of its first line there.
 
     Lines end in a newline alone; a document that is not UTF-8 comes as a reject. What `config.drop`

@@ -40,7 +40,7 @@ def make_tokenizer(config: TokenizerConfig, texts: Iterable[str], pretrained: Pa
     tokenizer = train_tokenizer(config, texts)
     tokenizer.save(str(folder / FILE))
     # What transformers wants to know beside the tokenizer itself.
-    special = {name: config.end_of_text for name in ("bos_token", "eos_token", "pad_token")}
+    special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), config.end_of_text)
     if tokenizer.token_to_id(UNKNOWN) is not None:
         special["unk_token"] = UNKNOWN
     described = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}

@@ -21,7 +21,7 @@ def main(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> None
     ):
         found = evaluate(config, runtime, layout)
         write_evaluation(found, config, runtime.tracking_experiment, folder)
-        run.log_metrics(found.figures.flat())
+        run.log_metrics({**found.figures.flat(), **found.findings})
         run.log_folder(folder, "evaluation")
         run.write_reference(folder / "run.json")
 
