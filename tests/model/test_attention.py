@@ -128,7 +128,9 @@ def test_rotation_keeps_lengths_and_depends_on_distance_alone() -> None:
     positions = RotaryPositions(8, 32, 100.0)
     query, key = torch.randn(1, 32, 1, 8), torch.randn(1, 32, 1, 8)
     query, key = query[:, :1].expand_as(query), key[:, :1].expand_as(key)
-    turned_query, turned_key = (rotate(heads, positions(slice(0, 32))) for heads in (query, key))
+    turned_query, turned_key = (
+        rotate(heads.transpose(1, 2), positions(slice(0, 32))).transpose(1, 2) for heads in (query, key)
+    )
     torch.testing.assert_close(turned_query.norm(dim=-1), query.norm(dim=-1))
     products = turned_query[0, :, 0] @ turned_key[0, :, 0].T
     for distance in (0, 3, 11):
