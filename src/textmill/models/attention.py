@@ -118,8 +118,8 @@ class CausalSelfAttention(nn.Module):
         batch, length, _ = states.shape
         heads = self.query_key_value(states).view(batch, length, sum(self.heads), self.head_width)
         query, key, value = heads.split(self.heads, dim=2)
-        query = rotate(self.query_norm(query), rotation).transpose(1, 2)
-        key = rotate(self.key_norm(key), rotation).transpose(1, 2)
+        query = rotate(self.query_norm(query).transpose(1, 2), rotation)
+        key = rotate(self.key_norm(key).transpose(1, 2), rotation)
         value = value.transpose(1, 2)
         if cache is not None:
             key, value = cache.extend(key, value)

@@ -45,6 +45,8 @@ def grouped_linear(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
         weights: In the layout of `nn.Linear`.
         ends: Where each expert's rows end, (E,), int32.
     """
+    if not len(rows):  # a router by threshold may take no token at all; the kernels want one
+        return rows.new_empty(0, weights.size(1))
     device = rows.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
     return F.grouped_mm(rows.to(dtype), weights.to(dtype).transpose(-2, -1), offs=ends)

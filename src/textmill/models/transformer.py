@@ -87,8 +87,9 @@ class Decoder(nn.Module):
         batch, length, _ = states.shape
         start = 0 if cache is None else cache.length
         valid = attention_mask if cache is None else cache.admit(batch, length, attention_mask)
-        rotation = self.positions(_positions(start, length, document_ids, valid))
-        mask = self._mask(states, start, document_ids, valid)
+        dtype = _compute_dtype(states)
+        rotation = self.positions(_positions(start, length, document_ids, valid), dtype)
+        mask = _mask(states, start, document_ids, valid, dtype)
         routing: list[RoutingRecord] = []
         for layer, block in enumerate(self.blocks):
             layer_cache = None if cache is None else cache.layer(layer)
@@ -102,17 +103,23 @@ class Decoder(nn.Module):
             cache.length += length
         return self.norm(states), routing
 
-    def _mask(self, states: Tensor, start: int, document_ids: Tensor | None, valid: Tensor | None) -> Tensor | None:
-        """The additive mask, or None where a fused kernel needs none."""
-        length = states.size(1)
-        plain_causal = document_ids is None and valid is None
-        if plain_causal and (length == 1 or (start == 0 and not trains_faster_plain(states, length))):
-            return None
-        keys = torch.arange(start + length, device=states.device)
-        dtype = states.dtype
-        if torch.is_autocast_enabled(states.device.type):
-            dtype = torch.get_autocast_dtype(states.device.type)
-        return additive_mask(keys[start:], keys, document_ids=document_ids, valid=valid, dtype=dtype)
+
+def _compute_dtype(states: Tensor) -> torch.dtype:
+    """The precision of matrix products, and so of queries and keys."""
+    device = states.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+
+
+def _mask(
+    states: Tensor, start: int, document_ids: Tensor | None, valid: Tensor | None, dtype: torch.dtype
+) -> Tensor | None:
+    """The additive mask, or None where a fused kernel needs none."""
+    length = states.size(1)
+    plain_causal = document_ids is None and valid is None
+    if plain_causal and (length == 1 or (start == 0 and not trains_faster_plain(states, length))):
+        return None
+    keys = torch.arange(start + length, device=states.device)
+    return additive_mask(keys[start:], keys, document_ids=document_ids, valid=valid, dtype=dtype)
 
 
 def _positions(start: int, length: int, document_ids: Tensor | None, valid: Tensor | None) -> Tensor | slice:

@@ -148,5 +148,5 @@ def build_router(spec: Mapping[str, Any], width: int, n_experts: int, layer: int
         pydantic.ValidationError: An option is wrong.
     """
     options = dict(spec)
-    router = find(str(options.pop(TARGET, "")), Router)
+    router = find(str(options.pop(TARGET, "")), Router)  # type: ignore[type-abstract]
     return router(router.Config.model_validate(options), width, n_experts, layer)

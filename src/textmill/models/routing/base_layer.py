@@ -6,6 +6,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -40,7 +41,7 @@ class Base(GatedRouter):
         """Route; see `Router.forward`."""
         logits = self.logits(states)
         if self.training:
-            groups = logits.detach().cpu().split(self.config.group)
+            groups = torch.split(logits.detach().cpu(), self.config.group)
             chosen = np.concatenate([balanced_assignment(scores.numpy()) for scores in groups])
             experts = torch.from_numpy(chosen).to(logits.device)[:, None]
         else:
@@ -52,11 +53,12 @@ class Base(GatedRouter):
         return Routing(assignment, probabilities, self.losses(logits, probabilities, assignment.load))
 
 
-def balanced_assignment(scores: np.ndarray) -> np.ndarray:
+def balanced_assignment(scores: NDArray[np.float32]) -> NDArray[np.intp]:
     """The expert of each token, (N,), that maximises the sum of scores (N, E) with at most ⌈N / E⌉ tokens each."""
     from scipy.optimize import linear_sum_assignment
 
     n_tokens, n_experts = scores.shape
     places = -(-n_tokens // n_experts)
-    _, column = linear_sum_assignment(np.repeat(scores, places, axis=1), maximize=True)
-    return column // places
+    _, columns = linear_sum_assignment(np.repeat(scores, places, axis=1), maximize=True)
+    experts: NDArray[np.intp] = columns // places
+    return experts
