@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from textmill.cli.generate import generate
 from textmill.cli.predict import predict
 from textmill.cli.summary import summary
 from textmill.errors import translate
@@ -17,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(predict)
+app.command()(generate)
 app.command()(summary)
 
 

@@ -84,13 +84,14 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
     prepared = Prepared(layout.prepared)
     state = prepared.state
     test = prepared.split("test")
-    if test.num_rows < 2:
+    examples = task.examples(test)
+    if len(examples) < 2:
         raise UserError(
-            f"the test split has {test.num_rows} rows, too few to measure on",
+            f"the test split has {len(examples)} rows, too few to measure on",
             where=str(prepared.folder / "test"),
             fix="Raise splits.test in conf/prepare/, or give a test file",
         )
-    frame = task.examples(test).frame()
+    frame = examples.frame()
     slices = cut_slices(frame, config.slice_columns, config.min_slice)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(_baseline_predictions, task, prepared, frame, config)
@@ -168,9 +169,7 @@ def _baseline_predictions(
     return {name: predict(frame) for name, predict in fitted.items()}
 
 
-def _predict(
-    task: Task, model: Model, prepared: Prepared, trained: Path, accelerator: str
-) -> tuple[Outputs, Findings]:
+def _predict(task: Task, model: Model, prepared: Prepared, trained: Path, accelerator: str) -> tuple[Outputs, Findings]:
     from tokenizers import Tokenizer
 
     from textmill.training.inference import predict_table

@@ -100,7 +100,10 @@ class KneserNey:
 
 
 def fit_baselines(
-    train: Sequence[Sequence[int]], validation: Sequence[Sequence[int]], vocabulary_size: int, options: Mapping[str, Any]
+    train: Sequence[Sequence[int]],
+    validation: Sequence[Sequence[int]],
+    vocabulary_size: int,
+    options: Mapping[str, Any],
 ) -> dict[str, KneserNey]:
     """`unigram` and `kneser_ney`, the latter of the order that is best on validation.
 

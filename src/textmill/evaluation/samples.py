@@ -36,12 +36,13 @@ def draw(model: LanguageModel, tokenizer: Any, prompts: Sequence[str], end: int,
         end: Id of the token that ends a document.
         tokens: Of each continuation, at most.
     """
-    from textmill.models.generation import GenerationOptions, generate
+    from textmill.config.sections.generation import GenerationConfig
+    from textmill.models.generation import generate
 
     encoded = [tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts]
     found = []
     for temperature in TEMPERATURES:
-        options = GenerationOptions(max_new_tokens=tokens, temperature=temperature, seed=SEED)
+        options = GenerationConfig(max_new_tokens=tokens, temperature=temperature, seed=SEED)
         written: list[list[int]] = [[] for _ in prompts]
         for step in generate(model, encoded, options, end):
             for row, token in zip(written, step, strict=True):

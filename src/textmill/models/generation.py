@@ -7,14 +7,13 @@ penalty) are the processors of the transformers library.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
-from pydantic import Field
 from torch import Tensor
 
-from textmill.config.section import Section
+from textmill.config.sections.generation import GenerationConfig
 
 if TYPE_CHECKING:
     from textmill.models.language_model import LanguageModel
@@ -23,38 +22,11 @@ Done = Callable[[int, list[int]], bool]
 """From a row's number and its new tokens to whether it is finished."""
 
 
-class GenerationOptions(Section):
-    """How tokens are chosen.
-
-    Attributes:
-        max_new_tokens: Tokens written at most.
-        temperature: Logits are divided by it; 0 always takes the likeliest token (greedy).
-        top_k: Draw among the k likeliest only (Fan et al. 2018).
-        top_p: Draw among the likeliest that together have this probability (Holtzman et al. 2020).
-        min_p: Draw among those at least this times as likely as the likeliest (Nguyen et al. 2024).
-        repetition_penalty: Divides the scores of tokens that stand there already (Keskar et al. 2019).
-        beams: Beams of a beam search; 1 for none. It takes the likeliest text, so the options of
-            drawing do not apply to it.
-        stop: Texts at which writing ends; they are not part of the answer.
-        seed: Of the draws.
-    """
-
-    max_new_tokens: Annotated[int, Field(ge=1)] = 200
-    temperature: Annotated[float, Field(ge=0)] = 0.8
-    top_k: Annotated[int, Field(ge=1)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
-    beams: Annotated[int, Field(ge=1)] = 1
-    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    seed: int = 0
-
-
 @torch.inference_mode()
 def generate(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
-    options: GenerationOptions,
+    options: GenerationConfig,
     end: int,
     *,
     is_done: Done | None = None,
@@ -98,7 +70,7 @@ def generate(
 
 
 @torch.inference_mode()
-def search(model: LanguageModel, prompt: Sequence[int], options: GenerationOptions, end: int) -> list[int]:
+def search(model: LanguageModel, prompt: Sequence[int], options: GenerationConfig, end: int) -> list[int]:
     """The likeliest continuation that a beam search finds, by mean log-likelihood a token.
 
     Arguments as of `generate`.
@@ -191,7 +163,7 @@ class _Window:
         self._cache = self._model.new_cache(len(rows), self._context) if self._cached else None
 
 
-def _processors(options: GenerationOptions) -> Callable[[Tensor, Tensor], Tensor]:
+def _processors(options: GenerationConfig) -> Callable[[Tensor, Tensor], Tensor]:
     """The changes of the distribution that the options ask for, in transformers' order."""
     if options.temperature == 0 and options.repetition_penalty == 1:
         return lambda _, scores: scores
@@ -217,6 +189,4 @@ def _draw(logits: Tensor, draws: Sequence[torch.Generator], *, greedy: bool) -> 
         likeliest: list[int] = logits.argmax(dim=-1).tolist()
         return likeliest
     shares = logits.softmax(dim=-1)
-    return [
-        int(torch.multinomial(row, 1, generator=generator)) for row, generator in zip(shares, draws, strict=True)
-    ]
+    return [int(torch.multinomial(row, 1, generator=generator)) for row, generator in zip(shares, draws, strict=True)]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.layout import Layout
-from textmill.config.plugins import TARGET, build
+from textmill.config.plugins import TARGET, build, find
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import read_json, sha256_file
@@ -35,6 +35,7 @@ log = logging.getLogger("textmill")
 
 _HERE = Path(__file__).parent
 _NEEDED_TO_SERVE = ("mlflow", "numpy", "pandas", "onnxruntime", "tokenizers", "pydantic", "ftfy")
+_NEEDED_TO_GENERATE = ("torch", "safetensors", "transformers")
 _FRESH_PROCESS_SECONDS = 300
 
 
@@ -251,6 +252,8 @@ def requirements(task: Mapping[str, Any]) -> list[str]:
     """Pinned distributions that answering needs, and no others."""
     needed = list(_NEEDED_TO_SERVE)
     package = str(task[TARGET]).split(".", 1)[0]
+    if find(str(task[TARGET]), Task).generates:
+        needed += _NEEDED_TO_GENERATE
     if _is_distribution(package):
         needed.append(metadata.packages_distributions()[package][0])
     return [f"{name}=={metadata.version(name)}" for name in needed]

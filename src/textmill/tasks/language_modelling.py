@@ -205,7 +205,12 @@ class LanguageModelling(Task):
         return ["input_ids"]
 
     def baselines(
-        self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int  # noqa: ARG002
+        self,
+        train: pd.DataFrame,
+        validation: pd.DataFrame,
+        state: State,
+        options: Mapping[str, Any],
+        seed: int,  # noqa: ARG002
     ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
         """Interpolated Kneser-Ney models over the same tokens: of single tokens, and of the best order."""
         from textmill.evaluation import ngrams
@@ -227,9 +232,14 @@ class LanguageModelling(Task):
         from textmill.evaluation import routing, samples
 
         model: LanguageModel = network  # type: ignore[assignment]
-        written = samples.draw(model, tokenizer, self.config.prompts, state["end_of_text"], self.config.sample_tokens)
-        sections = [samples.section(written)]
-        figures = samples.figures(written)
+        try:
+            written = samples.draw(
+                model, tokenizer, self.config.prompts, state["end_of_text"], self.config.sample_tokens
+            )
+        except UserError as error:  # a router that looks ahead can be measured, but cannot write
+            sections, figures = [Section("Samples", f"There are none: {error}")], {}
+        else:
+            sections, figures = [samples.section(written)], samples.figures(written)
         if "expert_load" in outputs:
             sections.append(routing.section(outputs))
             figures |= routing.figures(outputs)
