@@ -19,6 +19,8 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 BENCHMARKS = {
     "quality": "Quality of the default model over three seeds",
     "finetuning": "Fine-tuning against `transformers.Trainer`",
+    "nanogpt": "Characters of tiny Shakespeare against nanoGPT",
+    "generation": "Generation with a cache against generation without",
     "inference": "Inference: exported int8 against eager fp32 PyTorch",
     "startup": "Start-up and fixed costs",
     "memory": "Memory of `prepare` on 1 GB of text",

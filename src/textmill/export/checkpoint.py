@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from textmill.errors import UserError
 
@@ -37,11 +37,14 @@ def write_checkpoint(
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
     from textmill.models.to_transformers import matching_model_type, save_as_transformers
 
     if matching_model_type(model) is None:
         return {}
+    library: Any = logging
+    library.disable_progress_bar()
     end = prepared.state["end_of_text"]
     save_as_transformers(model, folder, bos_token_id=end, eos_token_id=end, pad_token_id=end)
     for path in prepared.tokenizer_folder.iterdir():

@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -221,6 +222,9 @@ def _create(client: MlflowClient, name: str, folder: Path, run_id: str, tags: di
     from textmill.serving.predictor import Predictor
 
     answers = pd.DataFrame.from_records(Predictor.load(folder).predict(task.example_inputs()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Hint: Inferred schema contains integer column")
+        signature = infer_signature(example, answers)
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     logged = Model.log(
         artifact_path=None,
@@ -230,7 +234,7 @@ def _create(client: MlflowClient, name: str, folder: Path, run_id: str, tags: di
         python_model=str(_HERE / "served_model.py"),
         artifacts={ARTIFACT: str(folder)},
         code_paths=code_paths(exported.task),
-        signature=infer_signature(example, answers),
+        signature=signature,
         input_example=example,
         pip_requirements=requirements(exported.task),
     )

@@ -76,6 +76,8 @@ class PreparedDataModule(LightningDataModule):
 
     def rows_of_rank(self) -> int:
         """Rows that a rank trains on in an epoch, about."""
+        if self._config.per_epoch is not None:
+            return sum(map(len, self.plan(0).batches))
         return len(self._train) // self._world_size()
 
     def train_dataloader(self) -> Any:
@@ -133,6 +135,7 @@ class PreparedDataModule(LightningDataModule):
             max_rows=self._config.max_rows,
             seed=self._seed,
             world_size=self._world_size(),
+            limit=self._config.per_epoch,
         )
 
     def _make_plan(self, epoch: int) -> BatchPlan:

@@ -51,11 +51,19 @@ class OptimizerConfig(Section):
 
 
 class BatchesConfig(Section):
-    """Batches of similar lengths. `tokens` counts padding; gradients of `accumulate` batches add up."""
+    """Batches of similar lengths.
+
+    Attributes:
+        tokens: Of a batch, padding counted.
+        max_rows: Of a batch.
+        accumulate: Batches whose gradients add up to one step.
+        per_epoch: Batches after which an epoch ends, drawn anew from all in each; None takes all.
+    """
 
     tokens: Annotated[int, Field(ge=16)] = 1024
     max_rows: Annotated[int, Field(ge=1)] | None = None
     accumulate: Annotated[int, Field(ge=1)] = 1
+    per_epoch: Annotated[int, Field(ge=1)] | None = None
 
 
 class TrainConfig(Section):
