@@ -48,7 +48,7 @@ def generate(
     device = model.output_weight.device
     process = _processors(options)
     draws = [torch.Generator(device).manual_seed(options.seed + row) for row in range(len(prompts))]
-    window = _Window(model, [list(prompt) or [end] for prompt in prompts], end, cached)
+    window = _Window(model, [list(prompt) or [end] for prompt in prompts], cached=cached)
     written: list[list[int]] = [[] for _ in prompts]
     open_rows = set(range(len(prompts)))
     for _ in range(options.max_new_tokens):
@@ -76,7 +76,7 @@ def search(model: LanguageModel, prompt: Sequence[int], options: GenerationConfi
     Arguments as of `generate`.
     """
     beams = options.beams
-    window = _Window(model, [list(prompt) or [end]] * beams, end, cached=True)
+    window = _Window(model, [list(prompt) or [end] for _ in range(beams)], cached=True)
     scores = torch.full((beams,), -torch.inf, device=model.output_weight.device)
     scores[0] = 0.0  # all beams begin alike; only the first one branches
     written: list[list[int]] = [[] for _ in range(beams)]
@@ -106,16 +106,15 @@ def search(model: LanguageModel, prompt: Sequence[int], options: GenerationConfi
 class _Window:
     """The tokens that the model sees, and its cache; begins anew with the newer half when it is full."""
 
-    def __init__(self, model: LanguageModel, rows: list[list[int]], filler: int, cached: bool) -> None:
+    def __init__(self, model: LanguageModel, rows: list[list[int]], *, cached: bool) -> None:
         self._model = model
         self._rows = rows
-        self._filler = filler
         self._cached = cached
         self._context = model.architecture.max_length
         self._begin()
 
     def tokens(self) -> Tensor:
-        """Everything in sight, filled up on the left, (B, T)."""
+        """Everything in sight, filled up on the left with each row's first token, (B, T)."""
         return self._ids
 
     def next_logits(self) -> Tensor:
@@ -156,7 +155,7 @@ class _Window:
         rows = [row[-kept:] for row in self._rows]
         width = max(map(len, rows))
         device = self._model.output_weight.device
-        self._ids = torch.tensor([[self._filler] * (width - len(row)) + row for row in rows], device=device)
+        self._ids = torch.tensor([row[:1] * (width - len(row)) + row for row in rows], device=device)
         self._mask = None
         if any(len(row) < width for row in rows):
             self._mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)

@@ -112,6 +112,9 @@ class Muon(torch.optim.AdamW):
         assert gradient is not None
         state = self.state[parameter]
         if not state:
+            # AdamW, which loads all states, looks for the steps in each of them.
+            state["step"] = torch.zeros((), dtype=torch.float32, device=gradient.device)
             state["momentum"] = torch.zeros_like(gradient)
+        state["step"] += 1
         average: Tensor = state["momentum"].lerp_(gradient, 1 - self.momentum)
         return gradient.lerp(average, self.momentum)
