@@ -97,4 +97,4 @@ def test_a_beam_search_finds_likelier_text_than_greedy_choice(model: LanguageMod
 
 def test_a_router_that_needs_the_future_cannot_write() -> None:
     with pytest.raises(UserError, match="no text can be generated"):
-        write(language_model(router=router("soft", **{})).eval(), PROMPTS)
+        write(language_model(router=router("soft")).eval(), PROMPTS)
