@@ -20,6 +20,7 @@ BENCHMARKS = {
     "quality": "Quality of the default model over three seeds",
     "finetuning": "Fine-tuning against `transformers.Trainer`",
     "inference": "Inference: exported int8 against eager fp32 PyTorch",
+    "dispatch": "Mixture of experts against dense at equal active FLOPs",
     "startup": "Start-up and fixed costs",
     "memory": "Memory of `prepare` on 1 GB of text",
 }

@@ -73,7 +73,8 @@ def to_transformers(model: LanguageModel, **options: Any) -> Any:
             fix="Export the model as Textmill's own, or train with `router: top_k` or `router: sigmoid_bias`",
         )
     config = AutoConfig.for_model(model_type, **(_configuration(model, model_type) | options))
-    copy = AutoModelForCausalLM.from_config(config, dtype=model.output_weight.dtype)
+    causal_model: Any = AutoModelForCausalLM
+    copy = causal_model.from_config(config, dtype=model.output_weight.dtype)
     # Without shared experts transformers has an expert of no width, to which no weight of ours answers.
     empty = {name: tensor for name, tensor in copy.state_dict().items() if not tensor.numel()}
     copy.load_state_dict(empty | renamed(model.state_dict(), model.architecture))
@@ -92,7 +93,7 @@ def renamed(weights: Mapping[str, Tensor], architecture: Architecture) -> dict[s
                 yield from _feed_forward(f"{place}.mlp", last, tensor)
             elif name.endswith("query_key_value.weight"):
                 where = place.replace("attention.query_key_value", "self_attn.{}_proj")
-                for letter, part in zip("qkv", tensor.split(query_key_value), strict=True):
+                for letter, part in zip("qkv", torch.split(tensor, query_key_value), strict=True):
                     yield where.format(letter), part
             else:
                 yield _elsewhere(place), tensor

@@ -116,7 +116,7 @@ def _mask(
     """The additive mask, or None where a fused kernel needs none."""
     length = states.size(1)
     plain_causal = document_ids is None and valid is None
-    if plain_causal and (length == 1 or (start == 0 and not trains_faster_plain(states, length))):
+    if plain_causal and (length == 1 or (start == 0 and not trains_faster_plain(states, dtype, length))):
         return None
     keys = torch.arange(start + length, device=states.device)
     return additive_mask(keys[start:], keys, document_ids=document_ids, valid=valid, dtype=dtype)
