@@ -53,6 +53,8 @@ class RotaryPositions(nn.Module):
 
 def rotate(heads: Tensor, rotation: Rotation) -> Tensor:
     """Turn heads (B, H, T, d) by their positions' angles."""
+    if not torch.is_grad_enabled():
+        return _turned(heads, *rotation)
     output: Tensor = _Rotate.apply(heads, *rotation)  # type: ignore[no-untyped-call]
     return output
 

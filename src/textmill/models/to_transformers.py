@@ -30,7 +30,7 @@ def matching_model_type(model: LanguageModel) -> str | None:
     shape = model.architecture
     if shape.feed_forward == "dense":
         return "qwen3" if shape.qk_norm else "llama"
-    mixtures = _mixtures(model)
+    mixtures = model.mixtures()
     rule = next(iter(mixtures.values())).router.token_rule if mixtures else None
     if rule is None:
         return None
@@ -162,7 +162,7 @@ def _configuration(model: LanguageModel, model_type: str) -> dict[str, Any]:
         "eos_token_id": None,
         "pad_token_id": None,
     }
-    if mixtures := _mixtures(model):
+    if mixtures := model.mixtures():
         values |= _experts_configuration(model, model_type, mixtures)
     return values
 
@@ -195,7 +195,3 @@ def _experts_configuration(
     if model_type == "dots1":
         values |= {"sliding_window": None, "layer_types": ["full_attention"] * shape.n_layers}
     return values
-
-
-def _mixtures(model: LanguageModel) -> dict[int, MixtureOfExperts]:
-    return {module.layer: module for module in model.modules() if isinstance(module, MixtureOfExperts)}

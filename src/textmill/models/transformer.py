@@ -87,7 +87,7 @@ class Decoder(nn.Module):
         batch, length, _ = states.shape
         start = 0 if cache is None else cache.length
         valid = attention_mask if cache is None else cache.admit(batch, length, attention_mask)
-        dtype = _compute_dtype(states)
+        dtype = compute_dtype(states)
         rotation = self.positions(_positions(start, length, document_ids, valid), dtype)
         mask = _mask(states, start, document_ids, valid, dtype)
         routing: list[RoutingRecord] = []
@@ -104,7 +104,7 @@ class Decoder(nn.Module):
         return self.norm(states), routing
 
 
-def _compute_dtype(states: Tensor) -> torch.dtype:
+def compute_dtype(states: Tensor) -> torch.dtype:
     """The precision of matrix products, and so of queries and keys."""
     device = states.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
