@@ -80,12 +80,12 @@ def test_hidden_states_and_output_weight_make_the_logits(tied: bool) -> None:
     torch.testing.assert_close(linear(hidden.states, model.output_weight), model(ids)["logits"])
 
 
-def test_first_loss_is_that_of_knowing_nothing() -> None:
+def test_first_loss_is_near_that_of_knowing_nothing() -> None:
     torch.manual_seed(0)
     for shape in (architecture(), architecture(router=router("top_k")), architecture(n_layers=12)):
         model, ids = LanguageModel(shape, VOCABULARY), token_ids(8, 24)
         loss = cross_entropy(model(ids)["logits"].flatten(0, 1), token_ids(8, 24, seed=5).flatten())
-        assert float(loss.detach()) == pytest.approx(math.log(VOCABULARY), abs=0.3)
+        assert float(loss.detach()) == pytest.approx(math.log(VOCABULARY), abs=0.5)
 
 
 def test_every_weight_gets_a_gradient_and_losses_stand_apart() -> None:

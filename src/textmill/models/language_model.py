@@ -12,8 +12,9 @@ from textmill.errors import UserError
 from textmill.models.architecture import Architecture
 from textmill.models.cache import KeyValueCache
 from textmill.models.experts import MixtureOfExperts
+from textmill.models.precision import compute_dtype
 from textmill.models.routing.record import RoutingRecord
-from textmill.models.transformer import Decoder, compute_dtype
+from textmill.models.transformer import Decoder
 
 
 @dataclass(frozen=True)

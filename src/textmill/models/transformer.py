@@ -12,6 +12,7 @@ from textmill.models.cache import KeyValueCache, LayerCache
 from textmill.models.experts import MixtureOfExperts
 from textmill.models.feed_forward import SwiGLU
 from textmill.models.norm import RMSNorm
+from textmill.models.precision import compute_dtype
 from textmill.models.rotary import RotaryPositions, Rotation
 from textmill.models.routing.record import RoutingRecord
 
@@ -102,12 +103,6 @@ class Decoder(nn.Module):
         if cache is not None:
             cache.length += length
         return self.norm(states), routing
-
-
-def compute_dtype(states: Tensor) -> torch.dtype:
-    """The precision of matrix products, and so of queries and keys."""
-    device = states.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
 
 
 def _mask(
