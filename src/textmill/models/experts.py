@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from textmill.models.architecture import Architecture, round_up
 from textmill.models.feed_forward import SwiGLU, gated
+from textmill.models.precision import compute_dtype
 from textmill.models.routing.base import build_router
 from textmill.models.routing.record import RoutingRecord
 
 # Grouped matrix products on GPUs want rows that are a multiple of 16 bytes long.
 _MULTIPLE_OF = 8
+_ROWS_MULTIPLE_OF = 32
 
 
 class Experts(nn.Module):
@@ -33,8 +35,27 @@ class Experts(nn.Module):
 
     def forward(self, rows: Tensor, counts: Tensor) -> Tensor:
         """From rows (M, D), sorted by expert, to (M, D); `counts` (E,) says how many are each expert's."""
+        if rows.device.type == "cpu" and compute_dtype(rows) != torch.float32:
+            places, counts = _spaced(counts)
+            spaced = rows.new_zeros(int(counts.sum()), rows.size(1)).index_copy(0, places, rows)
+            return self._transform(spaced, counts).index_select(0, places)
+        return self._transform(rows, counts)
+
+    def _transform(self, rows: Tensor, counts: Tensor) -> Tensor:
         ends = counts.cumsum(0).to(torch.int32)
         return grouped_linear(gated(grouped_linear(rows, self.gate_up, ends)), self.down, ends)
+
+
+def _spaced(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Places of rows when every expert's number is rounded up, and these numbers.
+
+    On CPUs oneDNN makes a kernel for every new shape of a product in low precision, which takes
+    longer than the product. Rounded numbers bring the same few shapes back.
+    """
+    rounded = (counts + _ROWS_MULTIPLE_OF - 1) // _ROWS_MULTIPLE_OF * _ROWS_MULTIPLE_OF
+    shifts = (rounded - counts).cumsum(0) - (rounded - counts)
+    rows = int(counts.sum())
+    return torch.arange(rows) + torch.repeat_interleave(shifts, counts, output_size=rows), rounded
 
 
 def grouped_linear(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
@@ -47,8 +68,7 @@ def grouped_linear(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
     """
     if not len(rows):  # a router by threshold may take no token at all; the kernels want one
         return rows.new_empty(0, weights.size(1))
-    device = rows.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
+    dtype = compute_dtype(rows)
     return F.grouped_mm(rows.to(dtype), weights.to(dtype).transpose(-2, -1), offs=ends)
 
 

@@ -49,7 +49,7 @@ class _Gated(torch.autograd.Function):
         return opened * up
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         gate_up, opened = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)

@@ -12,10 +12,9 @@ from textmill.errors import UserError
 from textmill.models.architecture import Architecture
 from textmill.models.cache import KeyValueCache
 from textmill.models.experts import MixtureOfExperts
+from textmill.models.precision import compute_dtype
 from textmill.models.routing.record import RoutingRecord
 from textmill.models.transformer import Decoder
-
-_EMBEDDING_STANDARD_DEVIATION = 0.02
 
 
 @dataclass(frozen=True)
@@ -104,10 +103,12 @@ class LanguageModel(nn.Module):
     def new_cache(self, batch: int, length: int) -> KeyValueCache:
         """Room for the keys and values of `length` tokens in each of `batch` rows.
 
+        Its precision is that of computing, so call it under the same autocast as the model.
+
         Raises:
             UserError: It is longer than the model's context, or a router needs to see later tokens.
         """
-        for layer in self._mixtures().values():
+        for layer in self.mixtures().values():
             if not layer.router.causal_in_evaluation:
                 raise UserError(
                     f"the router {type(layer.router).__name__} mixes each token with later ones, so no text can "
@@ -121,8 +122,9 @@ class LanguageModel(nn.Module):
                 fix="Shorten the prompt or generate fewer tokens",
             )
         weight = self.embedding.weight
+        dtype = compute_dtype(weight)
         shape = (batch, self.architecture.key_value_heads, length, self.architecture.width_of_head)
-        return KeyValueCache(self.architecture.n_layers, shape, dtype=weight.dtype, device=weight.device)
+        return KeyValueCache(self.architecture.n_layers, shape, dtype=dtype, device=weight.device)
 
     @staticmethod
     def auxiliary_losses(routing: list[RoutingRecord]) -> dict[str, Tensor]:
@@ -135,7 +137,7 @@ class LanguageModel(nn.Module):
 
     def update_routers(self, routing: list[RoutingRecord]) -> None:
         """Let routers that balance themselves without a loss adapt; once after every training step."""
-        mixtures = self._mixtures()
+        mixtures = self.mixtures()
         for record in routing:
             mixtures[record.layer].router.update(record.load)
 
@@ -143,7 +145,7 @@ class LanguageModel(nn.Module):
         """`total` weights, and `active` ones, which a token passes: without the experts not chosen."""
         total = sum(parameter.numel() for parameter in self.parameters())
         idle = 0
-        for layer in self._mixtures().values():
+        for layer in self.mixtures().values():
             experts = sum(parameter.numel() for parameter in layer.experts.parameters())
             idle += round(experts * (1 - layer.router.experts_per_token / layer.router.n_experts))
         return {"total": total, "active": total - idle}
@@ -162,12 +164,12 @@ class LanguageModel(nn.Module):
         )
         return 6 * (products + attention)
 
-    def _mixtures(self) -> dict[int, MixtureOfExperts]:
+    def mixtures(self) -> dict[int, MixtureOfExperts]:
         """The layers with experts, by their number."""
         return {module.layer: module for module in self.modules() if isinstance(module, MixtureOfExperts)}
 
     def _initialise(self) -> None:
-        """Normal weights, √(2 / 5D) wide (Nguyen & Salazar 2019).
+        """Normal weights, √(2 / 5D) wide, embeddings too (Nguyen & Salazar 2019); at D = 768 that is GPT-2's 0.02.
 
         What adds to the residual stream starts 1/√(2N) smaller, N layers, so that its variance
         does not grow with depth (Radford et al. 2019).
@@ -177,9 +179,7 @@ class LanguageModel(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
                 continue  # norms start at one
-            if name.startswith(("embedding", "output")):
-                nn.init.normal_(parameter, std=_EMBEDDING_STANDARD_DEVIATION)
-            elif name.endswith("noise_gate.weight"):
+            if name.endswith("noise_gate.weight"):
                 nn.init.zeros_(parameter)  # the noise of all experts starts equal (Shazeer et al. 2017)
             elif name.endswith(("attention.output.weight", "down.weight", "down")):
                 nn.init.normal_(parameter, std=deviation / math.sqrt(2 * layers))

@@ -31,13 +31,13 @@ class _FewKernels(torch.autograd.Function):
         scale = mean_square.add_(epsilon).rsqrt_().to(x.dtype)
         normalised = x * scale
         ctx.save_for_backward(normalised, scale, gain)
-        return normalised * gain.to(x.dtype)
+        output: Tensor = normalised * gain.to(x.dtype)
+        return output
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         normalised, scale, gain = ctx.saved_tensors
-        width = gain.numel()
         gain_low = gain.to(normalised.dtype)
         along = (normalised * gradient).reshape(-1, gain.numel())
         # A change of x along itself changes nothing: that part of the gradient is taken out.

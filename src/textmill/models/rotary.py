@@ -10,7 +10,12 @@ from torch.autograd.function import once_differentiable
 
 
 class Rotation(NamedTuple):
-    """Cosine and sine of each position's d/2 angles; (T, d/2) or (B, 1, T, d/2), to fit heads (B, H, T, d)."""
+    """Of each position: (T, d) or (B, 1, T, d), to fit heads (B, H, T, d).
+
+    Attributes:
+        cosine: Of the d/2 angles, twice over.
+        sine: Of the same angles, first with a minus sign, then without.
+    """
 
     cosine: Tensor
     sine: Tensor
@@ -33,8 +38,8 @@ class RotaryPositions(nn.Module):
         super().__init__()
         frequencies = base ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
         angles = torch.outer(torch.arange(max_length, dtype=torch.float32), frequencies)
-        self.register_buffer("cosine", angles.cos(), persistent=False)
-        self.register_buffer("sine", angles.sin(), persistent=False)
+        self.register_buffer("cosine", torch.cat([angles.cos(), angles.cos()], dim=-1), persistent=False)
+        self.register_buffer("sine", torch.cat([-angles.sin(), angles.sin()], dim=-1), persistent=False)
         self.cosine: Tensor
         self.sine: Tensor
 
@@ -48,6 +53,8 @@ class RotaryPositions(nn.Module):
 
 def rotate(heads: Tensor, rotation: Rotation) -> Tensor:
     """Turn heads (B, H, T, d) by their positions' angles."""
+    if not torch.is_grad_enabled():
+        return _turned(heads, *rotation)
     output: Tensor = _Rotate.apply(heads, *rotation)  # type: ignore[no-untyped-call]
     return output
 
@@ -58,19 +65,16 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         ctx.save_for_backward(cosine, sine)
-        return _turned(heads, cosine, sine, 1)
+        return _turned(heads, cosine, sine)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return _turned(gradient, *ctx.saved_tensors, -1), None, None
+        cosine, sine = ctx.saved_tensors
+        return _turned(gradient, cosine, -sine), None, None
 
 
-def _turned(heads: Tensor, cosine: Tensor, sine: Tensor, direction: int) -> Tensor:
-    """(x cos θ - y sin θ, y cos θ + x sin θ) of the halves x and y, θ reversed if `direction` is -1."""
+def _turned(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """(x cos θ - y sin θ, y cos θ + x sin θ), x and y the halves of the heads."""
     x, y = heads.chunk(2, dim=-1)
-    turned = torch.empty(heads.shape, dtype=heads.dtype, device=heads.device)
-    turned_x, turned_y = turned.chunk(2, dim=-1)
-    torch.mul(x, cosine, out=turned_x).addcmul_(y, sine, value=-direction)
-    torch.mul(y, cosine, out=turned_y).addcmul_(x, sine, value=direction)
-    return turned
+    return torch.cat([y, x], dim=-1).mul_(sine).add_(heads * cosine)

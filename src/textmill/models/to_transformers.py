@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from textmill.errors import UserError
@@ -29,7 +30,7 @@ def matching_model_type(model: LanguageModel) -> str | None:
     shape = model.architecture
     if shape.feed_forward == "dense":
         return "qwen3" if shape.qk_norm else "llama"
-    mixtures = _mixtures(model)
+    mixtures = model.mixtures()
     rule = next(iter(mixtures.values())).router.token_rule if mixtures else None
     if rule is None:
         return None
@@ -73,7 +74,8 @@ def to_transformers(model: LanguageModel, **options: Any) -> Any:
             fix="Export the model as Textmill's own, or train with `router: top_k` or `router: sigmoid_bias`",
         )
     config = AutoConfig.for_model(model_type, **(_configuration(model, model_type) | options))
-    copy = AutoModelForCausalLM.from_config(config, dtype=model.output_weight.dtype)
+    causal_model: Any = AutoModelForCausalLM
+    copy = causal_model.from_config(config, dtype=model.output_weight.dtype)
     # Without shared experts transformers has an expert of no width, to which no weight of ours answers.
     empty = {name: tensor for name, tensor in copy.state_dict().items() if not tensor.numel()}
     copy.load_state_dict(empty | renamed(model.state_dict(), model.architecture))
@@ -92,7 +94,7 @@ def renamed(weights: Mapping[str, Tensor], architecture: Architecture) -> dict[s
                 yield from _feed_forward(f"{place}.mlp", last, tensor)
             elif name.endswith("query_key_value.weight"):
                 where = place.replace("attention.query_key_value", "self_attn.{}_proj")
-                for letter, part in zip("qkv", tensor.split(query_key_value), strict=True):
+                for letter, part in zip("qkv", torch.split(tensor, query_key_value), strict=True):
                     yield where.format(letter), part
             else:
                 yield _elsewhere(place), tensor
@@ -160,7 +162,7 @@ def _configuration(model: LanguageModel, model_type: str) -> dict[str, Any]:
         "eos_token_id": None,
         "pad_token_id": None,
     }
-    if mixtures := _mixtures(model):
+    if mixtures := model.mixtures():
         values |= _experts_configuration(model, model_type, mixtures)
     return values
 
@@ -193,7 +195,3 @@ def _experts_configuration(
     if model_type == "dots1":
         values |= {"sliding_window": None, "layer_types": ["full_attention"] * shape.n_layers}
     return values
-
-
-def _mixtures(model: LanguageModel) -> dict[int, MixtureOfExperts]:
-    return {module.layer: module for module in model.modules() if isinstance(module, MixtureOfExperts)}

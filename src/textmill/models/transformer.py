@@ -12,6 +12,7 @@ from textmill.models.cache import KeyValueCache, LayerCache
 from textmill.models.experts import MixtureOfExperts
 from textmill.models.feed_forward import SwiGLU
 from textmill.models.norm import RMSNorm
+from textmill.models.precision import compute_dtype
 from textmill.models.rotary import RotaryPositions, Rotation
 from textmill.models.routing.record import RoutingRecord
 
@@ -87,7 +88,7 @@ class Decoder(nn.Module):
         batch, length, _ = states.shape
         start = 0 if cache is None else cache.length
         valid = attention_mask if cache is None else cache.admit(batch, length, attention_mask)
-        dtype = _compute_dtype(states)
+        dtype = compute_dtype(states)
         rotation = self.positions(_positions(start, length, document_ids, valid), dtype)
         mask = _mask(states, start, document_ids, valid, dtype)
         routing: list[RoutingRecord] = []
@@ -104,19 +105,13 @@ class Decoder(nn.Module):
         return self.norm(states), routing
 
 
-def _compute_dtype(states: Tensor) -> torch.dtype:
-    """The precision of matrix products, and so of queries and keys."""
-    device = states.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
-
-
 def _mask(
     states: Tensor, start: int, document_ids: Tensor | None, valid: Tensor | None, dtype: torch.dtype
 ) -> Tensor | None:
     """The additive mask, or None where a fused kernel needs none."""
     length = states.size(1)
     plain_causal = document_ids is None and valid is None
-    if plain_causal and (length == 1 or (start == 0 and not trains_faster_plain(states, length))):
+    if plain_causal and (length == 1 or (start == 0 and not trains_faster_plain(states, dtype, length))):
         return None
     keys = torch.arange(start + length, device=states.device)
     return additive_mask(keys[start:], keys, document_ids=document_ids, valid=valid, dtype=dtype)
