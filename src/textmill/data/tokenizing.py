@@ -58,7 +58,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Any:
 
     if config.kind == "character":
         return _character_tokenizer(config.end_of_text, texts)
-    options = {
+    options: dict[str, Any] = {
         "vocab_size": config.vocabulary_size,
         "special_tokens": [config.end_of_text],
         "initial_alphabet": sorted(pre_tokenizers.ByteLevel.alphabet()),
@@ -66,7 +66,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Any:
     }
     if config.kind == "byte_bpe":
         tokenizer = Tokenizer(models.BPE())
-        trainer = trainers.BpeTrainer(min_frequency=config.min_frequency, **options)
+        trainer: Any = trainers.BpeTrainer(min_frequency=config.min_frequency, **options)
     else:
         tokenizer = Tokenizer(models.Unigram())
         trainer = trainers.UnigramTrainer(**options)

@@ -143,7 +143,7 @@ def _prefixes(hashes: Sequence[Hashes], n: int) -> Hashes:
 def _count(grams: Hashes, prefixes: Hashes) -> _Counts:
     found, first, counts = np.unique(grams, return_index=True, return_counts=True)
     contexts, where, kinds = np.unique(prefixes[first], return_inverse=True, return_counts=True)
-    totals = np.bincount(where, weights=counts, minlength=len(contexts))
+    totals = np.bincount(where, weights=counts, minlength=len(contexts)).astype(float)
     once, twice = int((counts == 1).sum()), int((counts == 2).sum())
     discount = once / (once + 2 * twice) if once and twice else 0.5
     return _Counts(found, counts.astype(float), contexts, totals, kinds.astype(float), discount)

@@ -19,7 +19,8 @@ _PREFIX = "routing/"
 def shares(outputs: Outputs) -> NDArray[np.float64]:
     """Each expert's share of its layer's tokens, shape (layers, experts), from `expert_load`."""
     load: NDArray[np.float64] = outputs["expert_load"].sum(axis=0, dtype=float)
-    return load / np.maximum(load.sum(axis=1, keepdims=True), 1)
+    share: NDArray[np.float64] = load / np.maximum(load.sum(axis=1, keepdims=True), 1)
+    return share
 
 
 def figures(outputs: Outputs) -> dict[str, float]:
@@ -83,11 +84,12 @@ def heat_map(share: NDArray[np.float64]) -> Figure:
     layers, experts = share.shape
     figure = Figure(figsize=(1.5 + 0.6 * experts, 1.2 + 0.45 * layers), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(share, aspect="auto", cmap="viridis", vmin=0, vmax=max(2 / experts, float(share.max())))
+    highest = max(2 / experts, float(share.max()))
+    image = axes.imshow(share, aspect="auto", cmap="viridis", vmin=0, vmax=highest)
     axes.set(xlabel="expert", ylabel="layer", xticks=range(experts), yticks=range(layers))
     for layer, row in enumerate(share):
         for expert, value in enumerate(row):
-            tone = "white" if value < image.norm.vmax / 2 else "black"
+            tone = "white" if value < highest / 2 else "black"
             axes.text(expert, layer, f"{value:.2f}", ha="center", va="center", color=tone, fontsize=8)
     figure.colorbar(image, label="share of tokens")
     return figure

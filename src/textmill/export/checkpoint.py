@@ -49,7 +49,8 @@ def write_checkpoint(
     save_as_transformers(model, folder, bos_token_id=end, eos_token_id=end, pad_token_id=end)
     for path in prepared.tokenizer_folder.iterdir():
         shutil.copyfile(path, folder / path.name)
-    loaded = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    loaded.eval()
     examples = task.examples(prepared.split("test"))
     batch = task.collate(examples.__getitems__(list(range(min(_WINDOWS, len(examples))))))
     with torch.inference_mode():

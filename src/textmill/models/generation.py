@@ -7,7 +7,7 @@ penalty) are the processors of the transformers library.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
@@ -16,6 +16,7 @@ from torch import Tensor
 from textmill.config.sections.generation import GenerationConfig
 
 if TYPE_CHECKING:
+    from textmill.models.cache import KeyValueCache
     from textmill.models.language_model import LanguageModel
 
 Done = Callable[[int, list[int]], bool]
@@ -84,7 +85,9 @@ def search(model: LanguageModel, prompt: Sequence[int], options: GenerationConfi
     for length in range(1, options.max_new_tokens + 1):
         candidates = scores[:, None] + window.next_logits().log_softmax(dim=-1)
         best, where = candidates.flatten().topk(2 * beams)
-        rows, tokens, kept = [], [], []
+        rows: list[int] = []
+        tokens: list[int] = []
+        kept: list[float] = []
         for score, position in zip(best.tolist(), where.tolist(), strict=True):
             row, token = divmod(position, candidates.size(1))
             if token == end:
@@ -111,6 +114,9 @@ class _Window:
         self._rows = rows
         self._cached = cached
         self._context = model.architecture.max_length
+        self._ids: Tensor
+        self._mask: Tensor | None
+        self._cache: KeyValueCache | None
         self._begin()
 
     def tokens(self) -> Tensor:
@@ -168,7 +174,7 @@ def _processors(options: GenerationConfig) -> Callable[[Tensor, Tensor], Tensor]
         return lambda _, scores: scores
     from transformers.generation import logits_process as processors
 
-    chain = processors.LogitsProcessorList()
+    chain: Any = processors.LogitsProcessorList()
     if options.repetition_penalty != 1:
         chain.append(processors.RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
     if options.temperature not in (0, 1):

@@ -256,7 +256,7 @@ def requirements(task: Mapping[str, Any]) -> list[str]:
     """Pinned distributions that answering needs, and no others."""
     needed = list(_NEEDED_TO_SERVE)
     package = str(task[TARGET]).split(".", 1)[0]
-    if find(str(task[TARGET]), Task).generates:
+    if find(str(task[TARGET]), Task).generates:  # type: ignore[type-abstract]
         needed += _NEEDED_TO_GENERATE
     if _is_distribution(package):
         needed.append(metadata.packages_distributions()[package][0])

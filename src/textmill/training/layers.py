@@ -35,7 +35,7 @@ def layer_stack(network: nn.Module) -> list[nn.Module]:
 def checkpoint_activations(network: nn.Module) -> None:
     """Let every layer keep what it is given only, and compute the rest again (Chen et al. 2016)."""
     for layer in layer_stack(network):
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def compile_layers(network: nn.Module) -> None:
@@ -67,7 +67,8 @@ class LayerCompiler(Callback):
         if self._how == "auto" and not self._note.is_file():
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             batch = pl_module.transfer_batch_to_device(data.first_batch(), device, 0)
-            loss = partial(pl_module.loss_of, batch=batch)  # type: ignore[operator]
+            module: Any = pl_module
+            loss = partial(module.loss_of, batch=batch)
             wanted = _pays(network, loss, data.optimizer_steps(trainer.max_epochs))
             write_json(self._note, {"compiled": wanted})
         if self._how == "on" or read_json(self._note)["compiled"]:
@@ -100,7 +101,7 @@ def _seconds(network: nn.Module, loss: Callable[[nn.Module], Tensor], steps: int
         if number == 1:
             _wait()
             started = time.perf_counter()
-        loss(network).backward()
+        loss(network).backward()  # type: ignore[no-untyped-call]
         network.zero_grad()
     _wait()
     return (time.perf_counter() - started) / steps

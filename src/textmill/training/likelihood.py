@@ -38,7 +38,7 @@ def mean_cross_entropy(
         The mean over the targets, a scalar in float32 with a gradient; and the negative
         log-likelihood of each token in nats, of the shape of `labels`, 0 where ignored, without one.
     """
-    loss, each = _MeanCrossEntropy.apply(
+    loss, each = _MeanCrossEntropy.apply(  # type: ignore[no-untyped-call]
         states.reshape(-1, states.shape[-1]), weight, labels.reshape(-1), logits_at_once
     )
     return loss, each.view(labels.shape)
@@ -48,9 +48,7 @@ class _MeanCrossEntropy(torch.autograd.Function):
     """Computes the gradients beside the loss, while a chunk's logits are there."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, states: Tensor, weight: Tensor, labels: Tensor, logits_at_once: int
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, states: Tensor, weight: Tensor, labels: Tensor, logits_at_once: int) -> tuple[Tensor, Tensor]:
         # Gradients are off within `forward`; what the caller's tensors need is told by themselves.
         needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         targets = labels != IGNORED
@@ -80,6 +78,6 @@ class _MeanCrossEntropy(torch.autograd.Function):
         return each.sum() * share, each
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
         state_gradient, weight_gradient = ctx.saved_tensors
         return state_gradient * gradient, weight_gradient * gradient, None, None

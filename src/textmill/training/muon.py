@@ -100,7 +100,7 @@ class Muon(torch.optim.AdamW):
                 by_shape.setdefault(parameter.shape[-2:], []).append(parameter)
         for (rows, columns), parameters in by_shape.items():
             directions = [self._direction(parameter).view(-1, rows, columns) for parameter in parameters]
-            updates = orthogonalise(torch.cat(directions)).split([len(one) for one in directions])
+            updates = torch.split(orthogonalise(torch.cat(directions)), [len(one) for one in directions])
             rate = group["lr"] * 0.2 * math.sqrt(max(rows, columns))
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             for parameter, update in zip(parameters, updates, strict=True):
