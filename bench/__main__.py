@@ -20,8 +20,11 @@ BENCHMARKS = {
     "pipeline": "The whole pipeline",
     "quality": "Quality of the default model over three seeds",
     "finetuning": "Fine-tuning against `transformers.Trainer`",
+    "nanogpt": "Characters of tiny Shakespeare against nanoGPT",
+    "generation": "Generation with a cache against generation without",
     "inference": "Inference: exported int8 against eager fp32 PyTorch",
     "serving": "Serving: `textmill serve` against `mlflow models serve`",
+    "dispatch": "Mixture of experts against dense at equal active FLOPs",
     "startup": "Start-up and fixed costs",
     "memory": "Memory of `prepare` on 1 GB of text",
 }

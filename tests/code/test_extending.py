@@ -74,7 +74,7 @@ def layout(tmp_path: Path, repository_root: Path, monkeypatch: pytest.MonkeyPatc
 def test_outside_plugins_compose_and_work(layout: Layout, tmp_path: Path) -> None:
     config = compose(layout, ["experiment=tickets"])
     assert plugins.build(config.prepare.task, Task).name == "ticket_routing"  # type: ignore[type-abstract]
-    assert plugins.build(config.train.model, Model).name == "ticket_model"  # type: ignore[type-abstract]
+    assert plugins.build(config.train.model, Model).name == "ticket_model"
     source = plugins.build(config.fetch.source, Source)  # type: ignore[type-abstract]
     assert source.fetch(tmp_path / "raw", tmp_path).origin == "tickets of billing"
     assert (tmp_path / "raw/all/tickets.csv").is_file()

@@ -18,7 +18,7 @@ from textmill.training.optimizer import (
 
 
 def network(**options: object) -> SequenceClassifier:
-    model = build(MODEL | {"architecture": ARCHITECTURE} | options, Model)  # type: ignore[type-abstract]
+    model = build(MODEL | {"architecture": ARCHITECTURE} | options, Model)
     return SequenceClassifier(model.build_encoder(None), 3)
 
 

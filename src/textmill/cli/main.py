@@ -8,6 +8,7 @@ from textmill.cli.adopt import adopt
 from textmill.cli.card import card
 from textmill.cli.compare import compare
 from textmill.cli.drift import drift
+from textmill.cli.generate import generate
 from textmill.cli.history import history
 from textmill.cli.lineage import lineage
 from textmill.cli.predict import predict
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command()(predict)
 app.command()(server)
 app.command()(serve)
+app.command()(generate)
 app.command()(summary)
 app.command()(compare)
 app.command()(promote)

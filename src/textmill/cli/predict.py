@@ -28,8 +28,8 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Answer with a model: textmill predict "I love this product" "This product is bad"."""
-    inputs = _inputs(texts or [], file)
-    answers = _load(model, precision).predict([_parsed(text) for text in inputs])
+    inputs = read_inputs(texts or [], file)
+    answers = load_model(model, precision).predict([_parsed(text) for text in inputs])
     if as_json:
         print(
             json.dumps(
@@ -42,10 +42,15 @@ def predict(
         _print_table(inputs, answers)
 
 
-def _inputs(texts: list[str], file: Path | None) -> list[str]:
+def read_inputs(texts: list[str], file: Path | None) -> list[str]:
+    """The texts given, and the lines of a file (`-` for a pipe) that are not blank.
+
+    Raises:
+        UserError: There is neither, or the file is not UTF-8.
+    """
     if file is None:
         if not texts:
-            raise UserError("nothing to predict", fix="Give texts, or --file with one a line")
+            raise UserError("no input", fix="Give texts, or --file with one a line")
         return texts
     stream = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     try:
@@ -66,7 +71,12 @@ def _parsed(text: str) -> Any:
     return text
 
 
-def _load(model: str | None, precision: str) -> Any:
+def load_model(model: str | None, precision: str = "int8") -> Any:
+    """The exported model of a folder or a registered version; None takes the project's own.
+
+    Raises:
+        UserError: There is none, or no such precision.
+    """
     from textmill.serving.predictor import Predictor
 
     if precision not in ("int8", "fp32"):

@@ -73,7 +73,7 @@ def check_plugins(config: PipelineConfig) -> None:
 def _plugin_problems(spec: Mapping[str, Any]) -> list[tuple[PydanticCustomError, tuple[int | str, ...], Any]]:
     """What is wrong with a plugin's options: kind with message, place within the options, value."""
     try:
-        plugin_class(spec).Config.model_validate({key: value for key, value in spec.items() if key != TARGET})
+        options = plugin_class(spec).Config.model_validate({key: value for key, value in spec.items() if key != TARGET})
     except UserError as error:
         return [(PydanticCustomError("plugin", "{text}", {"text": error.what}), (TARGET,), spec.get(TARGET))]
     except ValidationError as error:
@@ -81,4 +81,7 @@ def _plugin_problems(spec: Mapping[str, Any]) -> list[tuple[PydanticCustomError,
             (PydanticCustomError(found["type"], "{text}", {"text": found["msg"]}), found["loc"], found["input"])
             for found in error.errors()
         ]
+    for key, field in type(options).model_fields.items():
+        if IS_PLUGIN in field.metadata and (inner := getattr(options, key)) is not None:
+            return [(kind, (key, *loc), value) for kind, loc, value in _plugin_problems(inner)]
     return []

@@ -14,5 +14,8 @@ IS_PLUGIN = "plugin"
 PluginSpec = Annotated[dict[str, Any], IS_PLUGIN]
 """A plugin's options with its class under `_target_`; checked against the class by `schema`."""
 
+OptionalPluginSpec = Annotated[dict[str, Any] | None, IS_PLUGIN]
+"""The same where there may be none."""
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 digest in lower-case hexadecimal."""

@@ -24,8 +24,6 @@ from textmill.data.words import word_splitter
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from textmill.tasks.base import State, Task
 
 
@@ -49,13 +47,20 @@ class SplitFigures:
 def learn_state(task: Task, staging: Staging, split: NDArray[np.uint8]) -> State:
     """The task's state, learned from the training split as it streams by."""
     columns = [*task.text_columns, *task.target_columns]
+    return task.fit(chunk.to_pandas() for chunk in _training_chunks(staging, columns, split))
 
-    def frames() -> Iterator[pd.DataFrame]:
-        for start, chunk in staging.chunks(columns):
-            mask = split[start : start + chunk.num_rows] == SPLITS.index("train")
-            yield chunk.filter(pa.array(mask)).to_pandas()
 
-    return task.fit(frames())
+def training_texts(task: Task, staging: Staging, split: NDArray[np.uint8]) -> Iterator[str]:
+    """All texts of the training split, one after the other."""
+    for chunk in _training_chunks(staging, task.text_columns, split):
+        for name in task.text_columns:
+            yield from chunk.column(name).to_pylist()
+
+
+def _training_chunks(staging: Staging, columns: Sequence[str], split: NDArray[np.uint8]) -> Iterator[pa.Table]:
+    for start, chunk in staging.chunks(columns):
+        mask = split[start : start + chunk.num_rows] == SPLITS.index("train")
+        yield chunk.filter(pa.array(mask))
 
 
 class SplitEncoder:

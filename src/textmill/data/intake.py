@@ -21,6 +21,7 @@ from textmill.data.minhash import band_hashes, band_shape, normalise, signatures
 from textmill.data.reading import RawRows, read_rows
 from textmill.data.rejects import RejectedRow, RejectFile, excerpt
 from textmill.data.staging import FILE, ROW, Staging
+from textmill.data.text import WHOLE, Part
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -95,10 +96,10 @@ class Intaker:
         # The signatures are numpy's work, done beside the next chunk's Python work
         with ThreadPoolExecutor(2) as pool:
             waiting: deque[tuple[dict[str, Any], dict[str, Any], Future[NDArray[np.uint64]] | None]] = deque()
-            for split, path in _files(raw):
+            for split, path, part in self._parts(raw):
                 if split not in self.found.splits:
                     self.found.splits.append(split)
-                for columns, numbers, texts in self._rows(split, path):
+                for columns, numbers, texts in self._rows(split, path, part):
                     waiting.append((columns, numbers, pool.submit(self._signed, texts) if self.found.bands else None))
                     if len(waiting) > _WAITING:
                         _put(staging, *waiting.popleft())
@@ -107,13 +108,27 @@ class Intaker:
         staging.finish()
         return self.found
 
+    def _parts(self, raw: Path) -> Iterator[tuple[str, Path, Part]]:
+        """The fetched files with their splits; those of `all` are cut when splits are told by position."""
+        for split, path in _files(raw):
+            if split != "all" or self._config.splits.by == "content":
+                yield split, path, WHOLE
+                continue
+            shares = self._config.splits
+            train = round(1 - shares.validation - shares.test, 12)
+            yield "train", path, (0.0, train)
+            if shares.validation:
+                yield "validation", path, (train, round(1 - shares.test, 12))
+            if shares.test:
+                yield "test", path, (round(1 - shares.test, 12), 1.0)
+
     def _rows(
-        self, split: str, path: Path
+        self, split: str, path: Path, part: Part
     ) -> Iterator[tuple[dict[str, Any], dict[str, NDArray[np.uint64]], list[str]]]:
         """The good rows of a file, chunk by chunk: columns, numbers, normalised texts."""
-        label = f"data/raw/files/{split}/{path.name}"
+        label = f"data/raw/files/{path.parent.name}/{path.name}"
         self.found.files.append(label)
-        for raw in read_rows(path, label, self._config.read, self._map.wanted):
+        for raw in read_rows(path, label, self._config.read, self._map.wanted, part):
             self.found.rows += len(raw.lines) + len(raw.rejects)
             self._rejects.add(raw.rejects)
             columns = self._good(raw, label)
@@ -209,6 +224,8 @@ def hashes(values: Sequence[str]) -> NDArray[np.uint64]:
 
 
 def _joined(columns: dict[str, Any], names: Sequence[str]) -> list[str]:
+    if not names:  # a task without targets
+        return [""] * len(columns[ROW])
     if len(names) == 1:
         return list(columns[names[0]])
     return [_SEPARATOR.join(values) for values in zip(*(columns[name] for name in names), strict=True)]

@@ -13,12 +13,13 @@ from textmill.config.layout import Layout
 from textmill.config.plugins import build
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.runtime import RuntimeConfig
-from textmill.data.encoding import SplitEncoder, learn_state
+from textmill.data.encoding import SplitEncoder, learn_state, training_texts
 from textmill.data.intake import Intaker
 from textmill.data.pictures import Painter
 from textmill.data.rejects import RejectFile
 from textmill.data.report import statistics, write_report
 from textmill.data.selection import select
+from textmill.data.tokenizing import make_tokenizer
 from textmill.errors import UserError
 from textmill.files import atomic_folder, write_json
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from textmill.tasks.base import Task
 
 log = logging.getLogger("textmill")
-
-_NO_TOKENIZER = ("config.json", "generation_config.json", "provenance.json")
 
 
 def prepare(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> None:
@@ -46,9 +45,8 @@ def prepare(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> No
         os.environ.setdefault("RAYON_NUM_THREADS", str(runtime.workers))
     task = build(config.task, Task)  # type: ignore[type-abstract]
     with atomic_folder(layout.prepared) as partial, Painter() as painter:
-        tokenizer = _take_tokenizer(layout.pretrained, partial / "tokenizer")
         with RejectFile(partial / "rejects.csv") as rejects, tempfile.TemporaryDirectory(dir=partial) as staged:
-            report = _fill(config, task, tokenizer, layout, rejects, partial, Path(staged))
+            report = _fill(config, task, layout, rejects, partial, Path(staged))
         write_json(partial / "statistics.json", report)
         write_report(report, partial / "report", partial / "rejects.csv", painter)
     counts = ", ".join(f"{name} {split['rows']}" for name, split in report["splits"].items())
@@ -58,7 +56,7 @@ def prepare(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> No
 
 
 def _fill(
-    config: PrepareConfig, task: Task, tokenizer: Any, layout: Layout, rejects: RejectFile, partial: Path, staged: Path
+    config: PrepareConfig, task: Task, layout: Layout, rejects: RejectFile, partial: Path, staged: Path
 ) -> dict[str, Any]:
     """Run both passes and give the statistics."""
     intaker = Intaker(config, task, rejects)
@@ -66,7 +64,9 @@ def _fill(
         intake = intaker.run(layout.raw / "files", staging)
         _check_rejects(config, rejects, intake.rows, layout)
         selection = select(config, intake, staging, task.text_columns)
-        state = learn_state(task, staging, selection.split)
+        texts = training_texts(task, staging, selection.split)
+        tokenizer = make_tokenizer(config.tokenizer, texts, layout.pretrained, partial / "tokenizer")
+        state = task.learn_tokens(learn_state(task, staging, selection.split), tokenizer)
         encoder = SplitEncoder(config, task, state, tokenizer)
         figures = encoder.run(staging, intake, selection, rejects, partial)
     _check_rejects(config, rejects, intake.rows, layout)
@@ -87,20 +87,3 @@ def _check_rejects(config: PrepareConfig, rejects: RejectFile, rows: int, layout
         where="prepare.max_rejected",
         fix=f"At most {config.max_rejected:.0%} may be; all are listed in {kept}",
     )
-
-
-def _take_tokenizer(pretrained: Path, target: Path) -> Any:
-    """Copy the tokenizer's files and load it, without padding or truncation."""
-    from tokenizers import Tokenizer
-
-    if not (pretrained / "tokenizer.json").is_file():
-        fix = "Choose a model with pretrained weights (model.pretrained) and run `dvc repro fetch`"
-        raise UserError("no tokenizer here", where=str(pretrained), fix=fix)
-    target.mkdir()
-    for path in sorted(pretrained.iterdir()):
-        if path.name not in _NO_TOKENIZER and ".safetensors" not in path.name:
-            shutil.copyfile(path, target / path.name)
-    tokenizer = Tokenizer.from_file(str(target / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer

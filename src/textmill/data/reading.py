@@ -1,4 +1,4 @@
-"""CSV, TSV, JSON Lines and Parquet files, read a chunk of rows at a time."""
+"""CSV, TSV, JSON Lines, Parquet and raw text files, read a chunk of rows at a time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Literal, TextIO
 
 from textmill.config.sections.prepare import Format, ReadConfig
 from textmill.data.rejects import RejectedRow, excerpt
+from textmill.data.text import COLUMN, WHOLE, Part, documents
 from textmill.errors import UserError
 
 ROWS = 10_000
@@ -29,6 +30,7 @@ _FORMATS: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".txt": "text",
 }
 
 
@@ -46,7 +48,9 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in _FORMATS
 
 
-def read_rows(path: Path, label: str, config: ReadConfig, wanted: Sequence[str]) -> Iterator[RawRows]:
+def read_rows(
+    path: Path, label: str, config: ReadConfig, wanted: Sequence[str], part: Part = WHOLE
+) -> Iterator[RawRows]:
     """Read the columns `wanted` of a file.
 
     A row that cannot be read (bytes that are no UTF-8, a wrong number of fields, broken JSON)
@@ -57,6 +61,7 @@ def read_rows(path: Path, label: str, config: ReadConfig, wanted: Sequence[str])
         label: How messages name it.
         config: Format and header.
         wanted: Names of the file's columns.
+        part: The part of the file to read; only raw text can be cut so.
 
     Raises:
         UserError: The file is empty, lacks a column, or is not of its format.
@@ -67,7 +72,12 @@ def read_rows(path: Path, label: str, config: ReadConfig, wanted: Sequence[str])
         raise UserError(f"cannot tell the format from the ending {path.suffix!r}", where=label, fix=fix)
     if path.stat().st_size == 0:
         raise UserError("the file is empty", where=label)
-    if format_ == "parquet":
+    if part != WHOLE and format_ != "text":
+        fix = "Only raw text is cut by position; set it to content"
+        raise UserError(f"{label} is read as {format_}", where="prepare.splits.by", fix=fix)
+    if format_ == "text":
+        chunks = _read_text(path, label, config, wanted, part)
+    elif format_ == "parquet":
         chunks = _read_parquet(path, label, wanted)
     elif format_ == "jsonl":
         chunks = _read_json_lines(path, label, wanted)
@@ -264,3 +274,24 @@ def _read_parquet(path: Path, label: str, wanted: Sequence[str]) -> Iterator[Raw
                 row += batch.num_rows
     except pa.ArrowInvalid as error:
         raise UserError(f"cannot be read as Parquet ({str(error).splitlines()[0]})", where=label) from error
+
+
+# -- Raw text -------------------------------------------------------------------------------
+
+
+def _read_text(path: Path, label: str, config: ReadConfig, wanted: Sequence[str], part: Part) -> Iterator[RawRows]:
+    _positions([COLUMN], wanted, label, headerless=True)
+    chunk = _empty(wanted)
+    size = 0
+    for line, document in documents(path, label, config.text, part):
+        if isinstance(document, RejectedRow):
+            chunk.rejects.append(document)
+            continue
+        chunk.lines.append(line)
+        for name in wanted:
+            chunk.columns[name].append(document)
+        size += len(document)
+        if len(chunk.lines) >= ROWS or size >= CHARACTERS:
+            yield chunk
+            chunk, size = _empty(wanted), 0
+    yield chunk

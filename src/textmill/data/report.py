@@ -28,7 +28,7 @@ def statistics(
     across = {f"{names[own]}_in_{names[other]}": count for (own, other), count in sorted(duplicates.across.items())}
     return {
         "rows_read": intake.rows,
-        "files": len(intake.files),
+        "files": len(set(intake.files)),
         "splits": {name: _split(found, config.max_length) for name, found in figures.items()},
         "duplicates": {
             "total": exact + near,

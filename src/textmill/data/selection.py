@@ -70,6 +70,8 @@ def _duplicates(
     usable: NDArray[np.bool_],
     text_columns: tuple[str, ...],
 ) -> Duplicates:
+    if not config.duplicates.exact:
+        usable = np.zeros_like(usable)
     found = find_exact(staging.numbers("key"), staging.numbers("target"), codes, usable)
     if intake.bands:
 

@@ -21,7 +21,7 @@ from textmill.evaluation.figures import Figures, measure
 from textmill.evaluation.slices import LENGTH, cut_slices
 from textmill.files import sha256_folder
 from textmill.models.base import Model
-from textmill.tasks.base import Outputs, Section, Task
+from textmill.tasks.base import Findings, Outputs, Section, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +42,7 @@ class Evaluation:
         outputs: The network's raw outputs, in the same order.
         errors: The wrong predictions, worst first, as many as configured.
         sections: The task's own parts of the report.
+        findings: The task's own figures, which have no interval.
         rows: Number of rows of each split.
     """
 
@@ -52,6 +53,7 @@ class Evaluation:
     outputs: Outputs
     errors: pd.DataFrame
     sections: list[Section]
+    findings: dict[str, float]
     rows: dict[str, int]
 
 
@@ -78,21 +80,22 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
         UserError: Something is missing, a slice column is unknown, or a figure is no finite number.
     """
     task = build(config.task, Task)  # type: ignore[type-abstract]
-    model = build(config.model, Model)  # type: ignore[type-abstract]
+    model = build(config.model, Model)
     prepared = Prepared(layout.prepared)
     state = prepared.state
     test = prepared.split("test")
-    if test.num_rows < 2:
+    examples = task.examples(test)
+    if len(examples) < 2:
         raise UserError(
-            f"the test split has {test.num_rows} rows, too few to measure on",
+            f"the test split has {len(examples)} rows, too few to measure on",
             where=str(prepared.folder / "test"),
             fix="Raise splits.test in conf/prepare/, or give a test file",
         )
-    frame = test.drop(["input_ids"]).to_pandas()
+    frame = examples.frame()
     slices = cut_slices(frame, config.slice_columns, config.min_slice)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(_baseline_predictions, task, prepared, frame, config)
-        outputs = _predict(task, model, prepared, layout.trained, runtime.trainer.accelerator)
+        outputs, findings = _predict(task, model, prepared, layout.trained, runtime.trainer.accelerator)
         baselines = waiting.result()
     predictions = task.predictions(outputs, frame, state)
     figures = measure(
@@ -110,7 +113,8 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
         predictions=predictions.assign(**{name: frame[name].to_numpy() for name in (LENGTH, *config.slice_columns)}),
         outputs=outputs,
         errors=task.errors(predictions, state).head(config.worst),
-        sections=task.report_sections(predictions, state),
+        sections=[*task.report_sections(predictions, state), *findings.sections],
+        findings=dict(findings.figures),
         rows={name: prepared.split(name).num_rows for name in SPLITS},
     )
 
@@ -123,7 +127,8 @@ def write_evaluation(found: Evaluation, config: EvaluateConfig, title: str, fold
 
     plots = folder / "plots"
     plots.mkdir(parents=True)
-    for name, values in (("metrics.json", found.figures.summary()), ("figures.json", found.figures.details())):
+    summary = found.figures.summary() | ({"findings": found.findings} if found.findings else {})
+    for name, values in (("metrics.json", summary), ("figures.json", found.figures.details())):
         # in their own order, the main metric first
         (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     found.predictions.to_parquet(folder / "predictions.parquet", index=False)
@@ -153,7 +158,7 @@ def slices_table(figures: Figures) -> pd.DataFrame:
 def _baseline_predictions(
     task: Task, prepared: Prepared, frame: pd.DataFrame, config: EvaluateConfig
 ) -> dict[str, pd.DataFrame]:
-    columns = ["id", *task.text_columns, *task.target_columns, "words"]
+    columns = task.baseline_columns
     fitted: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = task.baselines(
         prepared.frame("train", columns),
         prepared.frame("validation", columns),
@@ -164,13 +169,17 @@ def _baseline_predictions(
     return {name: predict(frame) for name, predict in fitted.items()}
 
 
-def _predict(task: Task, model: Model, prepared: Prepared, trained: Path, accelerator: str) -> Outputs:
+def _predict(task: Task, model: Model, prepared: Prepared, trained: Path, accelerator: str) -> tuple[Outputs, Findings]:
+    from tokenizers import Tokenizer
+
     from textmill.training.inference import predict_table
     from textmill.training.loading import load_network
 
     network: Any = load_network(task, model, prepared.state, trained)
-    test = prepared.split("test")
-    return predict_table(network.to(_device(accelerator)), task, test, tokens_per_batch=_TOKENS_PER_BATCH)
+    network = network.to(_device(accelerator))
+    outputs = predict_table(network, task, prepared.split("test"), tokens_per_batch=_TOKENS_PER_BATCH)
+    tokenizer = Tokenizer.from_file(str(prepared.tokenizer_folder / "tokenizer.json"))
+    return outputs, task.examine(network, outputs, tokenizer, prepared.state)
 
 
 def _device(accelerator: str) -> torch.device:

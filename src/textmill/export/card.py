@@ -20,12 +20,9 @@ def render_card(
     title: str, task: Task, prepared: Prepared, layout: Layout, parity: Parity, sizes: dict[str, float]
 ) -> str:
     """The card as Markdown, from what the stages before have written down."""
-    from jinja2 import Environment, StrictUndefined
-
-    template = resources.files(__package__).joinpath("card.md.jinja").read_text(encoding="utf-8")
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     metrics = _read(layout.evaluation / "metrics.json")
-    return environment.from_string(template).render(
+    return _rendered(
+        "card.md.jinja",
         title=title,
         task=task.name.replace("_", " "),
         main_metric=task.main_metric,
@@ -40,6 +37,39 @@ def render_card(
         parity=parity,
         sizes=sizes,
     )
+
+
+def render_generator_card(
+    title: str,
+    task: Task,
+    prepared: Prepared,
+    layout: Layout,
+    parity: dict[str, float],
+    sizes: dict[str, float],
+) -> str:
+    """The card of a model that writes text."""
+    metrics = _read(layout.evaluation / "metrics.json")
+    return _rendered(
+        "generator_card.md.jinja",
+        title=title,
+        task=task.name.replace("_", " "),
+        prompts=[next(iter(record.values())) for record in task.example_inputs()],
+        corpus=_read(layout.raw / "provenance.json"),
+        documents={name: prepared.split(name).num_rows for name in ("train", "validation", "test")},
+        vocabulary_size=prepared.state.get("vocabulary_size"),
+        figures=_metric_rows(metrics),
+        baselines=list(metrics.get("baselines", {})),
+        parity=parity,
+        sizes=sizes,
+    )
+
+
+def _rendered(name: str, **values: Any) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    template = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    return environment.from_string(template).render(**values)
 
 
 def _metric_rows(metrics: dict[str, Any]) -> list[list[str]]:

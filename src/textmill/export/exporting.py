@@ -35,18 +35,18 @@ class Export:
     """What an export measured.
 
     Attributes:
-        parity: How far the graphs are from the network.
+        parity: How far what was exported is from the network, as figures.
         sizes: Megabytes by file.
         manifest_sha256: The digest that stands for the whole exported folder.
     """
 
-    parity: parities.Parity
+    parity: dict[str, float]
     sizes: dict[str, float]
     manifest_sha256: str
 
     def figures(self) -> dict[str, float]:
         """All numbers as one flat record, for `metrics.json`."""
-        return {name: value for name, value in asdict(self.parity).items() if name != "metric"} | self.sizes
+        return self.parity | self.sizes
 
 
 def fingerprint(config: ExportConfig, layout: Layout) -> str:
@@ -63,53 +63,88 @@ def fingerprint(config: ExportConfig, layout: Layout) -> str:
 
 
 def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
-    """Write the exported model to `folder`/model and check it against the evaluation's outputs.
+    """Write the exported model to `folder`/model and check that it answers as the trained one does.
 
-    Beside it goes `examples.json`: some test rows and what the int8 graph answers to them. Whoever
+    Beside it goes `examples.json`: some inputs and what the exported model answers to them. Whoever
     loads the model elsewhere must get the same answers.
 
     Raises:
         UserError: Something is missing, or a graph differs from PyTorch by more than allowed.
     """
-    from textmill.export.card import render_card
-    from textmill.export.graphs import output_names, write_fp32, write_int8
-    from textmill.export.reference import write_reference
     from textmill.export.weights import write_weights
     from textmill.training.loading import load_network
 
     task = build(config.task, Task)  # type: ignore[type-abstract]
-    model = build(config.model, Model)  # type: ignore[type-abstract]
+    model = build(config.model, Model)
     prepared = Prepared(layout.prepared)
-    expected = _evaluated_outputs(layout.evaluation / "outputs.npz")
+    _existing(layout.evaluation / "outputs.npz", "evaluate")
     network = load_network(task, model, prepared.state, layout.trained).float()
 
     target = folder / MODEL_FOLDER
     shutil.copytree(prepared.tokenizer_folder, target)
     write_weights(network, target)
+    write = _write_generator if task.generates else _write_graphs
+    parity, sizes = write(config, task, prepared, layout, network, target)
+    write_json(target / PROVENANCE_FILE, _provenance(layout, prepared))
+    manifest_sha256 = write_manifest(target)
+    _write_examples(task, prepared, target, folder / EXAMPLES_FILE)
+    return Export(parity, sizes, manifest_sha256)
+
+
+def _write_generator(
+    config: ExportConfig, task: Task, prepared: Prepared, layout: Layout, network: Any, target: Path
+) -> tuple[dict[str, float], dict[str, float]]:
+    """A checkpoint for transformers where it has the architecture, the specification and the card."""
+    from textmill.export.card import render_generator_card
+    from textmill.export.checkpoint import CHECKPOINT_FOLDER, write_checkpoint
+
+    exported = _specification(config, prepared, outputs=[], graphs={}).model_copy(
+        update={"generation": config.generation}
+    )
+    write_specification(target, exported)
+    parity = write_checkpoint(network, task, prepared, target / CHECKPOINT_FOLDER, config.checkpoint_tolerance)
+    sizes = parities.file_sizes(target, {"safetensors": "model.safetensors"})
+    card = render_generator_card(config.title, task, prepared, layout, parity, sizes)
+    (target / "README.md").write_text(card, encoding="utf-8")
+    return parity, sizes
+
+
+def _write_graphs(
+    config: ExportConfig, task: Task, prepared: Prepared, layout: Layout, network: Any, target: Path
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The ONNX graphs, held against the evaluation's outputs, the specification and the card."""
+    from textmill.export.card import render_card
+    from textmill.export.graphs import output_names, write_fp32, write_int8
+    from textmill.export.reference import write_reference
+
     names = output_names(network)
     write_fp32(network, names, target / GRAPHS["fp32"])
     write_int8(target / GRAPHS["fp32"], target / GRAPHS["int8"])
-    exported = ExportedModel(
-        task=config.task,
-        model=config.model,
-        state=prepared.state,
-        max_length=config.max_length,
-        cleaning=config.cleaning,
-        outputs=names,
-        graphs=GRAPHS,
-    )
+    exported = _specification(config, prepared, outputs=names, graphs=GRAPHS)
     write_specification(target, exported)
 
+    expected = _evaluated_outputs(layout.evaluation / "outputs.npz")
     found = _check(task, prepared, exported, target, expected)
     parities.require(found, config.onnx_tolerance, config.int8_tolerance)
     sizes = parities.file_sizes(target, {"safetensors": "model.safetensors", **GRAPHS})
     card = render_card(config.title, task, prepared, layout, found, sizes)
     (target / "README.md").write_text(card, encoding="utf-8")
     write_reference(task, prepared, expected if set(expected) == set(names) else {}, config.words, target)
-    write_json(target / PROVENANCE_FILE, _provenance(layout, prepared))
-    manifest_sha256 = write_manifest(target)
-    _write_examples(task, prepared, target, folder / EXAMPLES_FILE)
-    return Export(found, sizes, manifest_sha256)
+    return {name: value for name, value in asdict(found).items() if name != "metric"}, sizes
+
+
+def _specification(
+    config: ExportConfig, prepared: Prepared, *, outputs: list[str], graphs: dict[str, str]
+) -> ExportedModel:
+    return ExportedModel(
+        task=config.task,
+        model=config.model,
+        state=prepared.state,
+        max_length=config.max_length,
+        cleaning=config.cleaning,
+        outputs=outputs,
+        graphs=graphs,
+    )
 
 
 def _provenance(layout: Layout, prepared: Prepared) -> dict[str, Any]:
@@ -123,10 +158,13 @@ def _provenance(layout: Layout, prepared: Prepared) -> dict[str, Any]:
 
 
 def _write_examples(task: Task, prepared: Prepared, model: Path, target: Path) -> None:
-    """Let the finished folder answer some test rows, as a user would ask."""
+    """Let the finished folder answer some test rows, or prompts, as a user would ask."""
     from textmill.serving.predictor import Predictor
 
-    rows = prepared.split("test").slice(0, EXAMPLES).select(list(task.text_columns)).to_pylist()
+    if task.generates:
+        rows = task.example_inputs()
+    else:
+        rows = prepared.split("test").slice(0, EXAMPLES).select(list(task.text_columns)).to_pylist()
     write_json(target, {"inputs": rows, "outputs": Predictor.load(model).predict(rows)})
 
 

@@ -47,11 +47,11 @@ def register_exported(config: RegisterConfig, runtime: RuntimeConfig, layout: La
         run.set_tags({"textmill.registered": f"{registered.name}/{registered.version}"})
         write_json(folder / "registered.json", {**asdict(registered), "metrics": _headline(layout)})
     log.info(
-        "register: %s version %s (alias %s) serves %s and %s",
+        "register: %s version %s (alias %s) serves %s",
         registered.name,
         registered.version,
         registered.alias,
-        *sorted(exported.graphs.values()),
+        " and ".join(sorted(exported.graphs.values())) or "generated text",
     )
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.layout import Layout
-from textmill.config.plugins import TARGET, build
+from textmill.config.plugins import TARGET, build, find
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import read_json, sha256_file
@@ -38,6 +39,7 @@ log = logging.getLogger("textmill")
 
 _HERE = Path(__file__).parent
 _NEEDED_TO_SERVE = ("mlflow", "numpy", "pandas", "onnxruntime", "tokenizers", "pydantic", "ftfy")
+_NEEDED_TO_GENERATE = ("torch", "safetensors", "transformers")
 _FRESH_PROCESS_SECONDS = 300
 
 
@@ -201,6 +203,9 @@ def _create(
     from textmill.serving.predictor import Predictor
 
     answers = pd.DataFrame.from_records(Predictor.load(folder).predict(task.example_inputs()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Hint: Inferred schema contains integer column")
+        signature = infer_signature(example, answers)
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     logged = Model.log(
         artifact_path=None,
@@ -210,7 +215,7 @@ def _create(
         python_model=str(_HERE / "served_model.py"),
         artifacts={ARTIFACT: str(folder)},
         code_paths=code_paths(exported.task),
-        signature=infer_signature(example, answers),
+        signature=signature,
         input_example=example,
         pip_requirements=requirements(exported.task),
     )
@@ -239,6 +244,8 @@ def requirements(task: Mapping[str, Any]) -> list[str]:
     """Pinned distributions that answering needs, and no others."""
     needed = list(_NEEDED_TO_SERVE)
     package = str(task[TARGET]).split(".", 1)[0]
+    if find(str(task[TARGET]), Task).generates:  # type: ignore[type-abstract]
+        needed += _NEEDED_TO_GENERATE
     if _is_distribution(package):
         needed.append(metadata.packages_distributions()[package][0])
     return [f"{name}=={metadata.version(name)}" for name in needed]

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from textmill.config.section import Section
+from textmill.config.sections.generation import GenerationConfig
 from textmill.config.sections.prepare import CleaningConfig
 from textmill.config.types import PluginSpec
 from textmill.errors import UserError
@@ -30,7 +31,8 @@ class ExportedModel(Section):
         max_length: Tokens of a text that the model sees.
         cleaning: As in `prepare`, so that served texts are cleaned like training ones.
         outputs: Names of the graphs' outputs, in order.
-        graphs: File of the ONNX graph by precision (`fp32`, `int8`).
+        graphs: File of the ONNX graph by precision (`fp32`, `int8`); none where answers are generated.
+        generation: How answers are generated; None where a graph gives them.
     """
 
     task: PluginSpec
@@ -40,6 +42,7 @@ class ExportedModel(Section):
     cleaning: CleaningConfig
     outputs: list[str]
     graphs: dict[str, str]
+    generation: GenerationConfig | None = None
 
 
 def write_specification(folder: Path, exported: ExportedModel) -> None:

@@ -32,7 +32,7 @@ class Predictor:
     Args:
         exported: What the folder's `textmill.json` says.
         tokenizer: Of the exported folder, without padding and truncation.
-        session: Of one of its graphs.
+        session: Of one of its graphs; None where a subclass answers without.
         tokens_per_batch: Padded tokens of a batch.
     """
 
@@ -40,7 +40,7 @@ class Predictor:
         self,
         exported: ExportedModel,
         tokenizer: Tokenizer,
-        session: onnxruntime.InferenceSession,
+        session: onnxruntime.InferenceSession | None,
         *,
         tokens_per_batch: int = 2048,
     ) -> None:
@@ -54,6 +54,8 @@ class Predictor:
     def load(cls, folder: Path, precision: Precision = "int8", *, threads: int | None = None) -> Predictor:
         """Load an exported folder after holding its files against the manifest.
 
+        A language model's folder gives a `textmill.serving.generator.Generator`.
+
         Args:
             folder: With `textmill.json`, `tokenizer.json`, `manifest.json` and the graphs.
             precision: Which graph answers.
@@ -66,6 +68,10 @@ class Predictor:
 
         exported = read_specification(folder)
         verify(folder)
+        if exported.generation is not None:
+            from textmill.serving.generator import Generator
+
+            return Generator.load_verified(folder, exported, threads=threads)
         if precision not in exported.graphs:
             raise UserError(
                 f"no {precision} graph here", where=str(folder), fix=f"Choose among {sorted(exported.graphs)}"
@@ -92,6 +98,7 @@ class Predictor:
         """Raw outputs for tokenised texts, computed in batches of like length."""
         lengths = np.fromiter((len(ids) for ids in input_ids), np.int64, len(input_ids))
         batches = length_batches(lengths, self.tokens_per_batch)
+        assert self.session is not None, "this model has no graph"
         chunks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self.exported.outputs}
         for rows in batches:
             mask = np.arange(lengths[rows].max()) < lengths[rows, None]

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
     import numpy as np
     import pandas as pd
+    import pyarrow as pa
     import torch
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from textmill.models.base import Model
+    from textmill.training.examples import Examples
 
 State = dict[str, Any]
 """What a task learned from the training split (its label names, say), as plain JSON."""
@@ -74,6 +76,14 @@ class Section:
     plots: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What a task found by letting the trained network work: parts of the report, and plain figures."""
+
+    sections: list[Section] = field(default_factory=list)
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
 class Task(Plugin):
     """One application of language models.
 
@@ -86,6 +96,7 @@ class Task(Plugin):
         main_metric: Name of the metric that decides: checkpoints, parity, promotion.
         monitor: Lightning's name of the validation figure that picks the best checkpoint.
         monitor_mode: `max` or `min`.
+        generates: Whether an answer is text that the network writes token by token.
     """
 
     name: ClassVar[str]
@@ -96,6 +107,7 @@ class Task(Plugin):
     main_metric: str
     monitor: str
     monitor_mode: str = "max"
+    generates: ClassVar[bool] = False
 
     # -- prepare ----------------------------------------------------------------------------
 
@@ -111,6 +123,14 @@ class Task(Plugin):
     def check(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:
         """Rows with a missing or impossible value. `state` is None before `fit`."""
 
+    def learn_tokens(self, state: State, tokenizer: Any) -> State:  # noqa: ARG002 - not every task asks it
+        """The state with what must be known of the tokenizer (its size, say); as it is by default.
+
+        Raises:
+            UserError: The tokenizer does not fit the task.
+        """
+        return state
+
     @abstractmethod
     def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:
         """Columns of model inputs for `frame`: `input_ids` and `length` (tokens) at least.
@@ -120,6 +140,12 @@ class Task(Plugin):
         """
 
     # -- train ------------------------------------------------------------------------------
+
+    def examples(self, table: pa.Table) -> Examples:
+        """What the network is shown of a split's rows: each as it is, unless the task cuts them otherwise."""
+        from textmill.training.examples import EncodedRows
+
+        return EncodedRows(self, table)
 
     @abstractmethod
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
@@ -131,7 +157,11 @@ class Task(Plugin):
 
     @abstractmethod
     def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The training loss as `loss` (a scalar) beside the network's outputs by name."""
+        """The training loss as `loss` beside the network's outputs by name.
+
+        What has a first axis is an output, one row an example; other scalars than `loss` are logged
+        at each training step.
+        """
 
     @abstractmethod
     def validation_figures(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
@@ -147,6 +177,11 @@ class Task(Plugin):
     def metrics(self, state: State) -> list[Metric]:
         """The figures of this task, the main one first."""
 
+    @property
+    def baseline_columns(self) -> list[str]:
+        """Columns of the prepared splits that `baselines` is given."""
+        return ["id", *self.text_columns, *self.target_columns, "words"]
+
     @abstractmethod
     def baselines(
         self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int
@@ -156,6 +191,17 @@ class Task(Plugin):
     @abstractmethod
     def report_sections(self, predictions: pd.DataFrame, state: State) -> list[Section]:
         """The task's own tables and pictures for the evaluation report."""
+
+    def examine(self, network: torch.nn.Module, outputs: Outputs, tokenizer: Any, state: State) -> Findings:  # noqa: ARG002
+        """What more can be told with the network itself at hand: samples of its writing, say.
+
+        Args:
+            network: In evaluation mode, on its device.
+            outputs: Those for the test split.
+            tokenizer: A `tokenizers.Tokenizer`.
+            state: The task's.
+        """
+        return Findings()
 
     @abstractmethod
     def errors(self, predictions: pd.DataFrame, state: State) -> pd.DataFrame:

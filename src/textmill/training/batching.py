@@ -33,7 +33,7 @@ class EpochPlanner:
 
     Rows are shuffled, cut into pools of about fifty batches, sorted by length within a pool and
     cut into batches; the batches are then shuffled. Rows thus meet other rows each epoch, while
-    padding stays small. Each row comes once an epoch. All ranks get the same number of batches,
+    padding stays small. Each row comes once an epoch, at most. All ranks get the same number of batches,
     and batches of one step are of similar length on all of them.
 
     Args:
@@ -42,16 +42,25 @@ class EpochPlanner:
         max_rows: Rows that a batch has at most; None for no limit.
         seed: Of the order.
         world_size: Number of ranks.
+        limit: Batches of each rank after which an epoch ends, although rows are left; None for none.
     """
 
     def __init__(
-        self, lengths: NDArray[np.int64], *, tokens: int, max_rows: int | None, seed: int, world_size: int = 1
+        self,
+        lengths: NDArray[np.int64],
+        *,
+        tokens: int,
+        max_rows: int | None,
+        seed: int,
+        world_size: int = 1,
+        limit: int | None = None,
     ) -> None:
         self._lengths = lengths
         self._tokens = tokens
         self._max_rows = max_rows
         self._seed = seed
         self._world_size = world_size
+        self._limit = limit
 
     def plan(self, epoch: int, rank: int = 0) -> BatchPlan:
         """The batches of `rank` in `epoch`."""
@@ -76,7 +85,7 @@ class EpochPlanner:
             cut = [pool[inside] for inside in length_batches(self._lengths[pool], self._tokens, self._max_rows)]
             batches += _divisible(cut, self._world_size)
         steps = [batches[start : start + self._world_size] for start in range(0, len(batches), self._world_size)]
-        return [steps[number] for number in order.permutation(len(steps))]
+        return [steps[number] for number in order.permutation(len(steps))[: self._limit]]
 
     def _pools(self) -> int:
         mean = max(1.0, float(self._lengths.mean()))

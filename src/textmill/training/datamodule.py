@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -14,33 +13,17 @@ from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.tasks.base import Task
 from textmill.training.batching import BatchPlan, BatchSampler, EpochPlanner
-from textmill.training.inference import ColumnView, encoded_columns, length_batches
+from textmill.training.examples import Examples
+from textmill.training.inference import length_batches
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
     from numpy.typing import NDArray
 
 _VALIDATION_BUDGET = 4
 """Validation needs no gradients, so its batches may be this many times as large."""
-
-
-class EncodedRows:
-    """A memory-mapped table of encoded rows that reads a whole batch at a time."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
-        self.lengths: NDArray[np.int64] = table.column("length").to_numpy().astype(np.int64)
-
-    def __len__(self) -> int:
-        return int(self.table.num_rows)
-
-    def __getitem__(self, row: int) -> dict[str, list[Any]]:
-        return self.__getitems__([row])
-
-    def __getitems__(self, rows: list[int]) -> dict[str, list[Any]]:
-        """Columns of the given rows; `DataLoader` asks for a batch by this."""
-        columns: dict[str, list[Any]] = self.table.take(rows).to_pydict()
-        return columns
 
 
 class PreparedDataModule(LightningDataModule):
@@ -66,10 +49,10 @@ class PreparedDataModule(LightningDataModule):
         self._config = batches
         self._seed = seed
         self._workers = workers
-        self._train = EncodedRows(encoded_columns(task, prepared.split("train")))
-        self._validation = EncodedRows(encoded_columns(task, prepared.split("validation")))
-        for name, rows in (("train", self._train), ("validation", self._validation)):
-            if len(rows) == 0:
+        self._train = task.examples(prepared.split("train"))
+        self._validation = task.examples(prepared.split("validation"))
+        for name, examples in (("train", self._train), ("validation", self._validation)):
+            if len(examples) == 0:
                 raise UserError(f"the {name} split is empty", where=str(prepared.folder / name), fix="Give more rows")
         self._position = (0, 0)
         self._plan = lru_cache(maxsize=2)(self._make_plan)
@@ -85,8 +68,16 @@ class PreparedDataModule(LightningDataModule):
         planner, accumulate = self._planner(), self._config.accumulate
         return sum(-(-planner.count(epoch) // accumulate) for epoch in range(epochs))
 
+    def first_batch(self) -> Mapping[str, Any]:
+        """The first batch of the first epoch, collated, to try something on."""
+        rows = self.plan(0).batches[0].tolist()
+        batch: Mapping[str, Any] = self._task.collate(self._train.in_epoch(0, self._seed).__getitems__(rows))
+        return batch
+
     def rows_of_rank(self) -> int:
         """Rows that a rank trains on in an epoch, about."""
+        if self._config.per_epoch is not None:
+            return sum(map(len, self.plan(0).batches))
         return len(self._train) // self._world_size()
 
     def train_dataloader(self) -> Any:
@@ -94,7 +85,7 @@ class PreparedDataModule(LightningDataModule):
         epoch = self._processed_epochs()
         at_epoch, at_batch = self._position
         sampler = BatchSampler(self.plan(epoch).batches, at_batch if epoch == at_epoch else 0)
-        return self._loader(self._train, sampler, self._workers)
+        return self._loader(self._train.in_epoch(epoch, self._seed), sampler, self._workers)
 
     def reached(self, epoch: int, batch: int) -> None:
         """Note that the next batch to train on is number `batch` of `epoch`."""
@@ -120,15 +111,15 @@ class PreparedDataModule(LightningDataModule):
         everything = length_batches(self._validation.lengths, self._config.tokens * _VALIDATION_BUDGET)
         return everything[rank :: self._world_size()]
 
-    def validation_columns(self) -> ColumnView:
+    def validation_columns(self) -> Mapping[str, Sequence[Any]]:
         """The encoded columns of the validation split."""
-        return ColumnView(self._validation.table)
+        return self._validation.columns()
 
     # -- inner ------------------------------------------------------------------------------
 
-    def _loader(self, rows: EncodedRows, sampler: BatchSampler, workers: int) -> Any:
+    def _loader(self, examples: Examples, sampler: BatchSampler, workers: int) -> Any:
         return DataLoader(
-            rows,  # type: ignore[arg-type]
+            examples,  # type: ignore[arg-type]
             batch_sampler=sampler,
             collate_fn=self._task.collate,  # type: ignore[arg-type]
             num_workers=workers,
@@ -139,11 +130,12 @@ class PreparedDataModule(LightningDataModule):
 
     def _planner(self) -> EpochPlanner:
         return EpochPlanner(
-            self._train.lengths,
+            self._train.in_epoch(0, self._seed).lengths,
             tokens=self._config.tokens,
             max_rows=self._config.max_rows,
             seed=self._seed,
             world_size=self._world_size(),
+            limit=self._config.per_epoch,
         )
 
     def _make_plan(self, epoch: int) -> BatchPlan:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,34 +14,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from textmill.tasks.base import Outputs, Task
-
-_RAW_COLUMNS = frozenset({"id", "words", "source"})
-_LOSS = "loss"
-
-
-class ColumnView(Mapping[str, Sequence[Any]]):
-    """A table's columns as Python lists, each made when first asked for."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table
-        self._made: dict[str, list[Any]] = {}
-
-    def __getitem__(self, name: str) -> Sequence[Any]:
-        if name not in self._made:
-            self._made[name] = self._table.column(name).to_pylist()
-        return self._made[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._table.column_names)
-
-    def __len__(self) -> int:
-        return int(self._table.num_columns)
-
-
-def encoded_columns(task: Task, table: pa.Table) -> pa.Table:
-    """The columns that `task.encode` made: without the text, the readable target and the words."""
-    raw = _RAW_COLUMNS | set(task.text_columns) | set(task.target_columns) | set(task.optional_columns)
-    return table.select([name for name in table.column_names if name not in raw])
 
 
 def length_batches(lengths: NDArray[np.int64], tokens: int, max_rows: int | None = None) -> list[NDArray[np.int64]]:
@@ -86,7 +58,7 @@ def stack_rows(chunks: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
 def predict_table(
     network: nn.Module, task: Task, table: pa.Table, *, tokens_per_batch: int = 4096, autocast: bool = False
 ) -> Outputs:
-    """The network's outputs for every row of an encoded table.
+    """The network's outputs for every example of a prepared split (see `Task.examples`).
 
     Args:
         network: In evaluation mode; stays on its device.
@@ -97,18 +69,17 @@ def predict_table(
         autocast: Compute in bfloat16 where PyTorch holds it safe; float32 otherwise.
 
     Returns:
-        By name, float32 arrays with one row for each row of the table, in its order.
+        By name, float32 arrays with one row for each example, in their order.
     """
     import torch
 
-    encoded = encoded_columns(task, table)
-    lengths = encoded.column("length").to_numpy().astype(np.int64)
+    examples = task.examples(table)
     device = next(network.parameters()).device
-    batches = length_batches(lengths, tokens_per_batch)
+    batches = length_batches(examples.lengths, tokens_per_batch)
     chunks: dict[str, list[NDArray[np.float32]]] = {}
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         for rows in batches:
-            batch = task.collate(encoded.take(rows).to_pydict())
+            batch = task.collate(examples.__getitems__(rows.tolist()))
             moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
             for name, values in _outputs(network, task, moved).items():
                 chunks.setdefault(name, []).append(values.float().cpu().numpy())
@@ -122,9 +93,9 @@ def restore_order(chunks: Mapping[str, Sequence[NDArray[np.float32]]], batches: 
 
 
 def _outputs(network: nn.Module, task: Task, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What the task's loss gives beside the loss; without targets, what the network gives."""
+    """What the task's loss gives for each row; without targets, what the network gives."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
     if set(batch) == set(inputs):
         named: dict[str, torch.Tensor] = network(**batch)
         return named
-    return {name: values for name, values in task.loss(network, batch).items() if name != _LOSS}
+    return {name: values for name, values in task.loss(network, batch).items() if values.ndim}

@@ -102,7 +102,9 @@ class Meter(Callback):
         self.samples += len(plan.batches[batch_idx])
         self.tokens += plan.tokens[batch_idx]
         loss = outputs["loss"].detach()
-        self._unread.append(_Step(trainer.global_step, loss, self.learning_rate, plan.tokens[batch_idx]))
+        terms: dict[str, Tensor] = getattr(pl_module, "terms", {})
+        step = _Step(trainer.global_step, loss, self.learning_rate, plan.tokens[batch_idx], terms)
+        self._unread.append(step)
         if loss.device.type == "cpu" or len(self._unread) >= _STEPS_BETWEEN_READINGS:
             self.read()
 
@@ -144,6 +146,7 @@ class Meter(Callback):
             self.curve.add(step.number, loss, step.rate)
             if self._metrics is not None:
                 values = {"train/loss": loss, "train/learning_rate": step.rate, "train/tokens_per_second": speed}
+                values |= {f"train/{name}": float(term) for name, term in step.terms.items()}
                 self._metrics.log_metrics(values, step.number)
         self._unread = []
         self._progress.advance(self.samples, losses[-1], speed)
@@ -169,3 +172,4 @@ class _Step:
     loss: Tensor
     rate: float
     tokens: int
+    terms: dict[str, Tensor]

@@ -37,20 +37,30 @@ class TrainingModule(LightningModule):
 
     Attributes:
         figures: Those of the last validation, by the task's names.
+        terms: Scalars beside the loss of the last training step, by the task's names.
     """
 
     def __init__(self, task: Task, network: nn.Module, state: State, optimizer: OptimizerConfig) -> None:
         super().__init__()
         self.network = network
         self.figures: dict[str, float] = {}
+        self.terms: dict[str, Tensor] = {}
         self._task = task
         self._state = state
         self._optimizer = optimizer
         self._outputs: dict[str, list[NDArray[np.float32]]] = {}
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """The task's loss, a scalar."""
-        return self._task.loss(self.network, batch)[_LOSS]
+        """The task's loss; the other scalars beside it, terms that it is the sum of, say, are for the log."""
+        scalars = {name: values for name, values in self._task.loss(self.network, batch).items() if not values.ndim}
+        loss = scalars.pop(_LOSS)
+        self.terms = {name: values.detach() for name, values in scalars.items()}
+        return loss
+
+    def loss_of(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """The loss of a batch by another network of the same form, a copy, say."""
+        with self.trainer.precision_plugin.train_step_context():
+            return self._task.loss(network, batch)[_LOSS]
 
     def on_validation_epoch_start(self) -> None:
         """Forget the outputs of an earlier validation."""
@@ -59,7 +69,7 @@ class TrainingModule(LightningModule):
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Keep the network's outputs for the figures over the whole split."""
         for name, values in self._task.loss(self.network, batch).items():
-            if name != _LOSS:
+            if values.ndim:
                 self._outputs.setdefault(name, []).append(values.detach().float().cpu().numpy())
 
     def on_validation_epoch_end(self) -> None:
@@ -90,7 +100,7 @@ class TrainingModule(LightningModule):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> Any:
-        """AdamW and a schedule over the whole training, stepped with the optimizer."""
+        """The optimizer and a schedule over the whole training, stepped with the optimizer."""
         trainer = self.trainer
         fused = trainer.precision != "16-mixed"
         optimizer = build_optimizer(self.network, self._optimizer, fused=fused)

@@ -1,4 +1,4 @@
-"""AdamW with layer-wise learning rates, and its schedule."""
+"""AdamW with layer-wise learning rates, or Muon and AdamW, and the schedule."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from textmill.config.sections.train import OptimizerConfig
+from textmill.models.routing.base import Router
+from textmill.training.layers import layer_stack
+from textmill.training.muon import ORTHOGONAL, Muon
 
 MULTIPLIER = "multiplier"
 """Key of a parameter group: its learning rate is the configured one times this."""
@@ -20,8 +23,11 @@ def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[s
 
     The encoder's last layer has the full learning rate and each group below it `layer_decay` times
     that of the group above (Howard & Ruder 2018); whatever is outside the encoder is the head.
-    Vectors (biases, norms) have no weight decay.
+    Vectors (biases, norms) have no weight decay. For Muon the matrices and stacks of matrices within
+    the network's layers are groups of their own; embeddings, the output layer and routers are not
+    among them.
     """
+    hidden = _hidden_matrices(network) if config.name == "muon" else set()
     encoder = next((module for module in network.modules() if hasattr(module, "layer_groups")), None)
     layer_groups: Any = getattr(encoder, "layer_groups", list)
     groups: list[list[nn.Parameter]] = layer_groups()
@@ -32,38 +38,59 @@ def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[s
     made = []
     for group, multiplier in zip(groups, multipliers, strict=True):
         trainable = [parameter for parameter in group if parameter.requires_grad]
-        for decay, chosen in (
-            (config.weight_decay, [parameter for parameter in trainable if parameter.ndim > 1]),
-            (0.0, [parameter for parameter in trainable if parameter.ndim <= 1]),
+        for decay, orthogonal, chosen in (
+            (config.weight_decay, False, [p for p in trainable if p.ndim > 1 and id(p) not in hidden]),
+            (0.0, False, [p for p in trainable if p.ndim <= 1]),
+            (config.weight_decay, True, [p for p in trainable if id(p) in hidden]),
         ):
             if chosen:
-                rate = config.learning_rate * multiplier
-                made.append({"params": chosen, "lr": rate, "weight_decay": decay, MULTIPLIER: multiplier})
+                own = config.matrix_learning_rate if orthogonal else None
+                factor = multiplier * (own or config.learning_rate) / config.learning_rate
+                rate = config.learning_rate * factor
+                made.append({"params": chosen, "lr": rate, "weight_decay": decay, MULTIPLIER: factor})
+                made[-1] |= {ORTHOGONAL: True} if orthogonal else {}
     return made
 
 
+def _hidden_matrices(network: nn.Module) -> set[int]:
+    """Ids of the matrices in the network's layers, without those that score experts."""
+    inside = {id(p) for layer in layer_stack(network) for p in layer.parameters() if p.ndim > 1}
+    apart = [module for module in network.modules() if isinstance(module, nn.Embedding | Router)]
+    return inside - {id(p) for module in apart for p in module.parameters()}
+
+
 def build_optimizer(network: nn.Module, config: OptimizerConfig, *, fused: bool = True) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`.
+    """The configured optimizer over `parameter_groups`.
 
     `fused` must be off where Lightning scales gradients (fp16) and clips them.
     """
     groups = parameter_groups(network, config)
+    if config.name == "muon":
+        return Muon(
+            groups,
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            betas=config.betas,
+            eps=config.epsilon,
+            fused=fused,
+        )
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=fused)
 
 
 def schedule_factor(step: int, total: int, config: OptimizerConfig) -> float:
     """What the learning rate is multiplied by at optimizer step `step` of `total`.
 
-    Rises in a line over the share `warmup` of the steps, then falls towards 0 in a line or half a
-    cosine, or stays.
+    Rises in a line over the share `warmup` of the steps, then follows `schedule` to `final`.
     """
     warmup = round(config.warmup * total)
     if step < warmup:
         return (step + 1) / warmup
     if config.schedule == "constant":
         return 1.0
-    done = min(1.0, (step - warmup) / max(1, total - warmup))
-    return 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    start = max(warmup, total - round(config.decay * total)) if config.schedule == "stable" else warmup
+    done = min(1.0, max(0, step - start) / max(1, total - start))
+    left = 0.5 * (1 + math.cos(math.pi * done)) if config.schedule == "cosine" else 1 - done
+    return config.final + (1 - config.final) * left
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, total: int, config: OptimizerConfig) -> LambdaLR:

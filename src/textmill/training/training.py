@@ -32,6 +32,7 @@ from textmill.training.distributed import is_first_process
 from textmill.training.ema import ExponentialMovingAverage
 from textmill.training.fingerprint import fingerprint
 from textmill.training.history import History
+from textmill.training.layers import LayerCompiler, checkpoint_activations
 from textmill.training.meter import Meter, MetricLog
 from textmill.training.module import TrainingModule
 from textmill.training.precision import choose_precision, use_all_cores
@@ -120,8 +121,10 @@ class Training:
         seed_everything(config.seed, workers=True, verbose=False)
         use_all_cores()
         task = build(config.task, Task)  # type: ignore[type-abstract]
-        model = build(config.model, Model)  # type: ignore[type-abstract]
+        model = build(config.model, Model)
         network = task.build_network(model, self._pretrained, self._prepared.state).train()
+        if config.activation_checkpointing:
+            checkpoint_activations(network)
         module = TrainingModule(task, network, self._prepared.state, config.optimizer)
         workers = _WORKERS_ON_A_GPU if torch.cuda.is_available() else 0
         data = PreparedDataModule(task, self._prepared, config.batches, config.seed, workers)
@@ -130,6 +133,8 @@ class Training:
         callbacks: list[Callback] = [meter, history]
         if config.ema_decay is not None:
             callbacks.append(ExponentialMovingAverage(config.ema_decay))
+        if config.compile != "off":
+            callbacks.append(LayerCompiler(config.compile, self.folder.path))
         if config.early_stopping is not None:
             callbacks.append(EarlyStopping(task.monitor, patience=config.early_stopping, mode=task.monitor_mode))
         callbacks.append(CheckpointWriter(self.folder, config.checkpoint_seconds, history))

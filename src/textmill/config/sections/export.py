@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from textmill.config.section import Section
+from textmill.config.sections.generation import GenerationConfig
 from textmill.config.sections.prepare import CleaningConfig, WordsConfig
 from textmill.config.types import PluginSpec
 
@@ -24,6 +25,9 @@ class ExportConfig(Section):
         onnx_tolerance: Largest allowed absolute difference of ONNX fp32 to PyTorch outputs.
         int8_tolerance: Largest allowed loss of the task's main metric by int8, in its own unit
             (0.005 is half a point of F1).
+        checkpoint_tolerance: Largest allowed absolute difference of the logits of a language model
+            loaded by transformers.
+        generation: How a language model writes unless it is asked otherwise.
     """
 
     task: PluginSpec
@@ -33,4 +37,6 @@ class ExportConfig(Section):
     cleaning: CleaningConfig = CleaningConfig()
     words: WordsConfig = WordsConfig()
     onnx_tolerance: Annotated[float, Field(gt=0)] = 1e-4
+    checkpoint_tolerance: Annotated[float, Field(gt=0)] = 1e-3
+    generation: GenerationConfig = GenerationConfig()
     int8_tolerance: Annotated[float, Field(gt=0)] = 0.005

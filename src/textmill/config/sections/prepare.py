@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
@@ -17,7 +18,7 @@ def _keys_as_text(value: Any) -> Any:
     return {str(key): name for key, name in value.items()} if isinstance(value, Mapping) else value
 
 
-Format = Literal["csv", "tsv", "jsonl", "parquet"]
+Format = Literal["csv", "tsv", "jsonl", "parquet", "text"]
 
 
 class BinsConfig(Section):
@@ -65,6 +66,33 @@ class ColumnConfig(Section):
         return self
 
 
+class TextConfig(Section):
+    """How files of raw text are cut into documents; each gives one row with the column `text`.
+
+    Attributes:
+        document: What a document is: the whole file, a paragraph (up to a blank line), or what
+            lies between two lines that match `begins`.
+        begins: Regular expression that the first line of a document matches.
+        drop: Regular expressions (multi-line, a dot matches line ends too) of passages to leave
+            out, such as the boilerplate of a licence.
+    """
+
+    document: Literal["file", "paragraph", "pattern"] = "file"
+    begins: str | None = None
+    drop: list[str] = []
+
+    @model_validator(mode="after")
+    def _patterns_are_good(self) -> Self:
+        if (self.begins is not None) != (self.document == "pattern"):
+            raise ValueError("begins goes with document: pattern, and only with it")
+        for pattern in [*self.drop, self.begins or ""]:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression ({error})") from None
+        return self
+
+
 class ReadConfig(Section):
     """How the fetched files are read.
 
@@ -72,6 +100,7 @@ class ReadConfig(Section):
         format: None tells it from each file's ending.
         header: Column names of a file that has none in its first line.
         quoted: Whether a quote sign in CSV/TSV encloses a field.
+        text: For raw text: what a document is.
         columns: Task column -> file column, or a `ColumnConfig`. Beside the task's own columns
             `id`, `source` (figures are given apart by it) and any others may be kept.
     """
@@ -79,12 +108,20 @@ class ReadConfig(Section):
     format: Format | None = None
     header: list[str] | None = None
     quoted: bool = True
+    text: TextConfig = TextConfig()
     columns: dict[str, str | ColumnConfig]
 
 
 class SplitsConfig(Section):
-    """Shares of the rows cut off for the splits that the source does not bring itself."""
+    """Shares of the rows cut off for the splits that the source does not bring itself.
 
+    Attributes:
+        by: `content`: whole rows, drawn by a hash of their content and the seed. `position`, for
+            raw text: the beginning of each file is for training, the next part for validation and
+            its end for test, as is usual for one long text.
+    """
+
+    by: Literal["content", "position"] = "content"
     validation: Fraction = 0.1
     test: Fraction = 0.15
     seed: Annotated[int, Field(ge=0)] = 0
@@ -110,16 +147,24 @@ class DuplicatesConfig(Section):
     """Exact and near-duplicate removal across splits (MinHash; Broder 1997).
 
     Attributes:
+        exact: Whether rows with the same text go; repeated lines of a play, say, are no mistake.
         near: Whether near-duplicates go too.
         threshold: Jaccard similarity of character shingles from which two texts count as one.
         permutations: Length of the MinHash signature.
         shingle: Characters in a shingle.
     """
 
+    exact: bool = True
     near: bool = True
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.9
     permutations: Annotated[int, Field(ge=16, le=512)] = 64
     shingle: Annotated[int, Field(ge=1, le=20)] = 5
+
+    @model_validator(mode="after")
+    def _near_goes_further(self) -> Self:
+        if self.near and not self.exact:
+            raise ValueError("near duplicates cannot go while exact ones stay")
+        return self
 
 
 class WordsConfig(Section):
@@ -127,6 +172,24 @@ class WordsConfig(Section):
 
     segmenter: Literal["whitespace", "jieba"] = "whitespace"
     stop_words: str | None = None
+
+
+class TokenizerConfig(Section):
+    """Where the tokenizer comes from.
+
+    Attributes:
+        kind: `pretrained` takes the model's own. The others are trained on the training split:
+            `character`, byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) or `unigram`
+            (Kudo 2018), over bytes as well.
+        vocabulary_size: Of BPE and unigram, special tokens included.
+        min_frequency: Pairs that BPE merges must occur this often.
+        end_of_text: The special token that ends a document.
+    """
+
+    kind: Literal["pretrained", "character", "byte_bpe", "unigram"] = "pretrained"
+    vocabulary_size: Annotated[int, Field(ge=258)] = 4096
+    min_frequency: Annotated[int, Field(ge=1)] = 2
+    end_of_text: Annotated[str, Field(min_length=1)] = "<|endoftext|>"
 
 
 class PrepareConfig(Section):
@@ -138,6 +201,7 @@ class PrepareConfig(Section):
     cleaning: CleaningConfig = CleaningConfig()
     duplicates: DuplicatesConfig = DuplicatesConfig()
     words: WordsConfig = WordsConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
     max_length: Annotated[int, Field(ge=8, le=131_072)] = 256
     rows_per_shard: Annotated[int, Field(ge=1)] = 50_000
     max_rejected: Fraction = 0.1

@@ -1,0 +1,87 @@
+"""Raw text files as rows: a document each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from textmill.config.sections.prepare import TextConfig
+from textmill.data.rejects import RejectedRow, excerpt
+
+COLUMN = "text"
+"""The one column of a file of raw text."""
+
+Part = tuple[float, float]
+"""Where a part of a file begins and ends, as shares of its bytes."""
+WHOLE: Part = (0.0, 1.0)
+
+
+def documents(
+    path: Path, label: str, config: TextConfig, part: Part = WHOLE
+) -> Iterator[tuple[int, str | RejectedRow]]:
+    """The documents of a file, or of a part of it, each with the number of its first line there.
+
+    Lines end in a newline alone; a document that is not UTF-8 comes as a reject. What `config.drop`
+    matches is left out, and so is a document of white space.
+
+    Args:
+        path: The file.
+        label: How messages name it.
+        config: What a document is.
+        part: Cut at the first whole character.
+    """
+    dropped = [re.compile(pattern, re.MULTILINE | re.DOTALL) for pattern in config.drop]
+    for line, content in _blocks(path, config, part):
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError:
+            shown = excerpt(content[:1000].decode("utf-8", "backslashreplace"))
+            yield line, RejectedRow(label, line, "row", "is not UTF-8", shown)
+            continue
+        text = text.replace("\r\n", "\n").removeprefix("\ufeff")
+        for pattern in dropped:
+            text = pattern.sub("", text)
+        if text.strip():
+            yield line, text
+
+
+def _blocks(path: Path, config: TextConfig, part: Part) -> Iterator[tuple[int, bytes]]:
+    """The bytes of each document with the number of its first line."""
+    begins = re.compile(config.begins.encode()) if config.begins is not None else None
+    block: list[bytes] = []
+    first = 1
+    for number, line in enumerate(_lines(path, part), start=1):
+        if config.document == "paragraph":
+            is_new = bool(block) and not block[-1].strip() and bool(line.strip())
+        else:
+            is_new = bool(block) and begins is not None and begins.search(line) is not None
+        if is_new:
+            yield first, b"".join(block)
+            block, first = [], number
+        block.append(line)
+    if block:
+        yield first, b"".join(block)
+
+
+def _lines(path: Path, part: Part) -> Iterator[bytes]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        end = _character_boundary(file, int(size * part[1]), size)
+        position = _character_boundary(file, int(size * part[0]), size)
+        file.seek(position)
+        while position < end:
+            line = file.readline(end - position)
+            position += len(line)
+            yield line
+
+
+def _character_boundary(file: BinaryIO, position: int, size: int) -> int:
+    """The first position from `position` on at which a character of UTF-8 begins."""
+    file.seek(position)
+    for byte in file.read(3):
+        if byte & 0xC0 != 0x80:
+            break
+        position += 1
+    return min(position, size)

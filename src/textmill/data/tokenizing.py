@@ -1,0 +1,145 @@
+"""The tokenizer of the prepared data: the pretrained model's own, or one trained on the training split."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from textmill.config.sections.prepare import TokenizerConfig
+from textmill.errors import UserError
+from textmill.files import write_json
+
+log = logging.getLogger("textmill")
+
+FILE = "tokenizer.json"
+UNKNOWN = "<|unknown|>"
+"""Stands for a character that the training split does not have."""
+_NO_TOKENIZER = ("config.json", "generation_config.json", "provenance.json")
+_CHARACTERS_AT_ONCE = 10_000
+"""Long documents are handed to the trainers in pieces of about this size, cut at line ends."""
+
+
+def make_tokenizer(config: TokenizerConfig, texts: Iterable[str], pretrained: Path, folder: Path) -> Any:
+    """Put the tokenizer's files into `folder` and give the tokenizer, without padding or truncation.
+
+    Args:
+        config: Which kind.
+        texts: Of the training split; read only when a tokenizer is trained.
+        pretrained: The folder of the pretrained model.
+        folder: Made here. transformers' `AutoTokenizer` reads it too.
+
+    Raises:
+        UserError: There is no pretrained tokenizer.
+    """
+    folder.mkdir()
+    if config.kind == "pretrained":
+        return _take(pretrained, folder)
+    tokenizer = train_tokenizer(config, texts)
+    tokenizer.save(str(folder / FILE))
+    # What transformers wants to know beside the tokenizer itself.
+    special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), config.end_of_text)
+    if tokenizer.token_to_id(UNKNOWN) is not None:
+        special["unk_token"] = UNKNOWN
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    write_json(folder / "tokenizer_config.json", special | described)
+    log.info("prepare: a %s tokenizer of %d tokens", config.kind.replace("_", "-"), tokenizer.get_vocab_size())
+    return tokenizer
+
+
+def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Any:
+    """A `tokenizers.Tokenizer` of the kind configured; decoding its tokens gives back the text.
+
+    Its first id is `end_of_text`. BPE and unigram work on bytes, so that no text is beyond them.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    if config.kind == "character":
+        return _character_tokenizer(config.end_of_text, texts)
+    options: dict[str, Any] = {
+        "vocab_size": config.vocabulary_size,
+        "special_tokens": [config.end_of_text],
+        "initial_alphabet": sorted(pre_tokenizers.ByteLevel.alphabet()),
+        "show_progress": False,
+    }
+    if config.kind == "byte_bpe":
+        tokenizer = Tokenizer(models.BPE())
+        trainer: Any = trainers.BpeTrainer(min_frequency=config.min_frequency, **options)
+    else:
+        tokenizer = Tokenizer(models.Unigram())
+        trainer = trainers.UnigramTrainer(**options)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(_pieces(texts), trainer)
+    return tokenizer
+
+
+def token_bytes(tokenizer: Any) -> list[int]:
+    """How many bytes of text each token stands for, by its id; special tokens stand for none.
+
+    By this a loss per token becomes bits per byte, which can be compared over tokenizers.
+    """
+    import json
+
+    from tokenizers import pre_tokenizers
+
+    size = tokenizer.get_vocab_size()
+    special = {token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    kind = (json.loads(tokenizer.to_str())["decoder"] or {}).get("type")
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    counts = []
+    for token_id in range(size):
+        token = tokenizer.id_to_token(token_id) or ""
+        if token_id in special:
+            counts.append(0)
+        elif kind == "ByteLevel" and set(token) <= alphabet:
+            counts.append(len(token))  # each sign of its alphabet stands for a byte
+        else:
+            counts.append(len(tokenizer.decode([token_id]).encode()))
+    return counts
+
+
+def _character_tokenizer(end_of_text: str, texts: Iterable[str]) -> Any:
+    """One token a character, in the order of their code points; BPE that merges nothing."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models
+
+    characters: set[str] = set()
+    for text in texts:
+        characters.update(text)
+    vocabulary = {token: number for number, token in enumerate([end_of_text, UNKNOWN, *sorted(characters)])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token=UNKNOWN))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in (end_of_text, UNKNOWN)])
+    return tokenizer
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        piece: list[str] = []
+        size = 0
+        for line in text.splitlines(keepends=True):
+            piece.append(line)
+            size += len(line)
+            if size >= _CHARACTERS_AT_ONCE:
+                yield "".join(piece)
+                piece, size = [], 0
+        if piece:
+            yield "".join(piece)
+
+
+def _take(pretrained: Path, folder: Path) -> Any:
+    """Copy the pretrained tokenizer's files and load it."""
+    from tokenizers import Tokenizer
+
+    if not (pretrained / FILE).is_file():
+        fix = "Choose a model with pretrained weights (model.pretrained), or a prepare.tokenizer.kind that is trained"
+        raise UserError("no tokenizer here", where=str(pretrained), fix=fix)
+    for path in sorted(pretrained.iterdir()):
+        if path.name not in _NO_TOKENIZER and ".safetensors" not in path.name:
+            shutil.copyfile(path, folder / path.name)
+    tokenizer = Tokenizer.from_file(str(folder / FILE))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

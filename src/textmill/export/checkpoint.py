@@ -1,0 +1,66 @@
+"""A language model as a checkpoint of transformers, with its logits held against the trained model's."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textmill.errors import UserError
+
+if TYPE_CHECKING:
+    from textmill.data.prepared import Prepared
+    from textmill.models.language_model import LanguageModel
+    from textmill.tasks.base import Task
+
+CHECKPOINT_FOLDER = "transformers"
+_WINDOWS = 4
+
+
+def write_checkpoint(
+    model: LanguageModel, task: Task, prepared: Prepared, folder: Path, tolerance: float
+) -> dict[str, float]:
+    """Write weights, configuration and tokenizer, where transformers has the architecture.
+
+    Args:
+        model: In evaluation mode, in float32, on the CPU.
+        task: Whose examples of the test split both must read alike.
+        prepared: Has the test split and the tokenizer.
+        folder: Where to.
+        tolerance: Largest absolute difference of the logits.
+
+    Returns:
+        `checkpoint_max_difference`; nothing, and nothing is written, where there is no such architecture.
+
+    Raises:
+        UserError: The logits differ by more.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from textmill.models.to_transformers import matching_model_type, save_as_transformers
+
+    if matching_model_type(model) is None:
+        return {}
+    library: Any = logging
+    library.disable_progress_bar()
+    end = prepared.state["end_of_text"]
+    save_as_transformers(model, folder, bos_token_id=end, eos_token_id=end, pad_token_id=end)
+    for path in prepared.tokenizer_folder.iterdir():
+        shutil.copyfile(path, folder / path.name)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    loaded.eval()
+    examples = task.examples(prepared.split("test"))
+    batch = task.collate(examples.__getitems__(list(range(min(_WINDOWS, len(examples))))))
+    with torch.inference_mode():
+        expected = model(batch["input_ids"])["logits"]
+        found = loaded(batch["input_ids"]).logits
+    difference = float((expected - found).abs().max())
+    if not difference <= tolerance:
+        raise UserError(
+            f"logits of the transformers checkpoint differ by {difference:.3g}, more than {tolerance:g}",
+            where="export.checkpoint_tolerance",
+            fix="Find the layer that differs before allowing more",
+        )
+    return {"checkpoint_max_difference": difference}

@@ -1,0 +1,140 @@
+"""Attention: softmax(QKᵀ/√d_k + M)V, and the causal multi-head layer made of it (Vaswani et al. 2017).
+
+The additive mask M is 0 where a query may look at a key and -∞ where it may not.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
+from torch import Tensor, nn
+
+from textmill.models.architecture import Architecture
+from textmill.models.cache import LayerCache
+from textmill.models.norm import RMSNorm
+from textmill.models.rotary import Rotation, rotate
+
+
+def scaled_dot_product_attention_plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """softmax(QKᵀ/√d_k + M)V, as the formula stands.
+
+    Args:
+        query: (B, H, T, d_k).
+        key: (B, K, S, d_k); each of its heads serves H / K heads of the query.
+        value: (B, K, S, d_v).
+        mask: Additive, broadcast to (B, H, T, S). Every row has a finite entry.
+
+    Returns:
+        (B, H, T, d_v).
+    """
+    batch, heads, length, width = query.shape
+    group = heads // key.size(1)
+    if group > 1:
+        key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
+    query, key, value = (each.reshape(batch * heads, -1, each.size(-1)) for each in (query, key, value))
+    mask = mask.expand(batch, heads, length, -1).reshape(batch * heads, length, -1)
+    scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=1 / math.sqrt(width))
+    return (scores.softmax(dim=-1) @ value).view(batch, heads, length, -1)
+
+
+def scaled_dot_product_attention_fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """The same by PyTorch's fused kernels, which never hold the scores (Dao et al. 2022).
+
+    Shapes as in the plain form; a mask of None means that each query sees the keys up to its own,
+    or all of them where there is a single query.
+    """
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None and query.size(2) > 1,
+        enable_gqa=query.size(1) != key.size(1),
+    )
+
+
+def additive_mask(
+    queries: Tensor,
+    keys: Tensor,
+    *,
+    document_ids: Tensor | None = None,
+    valid: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The additive mask M of causal, padded and packed input.
+
+    Args:
+        queries: Indices of the queries in the sequence, (T,).
+        keys: Indices of the keys, (S,).
+        document_ids: (B, S) with T = S; a token looks only at tokens of its own document.
+        valid: (B, S); False or 0 at padding, at which no other token looks.
+        dtype: Of the mask, that of the queries.
+
+    Returns:
+        (1, 1, T, S) or (B, 1, T, S). Every token sees itself, padding too, so that no row is empty.
+    """
+    visible = (keys <= queries[:, None])[None]
+    if document_ids is not None:
+        visible = visible & (document_ids[:, :, None] == document_ids[:, None, :])
+    if valid is not None:
+        visible = visible & (valid.bool()[:, None, :] | (keys == queries[:, None]))
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)[:, None]
+
+
+def trains_faster_plain(states: Tensor, dtype: torch.dtype, length: int) -> bool:
+    """Whether the plain form trains faster than the fused one for keys of this precision and number.
+
+    It does on CPUs, whose fused kernels are slow in the backward pass: of 12 rows and 4 heads of
+    64 tokens in bfloat16 forward and backward took 0.8 ms against 5.5; of one row of 1,024 tokens 9.8
+    against 14.3. In float32 the fused kernels win from some 128 tokens on (256: 5.3 against 4.3).
+    """
+    longest = 128 if dtype == torch.float32 else 1024
+    return states.device.type == "cpu" and length <= longest
+
+
+class CausalSelfAttention(nn.Module):
+    """Each token gathers from itself and those before it, over several heads.
+
+    Queries, keys and values come from one matrix product. `architecture` decides heads, widths
+    and whether queries and keys are normalised.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.heads = (architecture.n_heads, architecture.key_value_heads, architecture.key_value_heads)
+        self.head_width = architecture.width_of_head
+        self.query_key_value = nn.Linear(architecture.width, sum(self.heads) * self.head_width, bias=False)
+        self.output = nn.Linear(architecture.n_heads * self.head_width, architecture.width, bias=False)
+        self.query_norm: nn.Module = nn.Identity()
+        self.key_norm: nn.Module = nn.Identity()
+        if architecture.qk_norm:
+            self.query_norm = RMSNorm(self.head_width, eps=architecture.norm_epsilon)
+            self.key_norm = RMSNorm(self.head_width, eps=architecture.norm_epsilon)
+
+    def forward(
+        self, states: Tensor, rotation: Rotation, mask: Tensor | None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """From (B, T, D) to (B, T, D).
+
+        Args:
+            states: Normalised hidden states.
+            rotation: Of the tokens' positions.
+            mask: Additive; None for plain causal input.
+            cache: Keys and values of earlier tokens; those of `states` are added to it.
+        """
+        batch, length, _ = states.shape
+        heads = self.query_key_value(states).view(batch, length, sum(self.heads), self.head_width)
+        query, key, value = heads.split(self.heads, dim=2)
+        query = rotate(self.query_norm(query).transpose(1, 2), rotation)
+        key = rotate(self.key_norm(key).transpose(1, 2), rotation)
+        value = value.transpose(1, 2)
+        if cache is not None:
+            key, value = cache.extend(key, value)
+        if mask is not None and trains_faster_plain(states, query.dtype, key.size(2)):
+            attended = scaled_dot_product_attention_plain(query, key, value, mask)
+        else:
+            attended = scaled_dot_product_attention_fused(query, key, value, mask)
+        output: Tensor = self.output(attended.transpose(1, 2).flatten(2))
+        return output

@@ -1,0 +1,108 @@
+"""The mixture of experts: a router, E feed-forward networks of which a token passes few, shared ones."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
+from torch import Tensor, nn
+
+from textmill.models.architecture import Architecture, round_up
+from textmill.models.feed_forward import SwiGLU, gated
+from textmill.models.precision import compute_dtype
+from textmill.models.routing.base import build_router
+from textmill.models.routing.record import RoutingRecord
+
+# Grouped matrix products on GPUs want rows that are a multiple of 16 bytes long.
+_MULTIPLE_OF = 8
+_ROWS_MULTIPLE_OF = 32
+
+
+class Experts(nn.Module):
+    """E SwiGLU networks whose weights lie in one tensor each: (E, 2H, D) and (E, D, H).
+
+    Args:
+        n_experts: E.
+        width: Of input and output, D.
+        hidden_width: Of each expert, H.
+    """
+
+    def __init__(self, n_experts: int, width: int, hidden_width: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Parameter(torch.empty(n_experts, 2 * hidden_width, width))
+        self.down = nn.Parameter(torch.empty(n_experts, width, hidden_width))
+
+    def forward(self, rows: Tensor, counts: Tensor) -> Tensor:
+        """From rows (M, D), sorted by expert, to (M, D); `counts` (E,) says how many are each expert's."""
+        if rows.device.type == "cpu" and compute_dtype(rows) != torch.float32:
+            places, counts = _spaced(counts)
+            spaced = rows.new_zeros(int(counts.sum()), rows.size(1)).index_copy(0, places, rows)
+            return self._transform(spaced, counts).index_select(0, places)
+        return self._transform(rows, counts)
+
+    def _transform(self, rows: Tensor, counts: Tensor) -> Tensor:
+        ends = counts.cumsum(0).to(torch.int32)
+        return grouped_linear(gated(grouped_linear(rows, self.gate_up, ends)), self.down, ends)
+
+
+def _spaced(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Places of rows when every expert's number is rounded up, and these numbers.
+
+    On CPUs oneDNN makes a kernel for every new shape of a product in low precision, which takes
+    longer than the product. Rounded numbers bring the same few shapes back.
+    """
+    rounded = (counts + _ROWS_MULTIPLE_OF - 1) // _ROWS_MULTIPLE_OF * _ROWS_MULTIPLE_OF
+    shifts = (rounded - counts).cumsum(0) - (rounded - counts)
+    rows = int(counts.sum())
+    return torch.arange(rows) + torch.repeat_interleave(shifts, counts, output_size=rows), rounded
+
+
+def grouped_linear(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+    """Rows (M, I) times their expert's weights (E, O, I): one kernel on GPUs, a product a slice on CPUs.
+
+    Args:
+        rows: Sorted by expert.
+        weights: In the layout of `nn.Linear`.
+        ends: Where each expert's rows end, (E,), int32.
+    """
+    if not len(rows):  # a router by threshold may take no token at all; the kernels want one
+        return rows.new_empty(0, weights.size(1))
+    dtype = compute_dtype(rows)
+    return F.grouped_mm(rows.to(dtype), weights.to(dtype).transpose(-2, -1), offs=ends)
+
+
+class MixtureOfExperts(nn.Module):
+    """Sort tokens by expert, let each expert transform its own, sum up what a token's experts say.
+
+    Args:
+        architecture: Its `experts` and `router`.
+        layer: Counted from 0.
+    """
+
+    def __init__(self, architecture: Architecture, layer: int) -> None:
+        super().__init__()
+        config = architecture.experts
+        self.layer = layer
+        self.capacity_factor = config.capacity_factor
+        self.router = build_router(architecture.router or {}, architecture.width, config.n_experts, layer)
+        passed = self.router.experts_per_token + config.shared_experts
+        hidden_width = config.hidden_width or round_up(math.ceil(architecture.dense_width / passed), _MULTIPLE_OF)
+        self.experts = Experts(config.n_experts, architecture.width, hidden_width)
+        self.shared: SwiGLU | None = None
+        if config.shared_experts:
+            self.shared = SwiGLU(architecture.width, config.shared_experts * hidden_width)
+
+    def forward(self, states: Tensor, token_ids: Tensor) -> tuple[Tensor, RoutingRecord]:
+        """From (B, T, D) and ids (B, T) to (B, T, D) and what the router did.
+
+        Tokens are dropped in training only: what a model says must not depend on its neighbours
+        in a batch.
+        """
+        routing = self.router(states, token_ids, self.capacity_factor if self.training else None)
+        assignment = routing.assignment
+        rows = self.experts(assignment.dispatch(states.flatten(0, 1)), assignment.counts)
+        output = assignment.combine(rows).view(states.shape)
+        if self.shared is not None:
+            output = output + self.shared(states)
+        return output, RoutingRecord.of(self.layer, routing)

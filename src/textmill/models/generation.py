@@ -1,0 +1,197 @@
+"""Text from a language model, token by token: greedy, sampled or by beam search, with a cache.
+
+What a distribution is changed by before a token is drawn (temperature, top-k, top-p, min-p, repetition
+penalty) are the processors of the transformers library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
+from torch import Tensor
+
+from textmill.config.sections.generation import GenerationConfig
+
+if TYPE_CHECKING:
+    from textmill.models.cache import KeyValueCache
+    from textmill.models.language_model import LanguageModel
+
+Done = Callable[[int, list[int]], bool]
+"""From a row's number and its new tokens to whether it is finished."""
+
+
+@torch.inference_mode()
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationConfig,
+    end: int,
+    *,
+    is_done: Done | None = None,
+    cached: bool = True,
+) -> Iterator[list[int | None]]:
+    """Continue prompts side by side; yields the next token of each, None for those that are finished.
+
+    A row ends with the token `end` (which is not given out), when `is_done` says so, or after
+    `max_new_tokens`. What a row draws depends on the seed and its number, not on the other rows.
+
+    Args:
+        model: In evaluation mode.
+        prompts: Token ids; an empty prompt begins as a new document does.
+        options: How tokens are chosen; `beams` is for `search`.
+        end: Id of the token that ends a document.
+        is_done: Further ends.
+        cached: Whether keys and values of earlier tokens are kept, or all is computed again.
+    """
+    device = model.output_weight.device
+    process = _processors(options)
+    draws = [torch.Generator(device).manual_seed(options.seed + row) for row in range(len(prompts))]
+    window = _Window(model, [list(prompt) or [end] for prompt in prompts], cached=cached)
+    written: list[list[int]] = [[] for _ in prompts]
+    open_rows = set(range(len(prompts)))
+    for _ in range(options.max_new_tokens):
+        logits = process(window.tokens(), window.next_logits())
+        chosen = _draw(logits, draws, greedy=options.temperature == 0)
+        step: list[int | None] = [None] * len(prompts)
+        for row in sorted(open_rows):
+            if chosen[row] == end:
+                open_rows.discard(row)
+                continue
+            step[row] = chosen[row]
+            written[row].append(chosen[row])
+            if is_done is not None and is_done(row, written[row]):
+                open_rows.discard(row)
+        yield step
+        if not open_rows:
+            return
+        window.append(chosen)
+
+
+@torch.inference_mode()
+def search(model: LanguageModel, prompt: Sequence[int], options: GenerationConfig, end: int) -> list[int]:
+    """The likeliest continuation that a beam search finds, by mean log-likelihood a token.
+
+    Arguments as of `generate`.
+    """
+    beams = options.beams
+    window = _Window(model, [list(prompt) or [end] for _ in range(beams)], cached=True)
+    scores = torch.full((beams,), -torch.inf, device=model.output_weight.device)
+    scores[0] = 0.0  # all beams begin alike; only the first one branches
+    written: list[list[int]] = [[] for _ in range(beams)]
+    finished: list[tuple[float, list[int]]] = []
+    for length in range(1, options.max_new_tokens + 1):
+        candidates = scores[:, None] + window.next_logits().log_softmax(dim=-1)
+        best, where = candidates.flatten().topk(2 * beams)
+        rows: list[int] = []
+        tokens: list[int] = []
+        kept: list[float] = []
+        for score, position in zip(best.tolist(), where.tolist(), strict=True):
+            row, token = divmod(position, candidates.size(1))
+            if token == end:
+                finished.append((score / length, written[row]))
+            elif len(rows) < beams:
+                rows.append(row)
+                tokens.append(token)
+                kept.append(score)
+        written = [[*written[row], token] for row, token in zip(rows, tokens, strict=True)]
+        scores = torch.tensor(kept, device=scores.device)
+        if len(finished) >= beams:
+            break
+        window.reorder(rows)
+        window.append(tokens)
+    finished += [(score / len(one), one) for score, one in zip(scores.tolist(), written, strict=True) if one]
+    return max(finished, key=lambda pair: pair[0])[1]
+
+
+class _Window:
+    """The tokens that the model sees, and its cache; begins anew with the newer half when it is full."""
+
+    def __init__(self, model: LanguageModel, rows: list[list[int]], *, cached: bool) -> None:
+        self._model = model
+        self._rows = rows
+        self._cached = cached
+        self._context = model.architecture.max_length
+        self._ids: Tensor
+        self._mask: Tensor | None
+        self._cache: KeyValueCache | None
+        self._begin()
+
+    def tokens(self) -> Tensor:
+        """Everything in sight, filled up on the left with each row's first token, (B, T)."""
+        return self._ids
+
+    def next_logits(self) -> Tensor:
+        """Logits (B, V) of the next token, in float32."""
+        fresh = self._ids if self._cache is None else self._ids[:, self._cache.length :]
+        mask = None
+        if self._mask is not None:
+            # A cache remembers which of the earlier tokens were filled up.
+            mask = self._mask if self._cache is None else self._mask[:, self._cache.length :]
+        states = self._model.hidden_states(fresh, attention_mask=mask, cache=self._cache).states[:, -1]
+        return F.linear(states, self._model.output_weight).float()
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """Add a token to each row."""
+        for row, token in zip(self._rows, tokens, strict=True):
+            row.append(token)
+        if self._ids.size(1) >= self._context:
+            self._begin()
+            return
+        new = torch.tensor(tokens, device=self._ids.device)[:, None]
+        self._ids = torch.cat([self._ids, new], dim=1)
+        if self._mask is not None:
+            self._mask = torch.cat([self._mask, torch.ones_like(new)], dim=1)
+
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Keep these rows, in this order."""
+        index = torch.tensor(rows, device=self._ids.device)
+        self._rows = [list(self._rows[row]) for row in rows]
+        self._ids = self._ids[index]
+        self._mask = None if self._mask is None else self._mask[index]
+        if self._cache is not None:
+            self._cache.reorder(index)
+
+    def _begin(self) -> None:
+        """Lay out the rows anew: whole ones if there is room for more, else their newer half."""
+        longest = max(map(len, self._rows))
+        kept = self._context // 2 if longest >= self._context else longest
+        rows = [row[-kept:] for row in self._rows]
+        width = max(map(len, rows))
+        device = self._model.output_weight.device
+        self._ids = torch.tensor([row[:1] * (width - len(row)) + row for row in rows], device=device)
+        self._mask = None
+        if any(len(row) < width for row in rows):
+            self._mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+        self._cache = self._model.new_cache(len(rows), self._context) if self._cached else None
+
+
+def _processors(options: GenerationConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    """The changes of the distribution that the options ask for, in transformers' order."""
+    if options.temperature == 0 and options.repetition_penalty == 1:
+        return lambda _, scores: scores
+    from transformers.generation import logits_process as processors
+
+    chain: Any = processors.LogitsProcessorList()
+    if options.repetition_penalty != 1:
+        chain.append(processors.RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
+    if options.temperature not in (0, 1):
+        chain.append(processors.TemperatureLogitsWarper(options.temperature))
+    if options.top_k is not None:
+        chain.append(processors.TopKLogitsWarper(options.top_k))
+    if options.top_p is not None:
+        chain.append(processors.TopPLogitsWarper(options.top_p))
+    if options.min_p is not None:
+        chain.append(processors.MinPLogitsWarper(options.min_p))
+    return lambda tokens, scores: chain(tokens, scores)
+
+
+def _draw(logits: Tensor, draws: Sequence[torch.Generator], *, greedy: bool) -> list[int]:
+    """A token for each row."""
+    if greedy:
+        likeliest: list[int] = logits.argmax(dim=-1).tolist()
+        return likeliest
+    shares = logits.softmax(dim=-1)
+    return [int(torch.multinomial(row, 1, generator=generator)) for row, generator in zip(shares, draws, strict=True)]

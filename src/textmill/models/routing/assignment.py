@@ -1,0 +1,74 @@
+"""Which token goes to which expert: sorted by expert, so that each expert's tokens lie side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """M pairs of a token and an expert, sorted by expert.
+
+    Attributes:
+        tokens: Index of each pair's token, (M,).
+        weights: What the expert's output is multiplied by, (M,); gradients reach the router here.
+        counts: Pairs of each expert, (E,).
+        load: Tokens that were meant for each expert, those dropped among them, (E,).
+        n_tokens: Tokens N.
+    """
+
+    tokens: Tensor
+    weights: Tensor
+    counts: Tensor
+    load: Tensor
+    n_tokens: int
+
+    def dispatch(self, states: Tensor) -> Tensor:
+        """Rows (M, D) for the experts, the first one's first, from states (N, D)."""
+        return states.index_select(0, self.tokens)
+
+    def combine(self, rows: Tensor) -> Tensor:
+        """States (N, D): each token's weighted sum of what its experts made, zero where it had none."""
+        weighted = rows * self.weights[:, None].to(rows.dtype)
+        return weighted.new_zeros(self.n_tokens, rows.size(1)).index_add(0, self.tokens, weighted)
+
+    def dropped_share(self) -> Tensor:
+        """Share of pairs that a full expert turned away, a scalar."""
+        return 1 - self.counts.sum() / self.load.sum().clamp(min=1)
+
+
+def sort_and_group(experts: Tensor, weights: Tensor, n_experts: int, capacity: int | None = None) -> Assignment:
+    """Group tokens that have chosen their experts.
+
+    Args:
+        experts: Each token's k experts, (N, k).
+        weights: Of these choices, (N, k).
+        n_experts: E.
+        capacity: Most tokens an expert takes; those that come first in the batch have precedence.
+    """
+    n_tokens, k = experts.shape
+    chosen = experts.flatten()
+    order = chosen.argsort(stable=True)
+    load = torch.bincount(chosen, minlength=n_experts)
+    counts = load
+    if capacity is not None:
+        counts = load.clamp(max=capacity)
+        starts = load.cumsum(0) - load
+        place = torch.arange(len(order), device=order.device) - starts[chosen[order]]
+        order = order[place < capacity]
+    return Assignment(order // k, weights.flatten()[order], counts, load, n_tokens)
+
+
+def group_pairs(taken: Tensor, weights: Tensor) -> Assignment:
+    """Group tokens of which each expert has taken some.
+
+    Args:
+        taken: Whether an expert takes a token, (N, E).
+        weights: Of the pairs, (N, E).
+    """
+    expert, token = taken.t().nonzero(as_tuple=True)
+    load = taken.sum(dim=0)
+    return Assignment(token, weights[token, expert], load, load, len(taken))

@@ -1,0 +1,63 @@
+"""Experts choose their tokens instead of tokens their experts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from textmill.models.routing.assignment import Assignment, group_pairs
+from textmill.models.routing.base import Coefficient, GatedRouter, Routing
+
+
+class ExpertChoice(GatedRouter):
+    """Each expert takes the tokens that score highest for it, as many as any other (Zhou et al. 2022).
+
+    Perfect balance, no loss for it, and some tokens get more experts than others. But whether a
+    token is among the best depends on the tokens after it. So in evaluation an expert takes every
+    token that scores above a threshold, the running mean of the lowest score it took in training:
+    a decision for each token alone, at the price of a load that is balanced only on average.
+    """
+
+    looks_ahead = True
+
+    class Config(GatedRouter.Config):
+        """Options.
+
+        Attributes:
+            experts_per_token: On average.
+            momentum: Of the running mean of the threshold.
+        """
+
+        experts_per_token: Annotated[float, Field(gt=0)] = 2.0
+        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+        balance: Coefficient = 0.0
+
+    config: Config
+
+    def __init__(self, config: Any, width: int, n_experts: int, layer: int) -> None:
+        super().__init__(config, width, n_experts, layer)
+        self.register_buffer("threshold", torch.full((n_experts,), 1 / n_experts))
+        self.threshold: Tensor
+
+    @property
+    def experts_per_token(self) -> float:
+        """On average."""
+        return self.config.experts_per_token
+
+    def forward(self, states: Tensor, token_ids: Tensor, capacity_factor: float | None) -> Routing:  # noqa: ARG002
+        """Route; see `Router.forward`. A capacity is inherent: each expert's even share."""
+        logits = self.logits(states)
+        probabilities = logits.softmax(dim=-1)
+        if not self.training:
+            return Routing(group_pairs(probabilities >= self.threshold, probabilities), probabilities)
+        n_tokens = len(probabilities)
+        capacity = min(n_tokens, self.capacity(n_tokens, 1.0) or 1)
+        weights, tokens = probabilities.t().topk(capacity, dim=-1)
+        with torch.no_grad():
+            self.threshold.lerp_(weights[:, -1], 1 - self.config.momentum)
+        counts = torch.full((self.n_experts,), capacity, device=states.device)
+        assignment = Assignment(tokens.flatten(), weights.flatten(), counts, counts, n_tokens)
+        return Routing(assignment, probabilities, self.losses(logits, probabilities, counts))

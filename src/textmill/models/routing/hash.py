@@ -1,0 +1,52 @@
+"""The expert is a fixed function of the token itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from textmill.config.section import Section
+from textmill.models.routing.assignment import sort_and_group
+from textmill.models.routing.base import ExpertsPerToken, Router, Routing
+
+# Multiplicative hashing (Knuth, The Art of Computer Programming, vol. 3, 6.4): an odd number near
+# 2^32 divided by the golden ratio; the middle bits of the product are well mixed.
+_MULTIPLIER = 2_654_435_769
+_SHIFT = 15
+_BITS = 0xFFFF
+
+
+class Hash(Router):
+    """Random hashing of token ids, another function in every layer (Roller et al. 2021, "Hash layers").
+
+    Nothing is learned and nothing can collapse; but frequent tokens load their experts heavily, and context
+    does not count.
+    """
+
+    class Config(Section):
+        """Options.
+
+        Attributes:
+            k: Experts of a token, neighbours on the circle of experts, each with weight 1/k.
+        """
+
+        k: ExpertsPerToken = 1
+
+    config: Config
+
+    def __init__(self, config: Config, width: int, n_experts: int, layer: int) -> None:
+        super().__init__(config, width, n_experts, layer)
+        self.layer = layer
+
+    @property
+    def experts_per_token(self) -> float:
+        """K."""
+        return float(self.config.k)
+
+    def forward(self, states: Tensor, token_ids: Tensor, capacity_factor: float | None) -> Routing:
+        """Route; see `Router.forward`."""
+        hashed = (((token_ids.flatten() + 1) * (_MULTIPLIER + 2 * self.layer * 7919)) >> _SHIFT) & _BITS
+        others = torch.arange(self.config.k, device=states.device)
+        experts = (hashed[:, None] + others) % self.n_experts
+        weights = torch.full(experts.shape, 1 / self.config.k, device=states.device)
+        return Routing(sort_and_group(experts, weights, self.n_experts, self.capacity(len(experts), capacity_factor)))

@@ -1,0 +1,71 @@
+"""Balance without a loss: a bias lifts experts that get too little."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textmill.models.routing.assignment import sort_and_group
+from textmill.models.routing.base import Coefficient, ExpertsPerToken, GatedRouter, Routing, TokenRule
+
+
+class SigmoidBias(GatedRouter):
+    """Sigmoid scores, top k of score plus bias, weights from the scores alone (DeepSeek-AI 2024, "DeepSeek-V3").
+
+    After every step the bias of an expert with more than the mean load falls by `rate`, that of
+    one with less rises (Wang et al. 2024, "Auxiliary-loss-free load balancing"). The bias decides who is
+    chosen and nothing else, so no gradient is bent for the sake of balance.
+    """
+
+    class Config(GatedRouter.Config):
+        """Options.
+
+        Attributes:
+            k: Experts of a token.
+            rate: By how much a bias moves a step.
+            normalised: Whether the k weights sum to one.
+        """
+
+        k: ExpertsPerToken = 2
+        rate: Coefficient = 0.001
+        normalised: bool = True
+        balance: Coefficient = 0.0
+        z: Coefficient = 0.0
+
+    config: Config
+
+    def __init__(self, config: Any, width: int, n_experts: int, layer: int) -> None:
+        super().__init__(config, width, n_experts, layer)
+        self.register_buffer("bias", torch.zeros(n_experts))
+        self.bias: Tensor
+
+    @property
+    def experts_per_token(self) -> float:
+        """K."""
+        return float(self.config.k)
+
+    @property
+    def token_rule(self) -> TokenRule:
+        """Sigmoid, top k."""
+        return TokenRule(self.config.k, "sigmoid", self.config.normalised)
+
+    def forward(self, states: Tensor, token_ids: Tensor, capacity_factor: float | None) -> Routing:  # noqa: ARG002
+        """Route; see `Router.forward`."""
+        logits = self.logits(states)
+        scores = logits.sigmoid()
+        experts = (scores.detach() + self.bias).topk(self.config.k, dim=-1).indices
+        weights = scores.gather(1, experts)
+        if self.config.normalised:
+            weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
+        capacity = self.capacity(len(logits), capacity_factor)
+        assignment = sort_and_group(experts, weights, self.n_experts, capacity)
+        shares = scores / scores.sum(dim=-1, keepdim=True)
+        return Routing(assignment, shares, self.losses(logits, shares, assignment.load))
+
+    @torch.no_grad()
+    def update(self, load: Tensor) -> None:
+        """Move each bias by `rate` towards balance."""
+        load = load.to(self.bias.dtype)
+        self.bias += self.config.rate * torch.sign(load.mean() - load)

@@ -1,0 +1,45 @@
+"""Each token takes one expert, whose output counts as much as the router was sure of it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from textmill.config.types import Fraction
+from textmill.models.routing.assignment import sort_and_group
+from textmill.models.routing.base import GatedRouter, Routing, TokenRule
+
+
+class Switch(GatedRouter):
+    """Top-1 routing of the Switch Transformer (Fedus et al. 2021).
+
+    The weight is the probability itself: divided by its sum it would always be one, and no
+    gradient would reach the router.
+    """
+
+    class Config(GatedRouter.Config):
+        """Options.
+
+        Attributes:
+            jitter: Training multiplies the router's input by a number within 1 ± this.
+        """
+
+        jitter: Fraction = 0.0
+
+    config: Config
+
+    @property
+    def token_rule(self) -> TokenRule:
+        """Softmax, the largest."""
+        return TokenRule(1, "softmax", normalised=False)
+
+    def forward(self, states: Tensor, token_ids: Tensor, capacity_factor: float | None) -> Routing:  # noqa: ARG002
+        """Route; see `Router.forward`."""
+        if self.config.jitter and self.training:
+            states = states * torch.empty_like(states).uniform_(1 - self.config.jitter, 1 + self.config.jitter)
+        logits = self.logits(states)
+        probabilities = logits.softmax(dim=-1)
+        weights, experts = probabilities.max(dim=-1, keepdim=True)
+        capacity = self.capacity(len(logits), capacity_factor)
+        assignment = sort_and_group(experts, weights, self.n_experts, capacity)
+        return Routing(assignment, probabilities, self.losses(logits, probabilities, assignment.load))

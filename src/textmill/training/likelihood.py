@@ -1,0 +1,83 @@
+"""Cross-entropy over a large vocabulary without ever holding all logits.
+
+The logits of B x T tokens over V entries are by far the largest tensor of a language model's
+training: 8 x 1024 tokens over 50,257 entries take 1.6 GB in float32, three times over with softmax
+and gradient. Here a chunk of tokens at a time goes through logits, loss and gradient, and only the
+gradients with regard to hidden states and output weights are kept (the idea of Liger Kernel, Hsu et
+al. 2024, and of "Cut Your Losses", Wijmans et al. 2024). The peak depends neither on the length of the
+sequence nor on the product of tokens and vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+"""Label of a position that has no target: padding, say."""
+LOGITS_AT_ONCE = 1 << 22
+"""Logits held at a time: 16 MB in float32."""
+
+
+def mean_cross_entropy(
+    states: Tensor, weight: Tensor, labels: Tensor, *, logits_at_once: int = LOGITS_AT_ONCE
+) -> tuple[Tensor, Tensor]:
+    """Mean negative log-likelihood of the labels, and that of every token.
+
+    Equals `cross_entropy(states @ weight.T, labels, ignore_index=-100)` with its gradients.
+
+    Args:
+        states: Hidden states after the last norm, shape (..., D).
+        weight: Output embedding, shape (V, D).
+        labels: Token ids of the targets, of the shape of `states` without D; `IGNORED` has none.
+        logits_at_once: Logits that are held at a time, about.
+
+    Returns:
+        The mean over the targets, a scalar in float32 with a gradient; and the negative
+        log-likelihood of each token in nats, of the shape of `labels`, 0 where ignored, without one.
+    """
+    loss, each = _MeanCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        states.reshape(-1, states.shape[-1]), weight, labels.reshape(-1), logits_at_once
+    )
+    return loss, each.view(labels.shape)
+
+
+class _MeanCrossEntropy(torch.autograd.Function):
+    """Computes the gradients beside the loss, while a chunk's logits are there."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, labels: Tensor, logits_at_once: int) -> tuple[Tensor, Tensor]:
+        # Gradients are off within `forward`; what the caller's tensors need is told by themselves.
+        needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        targets = labels != IGNORED
+        share = 1 / targets.sum().clamp(min=1)
+        each = torch.empty(labels.shape, dtype=torch.float32, device=labels.device)
+        state_gradient = torch.empty_like(states) if needed else None
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if needed else None
+        rows = max(16, logits_at_once // weight.shape[0])
+        for start in range(0, len(labels), rows):
+            chunk = slice(start, start + rows)
+            logits = (states[chunk] @ weight.T).float()
+            label = labels[chunk].clamp(min=0).unsqueeze(1)
+            normaliser = logits.logsumexp(dim=1, keepdim=True)
+            each[chunk] = ((normaliser - logits.gather(1, label)).squeeze(1)) * targets[chunk]
+            if state_gradient is None or weight_gradient is None:
+                continue
+            # d loss / d logits = (softmax - one-hot) / targets, in place of the logits
+            gradient = logits.sub_(normaliser).exp_()
+            gradient.scatter_add_(1, label, torch.full_like(label, -1, dtype=gradient.dtype))
+            gradient *= (share * targets[chunk]).unsqueeze(1)
+            gradient = gradient.to(states.dtype)
+            state_gradient[chunk] = gradient @ weight
+            weight_gradient += gradient.T @ states[chunk]
+        if state_gradient is not None and weight_gradient is not None:
+            ctx.save_for_backward(state_gradient, weight_gradient.to(weight.dtype))
+        ctx.mark_non_differentiable(each)
+        return each.sum() * share, each
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        state_gradient, weight_gradient = ctx.saved_tensors
+        return state_gradient * gradient, weight_gradient * gradient, None, None

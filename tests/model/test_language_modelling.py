@@ -1,0 +1,193 @@
+"""Language models through the stages: trained, measured, exported, and writing the same elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.tiny_text import EXPERTS, MODEL, RUNTIME, TASK, prepared_project, train_values
+from typer.testing import CliRunner
+
+from textmill.cli.main import app
+from textmill.config.layout import Layout
+from textmill.config.sections.evaluate import EvaluateConfig
+from textmill.config.sections.export import ExportConfig
+from textmill.config.sections.train import TrainConfig
+from textmill.data.prepared import Prepared
+from textmill.files import read_json
+from textmill.serving.generator import Generator
+from textmill.serving.predictor import Predictor
+
+
+def run_stages(layout: Layout, model: dict[str, Any], *stages: str, **changes: Any) -> Layout:
+    from textmill.stages import evaluate, export, train
+
+    if "train" in stages:
+        train.main(TrainConfig.model_validate(train_values(model=model, **changes)), RUNTIME, layout)
+    if "evaluate" in stages:
+        options = {"baselines": {"orders": [2, 3]}, "resamples": 100, "min_slice": 5}
+        evaluate.main(
+            EvaluateConfig.model_validate({"seed": 1, "task": TASK, "model": model} | options), RUNTIME, layout
+        )
+    if "export" in stages:
+        values = {"task": TASK, "model": model, "title": "Tiny plays", "generation": {"max_new_tokens": 20}}
+        export.main(ExportConfig.model_validate(values), RUNTIME, layout)
+    return layout
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared_project(tmp_path_factory.mktemp("plays") / "prepared").root
+
+
+def copied(prepared: Path, target: Path) -> Layout:
+    shutil.copytree(prepared, target)
+    return Layout(target)
+
+
+@pytest.fixture(scope="module")
+def exported(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    layout = copied(prepared, tmp_path_factory.mktemp("exported") / "project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return run_stages(layout, MODEL, "train", "evaluate", "export")
+
+
+def test_training_lowers_the_loss_and_is_measured_in_three_units(exported: Layout) -> None:
+    metrics = read_json(exported.evaluation / "metrics.json")
+    test = {name: figure["value"] for name, figure in metrics["test"].items()}
+    assert list(test) == ["bits_per_byte", "loss", "perplexity"]
+    assert test["perplexity"] == pytest.approx(math.exp(test["loss"]), rel=1e-4)
+    assert test["loss"] < 0.6 * math.log(300)
+    assert metrics["test"]["loss"]["low"] < test["loss"] < metrics["test"]["loss"]["high"]
+    assert test["bits_per_byte"] < metrics["baselines"]["unigram"]["bits_per_byte"]["value"]
+    assert metrics["baselines"]["kneser_ney"]["loss"]["value"] < metrics["baselines"]["unigram"]["loss"]["value"]
+    assert 0 <= metrics["findings"]["samples/repetition_greedy"] <= 1
+    report = (exported.evaluation / "report.html").read_text()
+    assert "Samples" in report and "ROMEO" in report
+
+
+def test_bits_per_byte_count_the_bytes_of_the_text(exported: Layout) -> None:
+    prepared = Prepared(exported.prepared)
+    frame = prepared.frame("test")
+    counts = prepared.state["token_bytes"]
+    for text, ids in zip(frame["text"], frame["input_ids"], strict=True):
+        assert sum(counts[token] for token in ids) == len(text.encode())
+        assert ids[-1] == prepared.state["end_of_text"]
+
+
+def test_the_exported_folder_writes_what_it_wrote_at_export(exported: Layout) -> None:
+    folder = exported.exported / "model"
+    stored = read_json(exported.exported / "examples.json")
+    generator = Predictor.load(folder)
+    assert isinstance(generator, Generator)
+    assert generator.predict(stored["inputs"]) == stored["outputs"]
+    assert stored["outputs"][0]["text"]
+    assert "generate" in (folder / "README.md").read_text()
+
+
+def test_transformers_reads_the_export_and_writes_the_same(exported: Layout) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = exported.exported / "model"
+    tokenizer = AutoTokenizer.from_pretrained(folder / "transformers")
+    model = AutoModelForCausalLM.from_pretrained(folder / "transformers")
+    inputs = tokenizer("the moon", return_tensors="pt", add_special_tokens=False)
+    with torch.inference_mode():
+        written = model.generate(inputs["input_ids"], do_sample=False, max_new_tokens=15)[0]
+    generator: Any = Predictor.load(folder)
+    ours = generator.generate(
+        ["the moon"], generator.options.model_copy(update={"temperature": 0.0, "max_new_tokens": 15})
+    )
+    assert tokenizer.decode(written, skip_special_tokens=True) == "the moon" + ours[0]["text"]
+    assert read_json(exported.exported / "metrics.json")["checkpoint_max_difference"] < 1e-3
+
+
+def test_a_stream_gives_the_same_text_in_pieces_and_ends_before_a_stop(exported: Layout) -> None:
+    generator: Any = Predictor.load(exported.exported / "model")
+    options = generator.options.model_copy(update={"max_new_tokens": 40, "seed": 3})
+    whole = generator.generate(["ROMEO.\n"], options)[0]["text"]
+    pieces = list(generator.stream("ROMEO.\n", options))
+    assert len(pieces) > 5 and "".join(pieces) == whole
+    stop = whole[10:14]
+    stopped = options.model_copy(update={"stop": (stop,)})
+    assert "".join(generator.stream("ROMEO.\n", stopped)) == whole[: whole.index(stop)]
+    assert generator.generate(["ROMEO.\n"], stopped)[0]["text"] == whole[: whole.index(stop)]
+
+
+def test_the_command_writes(exported: Layout, tmp_path: Path) -> None:
+    folder = str(exported.exported / "model")
+    runner = CliRunner()
+    done = runner.invoke(app, ["generate", "the moon", "--model", folder, "--greedy", "--max-new-tokens", "8"])
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("the moon")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("the moon\nthe rose\n")
+    arguments = [
+        "generate",
+        "--file",
+        str(prompts),
+        "--model",
+        folder,
+        "--json",
+        "--beams",
+        "2",
+        "--max-new-tokens",
+        "5",
+    ]
+    found = json.loads(runner.invoke(app, arguments).output)
+    assert [answer["prompt"] for answer in found["answers"]] == ["the moon", "the rose"]
+    assert found["options"]["beams"] == 2
+    wrong = runner.invoke(app, ["generate", "x", "--model", folder, "--top-p", "3"])
+    assert "--top-p: 3.0" in str(wrong.exception)
+
+
+def test_experts_are_watched_and_their_loss_terms_logged_apart(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    layout = run_stages(copied(prepared, tmp_path / "project"), EXPERTS, "train", "evaluate", max_epochs=1)
+    client = mlflow.MlflowClient(f"sqlite:///{layout.root / 'mlflow.db'}")
+    (run,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    logged = run.data.metrics
+    for name in ("load_entropy", "load_max_over_mean", "dropped_share", "confidence"):
+        assert f"validation/routing/{name}" in logged
+        assert f"routing/{name}" in logged
+    assert logged["train/loss"] == pytest.approx(
+        logged["train/likelihood"] + logged["train/load_balancing"] + logged["train/router_z"], rel=1e-4
+    )
+    artifacts = {item.path for item in client.list_artifacts(run.info.run_id, "evaluation/plots")}
+    assert "evaluation/plots/expert_load.png" in artifacts
+
+
+@pytest.mark.slow
+def test_a_killed_training_of_a_language_model_ends_with_the_very_bits_of_one_that_was_not(
+    prepared: Path, tmp_path: Path
+) -> None:
+    import torch
+    from test_resume import finish, start
+    from tiny_training import make_project
+
+    experts = EXPERTS | {"dropout": 0.1, "router": {"_target_": "textmill.models.routing.sigmoid_bias.SigmoidBias"}}
+    settings = train_values(
+        max_epochs=2, model=experts, checkpoint_seconds=1e-6, ema_decay=0.9, validations_per_epoch=2
+    )
+    settings["batches"] = {"tokens": 128, "accumulate": 2, "per_epoch": 8}
+    roots = [make_project(tmp_path / name, **settings) for name in ("whole", "killed")]
+    for root in roots:
+        shutil.rmtree(root / "data/prepared")
+        shutil.copytree(prepared / "data/prepared", root / "data/prepared")
+    code, errors = finish(start(roots[1], "step", 6))  # within the second epoch, whose windows lie elsewhere
+    assert code == -signal.SIGKILL, errors
+    ends = [finish(start(root)) for root in roots]
+    assert [code for code, _ in ends] == [0, 0], ends
+    whole, killed = (torch.load(root / "final.pt") for root in roots)
+    assert [name for name in whole if not torch.equal(whole[name], killed[name])] == []
