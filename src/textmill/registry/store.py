@@ -60,7 +60,8 @@ def open_store(runtime: RuntimeConfig, layout: Layout) -> str:
     import mlflow
 
     _quiet()
-    _set_here.add(uri)
+    if os.environ.get(URI) != uri:  # the user's own address stays the user's, however often it is opened
+        _set_here.add(uri)
     with tracking_errors(uri), answers_soon():
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
