@@ -42,7 +42,7 @@ def _print(found: dict[str, Any]) -> None:
     for event in found["events"]:
         moved = event["outcome"] == "moved"
         step = f"{event['champion'] or 'none'} → {event['version']}"
-        why = event["reason"] if moved else "; ".join(filter(None, (event["reason"], event["words"])))
+        why = event["reason"] if moved else ": ".join(filter(None, (event["reason"], _shortened(event["words"]))))
         table.add_row(
             event["time"][:19].replace("T", " "),
             escape(event["user"]),
@@ -57,3 +57,9 @@ def _print(found: dict[str, Any]) -> None:
     console.print(f"  {found['model']}: {held or 'no alias is set'}.", soft_wrap=True)
     if found["moved_elsewhere"]:
         console.print("  The alias champion was moved last by something else than promote or rollback.", soft_wrap=True)
+
+
+def _shortened(words: str) -> str:
+    """The first of several reasons; `--json` and the decision have them all."""
+    first, *others = words.split("; ")
+    return f"{first} (and {len(others)} more)" if others else first

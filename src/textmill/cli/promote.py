@@ -97,6 +97,7 @@ def _print_end(model: str, recovered: str | None, event: Mapping[str, Any]) -> N
         console.print(f"  [bold]{version}[/bold] is the champion now{instead}.")
     else:
         console.print(f"  [bold]{version}[/bold] is not promoted: {event['outcome']}. Nothing was moved.")
-        console.print(f"  {escape(event['words'])}.")
+        if event["verdict"] in (None, "pass"):  # else the table has said it
+            console.print(f"  {escape(event['words'])}.")
     if event.get("decision_address"):
         console.print(f"  Decision: {event['decision_address']}")
