@@ -44,11 +44,12 @@ def signed_in(server: TeamServer, user: str, profile: Path) -> Iterator[Page]:
             executable_path=CHROMIUM,
             args=list(_FLAGS),
             http_credentials={"username": user, "password": server.password(user)},
-            viewport={"width": 1440, "height": 810},
+            viewport={"width": 1600, "height": 800},
         )
         context.route("**/*", only_the_server)
         page = context.pages[0]
         page.goto(server.address)
         page.get_by_text("Model training", exact=True).first.click()
+        page.locator("[data-component-id='mlflow.assistant.chat_panel.close']").click()
         yield page
         context.close()

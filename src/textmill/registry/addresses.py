@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from textmill.config.layout import Layout
 from textmill.errors import UserError
 from textmill.files import read_json
+from textmill.registry.store import is_forbidden
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -60,7 +61,7 @@ def find_version(text: str, client: MlflowClient, layout: Layout) -> ModelVersio
             return client.get_model_version_by_alias(name, alias)
         return client.get_model_version(name, version)
     except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE") and not is_forbidden(error):
             raise
         raise UserError(
             f"{name} has no {'alias' if alias else 'version'} {alias or version}", where=text, fix=_known(client, name)
@@ -91,7 +92,7 @@ def find_run(text: str, client: MlflowClient) -> Run | None:
     try:
         return client.get_run(text)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST" and not is_forbidden(error):
             raise
         raise UserError("there is no such run", where=text, fix="Look at `mlflow ui` or `dvc exp show`") from error
 

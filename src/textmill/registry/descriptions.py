@@ -54,7 +54,8 @@ def registered_model(task: str) -> str:
     return (
         f"Made by Textmill for {task.replace('_', ' ')}. Every version carries the digests of its data, code and "
         "weights as tags, and has reproduced its stored answers in a fresh process. "
-        "The newest has the alias `challenger`.\n\n"
+        "The newest has the alias `challenger`, the promoted one `champion`; the tags `textmill.event.…` are the "
+        "history that `textmill history` prints.\n\n"
         "`mlflow.pyfunc.load_model` and `textmill predict --model` take `models:/NAME@ALIAS`.\n"
     )
 
