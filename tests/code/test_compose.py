@@ -47,8 +47,7 @@ def test_every_experiment_composes(layout: Layout) -> None:
 
 def test_precedence_group_then_experiment_then_params_then_command_line(layout: Layout) -> None:
     assert compose(layout).train.max_epochs != 7
-    with (layout.conf / "experiment/movie_reviews.yaml").open("a") as file:
-        file.write("train: {max_epochs: 7}\n")
+    put(layout, "conf/experiment/movie_reviews.yaml", r"\ntrain:\n", "\ntrain:\n  max_epochs: 7\n")
     assert compose(layout).train.max_epochs == 7
     put(layout, "params.yaml", r"max_epochs: null", "max_epochs: 8")
     assert compose(layout).train.max_epochs == 8

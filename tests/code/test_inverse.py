@@ -16,10 +16,13 @@ from textmill.errors import UserError
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory, repository_root: Path) -> Layout:
-    """A copy of this project's configuration."""
+    """A copy of this project's configuration, with an experiment that only names itself."""
     root = tmp_path_factory.mktemp("inverse")
     shutil.copytree(repository_root / "conf", root / "conf")
     shutil.copy(repository_root / "params.yaml", root)
+    experiment = root / "conf/experiment/movie_reviews.yaml"
+    title = "title: Sentiment of movie-review sentences\n"
+    experiment.write_text(experiment.read_text().partition(title)[0] + title)
     return Layout(root)
 
 
