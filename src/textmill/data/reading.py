@@ -44,8 +44,8 @@ class RawRows:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file's ending names one of the formats."""
-    return path.suffix.lower() in _FORMATS
+    """Whether a file's ending names a format of rows and columns."""
+    return _FORMATS.get(path.suffix.lower(), "text") != "text"
 
 
 def read_rows(
