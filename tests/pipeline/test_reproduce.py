@@ -115,7 +115,6 @@ def test_data_that_left_the_cache_is_made_again(in_project: Project, tmp_path: P
 def test_uncommitted_changes_are_refused(in_project: Project) -> None:
     import mlflow
 
-    from textmill.registry.history import Event, record
     from textmill.registry.lineage import find_origin
 
     find_origin("1", Layout(in_project.root))
