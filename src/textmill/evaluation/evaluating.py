@@ -170,16 +170,13 @@ def _baseline_predictions(
 
 
 def _predict(task: Task, model: Model, prepared: Prepared, trained: Path, accelerator: str) -> tuple[Outputs, Findings]:
-    from tokenizers import Tokenizer
-
     from textmill.training.inference import predict_table
     from textmill.training.loading import load_network
 
     network: Any = load_network(task, model, prepared.state, trained)
     network = network.to(_device(accelerator))
     outputs = predict_table(network, task, prepared.split("test"), tokens_per_batch=_TOKENS_PER_BATCH)
-    tokenizer = Tokenizer.from_file(str(prepared.tokenizer_folder / "tokenizer.json"))
-    return outputs, task.examine(network, outputs, tokenizer, prepared.state)
+    return outputs, task.examine(network, outputs, prepared.tokenizer_folder, prepared.state)
 
 
 def _device(accelerator: str) -> torch.device:

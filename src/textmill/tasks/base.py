@@ -192,13 +192,13 @@ class Task(Plugin):
     def report_sections(self, predictions: pd.DataFrame, state: State) -> list[Section]:
         """The task's own tables and pictures for the evaluation report."""
 
-    def examine(self, network: torch.nn.Module, outputs: Outputs, tokenizer: Any, state: State) -> Findings:  # noqa: ARG002
+    def examine(self, network: torch.nn.Module, outputs: Outputs, tokenizer: Path, state: State) -> Findings:  # noqa: ARG002
         """What more can be told with the network itself at hand: samples of its writing, say.
 
         Args:
             network: In evaluation mode, on its device.
             outputs: Those for the test split.
-            tokenizer: A `tokenizers.Tokenizer`.
+            tokenizer: Folder with `tokenizer.json`.
             state: The task's.
         """
         return Findings()

@@ -227,15 +227,16 @@ class LanguageModelling(Task):
         """None that figures alone could fill; see `examine`."""
         return []
 
-    def examine(self, network: torch.nn.Module, outputs: Outputs, tokenizer: Tokenizer, state: State) -> Findings:
+    def examine(self, network: torch.nn.Module, outputs: Outputs, tokenizer: Path, state: State) -> Findings:
         """Samples at the configured prompts with their repetition, and the experts' load as a heat map."""
+        from tokenizers import Tokenizer
+
         from textmill.evaluation import routing, samples
 
         model: LanguageModel = network  # type: ignore[assignment]
         try:
-            written = samples.draw(
-                model, tokenizer, self.config.prompts, state["end_of_text"], self.config.sample_tokens
-            )
+            loaded = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+            written = samples.draw(model, loaded, self.config.prompts, state["end_of_text"], self.config.sample_tokens)
         except UserError as error:  # a router that looks ahead can be measured, but cannot write
             sections, figures = [Section("Samples", f"There are none: {error}")], {}
         else:
