@@ -29,13 +29,11 @@ class Outcome:
     Attributes:
         metrics: The last value of each.
         params: As logged.
-        curve: Validation loss by step.
         balance: The routers' figures, means over the last fifth of the steps.
     """
 
     metrics: Mapping[str, float]
     params: Mapping[str, str]
-    curve: Mapping[int, float]
     balance: Mapping[str, float]
 
 
@@ -101,7 +99,7 @@ def _outcome(client: Any, run: Any) -> Outcome:
             steps = history(f"train/routing/{name}")
             last = max(steps) * (1 - _LAST_SHARE)
             balance[name] = statistics.fmean(value for step, value in steps.items() if step >= last)
-    return Outcome(run.data.metrics, run.data.params, history("validation/loss"), balance)
+    return Outcome(run.data.metrics, run.data.params, balance)
 
 
 def _describe(found: Found, arm: str, params: Mapping[str, str]) -> None:
@@ -253,7 +251,8 @@ def balance_table(found: Found) -> str:
         validated = found.mean(arm, "final/validation/routing/load_max_over_mean")
         lines.append(
             f"| {_marked(found, arm)} | {_number(entropy, '.3f')} | {_number(peak, '.2f')} "
-            f"| {_number(validated, '.2f')} | {_number(dropped, '.1%')} | {_number(untouched, '.1%')} | {_number(beyond, '.1%')} | {told} |"
+            f"| {_number(validated, '.2f')} "
+            f"| {_number(dropped, '.1%')} | {_number(untouched, '.1%')} | {_number(beyond, '.1%')} | {told} |"
         )
     return "\n".join(lines)
 

@@ -41,7 +41,7 @@ log = logging.getLogger("textmill")
 ROOT = Path(__file__).resolve().parent.parent
 TINY_SHAKESPEARE = ROOT / "../shared/data/tinyshakespeare/input.txt"
 PARTS = ("train", "speed", "equal_time", "page")
-VALIDATIONS = 5
+VALIDATIONS = 2
 _SPEED_ROUNDS, _SPEED_STEPS, _SPEED_WARM_UP = 2, 25, 5
 
 
@@ -260,7 +260,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     text = TINY_SHAKESPEARE if TINY_SHAKESPEARE.is_file() else None
     parser.add_argument("--text", type=Path, default=text, help="tiny Shakespeare; without it, the embedded plays")
-    parser.add_argument("--steps", type=int, default=500, help="of every run")
+    parser.add_argument("--steps", type=int, default=150, help="of every run")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--routers", default="", help="names in conf/router/ with commas between; all if left out")
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
