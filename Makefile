@@ -19,7 +19,7 @@ PYTHON ?= $(shell for candidate in python3 python3.12 python3.11 python; do \
 INSTALLED := $(VENV)/.installed
 INSTALLED_TEST := $(VENV)/.installed-test
 
-.PHONY: help install repro test lint format ui bench clean
+.PHONY: help install repro test lint format ui bench routing-study clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -47,6 +47,9 @@ ui: $(INSTALLED) ## Compare runs in the MLflow UI on http://127.0.0.1:5000
 
 bench: $(INSTALLED_TEST) ## Measure Textmill against its rivals, into docs/benchmarks.md
 	@python -m bench
+
+routing-study: $(INSTALLED_TEST) ## Compare all routers with the dense model, into docs/routing.md
+	@python -m bench.routing_study
 
 clean: ## Remove .venv and the pipeline's outputs; tracked runs and DVC's cache stay
 	@rm -rf $(VENV) data/resolved.yaml data/raw data/pretrained data/prepared data/trained data/evaluation data/exported data/registered

@@ -185,10 +185,11 @@ def _setting(found: Found) -> str:
 
     seeds = max(len(by_seed) for by_seed in found.outcomes.values())
     about = found.about
-    corpus = "tiny Shakespeare" if about["text"] != "shakespeare" else "the embedded plays of Shakespeare"
+    corpus = "Tiny Shakespeare" if about["text"] != "shakespeare" else "The embedded plays of Shakespeare"
+    threads = f"; speed with {about[f'{TAG}.threads']} threads" if f"{TAG}.threads" in about else ""
     return (
-        f"*{machine()}. {corpus}, {about['steps']} steps of {about['train.batches.tokens']} tokens, {seeds} seeds, "
-        f"optimizer {about['train.optimizer.name']}. Command: `make routing-study`.*"
+        f"*{machine()}. {corpus}, {about['steps']} steps of {about['train.batches.tokens']} tokens, "
+        f"seeds 1 to {seeds}, optimizer {about['train.optimizer.name']}{threads}. Command: `make routing-study`.*"
     )
 
 

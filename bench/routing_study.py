@@ -90,8 +90,8 @@ class Study:
 
     # -- configuration and data -------------------------------------------------------------
 
-    def configured(self, arm: Arm, seed: int, steps: int) -> PipelineConfig:
-        """The configuration of one run."""
+    def configured(self, arm: Arm, seed: int, steps: int, *more: str) -> PipelineConfig:
+        """The configuration of one run; `more` overrides come last."""
         data = ["experiment=shakespeare"]
         if self._text is not None:
             data = ["experiment=tiny_shakespeare", f"fetch.source.files.all={json.dumps(str(self._text.resolve()))}"]
@@ -105,7 +105,7 @@ class Study:
             "train.batches.tokens=1024",
             f"train.validations_per_epoch={min(VALIDATIONS, steps)}",
         ]
-        return compose(self._layout, [*data, *fixed, *arm.overrides, *self._overrides])
+        return compose(self._layout, [*data, *fixed, *arm.overrides, *self._overrides, *more])
 
     def _prepare(self, config: PipelineConfig) -> Prepared:
         """The data as the stages `fetch` and `prepare` make them, once for all runs."""
@@ -185,17 +185,21 @@ class Study:
             self._train(Arm(DENSE_LONGER, self.arms[0].overrides), seed, steps)
 
     def speed(self) -> None:
-        """Tokens a second of whole training steps: the median, the arms in turns."""
+        """Tokens a second of whole training steps, routers unwatched: the median, the arms in turns."""
+        import torch
+
+        plain = ("task._target_=textmill.tasks.language_modelling.LanguageModelling", "train.validations_per_epoch=1")
         taken: dict[str, list[float]] = {arm.name: [] for arm in self.arms}
         for _ in range(_SPEED_ROUNDS):
             for arm in self.arms:
                 watch = _Speedometer()
-                self._fit(self.configured(arm, 1, min(self.steps, _SPEED_STEPS)), watch)
+                self._fit(self.configured(arm, 1, min(self.steps, _SPEED_STEPS), *plain), watch)
                 taken[arm.name] += watch.speeds[_SPEED_WARM_UP:] or watch.speeds
         for name, speeds in taken.items():
             log.info("%s: %.0f tokens/s", name, statistics.median(speeds))
             self.parent.log_metrics({f"speed/{name}": statistics.median(speeds)})
         self.parent.flush()
+        self.parent.set_tags({f"{TAG}.threads": torch.get_num_threads()})
 
     def _train(self, arm: Arm, seed: int, steps: int) -> None:
         """Train unless that was done already."""
@@ -255,8 +259,8 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def main() -> None:
-    """Run the parts that are asked for."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the parts that are asked for, by `arguments` or those of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     text = TINY_SHAKESPEARE if TINY_SHAKESPEARE.is_file() else None
     parser.add_argument("--text", type=Path, default=text, help="tiny Shakespeare; without it, the embedded plays")
@@ -266,7 +270,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
     parser.add_argument("--fresh", action="store_true", help="a new study, though there is one of this configuration")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "routing.md", help="with the markers of the table")
-    options, overrides = parser.parse_known_args()
+    options, overrides = parser.parse_known_args(arguments)
     parts = options.only.split(",")
     if unknown := set(parts) - set(PARTS):
         raise UserError(f"no such part: {', '.join(unknown)}", where="--only", fix=f"Allowed: {', '.join(PARTS)}")
