@@ -84,7 +84,7 @@ def test_round_trip_and_canonical_text(layout: Layout, tmp_path: Path) -> None:
         ("train: {max_epochs: -3}", "params.yaml:1", "train.max_epochs = -3: should be greater than or equal to 1"),
         ("train: {max_epoch: 3}", "params.yaml:1", "train.max_epoch: unknown key. Did you mean 'max_epochs'?"),
         ("train: {optimizer: {learning_rate: fast}}", "params.yaml:1", "train.optimizer.learning_rate = 'fast'"),
-        ("train: {optimizer: {schedule: wavy}}", "params.yaml:1", "'linear', 'cosine' or 'constant'"),
+        ("train: {optimizer: {schedule: wavy}}", "params.yaml:1", "'linear', 'cosine', 'constant' or 'stable'"),
         ("experiment: movie_review", "params.yaml:1", "Did you mean 'movie_reviews'?"),
         ("trian: {max_epochs: 3}", "params.yaml:1", "trian: unknown key. Did you mean 'train'"),
         ("seed: [", "params.yaml:", "not valid YAML"),

@@ -38,7 +38,7 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     r"""Let a language model write: textmill generate "To be" --temperature 0.8 --stop "\n\n"."""
-    texts = read_inputs(prompts or [], file)
+    texts = read_inputs(prompts or [], file, "go on from")
     generator = load_model(model)
     if generator.exported.generation is None:
         raise UserError("this model gives answers, it does not write", fix="Use `textmill predict`")

@@ -42,7 +42,7 @@ def predict(
         _print_table(inputs, answers)
 
 
-def read_inputs(texts: list[str], file: Path | None) -> list[str]:
+def read_inputs(texts: list[str], file: Path | None, purpose: str = "predict") -> list[str]:
     """The texts given, and the lines of a file (`-` for a pipe) that are not blank.
 
     Raises:
@@ -50,7 +50,7 @@ def read_inputs(texts: list[str], file: Path | None) -> list[str]:
     """
     if file is None:
         if not texts:
-            raise UserError("no input", fix="Give texts, or --file with one a line")
+            raise UserError(f"nothing to {purpose}", fix="Give texts, or --file with one a line")
         return texts
     stream = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     try:

@@ -10,8 +10,9 @@ import typer
 
 from textmill.errors import UserError
 
+_ASK = 'textmill predict "I love this product" "This product is bad"'
+_WRITE = 'textmill generate "To be"'
 _NEXT = (
-    'textmill predict "I love this product" "This product is bad"',
     "mlflow ui                # compare runs on http://127.0.0.1:5000",
     "dvc exp run -S train.max_epochs=1 && dvc exp show",
 )
@@ -27,7 +28,9 @@ def summary(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON
     if as_json:
         print(json.dumps({"metrics": metrics, "registered": registered}, indent=2))
         return
-    _print_table(metrics, registered)
+    specification = layout.exported / "model" / "textmill.json"
+    writes = specification.is_file() and _read(specification).get("generation") is not None
+    _print_table(metrics, registered, _WRITE if writes else _ASK)
 
 
 def _read(path: Path) -> Any:
@@ -36,7 +39,7 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _print_table(metrics: dict[str, Any], registered: dict[str, Any]) -> None:
+def _print_table(metrics: dict[str, Any], registered: dict[str, Any], first: str) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -56,7 +59,7 @@ def _print_table(metrics: dict[str, Any], registered: dict[str, Any]) -> None:
     version = f"{registered['name']} version {registered['version']}"
     console.print(f"  Registered as [bold]{version}[/bold], alias {registered['alias']}.")
     console.print("\n  Try next, after `source .venv/bin/activate`:", highlight=False)
-    for command in _NEXT:
+    for command in (first, *_NEXT):
         console.print(f"    {command}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -1,0 +1,63 @@
+"""Layers whose activations are computed again, and when they are compiled."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import LightningModule
+from tiny_decoder import language_model, router, token_ids
+
+from textmill.files import write_json
+from textmill.training import layers
+from textmill.training.layers import LayerCompiler, checkpoint_activations, layer_stack
+
+
+@pytest.mark.parametrize("options", [{}, {"router": router("top_k")}])
+def test_activations_computed_again_change_no_gradient(options: dict[str, Any]) -> None:
+    gradients = []
+    for again in (False, True):
+        model = language_model(dropout=0.3, **options).train()
+        if again:
+            checkpoint_activations(model)
+        torch.manual_seed(7)
+        model(token_ids())["logits"].square().mean().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+class _Module(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = language_model()
+
+
+def test_layers_are_compiled_where_there_is_a_compiler_and_not_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: compiled.append(self))
+    module = _Module()
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    LayerCompiler("on", tmp_path).on_train_start(None, module)  # type: ignore[arg-type]
+    assert compiled == []
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/c++")
+    LayerCompiler("auto", tmp_path).on_train_start(None, module)  # type: ignore[arg-type]
+    assert compiled == [], "on a CPU compiling takes longer than it saves"
+    LayerCompiler("on", tmp_path).on_train_start(None, module)  # type: ignore[arg-type]
+    assert compiled == layer_stack(module.network)
+
+
+def test_a_resumed_training_keeps_to_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: compiled.append(self))
+    monkeypatch.setattr(layers, "_has_compiler", lambda _: True)
+    module = _Module()
+    monkeypatch.setattr(_Module, "device", property(lambda _: torch.device("cuda")))
+    for decision in (False, True):
+        write_json(tmp_path / "compiled.json", {"compiled": decision})
+        LayerCompiler("auto", tmp_path).on_train_start(None, module)  # type: ignore[arg-type]
+        assert bool(compiled) == decision
