@@ -13,25 +13,27 @@ if TYPE_CHECKING:
 
 
 def loss_picture(found: Found) -> Figure:
-    """Each arm's difference to dense in final validation loss, with its interval and every seed."""
-    gaps = {arm: gap for arm in found.outcomes if arm != DENSE and (gap := difference(found, arm)) is not None}
+    """Each arm's difference to dense in final validation loss, with its interval and every seed.
+
+    Routers that see what they predict are left out. An interval may run out of the picture.
+    """
+    compared = [arm for arm in found.outcomes if arm != DENSE and found.looks_ahead.get(arm) != "always"]
+    gaps = {arm: gap for arm in compared if (gap := difference(found, arm)) is not None}
     names = sorted(gaps, key=lambda arm: gaps[arm].value)
     dense = found.losses(DENSE)
+    seeds = {arm: [loss - dense[seed] for seed, loss in found.losses(arm).items() if seed in dense] for arm in names}
     with drawing(7.2, 1.2 + 0.34 * len(names)) as (figure, axes):
         for row, arm in enumerate(names):
             gap = gaps[arm]
-            honest = found.looks_ahead.get(arm) != "always"
-            colour = QUIET if not honest else INK if arm == DENSE_LONGER else ACCENT
+            colour = INK if arm == DENSE_LONGER else ACCENT
             axes.plot([gap.low, gap.high], [row, row], color=colour, linewidth=2.4, solid_capstyle="round")
             axes.plot(gap.value, row, "o", color=colour, markersize=6)
-            seeds = [loss - dense[seed] for seed, loss in found.losses(arm).items() if seed in dense]
-            axes.plot(seeds, [row] * len(seeds), "|", color=colour, markersize=9)
+            axes.plot(seeds[arm], [row] * len(seeds[arm]), "|", color=colour, markersize=11)
         axes.axvline(0, color=INK, linestyle="--", linewidth=1)
-        labels = [
-            f"{title(arm)} (sees later tokens)" if found.looks_ahead.get(arm) == "always" else title(arm)
-            for arm in names
-        ]
-        axes.set_yticks(range(len(names)), labels)
+        measured = [value for arm in names for value in seeds[arm]]
+        room = 0.3 * (max(measured) - min(measured))
+        axes.set_xlim(min(measured) - room, max(measured) + room)
+        axes.set_yticks(range(len(names)), [title(arm) for arm in names])
         axes.invert_yaxis()
         axes.set_xlabel("validation loss less that of dense, nats a token; left is better")
         axes.grid(axis="x")
@@ -55,6 +57,6 @@ def balance_picture(found: Found) -> Figure:
         axes.set_yticks(range(len(names)), [title(arm) for arm in names])
         axes.invert_yaxis()
         axes.set_xlabel("load of the fullest expert over the mean load; 1 is perfect balance")
-        axes.legend(loc="lower right")
+        axes.legend(loc="upper right")
         axes.grid(axis="x")
     return figure
