@@ -186,10 +186,9 @@ def _setting(found: Found) -> str:
     seeds = max(len(by_seed) for by_seed in found.outcomes.values())
     about = found.about
     corpus = "Tiny Shakespeare" if about["text"] != "shakespeare" else "The embedded plays of Shakespeare"
-    threads = f"; speed with {about[f'{TAG}.threads']} threads" if f"{TAG}.threads" in about else ""
     return (
         f"*{machine()}. {corpus}, {about['steps']} steps of {about['train.batches.tokens']} tokens, "
-        f"seeds 1 to {seeds}, optimizer {about['train.optimizer.name']}{threads}. Command: `make routing-study`.*"
+        f"seeds 1 to {seeds}, optimizer {about['train.optimizer.name']}. Command: `make routing-study`.*"
     )
 
 
@@ -240,7 +239,7 @@ def balance_table(found: Found) -> str:
     """Load, dropped tokens and speed."""
     lines = [
         "| feed-forward | load entropy | max/mean load | the same in validation | choices dropped "
-        "| tokens through no expert | choices beyond capacity 1.25 | training, tokens/s |",
+        "| tokens through no expert | choices beyond capacity 1.25 | training, tokens a processor second |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for arm in _sorted(found):
