@@ -1,0 +1,56 @@
+"""Language modelling that watches its routers at every training step."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from textmill.models.base import Model
+from textmill.models.language_model import LanguageModel
+from textmill.models.routing.record import RoutingRecord
+from textmill.tasks.base import State
+from textmill.tasks.language_modelling import LanguageModelling
+
+CAPACITY_FACTOR = 1.25
+"""The limit whose overflow is told of routers that have none (Fedus et al. 2021 use 1.0 to 2.0)."""
+
+
+class WatchedLanguageModelling(LanguageModelling):
+    """Adds to every training step's scalars what the routers did, as means over the layers.
+
+    These are `routing/load_entropy`, `routing/load_max_over_mean`, `routing/dropped_share` and
+    `routing/confidence` of `RoutingRecord.figures`; `routing/untouched_share`, the share of tokens that passed
+    no expert at all; and `routing/overflow_share`, the share of choices beyond a capacity of 1.25 even shares.
+    """
+
+    def build_network(self, model: Model, pretrained: Path | None, state: State) -> LanguageModel:
+        """The decoder, with an eye on each of its mixtures."""
+        network = super().build_network(model, pretrained, state)
+        self._seen: list[dict[str, float]] = []
+        for mixture in network.mixtures().values():
+            mixture.register_forward_hook(self._watch)
+        return network
+
+    def loss(self, network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Loss and terms of language modelling, and in training the routers' figures."""
+        self._seen.clear()
+        outputs = super().loss(network, batch)
+        if not self._seen:
+            return outputs
+        names = self._seen[0]
+        means = {name: statistics.fmean(layer[name] for layer in self._seen) for name in names}
+        return outputs | {f"routing/{name}": torch.tensor(mean) for name, mean in means.items()}
+
+    def _watch(self, mixture: nn.Module, _: Any, output: tuple[Tensor, RoutingRecord]) -> None:
+        if not mixture.training:
+            return
+        states, record = output
+        load = record.load.double()
+        beyond = (load - CAPACITY_FACTOR * load.mean()).clamp(min=0).sum() / load.sum().clamp(min=1)
+        untouched = (states.detach() == 0).all(dim=-1).double().mean()
+        self._seen.append(record.figures() | {"untouched_share": float(untouched), "overflow_share": float(beyond)})
