@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_fresh_clone_pulls_everything_and_runs_nothing(project: Project, tmp_path: Path) -> None:
-    project.run("dvc", "add", "data/own/reviews.csv")  # the user's own file travels with the rest
+    project.run("dvc", "add", "data/own/reviews.csv")  # a user's own file is an input, and no stage's output
     project.repro()
     project.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
     project.commit("A remote")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +86,7 @@ def choose_columns(page: Page, *names: str) -> None:
     for name in names:
         search.fill(name)
         page.wait_for_timeout(500)  # the list follows what is typed with a delay
-        page.get_by_text(name, exact=True).last.click()
+        page.locator("[class*=tree-title]").filter(has_text=re.compile(f"^{re.escape(name)}$")).first.click()
     page.keyboard.press("Escape")
 
 
