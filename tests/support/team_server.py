@@ -70,6 +70,8 @@ def team_server(folder: Path, *options: str, **environment: str) -> Iterator[Tea
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
+            elif process.returncode:
+                print(f"the server ended by itself: {output.read_text()}")  # shown beside the failed test
             process.wait(90)
 
 
