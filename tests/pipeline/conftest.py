@@ -52,10 +52,10 @@ def team(built_project: Project, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture(scope="session")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """The tiny registered model of three versions."""
-    with pytest.MonkeyPatch.context() as patch:
-        yield build_registry(tmp_path_factory.mktemp("registry") / "project", patch)
+    with pytest.MonkeyPatch.context() as patch:  # over before any test runs
+        return build_registry(tmp_path_factory.mktemp("registry") / "project", patch)
 
 
 @pytest.fixture
@@ -68,4 +68,5 @@ def three_versions(registry: Layout, tmp_path: Path) -> Layout:
 def no_store_left_behind() -> Iterator[None]:
     """MLflow notes a store that a test opened in the environment, where the next test's commands would find it."""
     yield
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        os.environ.pop(name, None)
