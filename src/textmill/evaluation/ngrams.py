@@ -14,10 +14,10 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from textmill.config.section import Section
-from textmill.errors import UserError
+from textmill.evaluation.baseline_options import check_options
 
 Hashes = NDArray[np.uint64]
 Order = Annotated[int, Field(ge=2, le=12)]
@@ -110,13 +110,7 @@ def fit_baselines(
     Raises:
         UserError: `options` are not those of `Options`.
     """
-    try:
-        checked = Options.model_validate(options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, ("evaluate.baselines", *first["loc"])))
-        choice = f"The options are {', '.join(Options.model_fields)}"
-        raise UserError(f"{first['input']!r}: {first['msg']}", where=key, fix=choice) from error
+    checked = check_options(Options, options)
     models = [KneserNey(train, order, vocabulary_size) for order in checked.orders]
     best = min(models, key=lambda model: float(model.negative_log_likelihoods(validation).sum()))
     return {"unigram": KneserNey(train, 1, vocabulary_size), "kneser_ney": best}

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from textmill.config.section import Section
 from textmill.errors import UserError
+from textmill.evaluation.baseline_options import check_options
 from textmill.evaluation.categories import count, encode, weighted_f1
 
 if TYPE_CHECKING:
@@ -55,13 +56,7 @@ def fit(
     Raises:
         UserError: `options` are not those of `Options`, or the training split has no words.
     """
-    try:
-        checked = Options.model_validate(options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, ("evaluate.baselines", *first["loc"])))
-        choice = f"The options are {', '.join(Options.model_fields)}"
-        raise UserError(f"{first['input']!r}: {first['msg']}", where=key, fix=choice) from error
+    checked = check_options(Options, options)
     return {
         "majority": _majority(train, labels),
         "tfidf_logistic_regression": _tfidf_logistic_regression(train, validation, labels, checked, seed),
