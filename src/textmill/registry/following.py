@@ -8,7 +8,7 @@ from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.registry import versions
-from textmill.registry.addresses import parse_address
+from textmill.registry.addresses import find_version, parse_address
 from textmill.registry.aliases import CHALLENGER, CHAMPION
 from textmill.registry.origin import PREFIX
 from textmill.registry.store import answers_soon, open_store, tracking_errors
@@ -67,9 +67,10 @@ class RegisteredSource:
         """
         client = self._client()
         uri = f"models:/{self.name}/{version}"
-        folder = versions.download(uri, self._layout)
         with tracking_errors(self._store):
-            tags = client.get_model_version(self.name, version).tags
+            found = find_version(uri, client, self._layout)
+            folder = versions.folder_of(found, self._layout)
+        tags = found.tags
         digest = tags.get(f"{PREFIX}manifest_sha256")
         if digest is None:
             raise UserError("the registry has no digest of it", where=uri, fix="Register it with `dvc repro register`")
