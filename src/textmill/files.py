@@ -79,3 +79,8 @@ def sha256_folder(folder: Path) -> str:
     """One SHA-256 for a folder: of its sorted relative paths and their digests."""
     lines = "".join(f"{digest}  {name}\n" for name, digest in folder_digests(folder).items())
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def read_optional(path: Path) -> dict[str, Any]:
+    """A JSON record, or an empty one when the file is not there."""
+    return dict(read_json(path)) if path.is_file() else {}

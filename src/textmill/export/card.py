@@ -5,11 +5,9 @@ from __future__ import annotations
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from textmill.files import read_json
+from textmill.files import read_optional
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from textmill.config.layout import Layout
     from textmill.data.prepared import Prepared
     from textmill.export.parity import Parity
@@ -20,15 +18,15 @@ def render_card(
     title: str, task: Task, prepared: Prepared, layout: Layout, parity: Parity, sizes: dict[str, float]
 ) -> str:
     """The card as Markdown, from what the stages before have written down."""
-    metrics = _read(layout.evaluation / "metrics.json")
+    metrics = read_optional(layout.evaluation / "metrics.json")
     return _rendered(
         "card.md.jinja",
         title=title,
         task=task.name.replace("_", " "),
         main_metric=task.main_metric,
         inputs=[next(iter(record.values())) for record in task.example_inputs()],
-        corpus=_read(layout.raw / "provenance.json"),
-        pretrained=_read(layout.pretrained / "provenance.json"),
+        corpus=read_optional(layout.raw / "provenance.json"),
+        pretrained=read_optional(layout.pretrained / "provenance.json"),
         rows={name: prepared.split(name).num_rows for name in ("train", "validation", "test")},
         state=prepared.state,
         figures=_metric_rows(metrics),
@@ -48,13 +46,13 @@ def render_generator_card(
     sizes: dict[str, float],
 ) -> str:
     """The card of a model that writes text."""
-    metrics = _read(layout.evaluation / "metrics.json")
+    metrics = read_optional(layout.evaluation / "metrics.json")
     return _rendered(
         "generator_card.md.jinja",
         title=title,
         task=task.name.replace("_", " "),
         prompts=[next(iter(record.values())) for record in task.example_inputs()],
-        corpus=_read(layout.raw / "provenance.json"),
+        corpus=read_optional(layout.raw / "provenance.json"),
         documents={name: prepared.split(name).num_rows for name in ("train", "validation", "test")},
         vocabulary_size=prepared.state.get("vocabulary_size"),
         figures=_metric_rows(metrics),
@@ -88,7 +86,3 @@ def _interval(figure: Any) -> str:
     if figure.get("low") is None:
         return f"{figure['value']:.4f}"
     return f"{figure['value']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}]"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return dict(read_json(path)) if path.is_file() else {}

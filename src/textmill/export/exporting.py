@@ -15,7 +15,7 @@ from textmill.config.sections.export import ExportConfig
 from textmill.data.prepared import SPLITS, Prepared
 from textmill.errors import UserError
 from textmill.export import parity as parities
-from textmill.files import read_json, sha256_folder, write_json
+from textmill.files import read_optional, sha256_folder, write_json
 from textmill.models.base import Model
 from textmill.serving.exported import ExportedModel, write_manifest, write_specification
 from textmill.tasks.base import Task
@@ -197,8 +197,3 @@ def _existing(path: Path, stage: str) -> Path:
     if not path.exists():
         raise UserError(f"the stage {stage} has not run", where=str(path), fix=f"Run `dvc repro {stage}`")
     return path
-
-
-def read_optional(path: Path) -> dict[str, Any]:
-    """A JSON record, or an empty one when the file is not there."""
-    return dict(read_json(path)) if path.is_file() else {}
