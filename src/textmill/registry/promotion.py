@@ -143,28 +143,29 @@ def history_of(name: str | None, layout: Layout) -> dict[str, Any]:
 
 
 def settle(client: MlflowClient, name: str, uri: str, event: Event) -> Event:
-    """Act on a judged promotion: move the aliases, or only record why not.
+    """Act on a judged promotion: note its decision, and move the aliases or only record why not.
 
-    The champion that the version was compared with must still be it; else nothing moves.
+    The champion that the version was compared with must still be it; else nothing moves. All of it
+    happens under the lock: two promotions of one version would write the same tags.
     """
-    if event.outcome != "moved":
-        record(client, name, event)
-        return event
     with promotion_lock(client, name, uri) as held:
         recover_held(client, name, held)
+        held.check()
+        _note(client, name, event)
         now = read_aliases(client, name)
-        if now.champion != event.champion:
+        if event.outcome == "moved" and now.champion != event.champion:
             event = replace(
                 event,
                 outcome="stale champion",
                 words=f"compared with version {event.champion or 'none'}, but the champion is now "
                 f"version {now.champion or 'none'}",
             )
-            held.check()
+        held.check()
+        if event.outcome == "moved":
+            after = Aliases(champion=event.version, previous=now.champion)
+            move(client, name, Intent(now, after, event), held)
+        else:
             record(client, name, event)
-            return event
-        after = Aliases(champion=event.version, previous=now.champion)
-        move(client, name, Intent(now, after, event), held)
     return event
 
 
@@ -191,7 +192,7 @@ def _judged(sides: list[Side], layout: Layout, gate: GateConfig) -> tuple[Verdic
 
 
 def _store(client: MlflowClient, side: Side, event: Event, decision: dict[str, Any]) -> str:
-    """Store the decision and the card with the version's run, and note them in the version's tags."""
+    """Store the decision and the card with the version's run; return their address."""
     version, run_id = side.version, run_id_of(side.version)
     place = f"promotion/version-{version.version}/{event.id}"
     with tempfile.TemporaryDirectory() as scratch:
@@ -201,11 +202,13 @@ def _store(client: MlflowClient, side: Side, event: Event, decision: dict[str, A
         text = card.read_text(encoding="utf-8") if card.is_file() else f"# {version.name} version {version.version}\n"
         (folder / CARD_FILE).write_text(text + _section(version.name, event, decision), encoding="utf-8")
         client.log_artifacts(run_id, str(folder), place)
-    address = f"runs:/{run_id}/{place}"
-    tags = {"verdict": event.verdict, "decided": event.time, "decision": address}
-    for key, value in tags.items():
-        client.set_model_version_tag(version.name, version.version, f"{PREFIX}{key}", value)
-    return address
+    return f"runs:/{run_id}/{place}"
+
+
+def _note(client: MlflowClient, name: str, event: Event) -> None:
+    """Note the last verdict, and where its decision is, in the version's tags."""
+    for key, value in {"verdict": event.verdict or "", "decided": event.time, "decision": event.decision or ""}.items():
+        client.set_model_version_tag(name, event.version, f"{PREFIX}{key}", value)
 
 
 def _section(name: str, event: Event, decision: dict[str, Any]) -> str:
