@@ -28,7 +28,7 @@ class Source(Plugin):
 
     @abstractmethod
     def fetch(self, destination: Path, root: Path) -> Provenance:
-        """Put the corpus's files into `destination/SPLIT/`, unchanged.
+        """Put the corpus's files into `destination/SPLIT/`: unchanged, or JSON Lines made from them.
 
         Args:
             destination: An empty folder.
