@@ -21,6 +21,8 @@ from textmill.serving.observing import Observed, Traffic
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
     from textmill.serving.loading import LoadedModel
     from textmill.serving.metrics import ServingMetrics
     from textmill.serving.settings import ServeSettings
@@ -109,6 +111,30 @@ class Service:
         return Response(self.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+class DirectPredict:
+    """ASGI middleware that answers `POST /predict` itself.
+
+    FastAPI's own way to an endpoint that takes the bare request took a third of the server's Python
+    time. It still has the route, for its documentation and for other methods.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app = app
+        self.service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass the request on."""
+        if scope["type"] != "http" or scope["path"] != "/predict" or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            response = await self.service.predict(request)
+        except Refused as refused:
+            response = await _refused(request, refused)
+        await response(scope, receive, send)
+
+
 def build_application(service: Service, token: str | None = None) -> FastAPI:
     """The application; with a token, all paths but `/health` and `/ready` want it."""
 
@@ -134,6 +160,7 @@ def build_application(service: Service, token: str | None = None) -> FastAPI:
     app.openapi = lambda: document(  # type: ignore[method-assign]
         app, service.watcher.current, service.settings, token=token is not None
     )
+    app.add_middleware(DirectPredict, service=service)
     if token is not None:
         app.add_middleware(BearerToken, token=token)
     app.add_middleware(Observed, traffic=service.traffic, metrics=service.metrics)

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,12 @@ from textmill.serving.settings import ServeSettings
 from textmill.training.inference import length_batches
 
 Answers = list[dict[str, Any]]
+
+# One batch more than there are workers is handed over, so that none waits for the event loop's thread.
+_AHEAD = 1
+# Padded size of a batch over the tokens in it. What a batch costs by itself is no more than some ten
+# tokens, so a smaller one is better than padding.
+_PADDED = 1.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +59,7 @@ class MicroBatcher:
         self.metrics = metrics
         workers = settings.workers or len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="batch")
-        self._free = workers
+        self._free = workers + _AHEAD
         self._jobs: list[_Job] = []
         self._rows = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -66,26 +73,27 @@ class MicroBatcher:
         settings = self.settings
         if self._rows and self._rows + len(values) > settings.max_waiting:
             raise busy("too many inputs wait already; try again")
-        lengths = np.fromiter((estimated_tokens(value, model.max_tokens) for value in values), np.int64, len(values))
-        pieces = length_batches(lengths, settings.batch_tokens, settings.batch_rows)
+        pieces = self._pieces(model, values)
         now = time.monotonic()
         loop = asyncio.get_running_loop()
         jobs = [
-            _Job(model, [values[row] for row in rows], int(lengths[rows[0]]), loop.create_future(), now)
-            for rows in pieces
+            _Job(model, [values[row] for row in rows], tokens, loop.create_future(), now) for rows, tokens in pieces
         ]
         self._jobs += jobs
         self._rows += len(values)
         self._dispatch()
         try:
-            found = await asyncio.gather(*(job.answers for job in jobs))
+            if len(jobs) == 1:
+                found = [await jobs[0].answers]
+            else:
+                found = await asyncio.gather(*(job.answers for job in jobs))
         except UserError as error:
             raise Refused(422, await self._reason(model, values, error)) from error
         finally:
             for job in jobs:
                 job.answers.cancel()
         answers: Answers = [{} for _ in values]
-        for rows, records in zip(pieces, found, strict=True):
+        for (rows, _), records in zip(pieces, found, strict=True):
             for row, record in zip(rows, records, strict=True):
                 answers[row] = record
         return answers
@@ -93,6 +101,14 @@ class MicroBatcher:
     def close(self) -> None:
         """Let the threads end."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _pieces(self, model: LoadedModel, values: list[Any]) -> list[tuple[list[int], int]]:
+        """Positions of values that are computed together, and the tokens of their longest."""
+        lengths = [estimated_tokens(value, model.max_tokens) for value in values]
+        if len(values) == 1:
+            return [([0], lengths[0])]
+        pieces = length_batches(np.array(lengths, np.int64), self.settings.batch_tokens, self.settings.batch_rows)
+        return [(rows.tolist(), lengths[rows[0]]) for rows in pieces]
 
     async def _reason(self, model: LoadedModel, values: list[Any], error: UserError) -> str:
         """The task's complaint about the whole request, in which positions are the client's own."""
@@ -119,30 +135,36 @@ class MicroBatcher:
     def _take(self) -> list[_Job]:
         """The job that has waited longest and those like it in length, removed from the queue."""
         oldest = self._jobs[0]
-        alike = sorted(
-            (job for job in self._jobs if job.model is oldest.model),
-            key=lambda job: abs(job.tokens - oldest.tokens),
-        )
-        alike.remove(oldest)
-        taken, rows, longest = [oldest], len(oldest.values), oldest.tokens
+        alike = [job for job in self._jobs[1:] if job.model is oldest.model]
+        alike.sort(key=lambda job: abs(job.tokens - oldest.tokens))
+        taken, rows, longest = {oldest}, len(oldest.values), oldest.tokens
+        tokens = rows * longest
         for job in alike:
             rows_then, longest_then = rows + len(job.values), max(longest, job.tokens)
-            if rows_then > self.settings.batch_rows or rows_then * longest_then > self.settings.batch_tokens:
+            padded, tokens_then = rows_then * longest_then, tokens + len(job.values) * job.tokens
+            most = min(self.settings.batch_tokens, _PADDED * tokens_then)
+            if rows_then > self.settings.batch_rows or padded > most:
                 break
-            taken.append(job)
-            rows, longest = rows_then, longest_then
-        gone = set(map(id, taken))
-        self._jobs = [job for job in self._jobs if id(job) not in gone]
+            taken.add(job)
+            rows, longest, tokens = rows_then, longest_then, tokens_then
+        self._jobs = [job for job in self._jobs if job not in taken]
         self._rows -= rows
-        return taken
+        return sorted(taken, key=lambda job: job.arrived)
 
     def _start(self, jobs: list[_Job]) -> None:
         wanted = [job for job in jobs if not job.answers.done()]  # a client may have gone away
         if not wanted:
             return
         self._free -= 1
-        future = asyncio.get_running_loop().run_in_executor(self._pool, self._compute, wanted)
-        future.add_done_callback(lambda done: self._finish(wanted, done))
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            answers = self._compute(wanted)
+            # At the end of the server nobody waits any more.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._finish, wanted, answers)
+
+        self._pool.submit(work)
 
     def _compute(self, jobs: list[_Job]) -> list[Answers | Exception]:
         """Runs in a worker: the answers to each job, or what went wrong with it."""
@@ -161,20 +183,16 @@ class MicroBatcher:
             self.metrics.batch_rows.observe(len(values))
             self.metrics.batch_seconds.observe(time.perf_counter() - started)
 
-    def _finish(self, jobs: Sequence[_Job], done: asyncio.Future[list[Answers | Exception]]) -> None:
+    def _finish(self, jobs: Sequence[_Job], found: Sequence[Answers | Exception]) -> None:
         self._free += 1
-        if done.cancelled():
-            for job in jobs:
-                job.answers.cancel()
-            return
-        for job, answers in zip(jobs, done.result(), strict=True):
+        self._dispatch()
+        for job, answers in zip(jobs, found, strict=True):
             if job.answers.done():
                 continue
             if isinstance(answers, Exception):
                 job.answers.set_exception(answers)
             else:
                 job.answers.set_result(answers)
-        self._dispatch()
 
 
 def _alone(predict: Any, job: _Job) -> Answers | Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import cache
 from typing import TYPE_CHECKING
 
 from textmill.serving.metrics import ServingMetrics
@@ -39,6 +40,8 @@ class Observed:
         self.app = app
         self.traffic = traffic
         self.metrics = metrics
+        self._requests = cache(metrics.requests.labels)
+        self._seconds = cache(metrics.seconds.labels)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and note how it went."""
@@ -68,5 +71,5 @@ class Observed:
         finally:
             traffic.in_progress -= 1
             self.metrics.in_progress.set(traffic.in_progress)
-            self.metrics.requests.labels(path, str(status)).inc()
-            self.metrics.seconds.labels(path).observe(time.monotonic() - started)
+            self._requests(path, str(status)).inc()
+            self._seconds(path).observe(time.monotonic() - started)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -39,6 +40,8 @@ def serve(source: ModelSource, settings: ServeSettings, token: str | None) -> No
             cannot be loaded.
     """
     require_token(settings.host, token)
+    # Batches are small and several at once: threads within one would only take turns with the workers.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     metrics = ServingMetrics()
 
     def load(version: str) -> LoadedModel:
@@ -52,6 +55,7 @@ def serve(source: ModelSource, settings: ServeSettings, token: str | None) -> No
         access_log=False,
         log_level="warning",
         server_header=False,
+        proxy_headers=False,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=round(settings.drain_seconds),
