@@ -1,6 +1,6 @@
 """`textmill serve` beside `mlflow models serve`: the same registered version, client and machine; prints Markdown.
 
-Usage: `python -m bench.serving [--project=FOLDER] [--seconds=60]`, after `make repro`. Sentences are
+Usage: `python -m bench.serving [--project=FOLDER] [--seconds=10]`, after `make repro`. Sentences are
 those of the test split, one a request, over connections that stay open. The client runs on the same
 machine and takes its share of the cores from both sides alike.
 """
@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-CLIENTS = 32
-CROWD = 200
+CROWDS = (1, 32, 200)
+REPETITIONS = 3
+LONG = 6
 GOAL = 5.0
 WARM_UP_SECONDS = 3.0
 MALFORMED = (b"{", b'{"inputs": []}', b'{"inputs": [""]}', b'{"inputs": [NaN]}', b"\xff")
@@ -76,6 +78,15 @@ def sides(project: Path, port: int) -> list[Side]:
             f"`mlflow models serve --workers {cores}`", [*theirs, "--workers", cores], "/ping", "/invocations", records
         ),
     ]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 @contextmanager
@@ -134,12 +145,22 @@ def ask(side: Side, port: int, texts: list[str], clients: int, seconds: float, *
     return found
 
 
-def row(side: Side, clients: int, seconds: float, found: Found) -> str:
+def rates(turns: list[Found], seconds: float) -> list[float]:
+    """Answers a second of each turn."""
+    return [len(turn.seconds) / seconds for turn in turns]
+
+
+def row(name: str, clients: int, seconds: float, turns: list[Found]) -> str:
     """A line of the table."""
-    others = ", ".join(f"{count} x {status}" for status, count in sorted(found.statuses.items()) if status != "200")
-    cells: list[Any] = [side.name, clients, f"{len(found.seconds) / seconds:.0f}"]
-    cells += [f"{found.percentile(share):.0f}" for share in (50, 95, 99)]
-    return f"| {' | '.join(map(str, [*cells, others or 'none']))} |"
+    together = Found(
+        [second for turn in turns for second in turn.seconds], sum((turn.statuses for turn in turns), Counter())
+    )
+    others = [f"{count} x {status}" for status, count in sorted(together.statuses.items()) if status != "200"]
+    each = rates(turns, seconds)
+    spread = f" ({min(each):.0f}-{max(each):.0f})" if len(each) > 1 else ""
+    cells: list[Any] = [name, clients, f"{statistics.median(each):.0f}{spread}"]
+    cells += [f"{together.percentile(share):.0f}" for share in (50, 95, 99)]
+    return f"| {' | '.join(map(str, [*cells, ', '.join(others) or 'none']))} |"
 
 
 def main(project: Path, seconds: float) -> None:
@@ -147,35 +168,34 @@ def main(project: Path, seconds: float) -> None:
     from textmill.data.prepared import Prepared
 
     texts = Prepared(project / "data/prepared").split("test").column("text").to_pylist()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    rates: dict[str, float] = {}
-    lines = []
-    for side in sides(project, port):
-        with running(side, project, port):
-            ask(side, port, texts, CLIENTS, WARM_UP_SECONDS)
-            length = seconds / 3 if "--workers" in side.command else seconds
-            found = ask(side, port, texts, CLIENTS, length)
-            rates[side.name] = len(found.seconds) / length
-            lines.append(row(side, CLIENTS, length, found))
-            alone = ask(side, port, texts, 1, seconds / 6)
-            lines.append(row(side, 1, seconds / 6, alone))
-            if side.path == "/predict":
-                crowd = ask(side, port, texts, CROWD, seconds, malformed=10)
-                lines.append(row(side, CROWD, seconds, crowd))
+    pairs = [(sides(project, port)[place], port) for place, port in enumerate(free_ports(3))]
+    with ExitStack() as stack:
+        for side, port in pairs:
+            stack.enter_context(running(side, project, port))
+            ask(side, port, texts, CROWDS[1], WARM_UP_SECONDS)
+        found: dict[tuple[str, int], list[Found]] = {(side.name, count): [] for count in CROWDS for side, _ in pairs}
+        for clients in CROWDS:
+            for _ in range(REPETITIONS):
+                for side, port in pairs:
+                    found[side.name, clients].append(ask(side, port, texts, clients, seconds))
+        mixed = ask(*pairs[0], texts, CROWDS[-1], LONG * seconds, malformed=10)
+    print(f"{len(texts)} test sentences, one a request. The three servers stand side by side and are asked in turn,")
     print(
-        f"{len(texts)} test sentences, one a request; {seconds:.0f} s with {CLIENTS} clients, {seconds / 6:.0f} s with"
+        f"{seconds:.0f} s each time; answers a second are the median of {REPETITIONS} turns, their range in brackets.\n"
     )
-    print(f"one, with `--workers` a third of it; with {CROWD} clients every tenth body is malformed (400 or 422).\n")
     print("| server | clients | answers/s | median ms | p95 ms | p99 ms | other outcomes |")
     print("|---|---:|---:|---:|---:|---:|---|")
-    print("\n".join(lines))
-    ours = next(iter(rates.values()))
-    ratios = ", ".join(f"{ours / rate:.1f} times that of {name}" for name, rate in list(rates.items())[1:])
-    print(f"\nThroughput with {CLIENTS} clients: {ratios} (goal: {GOAL:.0f}).")
+    for (name, clients), turns in found.items():
+        print(row(name, clients, seconds, turns))
+    print(row(f"{pairs[0][0].name}, every tenth body malformed", CROWDS[-1], LONG * seconds, [mixed]))
+    for clients in CROWDS:
+        ours, *theirs = (statistics.median(rates(found[side.name, clients], seconds)) for side, _ in pairs)
+        ratios = ", ".join(
+            f"{ours / rate:.1f} times {side.name}" for rate, (side, _) in zip(theirs, pairs[1:], strict=True)
+        )
+        print(f"\nThroughput with {clients} clients: {ratios} (goal: {GOAL:.0f} times `mlflow models serve`).")
 
 
 if __name__ == "__main__":
     options = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
-    main(Path(options.get("project", ROOT)).resolve(), float(options.get("seconds", 60)))
+    main(Path(options.get("project", ROOT)).resolve(), float(options.get("seconds", 10)))

@@ -35,6 +35,9 @@ class Parrot:
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
+    def lengths(self, values: Sequence[Any]) -> list[int]:
+        return [1 for _ in values]
+
     def predict(self, values: Sequence[Any]) -> list[dict[str, Any]]:
         return [{"said": value} for value in values]
 
@@ -58,7 +61,7 @@ def serving(predictor: Any, **options: Any) -> Iterator[int]:
     settings = ServeSettings(port=0, max_generations=1, **options)
     metrics = ServingMetrics()
     watcher = Watcher(FolderSource, lambda _: None, metrics, 1.0)  # type: ignore[arg-type,return-value]
-    watcher.current = LoadedModel(Identity("parrot", "1", "0" * 64), predictor, 64, [({"text": "hi"}, {"said": "hi"})])
+    watcher.current = LoadedModel(Identity("parrot", "1", "0" * 64), predictor, [({"text": "hi"}, {"said": "hi"})])
     service = Service(settings, watcher, metrics)
     listening = listen(settings.host, settings.port)
     config = uvicorn.Config(build_application(service), log_level="warning", timeout_graceful_shutdown=10)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 RETRY_AFTER_SECONDS = 1
 _MESSAGE_CHARACTERS = 300
-_BYTES_PER_TOKEN = 4
-_SPECIAL_TOKENS = 2
 # Of a body that is refused, so much is still read: a client that is still sending would otherwise
 # see its connection break and never read why.
 _LINGER_BYTES = 16 << 20
@@ -152,18 +150,3 @@ def characters(value: Any) -> int:
     if isinstance(value, Sequence):
         return sum(map(characters, value))
     return len(str(value))
-
-
-def estimated_tokens(value: Any, max_tokens: int) -> int:
-    """About how many tokens an input has, without tokenising it: one for four bytes of UTF-8."""
-    return min(max_tokens, _SPECIAL_TOKENS + _bytes(value) // _BYTES_PER_TOKEN)
-
-
-def _bytes(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
-    if isinstance(value, Mapping):
-        return sum(map(_bytes, value.values()))
-    if isinstance(value, list):
-        return sum(map(_bytes, value))
-    return _BYTES_PER_TOKEN

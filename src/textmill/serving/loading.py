@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from textmill.tasks.base import Task
 
 _WARM_UP_ROWS = 16
-_ESTIMATES_MAY_BE_OFF_BY = 4
+_LENGTHS_MAY_BE_OFF_BY = 4
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,9 @@ class Answerer(Protocol):
     def task(self) -> Task:
         """Checks inputs and has examples of them."""
 
+    def lengths(self, values: Sequence[Any]) -> list[int]:
+        """About how many tokens each input has, at least one, quickly: by this, inputs share a batch."""
+
     def predict(self, values: Sequence[Any]) -> list[dict[str, Any]]:
         """One record of plain JSON values an input, in their order; called from several threads.
 
@@ -115,13 +118,11 @@ class LoadedModel:
     Attributes:
         identity: Which one.
         predictor: Answers; where it also is a `textmill.serving.generation.Generator`, it generates.
-        max_tokens: Tokens of a text that the model sees.
         examples: Natural inputs and the answers that this model gave to them.
     """
 
     identity: Identity
     predictor: Answerer
-    max_tokens: int
     examples: list[tuple[Any, dict[str, Any]]]
 
 
@@ -145,8 +146,8 @@ def load_model(fetched: Fetched, precision: Precision, batch_tokens: int) -> Loa
             fix="Do not use this folder; register the model again",
         )
     predictor = Predictor.load(folder, precision, threads=1)
-    predictor.tokens_per_batch = _ESTIMATES_MAY_BE_OFF_BY * batch_tokens
+    predictor.tokens_per_batch = _LENGTHS_MAY_BE_OFF_BY * batch_tokens
     inputs = predictor.task.example_inputs()
     answers = predictor.predict(inputs)
     predictor.predict((inputs * _WARM_UP_ROWS)[:_WARM_UP_ROWS])
-    return LoadedModel(identity, predictor, predictor.exported.max_length, list(zip(inputs, answers, strict=True)))
+    return LoadedModel(identity, predictor, list(zip(inputs, answers, strict=True)))
