@@ -137,7 +137,7 @@ def measure(side: str, arguments: argparse.Namespace, seed: int, *, whole: bool)
 def compare(arguments: argparse.Namespace, figure: str, *, whole: bool) -> dict[str, list[float]]:
     """A figure of both sides over the seeds, measured in turns."""
     found: dict[str, list[float]] = {side: [] for side in NAMES}
-    for seed in range(1, REPEATS + 1):
+    for seed in range(1, arguments.repeats + 1):
         for side in NAMES:
             found[side].append(measure(side, arguments, seed, whole=whole)[figure])
     return found
@@ -146,7 +146,7 @@ def compare(arguments: argparse.Namespace, figure: str, *, whole: bool) -> dict[
 def print_speed(arguments: argparse.Namespace) -> None:
     """Samples per second on a part of the rows."""
     speed = {side: statistics.median(values) for side, values in compare(arguments, "speed", whole=False).items()}
-    print(f"| side | samples/s on {SPEED_ROWS:,} rows, median of {REPEATS} |\n|---|---:|")
+    print(f"| side | samples/s on {SPEED_ROWS:,} rows, median of {arguments.repeats} |\n|---|---:|")
     for side, name in NAMES.items():
         print(f"| {name} | {speed[side]:.1f} |")
     print(f"| **ratio** (goal ≥ 2.0) | **{speed['ours'] / speed['rival']:.2f}** |")
@@ -155,8 +155,8 @@ def print_speed(arguments: argparse.Namespace) -> None:
 def print_quality(arguments: argparse.Namespace) -> None:
     """Test F1 after training on all rows."""
     found = compare(arguments, "f1", whole=True)
-    seeds = " | ".join(f"seed {seed}" for seed in range(1, REPEATS + 1))
-    print(f"| test weighted F1, trained on all rows | {seeds} | mean |\n|---|{'---:|' * (REPEATS + 1)}")
+    seeds = " | ".join(f"seed {seed}" for seed in range(1, arguments.repeats + 1))
+    print(f"| test weighted F1, trained on all rows | {seeds} | mean |\n|---|{'---:|' * (arguments.repeats + 1)}")
     for side, name in NAMES.items():
         cells = " | ".join(f"{value:.4f}" for value in found[side])
         print(f"| {name} | {cells} | {statistics.mean(found[side]):.4f} |")
@@ -169,6 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder with prepared/ and pretrained/")
     parser.add_argument("--only", choices=("speed", "quality"), help="measure one of the two tables")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="how often each side is measured, and seeds")
     parser.add_argument("--side", choices=tuple(NAMES), help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--whole", action="store_true", help=argparse.SUPPRESS)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from textmill.config.layout import Layout
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.runtime import RuntimeConfig
-from textmill.stages.imports import quick_imports
 from textmill.stages.runner import run_stage
 
 
 def main(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     """Make `data/prepared` from `data/raw`."""
-    with quick_imports():
-        from textmill.data.preparing import prepare
+    from textmill.data.preparing import prepare
 
     prepare(config, runtime, layout)
 
