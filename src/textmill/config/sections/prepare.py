@@ -18,7 +18,7 @@ def _keys_as_text(value: Any) -> Any:
     return {str(key): name for key, name in value.items()} if isinstance(value, Mapping) else value
 
 
-Format = Literal["csv", "tsv", "jsonl", "parquet", "text"]
+Format = Literal["csv", "tsv", "jsonl", "parquet", "text", "squad"]
 
 
 class BinsConfig(Section):
@@ -118,13 +118,22 @@ class SplitsConfig(Section):
     Attributes:
         by: `content`: whole rows, drawn by a hash of their content and the seed. `position`, for
             raw text: the beginning of each file is for training, the next part for validation and
-            its end for test, as is usual for one long text.
+            its end for test, as is usual for one long text. `group`: all rows with the same value in
+            the column `group` go to one split, and the shares are shares of these groups.
+        group: A mapped column: the article or the author that a row comes from, say.
     """
 
-    by: Literal["content", "position"] = "content"
+    by: Literal["content", "position", "group"] = "content"
+    group: str | None = None
     validation: Fraction = 0.1
     test: Fraction = 0.15
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _group_goes_with_by(self) -> Self:
+        if (self.group is not None) != (self.by == "group"):
+            raise ValueError("group goes with by: group, and only with it")
+        return self
 
     @model_validator(mode="after")
     def _leave_some_for_training(self) -> Self:
