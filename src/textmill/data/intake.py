@@ -132,14 +132,18 @@ class Intaker:
         """The good rows of a file, chunk by chunk: columns, numbers, normalised texts."""
         label = f"data/raw/files/{path.parent.name}/{path.name}"
         self.found.files.append(label)
-        for raw in read_rows(path, label, self._config.read, self._map.wanted, part):
+        stem = path.name.partition(".")[0]
+        file_column = self._config.read.file_column
+        wanted = [name for name in self._map.wanted if name != file_column]
+        for raw in read_rows(path, label, self._config.read, wanted, part):
+            if file_column is not None:
+                raw.columns[file_column] = [stem] * len(raw.lines)
             self.found.rows += len(raw.lines) + len(raw.rejects)
             self._rejects.add(raw.rejects)
             columns = self._good(raw, label)
             count = len(columns[ROW])
             if not count:
                 continue
-            stem = path.name.partition(".")[0]
             columns["source"] = [value or stem for value in columns.get("source") or [None] * count]
             given = columns.get("id") or [None] * count
             columns["id"] = [

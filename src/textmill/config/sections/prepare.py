@@ -101,6 +101,8 @@ class ReadConfig(Section):
         header: Column names of a file that has none in its first line.
         quoted: Whether a quote sign in CSV/TSV encloses a field.
         text: For raw text: what a document is.
+        file_column: A name by which `columns` may refer to the name of the file that a row stands in,
+            without its ending: for corpora with a file a label.
         columns: Task column -> file column, or a `ColumnConfig`. Beside the task's own columns
             `id`, `source` (figures are given apart by it) and any others may be kept.
     """
@@ -109,6 +111,7 @@ class ReadConfig(Section):
     header: list[str] | None = None
     quoted: bool = True
     text: TextConfig = TextConfig()
+    file_column: str | None = None
     columns: dict[str, str | ColumnConfig]
 
 

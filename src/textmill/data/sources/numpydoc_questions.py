@@ -62,9 +62,12 @@ class NumpydocQuestionsSource(PackagesSource):
     Config: ClassVar[type[Section]] = NumpydocQuestionsConfig
     config: NumpydocQuestionsConfig
 
+    def __init__(self, config: Section) -> None:
+        super().__init__(config)
+        self._seen: set[str] = set()
+
     def fetch(self, destination: Path, root: Path) -> Provenance:
         """Write the rows of every package; see `PackagesSource.fetch`."""
-        self._seen: set[str] = set()
         found = super().fetch(destination, root)
         wordings = " ".join(text for texts in self.config.templates.values() for text in texts)
         return replace(found, made=f"questions made from docstrings by these templates: {wordings}")
