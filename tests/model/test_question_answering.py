@@ -13,12 +13,16 @@ from textmill.config.layout import Layout
 from textmill.config.plugins import build
 from textmill.data.answers import read_answers
 from textmill.data.prepared import Prepared
+from textmill.evaluation.drift import measure_drift
+from textmill.export.reference import read_reference
 from textmill.files import read_json
 from textmill.models.base import Model
 from textmill.serving.predictor import Predictor
 from textmill.tasks.base import Task
 from textmill.training.inference import predict_table
 from textmill.training.loading import load_network
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +144,12 @@ def test_graph_takes_any_number_of_windows(project: Layout) -> None:
 def test_folder_can_be_trained_further(project: Layout, tmp_path: Path) -> None:
     network = build(TASK, Task).build_network(build(MODEL, Model), project.exported / "model", {})
     assert float(network.no_answer_bias) == 0.0, "what one training chose is no start for the next"
+
+
+def test_outputs_of_texts_of_any_length_can_be_compared_for_drift(project: Layout) -> None:
+    reference = read_reference(project.exported / "model")
+    predictor = Predictor.load(project.exported / "model", "fp32")
+    frame = pd.DataFrame({"question": ["plot"] * 3, "context": ["plot superb", "plot awful here", "film"]})
+    outputs, answers = predictor.answered(frame, frame)
+    found = measure_drift(reference, frame, {}, predictor.task.fixed_width(outputs), answers)
+    assert found.outputs is not None and found.outputs[0].shape[1] == found.outputs[1].shape[1] == 4

@@ -105,7 +105,7 @@ def write_reference(task: Task, prepared: Prepared, outputs: Outputs, splitter: 
         texts={name: _text(train[name], test[name], splitter) for name in task.text_columns},
         targets=categories({name: train[name].tolist() for name in task.target_columns}),
         answers=categories(fields(answers)),
-        outputs=_sample(features(outputs)) if outputs else [],
+        outputs=_sample(features(task.fixed_width(outputs))) if outputs else [],
     )
     write_json(folder / REFERENCE_FILE, reference.model_dump(mode="json"))
 

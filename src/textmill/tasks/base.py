@@ -233,6 +233,10 @@ class Task(Plugin):
 
     # -- export and serving -----------------------------------------------------------------
 
+    def fixed_width(self, outputs: Outputs) -> Outputs:
+        """The outputs as vectors that can be compared between texts of any length, for drift; as they are by default."""
+        return outputs
+
     @abstractmethod
     def example_inputs(self) -> list[dict[str, Any]]:
         """A few natural inputs, as `decode`'s users would give them."""

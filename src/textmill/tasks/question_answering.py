@@ -272,6 +272,12 @@ class QuestionAnswering(Task):
 
     # -- export and serving -----------------------------------------------------------------
 
+    def fixed_width(self, outputs: Outputs) -> Outputs:
+        """The first token's scores and the highest one, of each window."""
+        import numpy as np
+
+        return {name: np.stack([values[:, 0], np.nanmax(values, axis=1)], axis=1) for name, values in outputs.items()}
+
     def example_inputs(self) -> list[dict[str, Any]]:
         """A question that its text answers, and one that it does not."""
         context = "The water mill at Eling was built in 1785. It still grinds wheat when the tide is out."
