@@ -72,12 +72,12 @@ def prepared_project(root: Path) -> Layout:
     return layout
 
 
-def run_stages(layout: Layout) -> None:
+def run_stages(layout: Layout, seed: int = 1) -> None:
     """Train, evaluate and export."""
     from textmill.stages import evaluate, export, train
 
     values: dict[str, Any] = {
-        "seed": 1,
+        "seed": seed,
         "task": TASK,
         "model": MODEL,
         "precision": "32-true",

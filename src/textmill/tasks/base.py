@@ -234,7 +234,7 @@ class Task(Plugin):
     # -- export and serving -----------------------------------------------------------------
 
     def fixed_width(self, outputs: Outputs) -> Outputs:
-        """The outputs as vectors that can be compared between texts of any length, for drift; as they are by default."""
+        """The outputs as vectors that compare between texts of any length, for drift; as they are by default."""
         return outputs
 
     @abstractmethod
