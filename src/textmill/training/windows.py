@@ -42,10 +42,9 @@ class SlidingWindows:
         self._table = table
         self._encoded = encoded_columns(task, table)
         self._of_window = [name for name in of_window if name in table.column_names]
-        counts = [len(lengths) for lengths in table.column(WINDOWS).to_pylist()]
-        self.lengths: NDArray[np.int64] = np.array(
-            [length for lengths in table.column(WINDOWS).to_pylist() for length in lengths], np.int64
-        )
+        of_rows: list[list[int]] = table.column(WINDOWS).to_pylist()
+        counts = [len(lengths) for lengths in of_rows]
+        self.lengths: NDArray[np.int64] = np.array([length for row in of_rows for length in row], np.int64)
         self._rows: NDArray[np.int64] = np.repeat(np.arange(len(counts)), counts)
         self._first: NDArray[np.int64] = np.cumsum([0, *counts])
 
