@@ -19,6 +19,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 BENCHMARKS = {
     "pipeline": "The whole pipeline",
     "quality": "Quality of the default model over three seeds",
+    "question_answering": "Question answering beside its baselines",
     "finetuning": "Fine-tuning against `transformers.Trainer`",
     "nanogpt": "Characters of tiny Shakespeare against nanoGPT",
     "generation": "Generation with a cache against generation without",

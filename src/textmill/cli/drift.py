@@ -43,9 +43,9 @@ def drift(
     predictor = Predictor.load(folder, "fp32")
     known = read_reference(folder)
     new = read_new_texts(file, predictor.task, predictor.exported.cleaning, columns, rows)
-    outputs = predictor.outputs(new.frame) if known.outputs else {}
-    answers = predictor.task.decode(outputs, predictor.exported.state) if outputs else []
-    found = measure_drift(known, new.frame, new.targets, outputs, answers)
+    outputs, answers = predictor.answered(new.frame, new.frame) if known.outputs else ({}, [])
+    comparable = predictor.task.fixed_width(outputs)
+    found = measure_drift(known, new.frame, new.targets, comparable, answers)
     if html is not None:
         from textmill.evaluation.drift_report import render_drift
         from textmill.files import atomic_write

@@ -71,6 +71,9 @@ class Intaker:
         self._task = task
         self._rejects = rejects
         self._map = ColumnMap(config.read, [*task.text_columns, *task.target_columns])
+        if config.splits.group is not None and config.splits.group not in self._map.names:
+            fix = "Map it under prepare.read.columns"
+            raise UserError(f"the column {config.splits.group!r} is not mapped", where="prepare.splits.group", fix=fix)
         self._cleaner = Cleaner(config.cleaning)
         self._bands = band_shape(config.duplicates.threshold, config.duplicates.permutations)
         self.found = Intake(has_ids="id" in self._map.names, bands=self._bands[0] if config.duplicates.near else 0)
@@ -85,6 +88,7 @@ class Intaker:
     def staging(self, folder: Path) -> Staging:
         """Where `run` puts the rows."""
         numbers = ["split", "key", "target", "stratum", *(["given_id"] if self.found.has_ids else [])]
+        numbers += ["group"] if self._config.splits.by == "group" else []
         return Staging(folder, self.columns, numbers + [f"band{index}" for index in range(self.found.bands)])
 
     def run(self, raw: Path, staging: Staging) -> Intake:
@@ -111,7 +115,7 @@ class Intaker:
     def _parts(self, raw: Path) -> Iterator[tuple[str, Path, Part]]:
         """The fetched files with their splits; those of `all` are cut when splits are told by position."""
         for split, path in _files(raw):
-            if split != "all" or self._config.splits.by == "content":
+            if split != "all" or self._config.splits.by != "position":
                 yield split, path, WHOLE
                 continue
             shares = self._config.splits
@@ -128,14 +132,18 @@ class Intaker:
         """The good rows of a file, chunk by chunk: columns, numbers, normalised texts."""
         label = f"data/raw/files/{path.parent.name}/{path.name}"
         self.found.files.append(label)
-        for raw in read_rows(path, label, self._config.read, self._map.wanted, part):
+        stem = path.name.partition(".")[0]
+        file_column = self._config.read.file_column
+        wanted = [name for name in self._map.wanted if name != file_column]
+        for raw in read_rows(path, label, self._config.read, wanted, part):
+            if file_column is not None:
+                raw.columns[file_column] = [stem] * len(raw.lines)
             self.found.rows += len(raw.lines) + len(raw.rejects)
             self._rejects.add(raw.rejects)
             columns = self._good(raw, label)
             count = len(columns[ROW])
             if not count:
                 continue
-            stem = path.name.partition(".")[0]
             columns["source"] = [value or stem for value in columns.get("source") or [None] * count]
             given = columns.get("id") or [None] * count
             columns["id"] = [
@@ -148,8 +156,11 @@ class Intaker:
     def _good(self, raw: RawRows, label: str) -> dict[str, list[Any]]:
         """The rows that pass mapping, cleaning and the task's check; the others are rejected."""
         mapped, problems = self._map.apply(raw.columns)
-        for name in self._task.text_columns:
+        given = {name: mapped[name] for name in self._task.text_columns}
+        for name in given:
             mapped[name] = self._cleaned(name, mapped[name], problems)
+        for position, problem in self._task.follow_cleaning(given, mapped).items():
+            problems.setdefault(position, problem)
         self._reject(label, raw.lines, mapped, problems)
         columns: dict[str, list[Any]] = _without({**mapped, ROW: raw.lines}, problems)
         frame = as_frame(columns, [*self._task.text_columns, *self._task.target_columns])
@@ -196,6 +207,8 @@ class Intaker:
             "target": hashes(_joined(columns, self._task.target_columns)),
             "stratum": np.zeros(len(texts), np.uint64),
         }
+        if (group := self._config.splits.group) is not None:
+            numbers["group"] = hashes([value or "" for value in columns[group]])
         if self.found.has_ids:
             numbers["given_id"] = hashes([f"{code}{_SEPARATOR}{value}" for value in columns["id"]])
         if (stratify := self._task.stratify_column) is not None:

@@ -1,4 +1,4 @@
-"""CSV, TSV, JSON Lines, Parquet and raw text files, read a chunk of rows at a time."""
+"""CSV, TSV, JSON Lines, Parquet, SQuAD and raw text files, read a chunk of rows at a time."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from textmill.config.sections.prepare import Format, ReadConfig
+from textmill.data import squad
 from textmill.data.rejects import RejectedRow, excerpt
 from textmill.data.text import COLUMN, WHOLE, Part, documents
 from textmill.errors import UserError
@@ -75,7 +76,10 @@ def read_rows(
     if part != WHOLE and format_ != "text":
         fix = "Only raw text is cut by position; set it to content"
         raise UserError(f"{label} is read as {format_}", where="prepare.splits.by", fix=fix)
-    if format_ == "text":
+    chunks: Iterable[RawRows]
+    if format_ == "squad":
+        chunks = _read_squad(path, label, wanted)
+    elif format_ == "text":
         chunks = _read_text(path, label, config, wanted, part)
     elif format_ == "parquet":
         chunks = _read_parquet(path, label, wanted)
@@ -276,7 +280,25 @@ def _read_parquet(path: Path, label: str, wanted: Sequence[str]) -> Iterator[Raw
         raise UserError(f"cannot be read as Parquet ({str(error).splitlines()[0]})", where=label) from error
 
 
-# -- Raw text -------------------------------------------------------------------------------
+# -- SQuAD and raw text -------------------------------------------------------------------------------
+
+
+def _read_squad(path: Path, label: str, wanted: Sequence[str]) -> Iterator[RawRows]:
+    _positions(squad.COLUMNS, wanted, label, headerless=True)
+    chunk = _empty(wanted)
+    size = 0
+    for number, row in squad.questions(path, label):
+        if isinstance(row, RejectedRow):
+            chunk.rejects.append(row)
+            continue
+        chunk.lines.append(number)
+        for name in wanted:
+            chunk.columns[name].append(row[name])
+        size += len(row["context"] or "")
+        if len(chunk.lines) >= ROWS or size >= CHARACTERS:
+            yield chunk
+            chunk, size = _empty(wanted), 0
+    yield chunk
 
 
 def _read_text(path: Path, label: str, config: ReadConfig, wanted: Sequence[str], part: Part) -> Iterator[RawRows]:

@@ -12,7 +12,7 @@ from textmill.data.duplicates import Duplicates, find_exact, find_near, repeated
 from textmill.data.intake import SPLIT_CODES, Intake
 from textmill.data.minhash import normalise
 from textmill.data.prepared import SPLITS
-from textmill.data.splitting import assign
+from textmill.data.splitting import assign, assign_groups
 from textmill.data.staging import Staging
 from textmill.errors import UserError
 
@@ -51,8 +51,11 @@ def select(config: PrepareConfig, intake: Intake, staging: Staging, text_columns
     pool = np.flatnonzero(kept & (codes == SPLIT_CODES[pool_name]))
     shares = _shares(config.splits, intake.splits)
     if len(pool) and (shares or pool_name == "all"):
-        strata = staging.numbers("stratum")[pool]
-        names = assign(staging.numbers("key")[pool], strata, shares, config.splits.seed, intake.classes)
+        if config.splits.by == "group":
+            names = assign_groups(staging.numbers("group")[pool], shares, config.splits.seed)
+        else:
+            strata = staging.numbers("stratum")[pool]
+            names = assign(staging.numbers("key")[pool], strata, shares, config.splits.seed, intake.classes)
         split[pool] = np.select([names == name for name in SPLITS], list(range(len(SPLITS))))
     for index, name in enumerate(SPLITS):
         if not np.any(split == index):

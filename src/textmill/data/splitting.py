@@ -54,6 +54,27 @@ def assign(
     return result
 
 
+def assign_groups(groups: NDArray[np.uint64], shares: Mapping[str, float], seed: int) -> NDArray[np.str_]:
+    """The split of each row, the same for all rows of a group; `shares` are shares of the groups.
+
+    Args:
+        groups: Hash of each row's group, shape (rows,).
+        shares: Split -> its share, above 0.
+        seed: Another seed gives another split.
+
+    Raises:
+        UserError: There are too few groups for one in each split.
+    """
+    found, of_row = np.unique(groups, return_inverse=True)
+    if len(found) <= len(shares):
+        raise UserError(
+            f"{len(found)} group(s) of rows, too few for one in each of {len(shares) + 1} splits",
+            where="prepare.splits.group",
+            fix="Choose a column of more values, or split by content",
+        )
+    return assign(found, np.zeros_like(found), shares, seed, {})[of_row]
+
+
 def _counts(rows: int, shares: Mapping[str, float]) -> dict[str, int]:
     """Rows for each split: its share, but at least one, and at least one left for training."""
     counts: dict[str, int] = {}

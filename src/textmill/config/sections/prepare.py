@@ -18,7 +18,7 @@ def _keys_as_text(value: Any) -> Any:
     return {str(key): name for key, name in value.items()} if isinstance(value, Mapping) else value
 
 
-Format = Literal["csv", "tsv", "jsonl", "parquet", "text"]
+Format = Literal["csv", "tsv", "jsonl", "parquet", "text", "squad"]
 
 
 class BinsConfig(Section):
@@ -101,6 +101,8 @@ class ReadConfig(Section):
         header: Column names of a file that has none in its first line.
         quoted: Whether a quote sign in CSV/TSV encloses a field.
         text: For raw text: what a document is.
+        file_column: A name by which `columns` may refer to the name of the file that a row stands in,
+            without its ending: for corpora with a file a label.
         columns: Task column -> file column, or a `ColumnConfig`. Beside the task's own columns
             `id`, `source` (figures are given apart by it) and any others may be kept.
     """
@@ -109,6 +111,7 @@ class ReadConfig(Section):
     header: list[str] | None = None
     quoted: bool = True
     text: TextConfig = TextConfig()
+    file_column: str | None = None
     columns: dict[str, str | ColumnConfig]
 
 
@@ -118,13 +121,22 @@ class SplitsConfig(Section):
     Attributes:
         by: `content`: whole rows, drawn by a hash of their content and the seed. `position`, for
             raw text: the beginning of each file is for training, the next part for validation and
-            its end for test, as is usual for one long text.
+            its end for test, as is usual for one long text. `group`: all rows with the same value in
+            the column `group` go to one split, and the shares are shares of these groups.
+        group: A mapped column: the article or the author that a row comes from, say.
     """
 
-    by: Literal["content", "position"] = "content"
+    by: Literal["content", "position", "group"] = "content"
+    group: str | None = None
     validation: Fraction = 0.1
     test: Fraction = 0.15
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _group_goes_with_by(self) -> Self:
+        if (self.group is not None) != (self.by == "group"):
+            raise ValueError("group goes with by: group, and only with it")
+        return self
 
     @model_validator(mode="after")
     def _leave_some_for_training(self) -> Self:

@@ -15,12 +15,17 @@ Split = Literal["train", "validation", "test", "all"]
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where fetched bytes come from: an origin that can be fetched again, version, licence, digest."""
+    """Where fetched bytes come from: an origin that can be fetched again, version, licence, digest.
+
+    Attributes:
+        made: How rows were made of them, where they are not the origin's own; the model card tells it.
+    """
 
     origin: str
     version: str | None
     licence: str | None
     sha256: str | None
+    made: str | None = None
 
 
 class Source(Plugin):

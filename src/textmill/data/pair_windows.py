@@ -1,0 +1,84 @@
+"""Pairs of a short and a long text as windows of tokens: the short one whole, beside each part of the long one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PairWindows:
+    """The windows of one pair.
+
+    Attributes:
+        ids: Token ids of each window.
+        starts: For each token of each window, where it begins in the long text; -1 outside of it.
+        ends: The position after its last character; -1 outside of it.
+        tokens: Of the whole pair, uncut.
+    """
+
+    ids: list[list[int]]
+    starts: list[list[int]]
+    ends: list[list[int]]
+    tokens: int
+
+    @property
+    def nowhere(self) -> list[tuple[int, int]]:
+        """The first token of each window, which stands for a passage that is not there."""
+        return [(0, 0)] * len(self.ids)
+
+    def token_spans(self, begin: int, end: int) -> list[tuple[int, int]]:
+        """In each window the first and the last token of a passage of the long text; 0 and 0 unless all is there."""
+        return [_token_span(*window, begin, end) for window in zip(self.starts, self.ends, strict=True)]
+
+
+def pair_windows(
+    tokenizer: Any, pairs: Sequence[tuple[str, str]], *, max_length: int, most_first: int, overlap: int
+) -> list[PairWindows]:
+    """Tokenise pairs, with the special tokens that the tokenizer puts around them.
+
+    Args:
+        tokenizer: A `tokenizers.Tokenizer` without padding or truncation.
+        pairs: Short and long text.
+        max_length: Tokens of a window at most.
+        most_first: Tokens of the short text at most, and at most half a window; the rest is cut off.
+        overlap: Tokens of the long text that a window shares with the one before, at most half of them.
+    """
+    return [
+        _windows(encoding, max_length, min(most_first, max_length // 2), overlap)
+        for encoding in tokenizer.encode_batch(list(pairs))
+    ]
+
+
+def _windows(encoding: Any, max_length: int, most_first: int, overlap: int) -> PairWindows:
+    parts: list[int | None] = encoding.sequence_ids
+    second = [position for position, part in enumerate(parts) if part == 1]
+    begin, end = (second[0], second[-1] + 1) if second else (len(parts) - 1, len(parts) - 1)
+    first = [position for position, part in enumerate(parts) if part == 0]
+    cut = set(first[most_first:])
+    before = [token for position, token in enumerate(encoding.ids[:begin]) if position not in cut]
+    after = encoding.ids[end:]
+    room = max(1, max_length - len(before) - len(after))
+    step = max(1, room - min(overlap, room // 2))
+    windows = PairWindows([], [], [], len(encoding.ids) - len(cut))
+    outside = [-1] * len(before), [-1] * len(after)
+    at = begin
+    while True:
+        stop = min(at + room, end)
+        offsets = encoding.offsets[at:stop]
+        windows.ids.append(before + encoding.ids[at:stop] + after)
+        windows.starts.append(outside[0] + [start for start, _ in offsets] + outside[1])
+        windows.ends.append(outside[0] + [last for _, last in offsets] + outside[1])
+        if stop == end:
+            return windows
+        at += step
+
+
+def _token_span(starts: Sequence[int], ends: Sequence[int], begin: int, end: int) -> tuple[int, int]:
+    inside = [position for position, start in enumerate(starts) if start >= 0]
+    if not inside or starts[inside[0]] > begin or ends[inside[-1]] < end:
+        return 0, 0
+    first = next((position for position in inside if ends[position] > begin), 0)
+    last = next((position for position in reversed(inside) if starts[position] < end), 0)
+    return (first, last) if first <= last else (0, 0)

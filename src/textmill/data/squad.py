@@ -1,0 +1,57 @@
+"""Questions out of a JSON file of the form of SQuAD (Rajpurkar et al. 2016, 2018): articles, paragraphs, questions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from textmill.data.rejects import RejectedRow, excerpt
+from textmill.errors import UserError
+
+COLUMNS = ("id", "title", "question", "context", "answers")
+"""Of a question; `answers` is a list of records, empty where the question has no answer."""
+
+
+def questions(path: Path, label: str) -> Iterator[tuple[int, dict[str, Any] | RejectedRow]]:
+    """Each question with its number in the file, from 1; what is none comes as a reject.
+
+    Raises:
+        UserError: The file is no such JSON.
+    """
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"is no JSON ({str(error).partition(':')[0]})", where=label) from error
+    articles = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(articles, list):
+        fix = 'SQuAD\'s form is {"data": [{"title": ..., "paragraphs": [{"context": ..., "qas": [...]}]}]}'
+        raise UserError("has no list of articles under 'data'", where=label, fix=fix)
+    number = 0
+    for article in articles:
+        for paragraph in _records(article, "paragraphs"):
+            for question in _records(paragraph, "qas"):
+                number += 1
+                if not isinstance(question, dict) or not isinstance(question.get("answers", []), list):
+                    yield number, RejectedRow(label, number, "row", "is no question of SQuAD", excerpt(question))
+                    continue
+                yield (
+                    number,
+                    {
+                        "id": _text(question.get("id")),
+                        "title": _text(article.get("title")),
+                        "question": _text(question.get("question")),
+                        "context": _text(paragraph.get("context")),
+                        "answers": [] if question.get("is_impossible") else question.get("answers", []),
+                    },
+                )
+
+
+def _records(value: Any, name: str) -> list[Any]:
+    found = value.get(name) if isinstance(value, dict) else None
+    return found if isinstance(found, list) else []
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None or value == "" else str(value)

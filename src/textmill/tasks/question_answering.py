@@ -1,0 +1,355 @@
+"""Question answering: the passage of a text that answers a question, or none (Rajpurkar et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from textmill.config.section import Section as Options
+from textmill.errors import UserError
+from textmill.tasks.base import Metric, Outputs, Reject, Section, State, Task
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    import pyarrow as pa
+    import torch
+
+    from textmill.evaluation.spans import Spans
+    from textmill.models.base import Model
+    from textmill.training.examples import Examples
+
+_BIAS = "no_answer_bias"
+_OF_WINDOW = ("start_position", "end_position")
+_FORM = 'Give {"question": "...", "context": "..."}'
+
+
+class QuestionAnsweringConfig(Options):
+    """Options of question answering.
+
+    Attributes:
+        max_question: Tokens of a question at most; longer ones are cut.
+        max_answer: Tokens of an answer at most.
+        overlap: Tokens that a window of a long context shares with the window before.
+    """
+
+    max_question: Annotated[int, Field(ge=4)] = 64
+    max_answer: Annotated[int, Field(ge=1)] = 30
+    overlap: Annotated[int, Field(ge=0)] = 64
+
+
+class QuestionAnswering(Task):
+    """The passage of a context that answers a question; none where the context does not tell.
+
+    A context longer than the model is shown as several overlapping windows, and the best passage of
+    all of them counts. The target column `answers` holds texts of the context, as
+    `textmill.data.answers.read_answers` takes them; several are several people's answers to the same
+    question, none means that there is no answer.
+
+    No answer is given where the first token's scores exceed those of the best passage. By how much
+    they must is chosen on validation, for the highest F1, and stored in the network.
+    """
+
+    Config: ClassVar[type[Options]] = QuestionAnsweringConfig
+    config: QuestionAnsweringConfig
+
+    name = "question_answering"
+    text_columns = ("question", "context")
+    target_columns = ("answers",)
+    stratify_column = None
+    main_metric = "f1"
+    monitor = "validation/f1"
+    monitor_mode = "max"
+
+    # -- prepare ----------------------------------------------------------------------------
+
+    def fit(self, frames: Iterable[pd.DataFrame]) -> State:
+        """Nothing but that there are questions with an answer.
+
+        Raises:
+            UserError: There is none.
+        """
+        if not any(text and text != "[]" for frame in frames for text in frame["answers"]):
+            raise UserError("no question of the training split has an answer", fix="Map prepare.read.columns.answers")
+        return {}
+
+    def learn_tokens(self, state: State, tokenizer: Any) -> State:
+        """The same state.
+
+        Raises:
+            UserError: The tokenizer puts no special token at the beginning, which could stand for "no answer".
+        """
+        if not tokenizer.encode("a", "b").special_tokens_mask[0]:
+            fix = "Choose a pretrained encoder with a tokenizer of its own, such as `model: minilm`"
+            raise UserError("the tokenizer puts no special token before a text", where="prepare.tokenizer", fix=fix)
+        return state
+
+    def follow_cleaning(
+        self, given: Mapping[str, Sequence[str | None]], columns: dict[str, list[str | None]]
+    ) -> dict[int, tuple[str, str]]:
+        """The answers as they stand in the cleaned context, all in one form."""
+        from textmill.data import answers
+
+        problems: dict[int, tuple[str, str]] = {}
+        pairs = zip(given["context"], columns["context"], strict=True)
+        for position, (raw, clean) in enumerate(pairs):
+            if raw is None or clean is None:
+                continue
+            try:
+                found = answers.read_answers(columns["answers"][position], raw)
+                columns["answers"][position] = answers.write_answers(answers.aligned(found, raw, clean))
+            except ValueError as error:
+                problems[position] = "answers", str(error)
+        return problems
+
+    def check(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:  # noqa: ARG002 - nothing is learned
+        """Rows without a question or a context, and those with an answer that is not in the context."""
+        from textmill.data.answers import read_answers
+
+        rejects = []
+        columns = (frame[name].tolist() for name in ("question", "context", "answers"))
+        for position, (question, context, answers) in enumerate(zip(*columns, strict=True)):
+            if _is_empty(question) or _is_empty(context):
+                rejects.append(Reject(position, "question" if _is_empty(question) else "context", "is empty"))
+                continue
+            try:
+                read_answers(_cell(answers), context)
+            except ValueError as error:
+                rejects.append(Reject(position, "answers", str(error)))
+        return rejects
+
+    def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:  # noqa: ARG002
+        """Windows of each row, one after the other: `input_ids`, `token_starts` and `token_ends` in the context.
+
+        And `window_lengths`, `length` (tokens of question and context), and, where there are answers,
+        `start_position` and `end_position` in each window: 0 where it does not hold the first answer.
+        """
+        from textmill.data.answers import read_answers
+        from textmill.data.pair_windows import pair_windows
+
+        pairs = list(zip(frame["question"].tolist(), frame["context"].tolist(), strict=True))
+        options = {"most_first": self.config.max_question, "overlap": self.config.overlap}
+        found = pair_windows(tokenizer, pairs, max_length=max_length, **options)
+        columns: dict[str, list[Any]] = {
+            "input_ids": [list(chain.from_iterable(row.ids)) for row in found],
+            "length": [row.tokens for row in found],
+            "window_lengths": [[len(window) for window in row.ids] for row in found],
+            "token_starts": [list(chain.from_iterable(row.starts)) for row in found],
+            "token_ends": [list(chain.from_iterable(row.ends)) for row in found],
+        }
+        if "answers" in frame:
+            cells = zip(found, map(_cell, frame["answers"]), frame["context"], strict=True)
+            answers = [(row, next(iter(read_answers(cell, context)), None)) for row, cell, context in cells]
+            spans = [row.token_spans(answer.start, answer.end) if answer else row.nowhere for row, answer in answers]
+            columns["start_position"] = [[first for first, _ in row] for row in spans]
+            columns["end_position"] = [[last for _, last in row] for row in spans]
+        return columns
+
+    # -- train ------------------------------------------------------------------------------
+
+    def examples(self, table: pa.Table) -> Examples:
+        """Every window of every row."""
+        from textmill.training.windows import SlidingWindows
+
+        return SlidingWindows(self, table, _OF_WINDOW)
+
+    def sequences(self, columns: Mapping[str, Sequence[Any]]) -> Sequence[Sequence[int]]:
+        """The windows' token ids."""
+        from textmill.training.windows import cut
+
+        rows = zip(columns["input_ids"], columns["window_lengths"], strict=True)
+        return [window for ids, lengths in rows for window in cut(ids, lengths)]
+
+    def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:  # noqa: ARG002
+        """The model's encoder with a head that scores the ends of a passage."""
+        from textmill.models.span_extractor import SpanExtractor
+
+        return SpanExtractor(model.build_encoder(pretrained))
+
+    def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask` (B, T); `start_position` and `end_position` (B,) where given."""
+        import numpy as np
+        import torch
+
+        from textmill.training.examples import padded
+
+        input_ids, mask = padded(rows["input_ids"])
+        batch = {"input_ids": input_ids, "attention_mask": mask}
+        targets = [name for name in _OF_WINDOW if name in rows]
+        return batch | {name: torch.as_tensor(np.asarray(rows[name], np.int64)) for name in targets}
+
+    def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Mean cross-entropy of both ends over a window's tokens, beside `start_logits` and `end_logits` (B, T)."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        outputs = network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        padding = batch["attention_mask"] == 0
+        parts = [
+            cross_entropy(outputs[f"{end}_logits"].float().masked_fill(padding, -torch.inf), batch[f"{end}_position"])
+            for end in ("start", "end")
+        ]
+        return {"loss": torch.stack(parts).mean(), **outputs}
+
+    def validation_figures(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:  # noqa: ARG002
+        """`f1` and `exact_match` at the margin that serves F1 best, the `no_answer_bias` for it, and `loss`."""
+        import numpy as np
+
+        from textmill.evaluation.passages import passages_of, scores, true_texts
+        from textmill.evaluation.spans import best_margin, cross_entropy
+
+        spans = self._spans(outputs, rows)
+        true = [true_texts(*pair) for pair in zip(rows["answers"], rows["context"], strict=True)]
+        exact, f1 = scores(passages_of(rows["context"], spans.start, spans.end), true)
+        declined = np.array([float(not texts) for texts in true])
+        limit = best_margin(spans.margin, f1, declined)
+        given = spans.margin > limit
+        losses = [cross_entropy(outputs[f"{end}_logits"], rows[f"{end}_position"]) for end in ("start", "end")]
+        return {
+            "f1": float(np.where(given, f1, declined).mean()),
+            "exact_match": float(np.where(given, exact, declined).mean()),
+            "answered": float(given.mean()),
+            _BIAS: limit / 2,
+            "loss": float(np.mean(losses)),
+        }
+
+    def settle(self, weights: dict[str, torch.Tensor], figures: Mapping[str, float]) -> dict[str, torch.Tensor]:
+        """The weights with the bias for "no answer" that served best."""
+        return weights | {_BIAS: weights[_BIAS] + figures[_BIAS]} if weights else weights
+
+    # -- evaluate ---------------------------------------------------------------------------
+
+    def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
+        """`id`, `question`, `answers`, `prediction` with `start` and `end`, its `margin`, `exact_match` and `f1`."""
+        from textmill.evaluation.passages import passage_table
+
+        spans = self._spans(outputs, frame)
+        return passage_table(frame, spans.start, spans.end, spans.margin)
+
+    def metrics(self, state: State) -> list[Metric]:  # noqa: ARG002 - there is nothing to know
+        """F1 and exact match, over all questions and over those with and without an answer."""
+        from textmill.evaluation.passages import passage_metrics
+
+        return passage_metrics()
+
+    @property
+    def baseline_columns(self) -> list[str]:
+        """Questions, contexts and answers."""
+        return ["id", *self.text_columns, *self.target_columns]
+
+    def baselines(
+        self,
+        train: pd.DataFrame,
+        validation: pd.DataFrame,
+        state: State,  # noqa: ARG002
+        options: Mapping[str, Any],
+        seed: int,  # noqa: ARG002
+    ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
+        """`no_answer` to any question, and `best_sentence`: the one nearest to the question, where it is near enough.
+
+        How near it must be is chosen on validation, for the highest F1.
+        """
+        from textmill.evaluation.sentence_baseline import fit_baselines
+
+        return fit_baselines(train, validation, options)
+
+    def report_sections(self, predictions: pd.DataFrame, state: State) -> list[Section]:  # noqa: ARG002
+        """Where answers were given."""
+        from textmill.evaluation.passages import passage_sections
+
+        return passage_sections(predictions)
+
+    def errors(self, predictions: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
+        """The answers that share nothing with the true ones or should not be; those given most surely first."""
+        wrong = predictions[predictions["f1"] < 1]
+        shown = wrong[["id", "question", "true_answers", "prediction", "f1", "margin"]]
+        order = wrong["margin"].abs().mul(1 - wrong["f1"]).sort_values(ascending=False, kind="stable").index
+        return shown.loc[order].reset_index(drop=True)
+
+    # -- export and serving -----------------------------------------------------------------
+
+    def fixed_width(self, outputs: Outputs) -> Outputs:
+        """The first token's scores and the highest one, of each window."""
+        import numpy as np
+
+        return {name: np.stack([values[:, 0], np.nanmax(values, axis=1)], axis=1) for name, values in outputs.items()}
+
+    def example_inputs(self) -> list[dict[str, Any]]:
+        """A question that its text answers, and one that it does not."""
+        context = "The water mill at Eling was built in 1785. It still grinds wheat when the tide is out."
+        questions = ("When was the mill built?", "Who owns the mill?")
+        return [{"question": question, "context": context} for question in questions]
+
+    def parse_inputs(self, values: Sequence[Any]) -> pd.DataFrame:
+        """Records with `question` and `context`, as a frame with these columns.
+
+        Raises:
+            UserError: There is no input, or one is empty or of another kind.
+        """
+        import pandas as pd
+
+        if len(values) == 0:
+            raise UserError("no input", fix=_FORM)
+        for position, value in enumerate(values, start=1):
+            where = f"input {position}"
+            if not isinstance(value, Mapping):
+                raise UserError(f"{str(value)[:60]!r} is no record", where=where, fix=_FORM)
+            for name in self.text_columns:
+                if not isinstance(value.get(name), str) or _is_empty(value[name]):
+                    problem = f"the {name} is empty" if value.get(name) == "" else f"there is no {name}"
+                    raise UserError(problem, where=where, fix=_FORM)
+        return pd.DataFrame({name: [value[name] for value in values] for name in self.text_columns})
+
+    def answers(
+        self,
+        outputs: Outputs,
+        rows: Mapping[str, Sequence[Any]],
+        given: Mapping[str, Sequence[str]],
+        state: State,  # noqa: ARG002
+    ) -> list[dict[str, Any]]:
+        """`answer`, its `start` and `end` in the context as it was given, and a `score` between 0.5 and 1.
+
+        Without an answer it is "", and start and end are 0. The score tells how much the model prefers
+        its answer to giving none, or the other way round; `context[start:end]` is always the answer.
+        """
+        import numpy as np
+
+        from textmill.data.alignment import Alignment
+
+        spans = self._spans(outputs, rows)
+        scores = 1 / (1 + np.exp(-np.minimum(np.abs(spans.margin), 500)))
+        records = []
+        for row, score in enumerate(scores.tolist()):
+            start = end = 0
+            if spans.margin[row] > 0:
+                start, end = int(spans.start[row]), int(spans.end[row])
+                if given["context"][row] != rows["context"][row]:
+                    start, end = Alignment(given["context"][row], rows["context"][row]).given_span(start, end)
+            text = given["context"][row][start:end]
+            records.append({"answer": text, "start": start, "end": end, "score": score})
+        return records
+
+    def _spans(self, outputs: Outputs, rows: Any) -> Spans:
+        from textmill.evaluation.spans import best_spans
+
+        return best_spans(
+            outputs["start_logits"],
+            outputs["end_logits"],
+            rows["window_lengths"],
+            rows["token_starts"],
+            rows["token_ends"],
+            longest=self.config.max_answer,
+        )
+
+
+def _is_empty(value: Any) -> bool:
+    return _cell(value) is None or not value.strip()
+
+
+def _cell(value: Any) -> str | None:
+    """A cell of a data frame: a string, or None for a missing value of whatever kind."""
+    return value if isinstance(value, str) else None
