@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from textmill.tasks.base import Outputs
 
 GRAPHS = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+HEAD = "head.onnx"
 MODEL_FOLDER = "model"
 PROVENANCE_FILE = "provenance.json"
 EXAMPLES_FILE = "examples.json"
@@ -114,13 +115,18 @@ def _write_graphs(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The ONNX graphs, held against the evaluation's outputs, the specification and the card."""
     from textmill.export.card import render_card
-    from textmill.export.graphs import output_names, write_fp32, write_int8
+    from textmill.export.graphs import output_names, write_fp32, write_head, write_int8
     from textmill.export.reference import write_reference
 
     names = output_names(network)
     write_fp32(network, names, target / GRAPHS["fp32"])
     write_int8(target / GRAPHS["fp32"], target / GRAPHS["int8"])
     exported = _specification(config, prepared, outputs=names, graphs=GRAPHS)
+    served = [name + ending for ending in task.sequence_columns for name in names]
+    if (head := getattr(network, "pair_head", None)) is not None:
+        write_head(head, network.hidden_size, served, head.output_name, target / HEAD)
+        exported = exported.model_copy(update={"head": HEAD})
+        served.append(head.output_name)
     write_specification(target, exported)
 
     expected = _evaluated_outputs(layout.evaluation / "outputs.npz")
@@ -129,7 +135,7 @@ def _write_graphs(
     sizes = parities.file_sizes(target, {"safetensors": "model.safetensors", **GRAPHS})
     card = render_card(config.title, task, prepared, layout, found, sizes)
     (target / "README.md").write_text(card, encoding="utf-8")
-    write_reference(task, prepared, expected if set(expected) == set(names) else {}, config.words, target)
+    write_reference(task, prepared, expected if set(expected) == set(served) else {}, config.words, target)
     return {name: value for name, value in asdict(found).items() if name != "metric"}, sizes
 
 
@@ -175,11 +181,15 @@ def _check(task: Task, prepared: Prepared, exported: ExportedModel, folder: Path
     from textmill.serving.predictor import Predictor, open_session
 
     test = prepared.split("test")
-    frame = test.select([name for name in test.column_names if name != "input_ids"]).to_pandas()
-    ids = test.column("input_ids").to_pylist()
+    sequences = list(task.sequence_columns.values())
+    frame = test.drop(sequences).to_pandas()
+    ids = test.select(sequences).to_pydict()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    head = open_session(folder / exported.head) if exported.head is not None else None
     fp32, int8 = (
-        Predictor(exported, tokenizer, open_session(folder / exported.graphs[precision])).outputs_of_ids(ids)
+        Predictor(exported, tokenizer, open_session(folder / exported.graphs[precision]), head=head).outputs_of_columns(
+            ids
+        )
         for precision in ("fp32", "int8")
     )
     return parities.measure(task, prepared.state, frame, expected, fp32, int8)

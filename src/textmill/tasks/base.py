@@ -97,6 +97,8 @@ class Task(Plugin):
         monitor: Lightning's name of the validation figure that picks the best checkpoint.
         monitor_mode: `max` or `min`.
         generates: Whether an answer is text that the network writes token by token.
+        sequence_columns: The encoded columns of token ids that the network reads one apart from the
+            other, by what is put behind the names of its outputs for them.
     """
 
     name: ClassVar[str]
@@ -108,6 +110,7 @@ class Task(Plugin):
     monitor: str
     monitor_mode: str = "max"
     generates: ClassVar[bool] = False
+    sequence_columns: ClassVar[Mapping[str, str]] = {"": "input_ids"}
 
     # -- prepare ----------------------------------------------------------------------------
 
