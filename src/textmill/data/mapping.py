@@ -72,14 +72,14 @@ class ColumnMap:
 
 
 def as_text(value: Any) -> str | None:
-    """A value as a string; a whole number has no fraction, a missing value (null, not a number) is None."""
+    """A value as a string: a whole number without a fraction, a list or a record as JSON, a missing value as None."""
     if value is None or isinstance(value, str):
         return value or None
     if isinstance(value, float):
         if math.isnan(value):
             return None
         return str(int(value)) if value.is_integer() else repr(value)
-    return str(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
 
 
 def bin_name(value: float, bins: BinsConfig) -> str:

@@ -17,6 +17,7 @@ from textmill.errors import UserError
 from textmill.export import parity as parities
 from textmill.files import read_optional, sha256_folder, write_json
 from textmill.models.base import Model
+from textmill.models.lora import merge_adapters, without_adapters
 from textmill.serving.exported import ExportedModel, write_manifest, write_specification
 from textmill.tasks.base import Task
 
@@ -80,6 +81,7 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     prepared = Prepared(layout.prepared)
     _existing(layout.evaluation / "outputs.npz", "evaluate")
     network = load_network(task, model, prepared.state, layout.trained).float()
+    merge_adapters(network)
 
     target = folder / MODEL_FOLDER
     shutil.copytree(prepared.tokenizer_folder, target)
@@ -144,7 +146,7 @@ def _specification(
 ) -> ExportedModel:
     return ExportedModel(
         task=config.task,
-        model=config.model,
+        model=without_adapters(config.model),
         state=prepared.state,
         max_length=config.max_length,
         cleaning=config.cleaning,

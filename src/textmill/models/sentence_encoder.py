@@ -31,9 +31,9 @@ class SentenceEncoder(nn.Module):
         self.hidden_size: int = encoder.hidden_size
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """`embedding` (B, D) in float32 from token ids and mask, both (B, T)."""
+        """`sentence_embedding` (B, D) in float32 from token ids and mask, both (B, T)."""
         states = self.encoder(input_ids, attention_mask)
-        return {"embedding": normalize(pool(states.float(), attention_mask, self.pooling), dim=-1)}
+        return {"sentence_embedding": normalize(pool(states.float(), attention_mask, self.pooling), dim=-1)}
 
 
 class PairClassifier(SentenceEncoder):

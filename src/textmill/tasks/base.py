@@ -134,6 +134,14 @@ class Task(Plugin):
         """
         return state
 
+    def learn_files(self, state: State, tokenizer: Path) -> State:  # noqa: ARG002 - not every task asks it
+        """The state with what must be known of the tokenizer's folder (its chat template, say).
+
+        Raises:
+            UserError: Something is not there.
+        """
+        return state
+
     @abstractmethod
     def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:
         """Columns of model inputs for `frame`: `input_ids` and `length` (tokens) at least.
@@ -223,6 +231,11 @@ class Task(Plugin):
         Raises:
             UserError: An input is empty or of a wrong kind.
         """
+
+    def prompts(self, frame: pd.DataFrame, state: State) -> list[str]:  # noqa: ARG002 - a prompt needs no more
+        """What a model that writes is given for parsed inputs: their text."""
+        texts: list[str] = frame[self.text_columns[0]].tolist()
+        return texts
 
     @abstractmethod
     def decode(self, outputs: Outputs, state: State) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from textmill.models.base import Model
 
 FIRST, SECOND = "text_a", "text_b"
-EMBEDDINGS = ("embedding_a", "embedding_b")
+EMBEDDINGS = ("sentence_embedding_a", "sentence_embedding_b")
 _FIX = 'Give a text, {"text": "..."}, or {"text_a": "...", "text_b": "..."}'
 
 
@@ -93,15 +93,15 @@ class SentencePairs(Task):
         return batch
 
     def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The loss as `loss`, beside `embedding_a` and `embedding_b` (B, D)."""
+        """The loss as `loss`, beside `sentence_embedding_a` and `sentence_embedding_b` (B, D)."""
         outputs = self.embed(network, batch)
         first, second = outputs.values()
         return {"loss": self.pair_loss(first, second, batch), **outputs}
 
     def embed(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """`embedding_a` and `embedding_b` (B, D) of a batch."""
-        first = network(batch["input_ids"], batch["attention_mask"])["embedding"]
-        second = network(batch["pair_ids"], batch["pair_mask"])["embedding"]
+        """`sentence_embedding_a` and `sentence_embedding_b` (B, D) of a batch."""
+        first = network(batch["input_ids"], batch["attention_mask"])["sentence_embedding"]
+        second = network(batch["pair_ids"], batch["pair_mask"])["sentence_embedding"]
         return dict(zip(EMBEDDINGS, (first, second), strict=True))
 
     def pair_loss(self, first: torch.Tensor, second: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -100,6 +100,7 @@ class ReadConfig(Section):
         format: None tells it from each file's ending.
         header: Column names of a file that has none in its first line.
         quoted: Whether a quote sign in CSV/TSV encloses a field.
+        more_fields: Whether a row of CSV/TSV may have more fields than the header; they are left out.
         text: For raw text: what a document is.
         columns: Task column -> file column, or a `ColumnConfig`. Beside the task's own columns
             `id`, `source` (figures are given apart by it) and any others may be kept.
@@ -108,6 +109,7 @@ class ReadConfig(Section):
     format: Format | None = None
     header: list[str] | None = None
     quoted: bool = True
+    more_fields: bool = False
     text: TextConfig = TextConfig()
     columns: dict[str, str | ColumnConfig]
 
