@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,9 @@ class HubLanguageModel(nn.Module):
         self.backbone = backbone
         self.vocabulary_size: int = backbone.config.vocab_size
         self.architecture = Context(int(getattr(backbone.config, "max_position_embeddings", 1024)))
+        # named so from transformers 5.24 on
+        parameters = inspect.signature(backbone.base_model.forward).parameters
+        self._cache_option = "cache" if "cache" in parameters else "past_key_values"
         # Tied weights are one tensor; a file of weights holds them once.
         self._tied = backbone.get_output_embeddings().weight is backbone.get_input_embeddings().weight
         self.register_state_dict_post_hook(_without_tied)
@@ -74,7 +78,7 @@ class HubLanguageModel(nn.Module):
             )
         options: dict[str, Any] = {"use_cache": False}
         if cache is not None:
-            options = {"use_cache": True, "past_key_values": cache.keys_and_values}
+            options = {"use_cache": True, self._cache_option: cache.keys_and_values}
             attention_mask = cache.admit(input_ids, attention_mask)
         if attention_mask is not None:
             positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)

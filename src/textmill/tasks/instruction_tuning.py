@@ -111,8 +111,11 @@ class InstructionTuning(Task):
         return rejects
 
     def encode(self, frame: pd.DataFrame, tokenizer: Tokenizer, state: State, max_length: int) -> dict[str, list[Any]]:
-        """`input_ids`; `answer`, 1 at tokens of the assistant's; `length`. What is beyond `max_length` is cut off."""
-        columns: dict[str, list[Any]] = {"input_ids": [], "answer": [], "length": []}
+        """`input_ids`; `answer`, 1 at tokens of the assistant's; `answer_ids`, these tokens; `length`.
+
+        What is beyond `max_length` is cut off. The first token of a conversation is never predicted.
+        """
+        columns: dict[str, list[Any]] = {"input_ids": [], "answer": [], "answer_ids": [], "length": []}
         for value in frame["messages"]:
             ids: list[int] = []
             answer: list[int] = []
@@ -121,9 +124,11 @@ class InstructionTuning(Task):
                 new = tokenizer.encode(text, add_special_tokens=False).ids
                 ids += new
                 answer += [int(learned)] * len(new)
-            columns["input_ids"].append(ids[:max_length])
-            columns["answer"].append(answer[:max_length])
-            columns["length"].append(min(len(ids), max_length))
+            ids, answer = ids[:max_length], answer[:max_length]
+            columns["input_ids"].append(ids)
+            columns["answer"].append(answer)
+            columns["answer_ids"].append([token for token, learned in zip(ids[1:], answer[1:], strict=True) if learned])
+            columns["length"].append(len(ids))
         return columns
 
     # -- train ------------------------------------------------------------------------------
@@ -190,8 +195,8 @@ class InstructionTuning(Task):
 
     @property
     def baseline_columns(self) -> list[str]:
-        """Tokens, and which of them are the assistant's."""
-        return ["input_ids", "answer"]
+        """The tokens of the answers."""
+        return ["answer_ids"]
 
     def baselines(
         self,
@@ -204,18 +209,13 @@ class InstructionTuning(Task):
         """`unigram`: every token as likely as it is frequent in the answers of the training split."""
         import numpy as np
 
-        def answers(frame: pd.DataFrame) -> list[NDArray[np.int64]]:
-            # the first token of a conversation is never predicted
-            pairs = zip(frame["input_ids"], frame["answer"], strict=True)
-            return [np.asarray(ids, np.int64)[1:][np.asarray(answer)[1:] == 1] for ids, answer in pairs]
-
-        counts = np.bincount(np.concatenate(answers(train)), minlength=state["vocabulary_size"]) + 1.0
+        counts = np.bincount(np.concatenate(list(train["answer_ids"])), minlength=state["vocabulary_size"]) + 1.0
         surprise = -np.log(counts / counts.sum())
 
         def predict(frame: pd.DataFrame) -> pd.DataFrame:
-            found = answers(frame)
+            found = [np.asarray(tokens, np.int64) for tokens in frame["answer_ids"]]
             nats = np.array([surprise[tokens].sum() for tokens in found])
-            return _likelihoods(nats, np.array([len(tokens) for tokens in found], float), frame)
+            return _likelihoods(nats, np.array([len(tokens) for tokens in found]), frame)
 
         return {"unigram": predict}
 
