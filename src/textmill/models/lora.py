@@ -31,7 +31,7 @@ class LoraConfig(Section):
     """
 
     rank: Annotated[int, Field(ge=1)] = 8
-    alpha: Annotated[float, Field(gt=0)] = 16.0
+    alpha: Annotated[int, Field(ge=1)] = 16
     dropout: Fraction = 0.0
     targets: Annotated[list[str], Field(min_length=1)] | None = None
 
