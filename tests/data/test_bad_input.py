@@ -233,3 +233,13 @@ def test_an_output_that_cannot_be_written_is_a_clear_line(project: Any, many_row
     with pytest.raises(OSError) as error, atomic_folder(Path("/proc/textmill/prepared")):
         pass
     assert "Traceback" not in str(from_os_error(error.value)) and "/proc" in str(from_os_error(error.value))
+
+
+def test_rows_of_more_fields_are_rejected_unless_they_may_be(project: Any, many_rows: Any) -> None:
+    lines = "".join(f"{text},{label}\n" for text, label in many_rows(40))
+    project.raw("all/a.csv", f"text,label\n{lines}a stray row,good,and where it comes from\n")
+    project.prepare()
+    [reject] = project.rejects
+    assert reject["row"] == "42" and "has 3 fields, 2 are expected" in reject["reason"]
+    project.prepare(read={"more_fields": True})
+    assert not project.rejects

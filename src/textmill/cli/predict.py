@@ -14,6 +14,9 @@ from textmill.errors import UserError
 if TYPE_CHECKING:
     from textmill.serving.predictor import Precision
 
+_NUMBERS = 4
+"""Of a vector that the table shows; `--json` gives all of them."""
+
 
 def predict(
     texts: Annotated[
@@ -113,4 +116,6 @@ def _shown(value: Any) -> str:
         return f"{value:.3f}"
     if isinstance(value, dict):
         return "  ".join(f"{name} {_shown(inner)}" for name, inner in value.items())
+    if isinstance(value, list) and len(value) > _NUMBERS:
+        return f"{' '.join(map(_shown, value[:_NUMBERS]))} ... ({len(value)} numbers)"
     return str(value)

@@ -67,6 +67,7 @@ def _fill(
         texts = training_texts(task, staging, selection.split)
         tokenizer = make_tokenizer(config.tokenizer, texts, layout.pretrained, partial / "tokenizer")
         state = task.learn_tokens(learn_state(task, staging, selection.split), tokenizer)
+        state = task.learn_files(state, partial / "tokenizer")
         encoder = SplitEncoder(config, task, state, tokenizer)
         figures = encoder.run(staging, intake, selection, rejects, partial)
     _check_rejects(config, rejects, intake.rows, layout)

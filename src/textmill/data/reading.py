@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,6 +125,7 @@ def _read_separated(
         try:
             header = config.header or next(reader, [])
             positions = _positions(header, wanted, label, headerless=config.header is not None)
+            expected = range(len(header), sys.maxsize if config.more_fields else len(header) + 1)
             line = reader.line_num + 1
             rows: list[list[str]] = []
             starts: list[int] = []
@@ -134,12 +136,12 @@ def _read_separated(
                     starts.append(line)
                 line = reader.line_num + 1
                 if len(rows) >= ROWS or lines.characters - read >= CHARACTERS:
-                    yield _separated_chunk(rows, starts, positions, len(header), label)
+                    yield _separated_chunk(rows, starts, positions, expected, label)
                     rows, starts, read = [], [], lines.characters
         except csv.Error as error:
             fix = "Close the quote, or set prepare.read.quoted to false when quotes are ordinary characters"
             raise UserError(f"cannot be read as CSV ({error})", where=f"{label}:{line}", fix=fix) from error
-        yield _separated_chunk(rows, starts, positions, len(header), label)
+        yield _separated_chunk(rows, starts, positions, expected, label)
 
 
 def _positions(header: Sequence[str], wanted: Sequence[str], label: str, *, headerless: bool) -> dict[str, int]:
@@ -159,10 +161,12 @@ def _missing_column(name: str, there: Iterable[str], label: str, *, headerless: 
 
 
 def _separated_chunk(
-    rows: list[list[str]], starts: list[int], positions: dict[str, int], fields: int, label: str
+    rows: list[list[str]], starts: list[int], positions: dict[str, int], expected: range, label: str
 ) -> RawRows:
     bad: dict[int, str] = {
-        index: f"has {len(row)} fields, {fields} are expected" for index, row in enumerate(rows) if len(row) != fields
+        index: f"has {len(row)} fields, {expected.start} are expected"
+        for index, row in enumerate(rows)
+        if len(row) not in expected
     }
     for name, position in positions.items():
         for index in _not_utf8([row[position] if len(row) > position else "" for row in rows]):

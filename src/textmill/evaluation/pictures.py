@@ -142,3 +142,13 @@ def reliability_picture(bins: Bins) -> Figure:
 
 def _shortened(text: str, length: int = 34) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def scatter(across: NDArray[np.float64], up: NDArray[np.float64], across_name: str, up_name: str) -> Figure:
+    """A point for each pair of values, both of shape (n,)."""
+    with drawing(5.2, 3.8) as (figure, axes):
+        axes.plot(across, up, "o", color=ACCENT, markersize=2.5, alpha=0.35, markeredgewidth=0)
+        axes.set_xlabel(across_name)
+        axes.set_ylabel(up_name)
+        axes.grid(visible=True)
+    return figure

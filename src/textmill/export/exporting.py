@@ -17,6 +17,7 @@ from textmill.errors import UserError
 from textmill.export import parity as parities
 from textmill.files import read_optional, sha256_folder, write_json
 from textmill.models.base import Model
+from textmill.models.lora import merge_adapters, without_adapters
 from textmill.serving.exported import ExportedModel, write_manifest, write_specification
 from textmill.tasks.base import Task
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from textmill.tasks.base import Outputs
 
 GRAPHS = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+HEAD = "head.onnx"
 MODEL_FOLDER = "model"
 PROVENANCE_FILE = "provenance.json"
 EXAMPLES_FILE = "examples.json"
@@ -79,6 +81,7 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     prepared = Prepared(layout.prepared)
     _existing(layout.evaluation / "outputs.npz", "evaluate")
     network = load_network(task, model, prepared.state, layout.trained).float()
+    merge_adapters(network)
 
     target = folder / MODEL_FOLDER
     shutil.copytree(prepared.tokenizer_folder, target)
@@ -114,13 +117,18 @@ def _write_graphs(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The ONNX graphs, held against the evaluation's outputs, the specification and the card."""
     from textmill.export.card import render_card
-    from textmill.export.graphs import output_names, write_fp32, write_int8
+    from textmill.export.graphs import output_names, write_fp32, write_head, write_int8
     from textmill.export.reference import write_reference
 
     names = output_names(network)
     write_fp32(network, names, target / GRAPHS["fp32"])
     write_int8(target / GRAPHS["fp32"], target / GRAPHS["int8"])
     exported = _specification(config, prepared, outputs=names, graphs=GRAPHS)
+    served = [name + ending for ending in task.sequence_columns for name in names]
+    if (head := getattr(network, "pair_head", None)) is not None:
+        write_head(head, network.hidden_size, served, head.output_name, target / HEAD)
+        exported = exported.model_copy(update={"head": HEAD})
+        served.append(head.output_name)
     write_specification(target, exported)
 
     expected = _evaluated_outputs(layout.evaluation / "outputs.npz")
@@ -129,7 +137,7 @@ def _write_graphs(
     sizes = parities.file_sizes(target, {"safetensors": "model.safetensors", **GRAPHS})
     card = render_card(config.title, task, prepared, layout, found, sizes)
     (target / "README.md").write_text(card, encoding="utf-8")
-    write_reference(task, prepared, expected if set(expected) == set(names) else {}, config.words, target)
+    write_reference(task, prepared, expected if set(expected) == set(served) else {}, config.words, target)
     return {name: value for name, value in asdict(found).items() if name != "metric"}, sizes
 
 
@@ -138,7 +146,7 @@ def _specification(
 ) -> ExportedModel:
     return ExportedModel(
         task=config.task,
-        model=config.model,
+        model=without_adapters(config.model),
         state=prepared.state,
         max_length=config.max_length,
         cleaning=config.cleaning,
@@ -175,10 +183,14 @@ def _check(task: Task, prepared: Prepared, exported: ExportedModel, folder: Path
     from textmill.serving.predictor import Predictor, open_session
 
     examples = task.examples(prepared.split("test"))
-    frame, ids = examples.frame(), examples.columns()["input_ids"]
+    frame, columns = examples.frame(), examples.columns()
+    ids = {name: columns[name] for name in task.sequence_columns.values()}
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    head = open_session(folder / exported.head) if exported.head is not None else None
     fp32, int8 = (
-        Predictor(exported, tokenizer, open_session(folder / exported.graphs[precision])).outputs_of_ids(ids)
+        Predictor(exported, tokenizer, open_session(folder / exported.graphs[precision]), head=head).outputs_of_columns(
+            ids
+        )
         for precision in ("fp32", "int8")
     )
     return parities.measure(task, prepared.state, frame, expected, fp32, int8)

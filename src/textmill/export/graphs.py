@@ -74,6 +74,39 @@ def write_fp32(network: nn.Module, names: Sequence[str], target: Path) -> None:
     onnx.save(graph, target)
 
 
+def write_head(head: nn.Module, width: int, names: Sequence[str], output: str, target: Path) -> None:
+    """Write the graph of what judges several vectors at once, with a free number of rows.
+
+    Args:
+        head: Takes as many vectors (B, D) as there are `names`; in evaluation mode, on the CPU.
+        width: D.
+        names: Of its inputs.
+        output: Name of its output.
+        target: The file.
+    """
+    import onnx
+    import torch
+
+    example = tuple(torch.full((2, width), 0.5) for _ in names)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            head.eval(),
+            example,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=list(names),
+            output_names=[output],
+            dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in names),
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program")
+    graph = program.model_proto
+    for node in graph.graph.node:
+        del node.metadata_props[:]
+    onnx.save(graph, target)
+
+
 def write_int8(fp32: Path, target: Path) -> None:
     """Write the graph with 8-bit weights per channel; activations are quantised as they come."""
     from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -28,6 +28,7 @@ _PATTERNS = (
     "*.safetensors",
     "*.safetensors.index.json",
     "tokenizer*",
+    "chat_template.jinja",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.*",

@@ -13,6 +13,7 @@ from textmill.config.section import Section
 from textmill.config.types import Fraction, Sha256
 from textmill.errors import UserError
 from textmill.models.base import Model
+from textmill.models.lora import LoraConfig, add_adapters
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,7 @@ class PretrainedEncoder(Model):
             attention_dropout: Of the attention weights; None keeps the architecture's own value.
             frozen_groups: Layer groups, from the input upwards, that keep their pretrained
                 weights; the first group is the embeddings.
+            lora: Train low-rank updates of the encoder's linear layers only; None trains its weights.
         """
 
         pretrained: str | None = None
@@ -53,6 +55,7 @@ class PretrainedEncoder(Model):
         hidden_dropout: Fraction | None = None
         attention_dropout: Fraction | None = None
         frozen_groups: Annotated[int, Field(ge=0)] = 0
+        lora: LoraConfig | None = None
 
     config: Config
 
@@ -74,6 +77,8 @@ class PretrainedEncoder(Model):
             backbone = _load(backbone_class, architecture, pretrained, options)
         else:
             backbone = backbone_class._from_config(architecture, attn_implementation=_attention(), **options)
+        if self.config.lora is not None:
+            add_adapters(backbone, self.config.lora)
         encoder = Encoder(backbone, pooling=self.config.pooling, head_dropout=self.config.dropout)
         for parameter in _frozen(encoder, self.config.frozen_groups):
             parameter.requires_grad_(False)

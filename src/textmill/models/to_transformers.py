@@ -22,11 +22,14 @@ from torch import Tensor
 from textmill.errors import UserError
 from textmill.models.architecture import Architecture
 from textmill.models.experts import MixtureOfExperts
+from textmill.models.hub_language_model import HubLanguageModel
 from textmill.models.language_model import LanguageModel
 
 
 def matching_model_type(model: LanguageModel) -> str | None:
     """Transformers' `model_type` that computes the same as `model` in evaluation; None if there is none."""
+    if isinstance(model, HubLanguageModel):
+        return str(model.backbone.config.model_type)
     shape = model.architecture
     if shape.feed_forward == "dense":
         return "qwen3" if shape.qk_norm else "llama"
@@ -65,6 +68,8 @@ def to_transformers(model: LanguageModel, **options: Any) -> Any:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    if isinstance(model, HubLanguageModel):
+        return model.backbone
     model_type = matching_model_type(model)
     if model_type is None:
         router = str((model.architecture.router or {}).get("_target_", "")).rpartition(".")[2]

@@ -32,6 +32,7 @@ class ExportedModel(Section):
         cleaning: As in `prepare`, so that served texts are cleaned like training ones.
         outputs: Names of the graphs' outputs, in order.
         graphs: File of the ONNX graph by precision (`fp32`, `int8`); none where answers are generated.
+        head: File of an ONNX graph over outputs of the other ones, such as a classifier of two vectors.
         generation: How answers are generated; None where a graph gives them.
     """
 
@@ -42,6 +43,7 @@ class ExportedModel(Section):
     cleaning: CleaningConfig
     outputs: list[str]
     graphs: dict[str, str]
+    head: str | None = None
     generation: GenerationConfig | None = None
 
 

@@ -51,20 +51,22 @@ class Generator(Predictor):
             torch.set_num_threads(threads)
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         task: Task = build(exported.task, Task)  # type: ignore[type-abstract]
-        model: Any = task.build_network(build(exported.model, Model), None, exported.state)
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        has_backbone = (folder / "config.json").is_file()
+        model: Any = task.build_network(build(exported.model, Model), folder if has_backbone else None, exported.state)
+        if not has_backbone:
+            model.load_state_dict(load_file(folder / "model.safetensors"))
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return cls(exported, tokenizer, model.to(device or "cpu").eval())
 
     def predict(self, values: Sequence[Any]) -> list[dict[str, Any]]:
         """Continue natural inputs as the folder says: `text`, the continuation, and `tokens`, their number."""
-        return self.generate(self.task.parse_inputs(values)["text"].tolist(), self.options)
+        return self.generate(values, self.options)
 
-    def generate(self, prompts: Sequence[str], options: GenerationConfig) -> list[dict[str, Any]]:
-        """Continue prompts side by side: for each its `text` and how many `tokens` that took."""
+    def generate(self, prompts: Sequence[Any], options: GenerationConfig) -> list[dict[str, Any]]:
+        """Continue natural inputs side by side: for each its `text` and how many `tokens` that took."""
         from textmill.models.generation import search
 
-        encoded = [self._encoded(prompt) for prompt in prompts]
+        encoded = self._encoded(prompts)
         if options.beams > 1:
             found = [search(self.model, prompt, options, self._end) for prompt in encoded]
             return [self._answer(row, options) for row in found]
@@ -82,7 +84,7 @@ class Generator(Predictor):
         held = max((len(stop) - 1 for stop in options.stop), default=0)
         tokens: list[int] = []
         told = ""
-        for [token] in self._steps([self._encoded(prompt)], options):
+        for [token] in self._steps(self._encoded([prompt]), options):
             tokens += [] if token is None else [token]
             text = self._answer(tokens, options)["text"].rstrip(_REPLACEMENT)
             certain = text[: len(text) - held] if held else text
@@ -107,9 +109,9 @@ class Generator(Predictor):
             found = task.loss(self.model, {name: tensor.to(device) for name, tensor in batch.items()})
         return {name: values.float().cpu().numpy() for name, values in found.items() if values.ndim}
 
-    def _encoded(self, prompt: str) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(prompt, add_special_tokens=False).ids
-        return ids
+    def _encoded(self, prompts: Sequence[Any]) -> list[list[int]]:
+        texts = self.task.prompts(self.task.parse_inputs(prompts), self.exported.state)
+        return [self.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
 
     def _steps(self, prompts: list[list[int]], options: GenerationConfig) -> Iterator[list[int | None]]:
         from textmill.models.generation import generate

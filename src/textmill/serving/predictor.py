@@ -41,6 +41,7 @@ class Predictor:
         exported: What the folder's `textmill.json` says.
         tokenizer: Of the exported folder, without padding and truncation.
         session: Of one of its graphs; None where a subclass answers without.
+        head: Of its graph over the outputs of that one, if it has one.
         tokens_per_batch: Padded tokens of a batch.
     """
 
@@ -50,12 +51,14 @@ class Predictor:
         tokenizer: Tokenizer,
         session: onnxruntime.InferenceSession | None,
         *,
+        head: onnxruntime.InferenceSession | None = None,
         tokens_per_batch: int = 2048,
     ) -> None:
         self.exported = exported
         self.task: Task = plugins.build(exported.task, Task)  # type: ignore[type-abstract]
         self.tokenizer = tokenizer
         self.session = session
+        self.head = head
         self.tokens_per_batch = tokens_per_batch
 
     @classmethod
@@ -87,7 +90,8 @@ class Predictor:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        return cls(exported, tokenizer, open_session(folder / exported.graphs[precision], threads))
+        head = open_session(folder / exported.head, threads) if exported.head is not None else None
+        return cls(exported, tokenizer, open_session(folder / exported.graphs[precision], threads), head=head)
 
     def lengths(self, values: Sequence[Any]) -> list[int]:
         """Tokens of each raw input's texts together, at most `max_length`: they differ little from the clean ones'."""
@@ -107,7 +111,7 @@ class Predictor:
     def answered(self, frame: pd.DataFrame, given: pd.DataFrame) -> tuple[Outputs, list[dict[str, Any]]]:
         """Raw outputs and natural answers for rows of texts, clean and as they were given."""
         columns = self._columns(frame)
-        outputs = self.outputs_of_ids(self.task.sequences(columns))
+        outputs = self.outputs_of_columns(self.task.sequences(columns))
         clean, raw = ({name: texts[name].tolist() for name in self.task.text_columns} for texts in (frame, given))
         return outputs, self.task.answers(outputs, {**clean, **columns}, raw, self.exported.state)
 
@@ -117,28 +121,45 @@ class Predictor:
         Only the texts are encoded: the model need not know every target.
         """
         columns = self._columns(frame[list(self.task.text_columns)])
-        outputs = self.outputs_of_ids(self.task.sequences(columns))
-        own = {name: values for name, values in columns.items() if name != "input_ids"}
+        outputs = self.outputs_of_columns(self.task.sequences(columns))
+        own = {name: values for name, values in columns.items() if name not in self.task.sequence_columns.values()}
         return self.task.predictions(outputs, frame.assign(**own), self.exported.state)
 
     def outputs(self, frame: pd.DataFrame) -> Outputs:
         """Raw outputs for rows that have the task's text columns, a row for each sequence that the network sees."""
-        return self.outputs_of_ids(self.task.sequences(self._columns(frame)))
+        return self.outputs_of_columns(self.task.sequences(self._columns(frame)))
+
+    def outputs_of_columns(self, columns: Mapping[str, Sequence[Sequence[int]]]) -> Outputs:
+        """Raw outputs for `Task.sequences`; the network reads those of each column by themselves."""
+        outputs = {
+            name + ending: values
+            for ending, column in self.task.sequence_columns.items()
+            for name, values in self.outputs_of_ids(columns[column]).items()
+        }
+        if self.head is None:
+            return outputs
+        names = [value.name for value in self.head.get_outputs()]
+        found = self.head.run(names, {value.name: outputs[value.name] for value in self.head.get_inputs()})
+        return outputs | dict(zip(names, found, strict=True))
 
     def outputs_of_ids(self, input_ids: Sequence[Sequence[int]]) -> Outputs:
-        """Raw outputs for tokenised texts, computed in batches of like length."""
+        """Raw outputs for tokenised texts, computed in batches of like length; NaN for those without a token."""
         lengths = np.fromiter((len(ids) for ids in input_ids), np.int64, len(input_ids))
         batches = length_batches(lengths, self.tokens_per_batch)
         assert self.session is not None, "this model has no graph"
         chunks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self.exported.outputs}
         for rows in batches:
-            mask = np.arange(lengths[rows].max()) < lengths[rows, None]
+            mask = np.arange(max(1, lengths[rows].max())) < lengths[rows, None]
             padded = np.zeros(mask.shape, np.int64)
             padded[mask] = np.concatenate([np.asarray(input_ids[row], np.int64) for row in rows])
             feed = {"input_ids": padded, "attention_mask": mask.astype(np.int64)}
             for name, values in zip(self.exported.outputs, self.session.run(self.exported.outputs, feed), strict=True):
                 chunks[name].append(values)
-        return restore_order(chunks, batches)
+        outputs = restore_order(chunks, batches)
+        if not lengths.all():
+            for values in outputs.values():
+                values[lengths == 0] = np.nan
+        return outputs
 
     def _columns(self, frame: pd.DataFrame) -> dict[str, list[Any]]:
         return self.task.encode(frame, self.tokenizer, self.exported.state, self.exported.max_length)

@@ -97,6 +97,8 @@ class Task(Plugin):
         monitor: Lightning's name of the validation figure that picks the best checkpoint.
         monitor_mode: `max` or `min`.
         generates: Whether an answer is text that the network writes token by token.
+        sequence_columns: The encoded columns of token ids that the network reads one apart from the
+            other, by what is put behind the names of its outputs for them.
     """
 
     name: ClassVar[str]
@@ -108,6 +110,7 @@ class Task(Plugin):
     monitor: str
     monitor_mode: str = "max"
     generates: ClassVar[bool] = False
+    sequence_columns: ClassVar[Mapping[str, str]] = {"": "input_ids"}
 
     # -- prepare ----------------------------------------------------------------------------
 
@@ -147,6 +150,14 @@ class Task(Plugin):
         """
         return state
 
+    def learn_files(self, state: State, tokenizer: Path) -> State:  # noqa: ARG002 - not every task asks it
+        """The state with what must be known of the tokenizer's folder (its chat template, say).
+
+        Raises:
+            UserError: Something is not there.
+        """
+        return state
+
     @abstractmethod
     def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:
         """Columns of model inputs for `frame`: `input_ids` and `length` (tokens) at least.
@@ -163,9 +174,9 @@ class Task(Plugin):
 
         return EncodedRows(self, table)
 
-    def sequences(self, columns: Mapping[str, Sequence[Any]]) -> Sequence[Sequence[int]]:
-        """The token ids that the network is shown of encoded rows, in the order of `examples`."""
-        return columns["input_ids"]
+    def sequences(self, columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Sequence[int]]]:
+        """The token ids that the network is shown of encoded rows, by `sequence_columns`, in the order of `examples`."""
+        return {name: columns[name] for name in self.sequence_columns.values()}
 
     @abstractmethod
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
@@ -248,6 +259,11 @@ class Task(Plugin):
         Raises:
             UserError: An input is empty or of a wrong kind.
         """
+
+    def prompts(self, frame: pd.DataFrame, state: State) -> list[str]:  # noqa: ARG002 - a prompt needs no more
+        """What a model that writes is given for parsed inputs: their text."""
+        texts: list[str] = frame[self.text_columns[0]].tolist()
+        return texts
 
     def decode(self, outputs: Outputs, state: State) -> list[dict[str, Any]]:
         """Raw outputs as natural ones, plain JSON values, one record an example.

@@ -157,12 +157,12 @@ class QuestionAnswering(Task):
 
         return SlidingWindows(self, table, _OF_WINDOW)
 
-    def sequences(self, columns: Mapping[str, Sequence[Any]]) -> Sequence[Sequence[int]]:
+    def sequences(self, columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Sequence[int]]]:
         """The windows' token ids."""
         from textmill.training.windows import cut
 
         rows = zip(columns["input_ids"], columns["window_lengths"], strict=True)
-        return [window for ids, lengths in rows for window in cut(ids, lengths)]
+        return {"input_ids": [window for ids, lengths in rows for window in cut(ids, lengths)]}
 
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:  # noqa: ARG002
         """The model's encoder with a head that scores the ends of a passage."""

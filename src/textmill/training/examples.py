@@ -54,6 +54,7 @@ class EncodedRows:
     def __init__(self, task: Task, table: pa.Table) -> None:
         self.table = table
         self.encoded = encoded_columns(task, table)
+        self._sequences = list(task.sequence_columns.values())
         self.lengths: NDArray[np.int64] = table.column("length").to_numpy().astype(np.int64)
 
     def __len__(self) -> int:
@@ -77,7 +78,7 @@ class EncodedRows:
 
     def frame(self) -> pd.DataFrame:
         """All columns but the token ids."""
-        found: pd.DataFrame = self.table.drop(["input_ids"]).to_pandas()
+        found: pd.DataFrame = self.table.drop(self._sequences).to_pandas()
         return found
 
 

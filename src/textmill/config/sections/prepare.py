@@ -100,6 +100,7 @@ class ReadConfig(Section):
         format: None tells it from each file's ending.
         header: Column names of a file that has none in its first line.
         quoted: Whether a quote sign in CSV/TSV encloses a field.
+        more_fields: Whether a row of CSV/TSV may have more fields than the header; they are left out.
         text: For raw text: what a document is.
         file_column: A name by which `columns` may refer to the name of the file that a row stands in,
             without its ending: for corpora with a file a label.
@@ -110,6 +111,7 @@ class ReadConfig(Section):
     format: Format | None = None
     header: list[str] | None = None
     quoted: bool = True
+    more_fields: bool = False
     text: TextConfig = TextConfig()
     file_column: str | None = None
     columns: dict[str, str | ColumnConfig]

@@ -1,0 +1,104 @@
+"""Similarity on STS-B and search among docstrings: the encoder before and after training, beside word statistics.
+
+`python -m bench.semantic` runs both experiments from the start in throw-away projects, up to the
+evaluation; STS-B must lie in data/own/stsb (see conf/data/stsb.yaml). `--stsb FOLDER` and `--search
+FOLDER` measure projects in which they have run already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("compose", "fetch", "prepare", "train", "evaluate")
+TABLES = {
+    "stsb": ("STS-B, test split", ("spearman", "pearson")),
+    "semantic_search": ("Search among docstrings, test split", ("recall_at_1", "mean_reciprocal_rank")),
+}
+
+
+def run(experiment: str, folder: Path) -> Path:
+    """Run an experiment's stages in `folder`; downloads are taken from and left in the repository's cache."""
+    shutil.copytree(ROOT / "conf", folder / "conf")  # makes the folder
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(ROOT / name, folder / name)
+    environment = {**os.environ, "TEXTMILL_HOME": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    for stage in STAGES:
+        command = [sys.executable, "-m", f"textmill.stages.{stage}"]
+        command += [f"experiment={experiment}"] if stage == "compose" else []
+        subprocess.run(command, cwd=folder, env=environment, check=True, stdout=sys.stderr)
+    return folder
+
+
+def before_training(project: Path) -> tuple[Any, Any, dict[str, Any]]:
+    """The task, the predictions of the pretrained encoder for the test split, and its figures with intervals."""
+    import yaml
+
+    from textmill.config.plugins import build
+    from textmill.data.prepared import Prepared
+    from textmill.evaluation.bootstrap import Bootstrap, intervals
+    from textmill.models.base import Model
+    from textmill.tasks.base import Task
+    from textmill.training.inference import predict_table
+
+    config = yaml.safe_load((project / "data/resolved.yaml").read_text())["evaluate"]
+    task = build(config["task"], Task)
+    prepared = Prepared(project / "data/prepared")
+    test = prepared.split("test")
+    network = task.build_network(build(config["model"], Model), project / "data/pretrained", prepared.state).eval()
+    outputs = predict_table(network, task, test)
+    predictions = task.predictions(outputs, task.examples(test).frame(), prepared.state)
+    bootstrap = Bootstrap(config["resamples"], config["confidence"], config["seed"])
+    found = intervals(predictions, task.metrics(prepared.state), bootstrap)
+    return task, predictions, {name: interval.as_dict() for name, interval in found.items()}
+
+
+def print_table(experiment: str, project: Path) -> None:
+    """One experiment's table, and the gain by training on the same draws."""
+    import pandas as pd
+
+    from textmill.evaluation.bootstrap import Bootstrap, paired_differences
+
+    title, metrics = TABLES[experiment]
+    figures = json.loads((project / "data/evaluation/figures.json").read_text())
+    task, before, untrained = before_training(project)
+    rows = {"MiniLM before training": untrained, "**MiniLM fine-tuned**": figures["test"]} | figures["baselines"]
+    print(f"\n### {title}\n")
+    print("| model | " + " | ".join(name.replace("_", " ") for name in metrics) + " |")
+    print("|---|" + "---:|" * len(metrics))
+    for name, found in rows.items():
+        print(f"| {name.replace('_', ' ')} | " + " | ".join(shown(found[metric]) for metric in metrics) + " |")
+    after = pd.read_parquet(project / "data/evaluation/predictions.parquet")
+    gains = paired_differences(after, before, task.metrics({}), Bootstrap(1000), task.target_columns)
+    gain = shown(gains[task.main_metric].as_dict())
+    print(f"\nGain by training in {task.main_metric.replace('_', ' ')}, on the same {len(after)} rows: {gain}.")
+    for name, found in figures["difference"].items():
+        print(f"Lead over {name.replace('_', ' ')}: {shown(found[task.main_metric])}.")
+
+
+def shown(figure: dict[str, float]) -> str:
+    """A figure with its 95 % interval."""
+    return f"{figure['value']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}]"
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--stsb", type=Path, help="a project in which the experiment stsb was evaluated")
+    parser.add_argument("--search", type=Path, help="a project in which semantic_search was evaluated")
+    chosen = parser.parse_args()
+    for experiment, given in (("stsb", chosen.stsb), ("semantic_search", chosen.search)):
+        with tempfile.TemporaryDirectory() as folder:
+            print_table(experiment, given or run(experiment, Path(folder) / "project"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""A causal language model of the transformers library with the interface of our own."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
+from torch import Tensor, nn
+
+from textmill.errors import UserError
+from textmill.models.language_model import Hidden
+
+_TIED = "backbone.lm_head.weight"
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Context:
+    """What generation asks of an architecture: the most tokens that it sees."""
+
+    max_length: int
+
+
+class HubLanguageModel(nn.Module):
+    """See `textmill.models.language_model.LanguageModel`, whose methods these are.
+
+    Args:
+        backbone: An `AutoModelForCausalLM`.
+
+    Raises:
+        UserError: Its logits are not its last states times its output weights.
+    """
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.vocabulary_size: int = backbone.config.vocab_size
+        self.architecture = Context(int(getattr(backbone.config, "max_position_embeddings", 1024)))
+        # named so from transformers 5.24 on
+        parameters = inspect.signature(backbone.base_model.forward).parameters
+        self._cache_option = "cache" if "cache" in parameters else "past_key_values"
+        # Tied weights are one tensor; a file of weights holds them once.
+        self._tied = backbone.get_output_embeddings().weight is backbone.get_input_embeddings().weight
+        self.register_state_dict_post_hook(_without_tied)
+        self.register_load_state_dict_pre_hook(_with_tied)
+        self._check()
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The output layer's weights (V, D)."""
+        weight: Tensor = self.backbone.get_output_embeddings().weight
+        return weight
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        *,
+        document_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        cache: HubCache | None = None,
+    ) -> Hidden:
+        """Last hidden states (B, T, D) of token ids (B, T); the mask (B, T) is 0 at padding.
+
+        Raises:
+            UserError: Several documents are packed into a row, or the row is too long.
+        """
+        if document_ids is not None:
+            raise UserError(
+                "a model of the hub sees packed documents as one", fix="Set task.separate_documents to false"
+            )
+        if input_ids.size(1) > self.architecture.max_length:
+            raise UserError(
+                f"{input_ids.size(1)} tokens do not fit the model's context of {self.architecture.max_length}",
+                fix="Shorten the input, or choose a model with a longer context",
+            )
+        options: dict[str, Any] = {"use_cache": False}
+        if cache is not None:
+            options = {"use_cache": True, self._cache_option: cache.keys_and_values}
+            attention_mask = cache.admit(input_ids, attention_mask)
+        if attention_mask is not None:
+            positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+            options |= {"attention_mask": attention_mask, "position_ids": positions[:, -input_ids.size(1) :]}
+        found = self.backbone.base_model(input_ids=input_ids, **options)
+        return Hidden(found.last_hidden_state, [])
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
+        """`logits` (B, T, V) of what follows each token."""
+        states = self.hidden_states(input_ids, attention_mask=attention_mask).states
+        return {"logits": F.linear(states, self.output_weight)}
+
+    def new_cache(self, batch: int, length: int) -> HubCache:  # noqa: ARG002 - it grows as it is needed
+        """A cache that grows.
+
+        Raises:
+            UserError: It would be longer than the model's context.
+        """
+        if length > self.architecture.max_length:
+            raise UserError(
+                f"{length} tokens do not fit the model's context of {self.architecture.max_length}",
+                fix="Shorten the prompt or generate fewer tokens",
+            )
+        return HubCache()
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        """Some architectures scale or cap their logits, which a loss over hidden states would not know of."""
+        ids = torch.zeros((1, 2), dtype=torch.int64)
+        was_training = self.training
+        self.eval()
+        difference = (self(ids)["logits"] - self.backbone(ids).logits).abs().max()
+        self.train(was_training)
+        if not difference <= _TOLERANCE:
+            raise UserError(
+                f"{self.backbone.config.model_type} changes its logits after the output layer",
+                where="model.pretrained",
+                fix="Choose another architecture, such as Llama, Qwen or GPT-2",
+            )
+
+
+class HubCache:
+    """Keys and values of the tokens read so far, and which of them are padding."""
+
+    def __init__(self) -> None:
+        from transformers import DynamicCache
+
+        self.keys_and_values: Any = DynamicCache()
+        self._mask: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens read so far, padding among them."""
+        return int(self.keys_and_values.get_seq_length())
+
+    def admit(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Note the mask of new tokens (B, T); gives that of all so far."""
+        new = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        self._mask = new if self._mask is None else torch.cat([self._mask, new], dim=1)
+        return self._mask
+
+    def reorder(self, rows: Tensor) -> None:
+        """Keep the rows of these indices, in this order."""
+        self.keys_and_values.batch_select_indices(rows)
+        if self._mask is not None:
+            self._mask = self._mask[rows]
+
+
+def _without_tied(module: Any, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+    if module._tied:
+        state.pop(prefix + _TIED, None)
+
+
+def _with_tied(module: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    if module._tied and prefix + _TIED not in state:
+        embedding = next(name for name, p in module.named_parameters() if p is module.output_weight)
+        state[prefix + _TIED] = state[prefix + embedding]

@@ -1,0 +1,73 @@
+"""Causal language models of the transformers library: Llama and its relatives, with their weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textmill.config.section import Section
+from textmill.config.types import Sha256
+from textmill.errors import UserError
+from textmill.models.base import Model
+from textmill.models.lora import LoraConfig, add_adapters
+
+if TYPE_CHECKING:
+    from textmill.models.language_model import LanguageModel
+
+_CONFIG = "config.json"
+_WEIGHTS = "model.safetensors"
+
+
+class PretrainedDecoder(Model):
+    """A causal language model, fine-tuned from a folder of weights."""
+
+    name: ClassVar[str] = "pretrained_decoder"
+
+    class Config(Section):
+        """Options in `conf/model/`.
+
+        Attributes:
+            pretrained: Where `fetch` takes the weights from (see `FetchConfig.pretrained`).
+            pretrained_sha256: The digest that they must have.
+            lora: Train low-rank updates of the linear layers only; None trains all weights.
+        """
+
+        pretrained: str | None = None
+        pretrained_sha256: Sha256 | None = None
+        lora: LoraConfig | None = None
+
+    config: Config
+
+    def build_decoder(self, vocabulary_size: int, pretrained: Path | None) -> LanguageModel:
+        """The model of a folder (see `Model.build_decoder`); one with `config.json` alone gives random weights.
+
+        Raises:
+            UserError: There is no folder, its files cannot be read, or the tokenizer has more tokens
+                than the model has embeddings.
+        """
+        from safetensors import SafetensorError
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        from textmill.models.hub_language_model import HubLanguageModel
+
+        if pretrained is None or not (pretrained / _CONFIG).is_file():
+            raise UserError("no pretrained weights", where="model.pretrained", fix="Name a causal model of the hub")
+        automatic: Any = AutoModelForCausalLM
+        try:
+            if (pretrained / _WEIGHTS).is_file():
+                backbone = automatic.from_pretrained(pretrained, local_files_only=True, dtype="float32")
+            else:
+                backbone = automatic.from_config(AutoConfig.from_pretrained(pretrained, local_files_only=True))
+        except (RuntimeError, ValueError, OSError, KeyError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"transformers cannot load it ({reason})", where=str(pretrained)) from error
+        if vocabulary_size > backbone.config.vocab_size:
+            raise UserError(
+                f"the tokenizer has {vocabulary_size} tokens, the model {backbone.config.vocab_size}",
+                where=str(pretrained),
+                fix="Take the tokenizer that belongs to the model (prepare.tokenizer.kind: pretrained)",
+            )
+        if self.config.lora is not None:
+            add_adapters(backbone, self.config.lora)
+        model: Any = HubLanguageModel(backbone)
+        return model  # type: ignore[no-any-return]

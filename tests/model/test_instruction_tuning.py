@@ -1,0 +1,212 @@
+"""Conversations, of which the answers are learned, from a file to the exported model's answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from support.tiny_llama import TEMPLATE, write_tiny_llama
+
+from textmill.config.layout import Layout
+from textmill.config.sections.evaluate import EvaluateConfig
+from textmill.config.sections.export import ExportConfig
+from textmill.config.sections.generation import GenerationConfig
+from textmill.config.sections.prepare import PrepareConfig
+from textmill.config.sections.runtime import RuntimeConfig
+from textmill.config.sections.train import TrainConfig
+from textmill.data import chat
+from textmill.data.prepared import Prepared
+from textmill.data.preparing import prepare
+from textmill.errors import UserError
+from textmill.models.generation import generate
+from textmill.models.pretrained_decoder import PretrainedDecoder
+from textmill.serving.predictor import Predictor
+from textmill.tasks.instruction_tuning import InstructionTuning
+
+TASK = {"_target_": "textmill.tasks.instruction_tuning.InstructionTuning", "sample_tokens": 4}
+MODEL = {"_target_": "textmill.models.pretrained_decoder.PretrainedDecoder", "lora": {"rank": 16, "alpha": 32}}
+RUNTIME = RuntimeConfig.model_validate(
+    {"trainer": {"accelerator": "cpu", "devices": 1}, "progress": "plain", "tracking_experiment": "chat"}
+)
+ANSWERS = {"who are you": "i am a mill", "name three colours": "red green blue", "thanks": "thanks you"}
+
+
+def conversation(*questions: str) -> list[dict[str, str]]:
+    return [
+        message
+        for question in questions
+        for message in (
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": ANSWERS[question]},
+        )
+    ]
+
+
+def project(root: Path, lines: list[Any], template: str | None = TEMPLATE) -> Layout:
+    layout = Layout(root)
+    (layout.raw / "files/all").mkdir(parents=True)
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    (layout.raw / "files/all/chat.jsonl").write_text("".join(json.dumps({"messages": line}) + "\n" for line in lines))
+    write_tiny_llama(layout.pretrained, template=template)
+    provenance = {"origin": "made up", "version": None, "licence": None, "sha256": None}
+    for folder in (layout.raw, layout.pretrained):
+        (folder / "provenance.json").write_text(json.dumps(provenance))
+    return layout
+
+
+def prepare_config(**options: Any) -> PrepareConfig:
+    values: dict[str, Any] = {
+        "task": TASK,
+        "read": {"columns": {"messages": "messages"}},
+        "cleaning": {"repair": False, "normal_form": None},
+        "duplicates": {"exact": False, "near": False},
+        "max_length": 48,
+    }
+    return PrepareConfig.model_validate(values | options)
+
+
+def conversations(number: int) -> list[Any]:
+    questions = list(ANSWERS)
+    return [conversation(questions[i % 3], *[questions[(i + 1) % 3]] * (i % 2)) for i in range(number)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """A project in which every stage up to the export has run."""
+    from textmill.evaluation.evaluating import evaluate, write_evaluation
+    from textmill.export.exporting import export
+    from textmill.training.loading import save_network
+    from textmill.training.training import Training
+
+    layout = project(tmp_path_factory.mktemp("chat") / "project", conversations(90))
+    prepare(prepare_config(), RUNTIME, layout)
+    common = {"task": TASK, "model": MODEL, "seed": 1}
+    train = TrainConfig.model_validate(
+        common
+        | {
+            "max_epochs": 12,
+            "optimizer": {"learning_rate": 2e-2},
+            "batches": {"tokens": 128},
+            "precision": "32-true",
+            "activation_checkpointing": True,
+        }
+    )
+    trained = Training(train, RUNTIME, Prepared(layout.prepared), layout.pretrained, layout.checkpoints).run()
+    save_network(layout.trained / "model", trained.network, trained.weights)
+    config = EvaluateConfig.model_validate(common | {"resamples": 100, "min_slice": 2})
+    layout.evaluation.mkdir()
+    write_evaluation(evaluate(config, RUNTIME, layout), config, "Chat", layout.evaluation)
+    generation = GenerationConfig(temperature=0, max_new_tokens=12)
+    options = ExportConfig(title="Chat", task=TASK, model=MODEL, max_length=48, generation=generation)
+    export(options, layout, layout.exported)
+    return layout
+
+
+@pytest.mark.slow
+def test_the_answers_are_learned_and_given(made: Layout) -> None:
+    metrics = json.loads((made.evaluation / "metrics.json").read_text())
+    assert metrics["difference"]["unigram"]["loss"]["high"] < 0
+    predictor = Predictor.load(made.exported / "model")
+    asked = [{"role": "user", "content": "name three colours"}]
+    answers = predictor.predict(["who are you", {"messages": asked}])
+    assert [answer["text"].split() for answer in answers] == [["i", "am", "a", "mill"], ["red", "green", "blue"]]
+    assert predictor.exported.model == {"_target_": MODEL["_target_"]}  # merged
+    pieces = "".join(predictor.stream("who are you", predictor.options))  # type: ignore[attr-defined]
+    assert pieces.split() == ["i", "am", "a", "mill"]
+
+
+@pytest.mark.slow
+def test_transformers_reads_the_exported_model(made: Layout) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = made.exported / "model/transformers"
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "name three colours"}], add_generation_prompt=True, tokenize=False
+    )
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    written = model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)
+    assert tokenizer.decode(written[0, ids.size(1) :], skip_special_tokens=True).split() == ["red", "green", "blue"]
+
+
+def test_only_answers_are_targets(tmp_path: Path) -> None:
+    layout = project(tmp_path / "project", conversations(30))
+    prepare(prepare_config(), RUNTIME, layout)
+    prepared = Prepared(layout.prepared)
+    row = prepared.split("train").slice(0, 1).to_pydict()
+    task = InstructionTuning.from_options()
+    batch = task.collate({name: row[name] for name in ("input_ids", "answer", "length")})
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(prepared.tokenizer_folder / "tokenizer.json"))
+    learned = batch["labels"][batch["labels"] >= 0].tolist()
+    spoken = [m["content"] for m in json.loads(row["messages"][0]) if m["role"] == "assistant"]
+    expected = " </s> ".join(spoken) + " </s>"
+    assert tokenizer.decode(learned, skip_special_tokens=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("hello", "is no JSON"),
+        ([{"role": "user", "content": "thanks"}], "has no answer of the assistant's"),
+        ([{"role": "robot", "content": "thanks"}], "has the role 'robot'"),
+        ([{"role": "assistant", "content": " "}], "has an empty message"),
+        ([{"role": "assistant"}], "has a message without text"),
+        ([], "is no list of messages"),
+        (None, "is empty"),
+    ],
+)
+def test_bad_conversations_are_rejected_with_their_line(tmp_path: Path, line: Any, reason: str) -> None:
+    lines = conversations(30)
+    lines[4] = line
+    layout = project(tmp_path / "project", lines)
+    prepare(prepare_config(), RUNTIME, layout)
+    [reject] = pd.read_csv(layout.prepared / "rejects.csv").to_dict("records")
+    assert reject["row"] == 5 and reason in reject["reason"]
+
+
+def test_tokenizers_without_a_template_and_templates_that_rewrite(tmp_path: Path) -> None:
+    layout = project(tmp_path / "project", conversations(30), template=None)
+    with pytest.raises(UserError, match="no chat template"):
+        prepare(prepare_config(), RUNTIME, layout)
+    forgetful = "{% for m in messages %}{{ loop.length }} {{ m['content'] }} {% endfor %}"
+    with pytest.raises(UserError, match="otherwise once it goes on"):
+        list(chat.segments(conversation("thanks", "thanks"), forgetful, {}))
+    with pytest.raises(UserError, match="refuses these messages"):
+        list(chat.segments(conversation("thanks"), "{{ raise_exception('never') }}", {}))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_cache_changes_nothing_and_rows_of_other_lengths_neither(tmp_path: Path, tied: bool) -> None:
+    folder = write_tiny_llama(tmp_path / "llama", tied=tied)
+    model: Any = PretrainedDecoder.from_options().build_decoder(60, folder).eval()
+    prompts = [[1, 3, 6, 7, 8], [1, 3], [1, 9, 10, 11, 12, 13, 14]]
+    options = GenerationConfig(temperature=0, max_new_tokens=8)
+
+    def written(rows: list[list[int]], *, cached: bool) -> list[list[int | None]]:
+        return [list(row) for row in zip(*generate(model, rows, options, end=-1, cached=cached), strict=True)]
+
+    together = written(prompts, cached=True)
+    assert together == written(prompts, cached=False)
+    assert together == [written([prompt], cached=True)[0] for prompt in prompts]
+    ids = torch.tensor([prompts[0]])
+    expected = model.backbone.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
+    assert together[0] == expected[0, 5:].tolist()
+
+
+def test_inputs_that_are_no_conversation() -> None:
+    task = InstructionTuning.from_options()
+    for values, message in (
+        ([], "no input"),
+        ([""], "is no text"),
+        ([{"messages": []}], "the conversation is no list of messages"),
+        ([3], "3 is no text"),
+    ):
+        with pytest.raises(UserError, match=message):
+            task.parse_inputs(values)
