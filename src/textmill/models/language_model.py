@@ -14,7 +14,7 @@ from textmill.models.cache import KeyValueCache
 from textmill.models.experts import MixtureOfExperts
 from textmill.models.precision import compute_dtype
 from textmill.models.routing.record import RoutingRecord
-from textmill.models.transformer import Decoder
+from textmill.models.transformer import Decoder, Source
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,16 @@ class LanguageModel(nn.Module):
     Args:
         architecture: Its shape.
         vocabulary_size: Tokens V.
+        reads_source: Whether it writes about a source that an encoder has read (see `EncoderDecoder`).
     """
 
-    def __init__(self, architecture: Architecture, vocabulary_size: int) -> None:
+    def __init__(self, architecture: Architecture, vocabulary_size: int, *, reads_source: bool = False) -> None:
         super().__init__()
         self.architecture = architecture
         self.vocabulary_size = vocabulary_size
         self.embedding = nn.Embedding(vocabulary_size, architecture.width)
         self.dropout = nn.Dropout(architecture.dropout)
-        self.decoder = Decoder(architecture)
+        self.decoder = Decoder(architecture, reads_source=reads_source)
         self.output = None if architecture.tied else nn.Linear(architecture.width, vocabulary_size, bias=False)
         self._initialise()
 
@@ -60,6 +61,7 @@ class LanguageModel(nn.Module):
         document_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        source: Source | None = None,
     ) -> Hidden:
         """Everything but the output layer, so that a loss may be computed in chunks of the logits.
 
@@ -69,6 +71,7 @@ class LanguageModel(nn.Module):
                 restart where the id changes. Not together with a mask or a cache.
             attention_mask: (B, T), 0 at padding, on whichever side.
             cache: Of the tokens before these, which are added to it; see `new_cache`.
+            source: What each row is about, where the model reads a source.
 
         Raises:
             UserError: The input is longer than the model's context or than the cache.
@@ -86,6 +89,7 @@ class LanguageModel(nn.Module):
             document_ids=document_ids,
             attention_mask=attention_mask,
             cache=cache,
+            source=source,
         )
         return Hidden(states, routing)
 
