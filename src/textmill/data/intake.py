@@ -148,7 +148,7 @@ class Intaker:
     def _good(self, raw: RawRows, label: str) -> dict[str, list[Any]]:
         """The rows that pass mapping, cleaning and the task's check; the others are rejected."""
         mapped, problems = self._map.apply(raw.columns)
-        for name in self._task.text_columns:
+        for name in (*self._task.text_columns, *self._task.text_target_columns):
             mapped[name] = self._cleaned(name, mapped[name], problems)
         self._reject(label, raw.lines, mapped, problems)
         columns: dict[str, list[Any]] = _without({**mapped, ROW: raw.lines}, problems)

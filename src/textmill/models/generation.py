@@ -92,9 +92,7 @@ def search(
     searches = [_Beams(options) for _ in prompts]
     open_searches = list(searches)
     rows = [list(prompt) or [end] for prompt in prompts for _ in range(beams)]
-    if source is not None:
-        source = source.select(torch.arange(len(prompts), device=device).repeat_interleave(beams))
-    window = _Window(model, rows, options.max_new_tokens, cached=True, source=source)
+    window = _Window(model, rows, options.max_new_tokens, cached=True, source=source, rows_of_source=beams)
     for _ in range(options.max_new_tokens):
         scores = torch.tensor([search.scores for search in open_searches], device=device)
         candidates = scores[:, :, None] + window.next_logits().log_softmax(dim=-1).view(*scores.shape, -1)
@@ -184,12 +182,21 @@ class _Window:
     """The tokens that the model sees, and its cache; begins anew with the newer half when it is full."""
 
     def __init__(
-        self, model: LanguageModel, rows: list[list[int]], new: int, *, cached: bool, source: Source | None
+        self,
+        model: LanguageModel,
+        rows: list[list[int]],
+        new: int,
+        *,
+        cached: bool,
+        source: Source | None,
+        rows_of_source: int = 1,
     ) -> None:
         self._model = model
         self._rows = rows
         self._cached = cached
-        self._source = source
+        self._about = [number // rows_of_source for number in range(len(rows))]
+        self._all_sources = source
+        self._source = self._sources_of_rows()
         self._context = model.architecture.max_length
         self._room = min(self._context, max(map(len, rows)) + new)
         self._ids: Tensor
@@ -232,8 +239,15 @@ class _Window:
         self._mask = None if self._mask is None else self._mask[index]
         if self._cache is not None:
             self._cache.reorder(index)
-        if self._source is not None:
-            self._source = self._source.select(index)
+        about = [self._about[row] for row in rows]
+        if about != self._about:  # mostly the beams of a source change places among themselves
+            self._about = about
+            self._source = self._sources_of_rows()
+
+    def _sources_of_rows(self) -> Source | None:
+        if self._all_sources is None:
+            return None
+        return self._all_sources.select(torch.tensor(self._about, device=self._model.output_weight.device))
 
     def _begin(self) -> None:
         """Lay out the rows anew: whole ones if there is room for more, else their newer half."""
