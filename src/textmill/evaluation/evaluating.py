@@ -180,7 +180,7 @@ def _predict(task: Task, model: Model, prepared: Prepared, trained: Path, accele
     outputs = predict_table(network, task, test, tokens_per_batch=_TOKENS_PER_BATCH)
     if task.generates and not task.continues:
         tokenizer = load_tokenizer(prepared.tokenizer_folder)
-        outputs |= task.answers(network, test.column("input_ids").to_pylist(), tokenizer, prepared.state)
+        outputs |= task.written(network, test.column("input_ids").to_pylist(), tokenizer, prepared.state)
     return outputs, task.examine(network, outputs, prepared.tokenizer_folder, prepared.state)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Writer(Predictor):
-    """An exported model whose answers are texts of their own (see `Task.answers`).
+    """An exported model whose answers are texts of their own (see `Task.written`).
 
     Args:
         exported: What the folder's `textmill.json` says.
@@ -41,7 +41,7 @@ class Writer(Predictor):
     def outputs(self, frame: pd.DataFrame) -> Outputs:
         """What is written about rows that have the task's text columns, one text a row."""
         columns = self.task.encode(frame, self.tokenizer, self.exported.state, self.exported.max_length)
-        return self.task.answers(self.network, columns["input_ids"], self.tokenizer, self.exported.state)
+        return self.task.written(self.network, columns["input_ids"], self.tokenizer, self.exported.state)
 
 
 def load_network(folder: Path, exported: ExportedModel, *, threads: int | None = None) -> torch.nn.Module:

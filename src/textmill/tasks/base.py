@@ -101,7 +101,7 @@ class Task(Plugin):
         monitor_mode: `max` or `min`.
         generates: Whether an answer is text that the network writes token by token.
         continues: Whether that text goes on from the input, as a language model's does; if not, the
-            answer stands for itself (see `answers`).
+            answer stands for itself (see `written`).
         generation: How answers are written, where the task decides it; None leaves it to the
             `export` section.
     """
@@ -179,7 +179,7 @@ class Task(Plugin):
 
     # -- evaluate ---------------------------------------------------------------------------
 
-    def answers(
+    def written(
         self,
         network: torch.nn.Module,  # noqa: ARG002 - not every task writes
         input_ids: Sequence[Sequence[int]],  # noqa: ARG002

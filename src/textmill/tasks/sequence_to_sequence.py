@@ -176,7 +176,7 @@ class SequenceToSequence(Task):
 
     # -- evaluate ---------------------------------------------------------------------------
 
-    def answers(
+    def written(
         self, network: torch.nn.Module, input_ids: Sequence[Sequence[int]], tokenizer: Any, state: State
     ) -> Outputs:
         """`texts`: what the network writes about each source, computed in batches of like length."""
