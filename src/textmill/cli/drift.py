@@ -43,8 +43,7 @@ def drift(
     predictor = Predictor.load(folder, "fp32")
     known = read_reference(folder)
     new = read_new_texts(file, predictor.task, predictor.exported.cleaning, columns, rows)
-    outputs = predictor.outputs(new.frame) if known.outputs else {}
-    answers = predictor.task.decode(outputs, predictor.exported.state) if outputs else []
+    outputs, answers = predictor.answered(new.frame, new.frame) if known.outputs else ({}, [])
     found = measure_drift(known, new.frame, new.targets, outputs, answers)
     if html is not None:
         from textmill.evaluation.drift_report import render_drift

@@ -24,7 +24,7 @@ def render_card(
         title=title,
         task=task.name.replace("_", " "),
         main_metric=task.main_metric,
-        inputs=[next(iter(record.values())) for record in task.example_inputs()],
+        inputs=[record if len(record) > 1 else next(iter(record.values())) for record in task.example_inputs()],
         corpus=read_optional(layout.raw / "provenance.json"),
         pretrained=read_optional(layout.pretrained / "provenance.json"),
         rows={name: prepared.split(name).num_rows for name in ("train", "validation", "test")},

@@ -206,9 +206,8 @@ def _check(task: Task, prepared: Prepared, exported: ExportedModel, folder: Path
 
     from textmill.serving.predictor import Predictor, open_session
 
-    test = prepared.split("test")
-    frame = test.select([name for name in test.column_names if name != "input_ids"]).to_pandas()
-    ids = test.column("input_ids").to_pylist()
+    examples = task.examples(prepared.split("test"))
+    frame, ids = examples.frame(), examples.columns()["input_ids"]
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     fp32, int8 = (
         Predictor(exported, tokenizer, open_session(folder / exported.graphs[precision])).outputs_of_ids(ids)

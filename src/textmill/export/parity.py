@@ -44,7 +44,7 @@ def measure(task: Task, state: State, frame: pd.DataFrame, torch: Outputs, fp32:
         task: Gives the main metric.
         state: The task's state.
         frame: The rows, with their targets.
-        torch: Outputs of the network, one row a row of `frame`.
+        torch: Outputs of the network for the rows.
         fp32: Outputs of the fp32 graph.
         int8: Outputs of the int8 graph.
     """
@@ -57,7 +57,8 @@ def measure(task: Task, state: State, frame: pd.DataFrame, torch: Outputs, fp32:
         return float(metric.score(columns, every_row)[0])
 
     exact, rounded = score(torch), score(int8)
-    answers = [task.decode(outputs, state) for outputs in (torch, int8)]
+    rows = {str(name): frame[name].tolist() for name in frame}
+    answers = [task.answers(outputs, rows, rows, state) for outputs in (torch, int8)]
     changed = [_gist(one) != _gist(other) for one, other in zip(*answers, strict=True)]
     return Parity(
         metric=metric.name,

@@ -93,13 +93,18 @@ def write_reference(task: Task, prepared: Prepared, outputs: Outputs, splitter: 
     """
     columns = [*task.text_columns, *task.target_columns]
     train, test = _evenly(prepared, "train", columns), _evenly(prepared, "test", columns)
+    answers: list[dict[str, Any]] = []
+    if outputs:
+        frame = task.examples(prepared.split("test")).frame()
+        rows = {str(name): frame[name].tolist() for name in frame}
+        answers = task.answers(outputs, rows, rows, prepared.state)
     reference = Reference(
         rows=len(train),
         held_out=len(test),
         splitter=splitter,
         texts={name: _text(train[name], test[name], splitter) for name in task.text_columns},
         targets=categories({name: train[name].tolist() for name in task.target_columns}),
-        answers=categories(fields(task.decode(outputs, prepared.state))) if outputs else {},
+        answers=categories(fields(answers)),
         outputs=_sample(features(outputs)) if outputs else [],
     )
     write_json(folder / REFERENCE_FILE, reference.model_dump(mode="json"))

@@ -79,7 +79,7 @@ def measure(sides: list[Side], layout: Layout, gate: GateConfig) -> Material:
     task, state = predictors[0].task, predictors[0].exported.state
     costs = costs_of(predictors, [side.folder for side in sides], _rows(frame, predictors[0]), gate)
     measured = [
-        Measured(side.name, side.version.tags.get(f"{PREFIX}data.{SPLIT}_sha256"), _predictions(predictor, frame), cost)
+        Measured(side.name, side.version.tags.get(f"{PREFIX}data.{SPLIT}_sha256"), predictor.predictions(frame), cost)
         for side, predictor, cost in zip(sides, predictors, costs, strict=True)
     ]
     return Material(
@@ -114,9 +114,3 @@ def overlap(prepared: Prepared, version: ModelVersion, frame: pd.DataFrame, colu
 def _rows(frame: pd.DataFrame, predictor: Predictor) -> list[dict[str, Any]]:
     records = frame[list(predictor.task.text_columns)].to_dict("records")
     return [{str(name): value for name, value in record.items()} for record in records]
-
-
-def _predictions(predictor: Predictor, frame: pd.DataFrame) -> pd.DataFrame:
-    """The task's table. Only the texts are encoded: the model need not know every target."""
-    outputs = predictor.outputs(frame[list(predictor.task.text_columns)])
-    return predictor.task.predictions(outputs, frame, predictor.exported.state)

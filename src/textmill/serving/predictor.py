@@ -91,12 +91,29 @@ class Predictor:
         Raises:
             UserError: An input is empty or of a wrong kind.
         """
-        return self.task.decode(self.outputs(self._cleaned(self.task.parse_inputs(values))), self.exported.state)
+        given = self.task.parse_inputs(values)
+        return self.answered(self._cleaned(given), given)[1]
+
+    def answered(self, frame: pd.DataFrame, given: pd.DataFrame) -> tuple[Outputs, list[dict[str, Any]]]:
+        """Raw outputs and natural answers for rows of texts, clean and as they were given."""
+        columns = self._columns(frame)
+        outputs = self.outputs_of_ids(self.task.sequences(columns))
+        clean, raw = ({name: texts[name].tolist() for name in self.task.text_columns} for texts in (frame, given))
+        return outputs, self.task.answers(outputs, {**clean, **columns}, raw, self.exported.state)
+
+    def predictions(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The task's table of predictions for clean rows with their targets.
+
+        Only the texts are encoded: the model need not know every target.
+        """
+        columns = self._columns(frame[list(self.task.text_columns)])
+        outputs = self.outputs_of_ids(self.task.sequences(columns))
+        own = {name: values for name, values in columns.items() if name != "input_ids"}
+        return self.task.predictions(outputs, frame.assign(**own), self.exported.state)
 
     def outputs(self, frame: pd.DataFrame) -> Outputs:
-        """Raw outputs for rows that have the task's text columns, one row an example."""
-        columns = self.task.encode(frame, self.tokenizer, self.exported.state, self.exported.max_length)
-        return self.outputs_of_ids(columns["input_ids"])
+        """Raw outputs for rows that have the task's text columns, a row for each sequence that the network sees."""
+        return self.outputs_of_ids(self.task.sequences(self._columns(frame)))
 
     def outputs_of_ids(self, input_ids: Sequence[Sequence[int]]) -> Outputs:
         """Raw outputs for tokenised texts, computed in batches of like length."""
@@ -112,6 +129,9 @@ class Predictor:
             for name, values in zip(self.exported.outputs, self.session.run(self.exported.outputs, feed), strict=True):
                 chunks[name].append(values)
         return restore_order(chunks, batches)
+
+    def _columns(self, frame: pd.DataFrame) -> dict[str, list[Any]]:
+        return self.task.encode(frame, self.tokenizer, self.exported.state, self.exported.max_length)
 
     def _cleaned(self, frame: pd.DataFrame) -> pd.DataFrame:
         from textmill.data.cleaning import Cleaner

@@ -129,6 +129,22 @@ class Task(Plugin):
             UserError: The split cannot be trained on (one class only, say).
         """
 
+    def follow_cleaning(
+        self,
+        given: Mapping[str, Sequence[str | None]],  # noqa: ARG002 - few tasks ask for it
+        columns: dict[str, list[str | None]],  # noqa: ARG002
+    ) -> dict[int, tuple[str, str]]:
+        """Bring targets that point into a text along after its cleaning; nothing by default.
+
+        Args:
+            given: The text columns as they were.
+            columns: All mapped columns, the text columns cleaned; changed in place.
+
+        Returns:
+            Rows whose target is no use: position -> (column, reason).
+        """
+        return {}
+
     @abstractmethod
     def check(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:
         """Rows with a missing or impossible value. `state` is None before `fit`."""
@@ -157,6 +173,10 @@ class Task(Plugin):
 
         return EncodedRows(self, table)
 
+    def sequences(self, columns: Mapping[str, Sequence[Any]]) -> Sequence[Sequence[int]]:
+        """The token ids that the network is shown of encoded rows, in the order of `examples`."""
+        return columns["input_ids"]
+
     @abstractmethod
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
         """The network with the task's head. `pretrained` is a folder of weights, or None."""
@@ -176,6 +196,10 @@ class Task(Plugin):
     @abstractmethod
     def validation_figures(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
         """Figures of a validation pass, `monitor` without its `validation/` prefix among them."""
+
+    def settle(self, weights: dict[str, torch.Tensor], figures: Mapping[str, float]) -> dict[str, torch.Tensor]:  # noqa: ARG002
+        """The best weights with what their validation chose (a threshold, say) written into them."""
+        return weights
 
     # -- evaluate ---------------------------------------------------------------------------
 
@@ -241,6 +265,26 @@ class Task(Plugin):
             UserError: An input is empty or of a wrong kind.
         """
 
-    @abstractmethod
     def decode(self, outputs: Outputs, state: State) -> list[dict[str, Any]]:
-        """Raw outputs as natural ones, plain JSON values, one record an example."""
+        """Raw outputs as natural ones, plain JSON values, one record an example.
+
+        A task whose answers are made of more than the outputs overrides `answers` instead.
+        """
+        raise NotImplementedError
+
+    def answers(
+        self,
+        outputs: Outputs,
+        rows: Mapping[str, Sequence[Any]],  # noqa: ARG002 - few tasks ask for it
+        given: Mapping[str, Sequence[str]],  # noqa: ARG002
+        state: State,
+    ) -> list[dict[str, Any]]:
+        """Natural answers, one record a row.
+
+        Args:
+            outputs: Of the network for the rows.
+            rows: Their texts as the network saw them, cleaned, and what `encode` made of them.
+            given: Their texts as the user gave them, by column.
+            state: The task's.
+        """
+        return self.decode(outputs, state)

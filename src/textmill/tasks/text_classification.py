@@ -144,18 +144,14 @@ class TextClassification(Task):
         """`input_ids` and `attention_mask` (B, T), T the longest row.
 
         And `label_id` (B,) and `label_probabilities` (B, labels) where given.
-
-        Padding is id 0 whatever the tokenizer's padding token is: the mask keeps it from being seen.
         """
         import numpy as np
         import torch
 
-        texts = rows["input_ids"]
-        lengths = np.fromiter((len(ids) for ids in texts), np.int64, len(texts))
-        mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
-        input_ids = np.zeros(mask.shape, np.int64)
-        input_ids[mask] = np.concatenate([np.asarray(ids, np.int64) for ids in texts])
-        batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+        from textmill.training.examples import padded
+
+        input_ids, mask = padded(rows["input_ids"])
+        batch = {"input_ids": input_ids, "attention_mask": mask}
         if "label_id" in rows:
             batch["label_id"] = torch.as_tensor(np.asarray(rows["label_id"], np.int64))
         if "label_probabilities" in rows:

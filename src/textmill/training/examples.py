@@ -10,6 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    import torch
     from numpy.typing import NDArray
 
     from textmill.tasks.base import Task
@@ -103,3 +104,17 @@ def encoded_columns(task: Task, table: pa.Table) -> pa.Table:
     """The columns that `task.encode` made: without the text, the readable target and the words."""
     raw = _RAW_COLUMNS | set(task.text_columns) | set(task.target_columns) | set(task.optional_columns)
     return table.select([name for name in table.column_names if name not in raw])
+
+
+def padded(sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and their mask, both (B, T), T the longest of the sequences.
+
+    Padding is id 0 whatever the tokenizer's padding token is: the mask keeps it from being seen.
+    """
+    import torch
+
+    lengths = np.fromiter((len(ids) for ids in sequences), np.int64, len(sequences))
+    mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    input_ids = np.zeros(mask.shape, np.int64)
+    input_ids[mask] = np.concatenate([np.asarray(ids, np.int64) for ids in sequences])
+    return torch.from_numpy(input_ids), torch.from_numpy(mask.astype(np.int64))

@@ -92,6 +92,7 @@ class Training:
     ) -> None:
         _be_quiet()
         self._config = config
+        self._task = build(config.task, Task)  # type: ignore[type-abstract]
         self._runtime = runtime
         self._prepared = prepared
         self._pretrained = pretrained if pretrained is not None and (pretrained / "config.json").is_file() else None
@@ -120,7 +121,7 @@ class Training:
         config = self._config
         seed_everything(config.seed, workers=True, verbose=False)
         use_all_cores()
-        task = build(config.task, Task)  # type: ignore[type-abstract]
+        task = self._task
         model = build(config.model, Model)
         network = task.build_network(model, self._pretrained, self._prepared.state).train()
         if config.activation_checkpointing:
@@ -193,7 +194,7 @@ class Training:
             "padding_share": sum(meter.padding.values()) / max(1, len(meter.padding)),
         }
         weights = load_file(self.folder.path / history.best_file) if trainer.is_global_zero else {}
-        return Trained(network, weights, history.rows, meter.curve.rows, figures)
+        return Trained(network, self._task.settle(weights, figures), history.rows, meter.curve.rows, figures)
 
 
 def _fit(trainer: Trainer, module: TrainingModule, data: PreparedDataModule, checkpoint: Path | None) -> None:
