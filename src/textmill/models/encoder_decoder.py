@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from textmill.models.architecture import Architecture
 from textmill.models.language_model import LanguageModel
-from textmill.models.transformer import Encoder, Source
+from textmill.models.transformer import Source
 
 if TYPE_CHECKING:
     from textmill.config.sections.generation import GenerationConfig
@@ -23,24 +21,26 @@ class EncoderDecoder(nn.Module):
     A target begins after the token that ends a text, and ends with it.
 
     Args:
-        architecture: Of the decoder; the encoder's differs in the number of layers.
-        encoder_layers: Of the encoder.
-        vocabulary_size: Tokens V.
+        decoder: Reads a source.
+        encoder: Of the decoder's width.
         end: Id of the token that ends a text.
     """
 
-    def __init__(self, architecture: Architecture, encoder_layers: int, vocabulary_size: int, end: int) -> None:
+    def __init__(self, decoder: LanguageModel, encoder: nn.Module, end: int) -> None:
         super().__init__()
         self.end = end
-        self.decoder = LanguageModel(architecture, vocabulary_size, reads_source=True)
-        self.encoder = Encoder(architecture.model_copy(update={"n_layers": encoder_layers}))
-        self._initialise_encoder()
+        self.decoder = decoder
+        self.encoder = encoder
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The encoder's states (B, S, D) of sources (B, S) with padding (mask 0) on the right."""
+        embedded = self.decoder.dropout(self.decoder.embedding(input_ids))
+        states: Tensor = self.encoder(embedded, input_ids, attention_mask)
+        return states
 
     def read(self, input_ids: Tensor, attention_mask: Tensor) -> Source:
-        """What the decoder looks at of sources (B, S) with padding (mask 0) on the right."""
-        embedded = self.decoder.dropout(self.decoder.embedding(input_ids))
-        states = self.encoder(embedded, input_ids, attention_mask)
-        return self.decoder.decoder.look_at(states, attention_mask)
+        """What the decoder looks at of sources (B, S)."""
+        return self.decoder.decoder.look_at(self.encode(input_ids, attention_mask), attention_mask)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> dict[str, Tensor]:
         """`logits` (B, T, V) of what follows each token (B, T) of the targets."""
@@ -72,14 +72,14 @@ class EncoderDecoder(nn.Module):
         prompts: Sequence[Sequence[int]] = [[self.end]] * len(input_ids)
         return write(self.decoder, prompts, options, self.end, source=self.read(input_ids, attention_mask))
 
-    def _initialise_encoder(self) -> None:
-        """As `LanguageModel` does, each stack by its own depth."""
-        width, layers = self.decoder.architecture.width, len(self.encoder.blocks)
-        deviation = math.sqrt(2 / (5 * width))
-        for name, parameter in self.encoder.named_parameters():
-            if parameter.dim() > 1:
-                small = name.endswith(("attention.output.weight", "down.weight"))
-                nn.init.normal_(parameter, std=deviation / math.sqrt(2 * layers) if small else deviation)
+
+class PretrainedSource(EncoderDecoder):
+    """The same with an encoder that has an embedding of its own (see `Model.build_encoder`)."""
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """See `EncoderDecoder.encode`."""
+        states: Tensor = self.encoder(input_ids, attention_mask)
+        return states
 
 
 def shifted(labels: Tensor, start: int, padding: int) -> Tensor:

@@ -44,6 +44,8 @@ class EncoderDecoderModel(Model):
             UserError: There is a folder of pretrained weights, which this model cannot take.
         """
         from textmill.models.encoder_decoder import EncoderDecoder
+        from textmill.models.language_model import LanguageModel
+        from textmill.models.transformer import Encoder
 
         if pretrained is not None and (pretrained / "model.safetensors").is_file():
             raise UserError(
@@ -51,5 +53,6 @@ class EncoderDecoderModel(Model):
                 where="model.pretrained",
                 fix="Leave it out, or choose a model that loads a checkpoint",
             )
+        decoder = LanguageModel(self.config, vocabulary_size, reads_source=True)
         layers = self.config.n_encoder_layers or self.config.n_layers
-        return EncoderDecoder(self.config, layers, vocabulary_size, end)
+        return EncoderDecoder(decoder, Encoder(self.config.model_copy(update={"n_layers": layers})), end)

@@ -100,7 +100,9 @@ def search(
         kept: list[int] = []
         tokens: list[int] = []
         still_open = []
-        for number, (search, scored, places) in enumerate(zip(open_searches, best.tolist(), where.tolist(), strict=True)):
+        for number, (search, scored, places) in enumerate(
+            zip(open_searches, best.tolist(), where.tolist(), strict=True)
+        ):
             chosen = [divmod(place, candidates.size(2)) for place in places]
             if search.step(scored, chosen, end):
                 still_open.append(search)

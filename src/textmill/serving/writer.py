@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.plugins import build
 from textmill.models.base import Model
 from textmill.serving.predictor import Predictor
+from textmill.training.loading import config_alone
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
     from tokenizers import Tokenizer
 
@@ -38,10 +39,9 @@ class Writer(Predictor):
 
         return cls(exported, load_tokenizer(folder), load_network(folder, exported, threads=threads))
 
-    def outputs(self, frame: pd.DataFrame) -> Outputs:
-        """What is written about rows that have the task's text columns, one text a row."""
-        columns = self.task.encode(frame, self.tokenizer, self.exported.state, self.exported.max_length)
-        return self.task.written(self.network, columns["input_ids"], self.tokenizer, self.exported.state)
+    def outputs_of_ids(self, input_ids: Sequence[Sequence[int]]) -> Outputs:
+        """What is written about tokenised texts, one text a row."""
+        return self.task.written(self.network, input_ids, self.tokenizer, self.exported.state)
 
 
 def load_network(folder: Path, exported: ExportedModel, *, threads: int | None = None) -> torch.nn.Module:
@@ -53,17 +53,16 @@ def load_network(folder: Path, exported: ExportedModel, *, threads: int | None =
         threads: Of PyTorch; None leaves their number as it is.
     """
     import torch
-    from safetensors.torch import load_file
 
+    from textmill.export.weights import read_weights
     from textmill.tasks.base import Task
 
     if threads is not None:
         torch.set_num_threads(threads)
     task: Task = build(exported.task, Task)  # type: ignore[type-abstract]
     model = build(exported.model, Model)
-    has_backbone = (folder / "config.json").is_file()
-    network: Any = task.build_network(model, folder if has_backbone else None, exported.state)
-    if not has_backbone:
-        network.load_state_dict(load_file(folder / "model.safetensors"))
+    with config_alone(folder) as shape:
+        network: Any = task.build_network(model, shape, exported.state)
+    read_weights(network, folder)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return network.to(device or "cpu").eval()  # type: ignore[no-any-return]

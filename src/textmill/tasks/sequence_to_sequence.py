@@ -114,7 +114,9 @@ class SequenceToSequence(Task):
             sizes = [frame[name].fillna("").astype(str).str.len() for name in (self.source_column, self.target_column)]
             for position, (source, target) in enumerate(zip(*sizes, strict=True)):
                 if max(source, target) > self.config.max_ratio * max(1, min(source, target)):
-                    reason = f"has {target} characters for {source} of the source, beyond {self.config.max_ratio:g} times"
+                    reason = (
+                        f"has {target} characters for {source} of the source, beyond {self.config.max_ratio:g} times"
+                    )
                     rejects.setdefault(position, Reject(position, self.target_column, reason))
         return [rejects[position] for position in sorted(rejects)]
 
