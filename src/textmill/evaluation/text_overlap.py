@@ -66,7 +66,7 @@ def metrics(language: str | None) -> list[Metric]:
 
 
 def sentence_chrf(columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-    """chrF of each text alone."""
+    """ChrF of each text alone."""
     chrf = _chrf()
     return np.array([chrf._compute_f_score(row) for row in _counts(columns, _CHRF).tolist()])
 

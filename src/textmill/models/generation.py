@@ -86,7 +86,8 @@ def search(
 ) -> list[list[int]]:
     """The likeliest continuation of each prompt that a beam search finds, by log-likelihood / length^penalty.
 
-    A prompt's search is over when `beams` continuations have ended, or at the greatest length. Arguments are those of `generate`.
+    A prompt's search is over when `beams` continuations have ended, or at the greatest length.
+    Arguments are those of `generate`.
     """
     beams, device = options.beams, model.output_weight.device
     searches = [_Beams(options) for _ in prompts]

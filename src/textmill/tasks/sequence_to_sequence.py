@@ -11,9 +11,10 @@ from pydantic import Field
 from textmill.config.section import Section as Options
 from textmill.config.sections.generation import GenerationConfig
 from textmill.config.types import Fraction
+from textmill.data.checks import parsed_texts
 from textmill.data.tokens import truncated
 from textmill.errors import UserError
-from textmill.tasks.base import Outputs, Reject, State, Task
+from textmill.tasks.base import Findings, Outputs, Reject, State, Task
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,14 +153,14 @@ class SequenceToSequence(Task):
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
         """`input_ids` and `attention_mask` (B, S), and `labels` (B, T), -100 at padding, where given."""
-        import torch
-
+        from textmill.training.examples import padded
         from textmill.training.likelihood import IGNORED
 
-        sources, mask = _padded(rows["input_ids"], 0)
-        batch = {"input_ids": torch.from_numpy(sources), "attention_mask": torch.from_numpy(mask)}
+        sources, mask = padded(rows["input_ids"])
+        batch = {"input_ids": sources, "attention_mask": mask}
         if "labels" in rows:
-            batch["labels"] = torch.from_numpy(_padded(rows["labels"], IGNORED)[0])
+            labels, there = padded(rows["labels"])
+            batch["labels"] = labels.masked_fill(there == 0, IGNORED)
         return batch
 
     def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -171,7 +172,7 @@ class SequenceToSequence(Task):
         loss, each = writer.likelihood(batch["input_ids"], batch["attention_mask"], batch["labels"], smoothing)
         return {"loss": loss, "nll": each.sum(dim=1), "targets": (batch["labels"] != IGNORED).sum(dim=1)}
 
-    def validation_figures(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
+    def validation_figures(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:  # noqa: ARG002
         """`loss` in nats per target token, and `perplexity`."""
         loss = float(outputs["nll"].sum(dtype=float)) / float(outputs["targets"].sum(dtype=float))
         return {"loss": loss, "perplexity": math.exp(min(loss, 700))}
@@ -179,12 +180,16 @@ class SequenceToSequence(Task):
     # -- evaluate ---------------------------------------------------------------------------
 
     def written(
-        self, network: torch.nn.Module, input_ids: Sequence[Sequence[int]], tokenizer: Any, state: State
+        self,
+        network: torch.nn.Module,
+        input_ids: Sequence[Sequence[int]],
+        tokenizer: Any,
+        state: State,  # noqa: ARG002
     ) -> Outputs:
         """`texts`: what the network writes about each source, computed in batches of like length."""
         import numpy as np
-        import torch
 
+        from textmill.training.examples import padded
         from textmill.training.inference import length_batches
 
         writer: Any = network
@@ -192,11 +197,14 @@ class SequenceToSequence(Task):
         lengths = np.fromiter((len(ids) for ids in input_ids), np.int64, len(input_ids))
         texts = np.empty(len(input_ids), dtype=object)
         for rows in length_batches(lengths, _SOURCE_TOKENS_AT_ONCE):
-            sources, mask = _padded([input_ids[row] for row in rows], 0)
-            tensors = (torch.from_numpy(values).to(device) for values in (sources, mask))
-            written = writer.write(*tensors, self.config.generation)
+            sources, mask = padded([input_ids[row] for row in rows])
+            written = writer.write(sources.to(device), mask.to(device), self.config.generation)
             texts[rows] = [text.strip() for text in tokenizer.decode_batch(written)]
         return {TEXTS: texts.astype(str)}
+
+    def examine(self, network: torch.nn.Module, outputs: Outputs, tokenizer: Path, state: State) -> Findings:  # noqa: ARG002
+        """The loss in nats per token of the references."""
+        return Findings(figures={"loss": float(outputs["nll"].sum(dtype=float) / outputs["targets"].sum(dtype=float))})
 
     # -- export and serving -----------------------------------------------------------------
 
@@ -206,23 +214,9 @@ class SequenceToSequence(Task):
         Raises:
             UserError: There is no input, or one is empty or of another kind.
         """
-        import pandas as pd
+        return parsed_texts(values, self.source_column)
 
-        if len(values) == 0:
-            raise UserError("no input", fix="Give at least one text")
-        name = self.source_column
-        texts = []
-        for position, value in enumerate(values, start=1):
-            text = value.get(name) if isinstance(value, Mapping) else value
-            where = f"input {position}"
-            if not isinstance(text, str):
-                raise UserError(f"{value!r} is no text", where=where, fix=f'Give a string or {{"{name}": "..."}}')
-            if not text.strip():
-                raise UserError("the text is empty", where=where)
-            texts.append(text)
-        return pd.DataFrame({name: texts})
-
-    def decode(self, outputs: Outputs, state: State) -> list[dict[str, Any]]:
+    def decode(self, outputs: Outputs, state: State) -> list[dict[str, Any]]:  # noqa: ARG002
         """What was written about each source, under the name of the target."""
         return [{self.target_column: text} for text in outputs[TEXTS].tolist()]
 
@@ -230,14 +224,3 @@ class SequenceToSequence(Task):
 def _ended(ids: list[int], end: int, max_length: int) -> list[int]:
     """A source with its end, within `max_length`."""
     return ids if ids[-1:] == [end] else [*ids[: max_length - 1], end]
-
-
-def _padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[Any, Any]:
-    """Rows side by side, filled up on the right, and the mask: 1 where there is something; both (B, T) int64."""
-    import numpy as np
-
-    lengths = np.fromiter((len(ids) for ids in rows), np.int64, len(rows))
-    mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
-    padded = np.full(mask.shape, padding, np.int64)
-    padded[mask] = np.concatenate([np.asarray(ids, np.int64) for ids in rows])
-    return padded, mask.astype(np.int64)

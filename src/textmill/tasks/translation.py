@@ -7,14 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textmill.config.section import Section as Options
-from textmill.tasks.base import Findings, Metric, Outputs, Section, State
+from textmill.tasks.base import Metric, Outputs, Section, State
 from textmill.tasks.sequence_to_sequence import TEXTS, SequenceToSequence, SequenceToSequenceConfig
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
-    import torch
 
 log = logging.getLogger("textmill")
 
@@ -97,10 +94,6 @@ class Translation(SequenceToSequence):
         told = "; ".join(f"{name} {signature}" for name, signature in state.get("signatures", {}).items())
         text = f"Every {step}th row of the test split. Figures by sacrebleu: {told}."
         return [Section("Translations", text, table.reset_index(drop=True))]
-
-    def examine(self, network: torch.nn.Module, outputs: Outputs, tokenizer: Path, state: State) -> Findings:  # noqa: ARG002
-        """The loss in nats per token of the references, and how long the translations are against them."""
-        return Findings(figures={"loss": float(outputs["nll"].sum(dtype=float) / outputs["targets"].sum(dtype=float))})
 
     def errors(self, predictions: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
         """The translations furthest from their references, by chrF of each."""
