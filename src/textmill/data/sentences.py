@@ -9,7 +9,7 @@ Units = Literal["lines", "sentences"]
 
 _CLOSING, _OPENING = "\"'\u201d\u2019)\\]", "\"'\u201c\u2018(\\["
 _SENTENCE_END = re.compile(
-    rf"(?<=[.!?\u2026])[{_CLOSING}]*\s+(?=[{_OPENING}]*[A-Z0-9\u00c0-\u00de#`])|(?<=\u3002)|\n\s*\n"
+    rf"(?<=[.!?\u2026])(?P<closing>[{_CLOSING}]*)\s+(?=[{_OPENING}]*[A-Z0-9\u00c0-\u00de#`])|(?<=\u3002)|\n\s*\n"
 )
 
 
@@ -18,7 +18,7 @@ def unit_spans(text: str, units: Units) -> list[tuple[int, int]]:
     if units == "lines":
         pieces = [(match.start(), match.end()) for match in re.finditer(r"[^\n]+", text)]
     else:
-        ends = [match.start() for match in _SENTENCE_END.finditer(text)]
+        ends = [max(match.start(), match.end("closing")) for match in _SENTENCE_END.finditer(text)]
         pieces = list(zip([0, *ends], [*ends, len(text)], strict=True))
     found = []
     for start, end in pieces:

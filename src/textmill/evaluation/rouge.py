@@ -23,15 +23,18 @@ TEXT = (
 )
 
 
-def scores(texts: Sequence[str], references: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-    """ROUGE-1, -2 and -L of each text, 0 to 100, shape (texts, 3): the best F1 over its references."""
+def scores(
+    texts: Sequence[str], references: Sequence[Sequence[str]], names: Sequence[str] = NAMES
+) -> NDArray[np.float64]:
+    """The figures of each text, 0 to 100, shape (texts, names): the best F1 over its references."""
     from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
 
-    scorer = RougeScorer(list(NAMES), use_stemmer=True)
-    found = np.zeros((len(texts), len(NAMES)))
+    scorer = RougeScorer(list(names), tokenizer=DefaultTokenizer(use_stemmer=True))
+    found = np.zeros((len(texts), len(names)))
     for row, (text, true) in enumerate(zip(texts, references, strict=True)):
         best = scorer.score_multi(list(true), text)
-        found[row] = [100 * best[name].fmeasure for name in NAMES]
+        found[row] = [100 * best[name].fmeasure for name in names]
     return found
 
 

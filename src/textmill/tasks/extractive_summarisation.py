@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _TEMPERATURE = 5.0
 """Of the target distribution over units, in points of ROUGE."""
 _NO_UNIT = -1
+_GAIN = ("rouge1", "rouge2")
 
 
 class ExtractiveSummarisationConfig(SummaryTextsConfig):
@@ -82,7 +83,7 @@ class ExtractiveSummarisation(SummaryTexts):
     def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:  # noqa: ARG002
         """`input_ids`, `length`, and `units`: to which unit each token belongs, -1 to none.
 
-        With summaries also `gains`: ROUGE of each unit alone, the mean of three, 0 to 100. Of a text of
+        With summaries also `gains`: the mean of ROUGE-1 and -2 of each unit alone, 0 to 100. Of a text of
         more than `max_length` tokens the end is cut off; units there cannot be chosen.
         """
         texts = frame["text"].tolist()
@@ -102,7 +103,7 @@ class ExtractiveSummarisation(SummaryTexts):
         found = []
         for text, references in zip(frame["text"].tolist(), rouge.references_of(frame, "summary"), strict=True):
             units = unit_texts(text, self.config.units)
-            found.append(rouge.scores(units, [references] * len(units)).mean(axis=1).tolist())
+            found.append(rouge.scores(units, [references] * len(units), _GAIN).mean(axis=1).tolist())
         return found
 
     # -- train ------------------------------------------------------------------------------
