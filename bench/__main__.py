@@ -19,6 +19,8 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 BENCHMARKS = {
     "pipeline": "The whole pipeline",
     "quality": "Quality of the default model over three seeds",
+    "translation": "Translation beside translation memory",
+    "summarisation": "Summaries beside the beginning of the text",
     "finetuning": "Fine-tuning against `transformers.Trainer`",
     "nanogpt": "Characters of tiny Shakespeare against nanoGPT",
     "generation": "Generation with a cache against generation without",

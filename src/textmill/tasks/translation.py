@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textmill.config.section import Section as Options
-from textmill.tasks.base import Metric, Outputs, Section, State
+from textmill.tasks.base import Metric, Outputs, Reject, Section, State
 from textmill.tasks.sequence_to_sequence import TEXTS, SequenceToSequence, SequenceToSequenceConfig
 
 if TYPE_CHECKING:
@@ -24,11 +24,13 @@ class TranslationConfig(SequenceToSequenceConfig):
     Attributes:
         source_language: ISO 639-1 code.
         target_language: ISO 639-1 code; BLEU splits words as it needs.
+        check_languages: Whether pairs are rejected in which a text is surely in the language of the other.
         examples: Texts whose answers a registered version must give again, and the documentation's examples.
     """
 
     source_language: str = "en"
     target_language: str
+    check_languages: bool = False
     examples: list[str] = ["A dog runs.", "Two men are talking."]
 
 
@@ -52,6 +54,23 @@ class Translation(SequenceToSequence):
         from textmill.evaluation.text_overlap import signatures
 
         return super().learn_tokens(state, tokenizer) | {"signatures": signatures(self.config.target_language)}
+
+    def check(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:
+        """Pairs that `SequenceToSequence.check` refuses, and those in which a language is mistaken for the other."""
+        rejects = super().check(frame, state)
+        if not self.config.check_languages or state is not None:
+            return rejects
+        from textmill.data.languages import LanguageCheck
+
+        languages = {"text": self.config.source_language, "translation": self.config.target_language}
+        check = LanguageCheck(list(languages.values()))
+        refused = {reject.position for reject in rejects}
+        for name, language in languages.items():
+            for position, text in enumerate(frame[name].tolist()):
+                if position not in refused and check.is_other(text, language):
+                    refused.add(position)
+                    rejects.append(Reject(position, name, f"is not in the language {language}"))
+        return sorted(rejects, key=lambda reject: reject.position)
 
     # -- evaluate ---------------------------------------------------------------------------
 

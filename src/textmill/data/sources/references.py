@@ -59,7 +59,7 @@ class ReferencesSource(Source):
         return Provenance(", ".join(self.config.files.values()), None, self.config.licence, None)
 
     def _rows(self, path: Path, name: str) -> Iterator[dict[str, Any]]:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
             if not line.strip():
                 continue
             try:
