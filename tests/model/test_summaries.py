@@ -51,6 +51,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def make(task: dict[str, Any], model: dict[str, Any], **train: Any) -> Layout:
         root = tmp_path_factory.mktemp("summaries") / "project"
         write_tiny_bert(root / "data/pretrained")
+        origin = {"origin": "package:tiny==1", "version": "1", "sha256": "0" * 64}
+        (root / "data/pretrained/provenance.json").write_text(json.dumps(origin))
         columns = {name: name for name in ("text", "summary", "references")}
         layout = prepared_project(
             root,

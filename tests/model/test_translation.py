@@ -144,7 +144,7 @@ def test_a_fresh_process_reproduces_it_before_it_is_registered(
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     register.main(RegisterConfig.model_validate({"task": TASK, "name": "tiny-pairs"}), RUNTIME, exported)
-    assert read_json(exported.registered / "version.json")["version"] in (1, "1")
+    assert read_json(exported.registered / "registered.json")["version"] in (1, "1")
 
 
 def test_a_model_that_does_not_write_about_a_source_is_refused() -> None:

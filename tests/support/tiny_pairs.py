@@ -68,7 +68,7 @@ def prepared_project(root: Path, rows: list[dict[str, Any]], **changes: Any) -> 
     values: dict[str, Any] = {
         "task": TASK,
         "read": {"columns": COLUMNS},
-        "tokenizer": {"kind": "byte_bpe", "vocabulary_size": 300},
+        "tokenizer": {"kind": "byte_bpe", "vocabulary_size": 320},
         "splits": {"validation": 0.1, "test": 0.1},
         "duplicates": {"near": False},
         "max_length": 32,
@@ -89,7 +89,7 @@ def run_stages(layout: Layout, task: dict[str, Any], model: dict[str, Any], **tr
         "precision": "32-true",
         "optimizer": {"name": "muon", "learning_rate": 0.02, "schedule": "stable"},
         "batches": {"tokens": 512},
-        "max_epochs": 4,
+        "max_epochs": 10,
     }
     training.main(TrainConfig.model_validate(values | train), RUNTIME, layout)
     options = {"resamples": 100, "min_slice": 5}

@@ -49,7 +49,7 @@ class NearestText:
 
     def nearest(self, texts: Sequence[str]) -> list[int]:
         """For each text the number of the known one that is most like it."""
-        from sacrebleu.metrics import CHRF
+        from sacrebleu.metrics.chrf import CHRF
 
         chrf = CHRF()
         found = []

@@ -41,7 +41,7 @@ def count_columns(
         references: For each reference translator n texts.
         language: ISO 639-1 code of the texts.
     """
-    columns = {}
+    columns: dict[str, NDArray[np.int64]] = {}
     for prefix, metric in ((_BLEU, _bleu(language)), (_CHRF, _chrf())):
         counts = np.asarray(metric._extract_corpus_statistics(list(predictions), [list(of) for of in references]))
         columns |= {f"{prefix}{number}": values.astype(np.int64) for number, values in enumerate(counts.T)}
@@ -88,12 +88,12 @@ def _counts(columns: Mapping[str, NDArray[Any]], prefix: str) -> NDArray[np.int6
 
 
 def _bleu(language: str | None) -> Any:
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     return BLEU(tokenize=_TOKENIZERS.get(language or "", "13a"))
 
 
 def _chrf() -> Any:
-    from sacrebleu.metrics import CHRF
+    from sacrebleu.metrics.chrf import CHRF
 
     return CHRF()

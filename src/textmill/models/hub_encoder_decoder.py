@@ -50,18 +50,17 @@ class HubEncoderDecoder(Model):
         from textmill.models.hub_network import HubNetwork
 
         library: Any = logging
+        auto: Any = AutoModelForSeq2SeqLM
         library.set_verbosity_error()
         library.disable_progress_bar()
         try:
             if pretrained is not None and (pretrained / "model.safetensors").is_file():
-                backbone: Any = AutoModelForSeq2SeqLM.from_pretrained(pretrained, local_files_only=True)
+                backbone = auto.from_pretrained(pretrained, local_files_only=True)
             elif pretrained is not None and (pretrained / "config.json").is_file():
-                backbone = AutoModelForSeq2SeqLM.from_config(
-                    AutoConfig.from_pretrained(pretrained, local_files_only=True)
-                )
+                backbone = auto.from_config(AutoConfig.from_pretrained(pretrained, local_files_only=True))
             elif self.config.architecture is not None:
                 values = {"vocab_size": vocabulary_size, "eos_token_id": end} | self.config.architecture
-                backbone = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
+                backbone = auto.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
             else:
                 raise UserError(
                     "no pretrained weights and no architecture to train from scratch",

@@ -6,7 +6,7 @@ The encoder brings its weights and the embedding of its vocabulary; the decoder 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -45,7 +45,7 @@ class WarmStart(PretrainedEncoder):
         from textmill.models.encoder_decoder import PretrainedSource
         from textmill.models.language_model import LanguageModel
 
-        encoder = self.build_encoder(pretrained)
+        encoder: Any = self.build_encoder(pretrained)
         backbone = encoder.config
         decoder = LanguageModel(
             Architecture(
