@@ -20,6 +20,8 @@ BENCHMARKS = {
     "pipeline": "The whole pipeline",
     "quality": "Quality of the default model over three seeds",
     "question_answering": "Question answering beside its baselines",
+    "translation": "Translation beside translation memory",
+    "summarisation": "Summaries beside the beginning of the text",
     "finetuning": "Fine-tuning against `transformers.Trainer`",
     "nanogpt": "Characters of tiny Shakespeare against nanoGPT",
     "generation": "Generation with a cache against generation without",

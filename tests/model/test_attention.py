@@ -10,7 +10,7 @@ from tiny_decoder import architecture, language_model, token_ids
 
 from textmill.models import transformer
 from textmill.models.attention import (
-    CausalSelfAttention,
+    SelfAttention,
     additive_mask,
     scaled_dot_product_attention_fused,
     scaled_dot_product_attention_plain,
@@ -139,6 +139,6 @@ def test_rotation_keeps_lengths_and_depends_on_distance_alone() -> None:
 
 
 def test_grouped_heads_have_fewer_weights() -> None:
-    full, grouped = CausalSelfAttention(architecture()), CausalSelfAttention(architecture(n_key_value_heads=1))
+    full, grouped = SelfAttention(architecture()), SelfAttention(architecture(n_key_value_heads=1))
     assert full.query_key_value.weight.shape == (3 * 32, 32)
     assert grouped.query_key_value.weight.shape == (32 + 2 * 8, 32)

@@ -86,13 +86,14 @@ def test_rows_end_apart_at_the_end_of_text_and_when_done(model: LanguageModel) -
 
 def test_a_beam_search_finds_likelier_text_than_greedy_choice(model: LanguageModel) -> None:
     options = GenerationConfig(max_new_tokens=6, beams=8)
-    for prompt in PROMPTS:
-        found = search(model, prompt, options, END)
+    together = search(model, PROMPTS, options, END)
+    for prompt, found in zip(PROMPTS, together, strict=True):
+        assert found == search(model, [prompt], options, END)[0]
         assert len(found) == 6
         greedy = write(model, [prompt], max_new_tokens=6)[0]
         assert log_likelihood(model, prompt, found) >= log_likelihood(model, prompt, greedy) - 1e-4
     one = GenerationConfig(max_new_tokens=6, beams=1)
-    assert search(model, PROMPTS[0], one, END) == write(model, [PROMPTS[0]], max_new_tokens=6)[0]
+    assert search(model, PROMPTS, one, END) == write(model, PROMPTS, max_new_tokens=6)
 
 
 def test_a_router_that_needs_the_future_cannot_write() -> None:

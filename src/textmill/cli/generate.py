@@ -40,8 +40,8 @@ def generate(
     r"""Let a language model write: textmill generate "To be" --temperature 0.8 --stop "\n\n"."""
     texts = read_inputs(prompts or [], file, "go on from")
     generator = load_model(model)
-    if generator.exported.generation is None:
-        raise UserError("this model gives answers, it does not write", fix="Use `textmill predict`")
+    if not generator.task.continues:
+        raise UserError("this model gives answers, it does not go on from a text", fix="Use `textmill predict`")
     options = _options(
         generator.options,
         max_new_tokens=max_new_tokens,

@@ -51,9 +51,10 @@ def learn_state(task: Task, staging: Staging, split: NDArray[np.uint8]) -> State
 
 
 def training_texts(task: Task, staging: Staging, split: NDArray[np.uint8]) -> Iterator[str]:
-    """All texts of the training split, one after the other."""
-    for chunk in _training_chunks(staging, task.text_columns, split):
-        for name in task.text_columns:
+    """All texts of the training split, one after the other; targets that are text are among them."""
+    columns = (*task.text_columns, *task.text_target_columns)
+    for chunk in _training_chunks(staging, columns, split):
+        for name in columns:
             yield from chunk.column(name).to_pylist()
 
 

@@ -157,7 +157,7 @@ class Intaker:
         """The rows that pass mapping, cleaning and the task's check; the others are rejected."""
         mapped, problems = self._map.apply(raw.columns)
         given = {name: mapped[name] for name in self._task.text_columns}
-        for name in given:
+        for name in (*self._task.text_columns, *self._task.text_target_columns):
             mapped[name] = self._cleaned(name, mapped[name], problems)
         for position, problem in self._task.follow_cleaning(given, mapped).items():
             problems.setdefault(position, problem)

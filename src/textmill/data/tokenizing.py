@@ -76,6 +76,16 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Any:
     return tokenizer
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder, without padding or truncation."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / FILE))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
 def token_bytes(tokenizer: Any) -> list[int]:
     """How many bytes of text each token stands for, by its id; special tokens stand for none.
 
@@ -131,15 +141,10 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
 
 def _take(pretrained: Path, folder: Path) -> Any:
     """Copy the pretrained tokenizer's files and load it."""
-    from tokenizers import Tokenizer
-
     if not (pretrained / FILE).is_file():
         fix = "Choose a model with pretrained weights (model.pretrained), or a prepare.tokenizer.kind that is trained"
         raise UserError("no tokenizer here", where=str(pretrained), fix=fix)
     for path in sorted(pretrained.iterdir()):
         if path.name not in _NO_TOKENIZER and ".safetensors" not in path.name:
             shutil.copyfile(path, folder / path.name)
-    tokenizer = Tokenizer.from_file(str(folder / FILE))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
+    return load_tokenizer(folder)

@@ -170,12 +170,17 @@ def _baseline_predictions(
 
 
 def _predict(task: Task, model: Model, prepared: Prepared, trained: Path, accelerator: str) -> tuple[Outputs, Findings]:
+    from textmill.data.tokenizing import load_tokenizer
     from textmill.training.inference import predict_table
     from textmill.training.loading import load_network
 
     network: Any = load_network(task, model, prepared.state, trained)
     network = network.to(_device(accelerator))
-    outputs = predict_table(network, task, prepared.split("test"), tokens_per_batch=_TOKENS_PER_BATCH)
+    test = prepared.split("test")
+    outputs = predict_table(network, task, test, tokens_per_batch=_TOKENS_PER_BATCH)
+    if task.generates and not task.continues:
+        tokenizer = load_tokenizer(prepared.tokenizer_folder)
+        outputs |= task.written(network, test.column("input_ids").to_pylist(), tokenizer, prepared.state)
     return outputs, task.examine(network, outputs, prepared.tokenizer_folder, prepared.state)
 
 

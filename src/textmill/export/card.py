@@ -45,12 +45,14 @@ def render_generator_card(
     parity: dict[str, float],
     sizes: dict[str, float],
 ) -> str:
-    """The card of a model that writes text."""
+    """The card of a model that writes text: going on from its input, or an answer of its own."""
     metrics = read_optional(layout.evaluation / "metrics.json")
     return _rendered(
         "generator_card.md.jinja",
         title=title,
         task=task.name.replace("_", " "),
+        continues=task.continues,
+        pretrained=read_optional(layout.pretrained / "provenance.json"),
         prompts=[next(iter(record.values())) for record in task.example_inputs()],
         corpus=read_optional(layout.raw / "provenance.json"),
         documents={name: prepared.split(name).num_rows for name in ("train", "validation", "test")},

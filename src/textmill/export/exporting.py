@@ -30,6 +30,7 @@ MODEL_FOLDER = "model"
 PROVENANCE_FILE = "provenance.json"
 EXAMPLES_FILE = "examples.json"
 EXAMPLES = 32
+_LEAST_AGREEMENT = 0.9
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,13 @@ def _write_generator(
     from textmill.export.checkpoint import CHECKPOINT_FOLDER, write_checkpoint
 
     exported = _specification(config, prepared, outputs=[], graphs={}).model_copy(
-        update={"generation": config.generation}
+        update={"generation": task.generation or config.generation}
     )
     write_specification(target, exported)
-    parity = write_checkpoint(network, task, prepared, target / CHECKPOINT_FOLDER, config.checkpoint_tolerance)
+    if task.continues:
+        parity = write_checkpoint(network, task, prepared, target / CHECKPOINT_FOLDER, config.checkpoint_tolerance)
+    else:
+        parity = _agreement(task, prepared, exported, network.to("cpu"), layout.evaluation / "outputs.npz")
     sizes = parities.file_sizes(target, {"safetensors": "model.safetensors"})
     card = render_generator_card(config.title, task, prepared, layout, parity, sizes)
     (target / "README.md").write_text(card, encoding="utf-8")
@@ -169,11 +173,39 @@ def _write_examples(task: Task, prepared: Prepared, model: Path, target: Path) -
     """Let the finished folder answer some test rows, or prompts, as a user would ask."""
     from textmill.serving.predictor import Predictor
 
-    if task.generates:
+    if task.continues:
         rows = task.example_inputs()
     else:
         rows = prepared.split("test").slice(0, EXAMPLES).select(list(task.text_columns)).to_pylist()
     write_json(target, {"inputs": rows, "outputs": Predictor.load(model).predict(rows)})
+
+
+def _agreement(
+    task: Task, prepared: Prepared, exported: ExportedModel, network: Any, evaluated: Path
+) -> dict[str, float]:
+    """`texts_agree`: the share of some test rows whose answer alone is the one that the evaluation was given.
+
+    Sums in batches of other sizes differ in their last digits, which may tip a close choice.
+
+    Raises:
+        UserError: It is less than nine in ten.
+    """
+    from textmill.data.tokenizing import load_tokenizer
+    from textmill.serving.writer import Writer
+
+    test = prepared.split("test").slice(0, EXAMPLES)
+    writer = Writer(exported, load_tokenizer(prepared.tokenizer_folder), network.eval())
+    found = writer.outputs(test.select(list(task.text_columns)).to_pandas())
+    expected = _evaluated_outputs(evaluated)
+    shares = {name: float((values == expected[name][: len(values)]).mean()) for name, values in found.items()}
+    share = min(shares.values())
+    if share < _LEAST_AGREEMENT:
+        raise UserError(
+            f"only {share:.0%} of {test.num_rows} answers are those that were evaluated",
+            where=str(evaluated),
+            fix="Run `dvc repro --force evaluate`",
+        )
+    return {"texts_agree": share}
 
 
 def _check(task: Task, prepared: Prepared, exported: ExportedModel, folder: Path, expected: Outputs) -> parities.Parity:

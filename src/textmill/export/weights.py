@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.files import write_json
+from textmill.training.loading import storable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,25 +22,28 @@ def write_weights(network: nn.Module, folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    prefix, backbone = _backbone(network)
+    prefix, backbone = backbone_of(network)
     weights = {
-        name.removeprefix(prefix): (value.float() if value.is_floating_point() else value).contiguous()
+        name.removeprefix(prefix): value.float() if value.is_floating_point() else value
         for name, value in network.state_dict().items()
     }
-    # Tied weights are written once a name: safetensors refuses to store shared memory.
-    seen: set[int] = set()
-    for name, value in weights.items():
-        if value.data_ptr() in seen:
-            weights[name] = value.clone()
-        seen.add(value.data_ptr())
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(storable(weights), folder / "model.safetensors", metadata={"format": "pt"})
     if backbone is not None:
         config = backbone.config.to_dict() | {"architectures": [type(backbone).__name__], "dtype": "float32"}
         config.pop("_name_or_path", None)
         write_json(folder / "config.json", _plain(config, torch.dtype))
 
 
-def _backbone(network: nn.Module) -> tuple[str, Any]:
+def read_weights(network: nn.Module, folder: Path) -> None:
+    """Load what `write_weights` wrote into a network of the same form."""
+    from safetensors.torch import load_file
+
+    prefix, _ = backbone_of(network)
+    stored = load_file(folder / "model.safetensors")
+    network.load_state_dict({name: stored[name.removeprefix(prefix)] for name in network.state_dict()})
+
+
+def backbone_of(network: nn.Module) -> tuple[str, Any]:
     """The transformers model within the network and what its weights' names begin with, or ("", None)."""
     from transformers import PreTrainedModel
 

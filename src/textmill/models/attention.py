@@ -1,4 +1,4 @@
-"""Attention: softmax(QKᵀ/√d_k + M)V, and the causal multi-head layer made of it (Vaswani et al. 2017).
+"""Attention: softmax(QKᵀ/√d_k + M)V, and the multi-head layers made of it (Vaswani et al. 2017).
 
 The additive mask M is 0 where a query may look at a key and -∞ where it may not.
 """
@@ -94,8 +94,23 @@ def trains_faster_plain(states: Tensor, dtype: torch.dtype, length: int) -> bool
     return states.device.type == "cpu" and length <= longest
 
 
-class CausalSelfAttention(nn.Module):
-    """Each token gathers from itself and those before it, over several heads.
+def padding_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """The additive mask (B, 1, 1, S) that hides padding from every query, of a mask (B, S) with 0 there."""
+    hidden = ~attention_mask.bool()
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)[:, None, None]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(QKᵀ/√d_k + M)V by whichever form trains faster, with the heads side by side: (B, T, H d_v)."""
+    if mask is not None and trains_faster_plain(query, query.dtype, key.size(2)):
+        attended = scaled_dot_product_attention_plain(query, key, value, mask)
+    else:
+        attended = scaled_dot_product_attention_fused(query, key, value, mask)
+    return attended.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Each token gathers from the tokens that it may see, over several heads.
 
     Queries, keys and values come from one matrix product. `architecture` decides heads, widths
     and whether queries and keys are normalised.
@@ -107,11 +122,7 @@ class CausalSelfAttention(nn.Module):
         self.head_width = architecture.width_of_head
         self.query_key_value = nn.Linear(architecture.width, sum(self.heads) * self.head_width, bias=False)
         self.output = nn.Linear(architecture.n_heads * self.head_width, architecture.width, bias=False)
-        self.query_norm: nn.Module = nn.Identity()
-        self.key_norm: nn.Module = nn.Identity()
-        if architecture.qk_norm:
-            self.query_norm = RMSNorm(self.head_width, eps=architecture.norm_epsilon)
-            self.key_norm = RMSNorm(self.head_width, eps=architecture.norm_epsilon)
+        self.query_norm, self.key_norm = _head_norms(architecture)
 
     def forward(
         self, states: Tensor, rotation: Rotation, mask: Tensor | None, cache: LayerCache | None = None
@@ -132,9 +143,45 @@ class CausalSelfAttention(nn.Module):
         value = value.transpose(1, 2)
         if cache is not None:
             key, value = cache.extend(key, value)
-        if mask is not None and trains_faster_plain(states, query.dtype, key.size(2)):
-            attended = scaled_dot_product_attention_plain(query, key, value, mask)
-        else:
-            attended = scaled_dot_product_attention_fused(query, key, value, mask)
-        output: Tensor = self.output(attended.transpose(1, 2).flatten(2))
+        output: Tensor = self.output(attend(query, key, value, mask))
         return output
+
+
+class CrossAttention(nn.Module):
+    """Each token gathers from a source that an encoder has read, over several heads.
+
+    Keys and values are made of the source once (`keys_and_values`), however many tokens ask them.
+    What is far apart in the two texts says nothing, so nothing is rotated here.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.heads = architecture.n_heads
+        self.key_value_heads = architecture.key_value_heads
+        self.head_width = architecture.width_of_head
+        self.query = nn.Linear(architecture.width, self.heads * self.head_width, bias=False)
+        self.key_value = nn.Linear(architecture.width, 2 * self.key_value_heads * self.head_width, bias=False)
+        self.output = nn.Linear(self.heads * self.head_width, architecture.width, bias=False)
+        self.query_norm, self.key_norm = _head_norms(architecture)
+
+    def keys_and_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, K, S, d) of the encoder's states (B, S, D)."""
+        batch, length, _ = source.shape
+        heads = self.key_value(source).view(batch, length, 2 * self.key_value_heads, self.head_width)
+        key, value = heads.chunk(2, dim=2)
+        return self.key_norm(key).transpose(1, 2), value.transpose(1, 2)
+
+    def forward(self, states: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """From (B, T, D) to (B, T, D); keys and values as made above, an additive mask (B, 1, 1, S)."""
+        batch, length, _ = states.shape
+        query = self.query(states).view(batch, length, self.heads, self.head_width)
+        output: Tensor = self.output(attend(self.query_norm(query).transpose(1, 2), key, value, mask))
+        return output
+
+
+def _head_norms(architecture: Architecture) -> tuple[nn.Module, nn.Module]:
+    """Norms of queries and keys, where the architecture has them."""
+    if not architecture.qk_norm:
+        return nn.Identity(), nn.Identity()
+    width, epsilon = architecture.width_of_head, architecture.norm_epsilon
+    return RMSNorm(width, eps=epsilon), RMSNorm(width, eps=epsilon)

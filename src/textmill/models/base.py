@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textmill.config.plugins import Plugin
 from textmill.errors import UserError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Model(Plugin):
     """An architecture, chosen in `conf/model/`.
 
-    It offers what it can be: an encoder, a decoder or both. A task asks for the one it needs.
+    It offers what it can be: an encoder, a decoder, both or the two in one. A task asks for the one it needs.
 
     Attributes:
         name: In the field's words.
@@ -54,4 +54,19 @@ class Model(Plugin):
             f"a {self.name} model has no decoder, which this task needs",
             where="model",
             fix="Choose a decoder, such as `model: shakespeare_dense`",
+        )
+
+    def build_encoder_decoder(self, vocabulary_size: int, end: int, pretrained: Path | None) -> Any:  # noqa: ARG002
+        """A network that writes about a source, with `likelihood` and `write` of `EncoderDecoder`.
+
+        `end` is the id of the token that ends a text. `pretrained` is a folder as for
+        `build_encoder`; None starts from random weights.
+
+        Raises:
+            UserError: This architecture is no encoder-decoder.
+        """
+        raise UserError(
+            f"a {self.name} model does not write about a source, which this task needs",
+            where="model",
+            fix="Choose an encoder-decoder, such as `model: encoder_decoder`",
         )

@@ -75,7 +75,14 @@ class KeyValueCache:
         return self.valid[:, :end]
 
     def reorder(self, rows: Tensor) -> None:
-        """Keep the rows of these indices, in this order: what beam search does with its beams."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        """Keep the rows of these indices, in this order: what beam search does with its beams.
+
+        There may be fewer than before, not more.
+        """
+        # Only what is written is copied: the room beyond it may be many times as large.
+        keys, values = (whole[:, :, :, : self.length][:, rows] for whole in (self.keys, self.values))
+        self.keys, self.values = self.keys[:, : len(rows)], self.values[:, : len(rows)]
+        self.keys[:, :, :, : self.length] = keys
+        self.values[:, :, :, : self.length] = values
         if self.valid is not None:
             self.valid = self.valid[rows]

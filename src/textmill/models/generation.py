@@ -6,6 +6,7 @@ penalty) are the processors of the transformers library.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from textmill.config.sections.generation import GenerationConfig
 if TYPE_CHECKING:
     from textmill.models.cache import KeyValueCache
     from textmill.models.language_model import LanguageModel
+    from textmill.models.transformer import Source
 
 Done = Callable[[int, list[int]], bool]
 """From a row's number and its new tokens to whether it is finished."""
@@ -32,6 +34,7 @@ def generate(
     *,
     is_done: Done | None = None,
     cached: bool = True,
+    source: Source | None = None,
 ) -> Iterator[list[int | None]]:
     """Continue prompts side by side; yields the next token of each, None for those that are finished.
 
@@ -45,11 +48,13 @@ def generate(
         end: Id of the token that ends a document.
         is_done: Further ends.
         cached: Whether keys and values of earlier tokens are kept, or all is computed again.
+        source: What each row is about, where the model reads a source.
     """
     device = model.output_weight.device
     process = _processors(options)
     draws = [torch.Generator(device).manual_seed(options.seed + row) for row in range(len(prompts))]
-    window = _Window(model, [list(prompt) or [end] for prompt in prompts], cached=cached)
+    rows = [list(prompt) or [end] for prompt in prompts]
+    window = _Window(model, rows, options.max_new_tokens, cached=cached, source=source)
     written: list[list[int]] = [[] for _ in prompts]
     open_rows = set(range(len(prompts)))
     for _ in range(options.max_new_tokens):
@@ -71,49 +76,132 @@ def generate(
 
 
 @torch.inference_mode()
-def search(model: LanguageModel, prompt: Sequence[int], options: GenerationConfig, end: int) -> list[int]:
-    """The likeliest continuation that a beam search finds, by mean log-likelihood a token.
+def search(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationConfig,
+    end: int,
+    *,
+    source: Source | None = None,
+) -> list[list[int]]:
+    """The likeliest continuation of each prompt that a beam search finds, by log-likelihood / length^penalty.
 
-    Arguments as of `generate`.
+    A prompt's search is over when `beams` continuations have ended, or at the greatest length.
+    Arguments are those of `generate`.
     """
-    beams = options.beams
-    window = _Window(model, [list(prompt) or [end] for _ in range(beams)], cached=True)
-    scores = torch.full((beams,), -torch.inf, device=model.output_weight.device)
-    scores[0] = 0.0  # all beams begin alike; only the first one branches
-    written: list[list[int]] = [[] for _ in range(beams)]
-    finished: list[tuple[float, list[int]]] = []
-    for length in range(1, options.max_new_tokens + 1):
-        candidates = scores[:, None] + window.next_logits().log_softmax(dim=-1)
-        best, where = candidates.flatten().topk(2 * beams)
-        rows: list[int] = []
+    beams, device = options.beams, model.output_weight.device
+    searches = [_Beams(options) for _ in prompts]
+    open_searches = list(searches)
+    rows = [list(prompt) or [end] for prompt in prompts for _ in range(beams)]
+    window = _Window(model, rows, options.max_new_tokens, cached=True, source=source, rows_of_source=beams)
+    for _ in range(options.max_new_tokens):
+        scores = torch.tensor([search.scores for search in open_searches], device=device)
+        candidates = scores[:, :, None] + window.next_logits().log_softmax(dim=-1).view(*scores.shape, -1)
+        best, where = candidates.flatten(1).topk(2 * beams)
+        kept: list[int] = []
         tokens: list[int] = []
-        kept: list[float] = []
-        for score, position in zip(best.tolist(), where.tolist(), strict=True):
-            row, token = divmod(position, candidates.size(1))
-            if token == end:
-                finished.append((score / length, written[row]))
-            elif len(rows) < beams:
-                rows.append(row)
-                tokens.append(token)
-                kept.append(score)
-        written = [[*written[row], token] for row, token in zip(rows, tokens, strict=True)]
-        scores = torch.tensor(kept, device=scores.device)
-        if len(finished) >= beams:
+        still_open = []
+        for number, (search, scored, places) in enumerate(
+            zip(open_searches, best.tolist(), where.tolist(), strict=True)
+        ):
+            chosen = [divmod(place, candidates.size(2)) for place in places]
+            if search.step(scored, chosen, end):
+                still_open.append(search)
+                kept += [number * beams + beam for beam in search.origins]
+                tokens += [written[-1] for written in search.written]
+        open_searches = still_open
+        if not open_searches:
             break
-        window.reorder(rows)
+        window.reorder(kept)
         window.append(tokens)
-    finished += [(score / len(one), one) for score, one in zip(scores.tolist(), written, strict=True) if one]
-    return max(finished, key=lambda pair: pair[0])[1]
+    return [search.best() for search in searches]
+
+
+def write(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationConfig,
+    end: int,
+    *,
+    source: Source | None = None,
+) -> list[list[int]]:
+    """What `search` finds, or, for one beam, all that `generate` gives; arguments are theirs."""
+    if options.beams > 1:
+        return search(model, prompts, options, end, source=source)
+    rows: list[list[int]] = [[] for _ in prompts]
+    for step in generate(model, prompts, options, end, source=source):
+        for row, token in zip(rows, step, strict=True):
+            row += [] if token is None else [token]
+    return rows
+
+
+class _Beams:
+    """The beam search of one prompt.
+
+    Attributes:
+        scores: Log-likelihood of each beam.
+        written: New tokens of each.
+        origins: Which beam each came from in the last step.
+    """
+
+    def __init__(self, options: GenerationConfig) -> None:
+        self._options = options
+        self._finished: list[tuple[float, list[int]]] = []
+        # All beams begin alike; only the first one branches.
+        self.scores = [0.0] + [-math.inf] * (options.beams - 1)
+        self.written: list[list[int]] = [[] for _ in range(options.beams)]
+        self.origins = list(range(options.beams))
+
+    def step(self, scores: Sequence[float], chosen: Sequence[tuple[int, int]], end: int) -> bool:
+        """Take the best candidates, (beam, token) with their scores in falling order; whether to go on."""
+        beams = self._options.beams
+        kept: list[tuple[float, int, int]] = []
+        for rank, (score, (beam, token)) in enumerate(zip(scores, chosen, strict=True)):
+            if token == end:
+                if rank < beams:
+                    self._finished.append((self._value(score, len(self.written[beam]) + 1), self.written[beam]))
+            elif len(kept) < beams:
+                kept.append((score, beam, token))
+        self.scores = [score for score, _, _ in kept]
+        self.origins = [beam for _, beam, _ in kept]
+        self.written = [[*self.written[beam], token] for _, beam, token in kept]
+        return len(self._finished) < beams
+
+    def best(self) -> list[int]:
+        """The best continuation, one that was cut off at its greatest length among them."""
+        cut = [
+            (self._value(score, len(tokens)), tokens)
+            for score, tokens in zip(self.scores, self.written, strict=True)
+            if tokens and score > -math.inf
+        ]
+        return max([*self._finished, *cut], key=lambda pair: pair[0])[1]
+
+    def _value(self, score: float, length: int) -> float:
+        value: float = score / length**self._options.length_penalty
+        return value
 
 
 class _Window:
     """The tokens that the model sees, and its cache; begins anew with the newer half when it is full."""
 
-    def __init__(self, model: LanguageModel, rows: list[list[int]], *, cached: bool) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        rows: list[list[int]],
+        new: int,
+        *,
+        cached: bool,
+        source: Source | None,
+        rows_of_source: int = 1,
+    ) -> None:
         self._model = model
         self._rows = rows
         self._cached = cached
+        self._about = [number // rows_of_source for number in range(len(rows))]
+        self._all_sources = source
+        self._source = self._sources_of_rows()
         self._context = model.architecture.max_length
+        self._room = min(self._context, max(map(len, rows)) + new)
         self._ids: Tensor
         self._mask: Tensor | None
         self._cache: KeyValueCache | None
@@ -130,7 +218,8 @@ class _Window:
         if self._mask is not None:
             # A cache remembers which of the earlier tokens were filled up.
             mask = self._mask if self._cache is None else self._mask[:, self._cache.length :]
-        states = self._model.hidden_states(fresh, attention_mask=mask, cache=self._cache).states[:, -1]
+        hidden = self._model.hidden_states(fresh, attention_mask=mask, cache=self._cache, source=self._source)
+        states = hidden.states[:, -1]
         return F.linear(states, self._model.output_weight).float()
 
     def append(self, tokens: Sequence[int]) -> None:
@@ -153,6 +242,15 @@ class _Window:
         self._mask = None if self._mask is None else self._mask[index]
         if self._cache is not None:
             self._cache.reorder(index)
+        about = [self._about[row] for row in rows]
+        if about != self._about:  # mostly the beams of a source change places among themselves
+            self._about = about
+            self._source = self._sources_of_rows()
+
+    def _sources_of_rows(self) -> Source | None:
+        if self._all_sources is None:
+            return None
+        return self._all_sources.select(torch.tensor(self._about, device=self._model.output_weight.device))
 
     def _begin(self) -> None:
         """Lay out the rows anew: whole ones if there is room for more, else their newer half."""
@@ -165,7 +263,7 @@ class _Window:
         self._mask = None
         if any(len(row) < width for row in rows):
             self._mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-        self._cache = self._model.new_cache(len(rows), self._context) if self._cached else None
+        self._cache = self._model.new_cache(len(rows), self._room) if self._cached else None
 
 
 def _processors(options: GenerationConfig) -> Callable[[Tensor, Tensor], Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
@@ -14,7 +13,7 @@ from textmill.models.cache import KeyValueCache
 from textmill.models.experts import MixtureOfExperts
 from textmill.models.precision import compute_dtype
 from textmill.models.routing.record import RoutingRecord
-from textmill.models.transformer import Decoder
+from textmill.models.transformer import Decoder, Source, initialise
 
 
 @dataclass(frozen=True)
@@ -36,17 +35,18 @@ class LanguageModel(nn.Module):
     Args:
         architecture: Its shape.
         vocabulary_size: Tokens V.
+        reads_source: Whether it writes about a source that an encoder has read (see `EncoderDecoder`).
     """
 
-    def __init__(self, architecture: Architecture, vocabulary_size: int) -> None:
+    def __init__(self, architecture: Architecture, vocabulary_size: int, *, reads_source: bool = False) -> None:
         super().__init__()
         self.architecture = architecture
         self.vocabulary_size = vocabulary_size
         self.embedding = nn.Embedding(vocabulary_size, architecture.width)
         self.dropout = nn.Dropout(architecture.dropout)
-        self.decoder = Decoder(architecture)
+        self.decoder = Decoder(architecture, reads_source=reads_source)
         self.output = None if architecture.tied else nn.Linear(architecture.width, vocabulary_size, bias=False)
-        self._initialise()
+        initialise(self, architecture)
 
     @property
     def output_weight(self) -> Tensor:
@@ -60,6 +60,7 @@ class LanguageModel(nn.Module):
         document_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        source: Source | None = None,
     ) -> Hidden:
         """Everything but the output layer, so that a loss may be computed in chunks of the logits.
 
@@ -69,6 +70,7 @@ class LanguageModel(nn.Module):
                 restart where the id changes. Not together with a mask or a cache.
             attention_mask: (B, T), 0 at padding, on whichever side.
             cache: Of the tokens before these, which are added to it; see `new_cache`.
+            source: What each row is about, where the model reads a source.
 
         Raises:
             UserError: The input is longer than the model's context or than the cache.
@@ -86,6 +88,7 @@ class LanguageModel(nn.Module):
             document_ids=document_ids,
             attention_mask=attention_mask,
             cache=cache,
+            source=source,
         )
         return Hidden(states, routing)
 
@@ -167,21 +170,3 @@ class LanguageModel(nn.Module):
     def mixtures(self) -> dict[int, MixtureOfExperts]:
         """The layers with experts, by their number."""
         return {module.layer: module for module in self.modules() if isinstance(module, MixtureOfExperts)}
-
-    def _initialise(self) -> None:
-        """Normal weights, √(2 / 5D) wide, embeddings too (Nguyen & Salazar 2019); at D = 768 that is GPT-2's 0.02.
-
-        What adds to the residual stream starts 1/√(2N) smaller, N layers, so that its variance
-        does not grow with depth (Radford et al. 2019).
-        """
-        width, layers = self.architecture.width, self.architecture.n_layers
-        deviation = math.sqrt(2 / (5 * width))
-        for name, parameter in self.named_parameters():
-            if parameter.dim() < 2:
-                continue  # norms start at one
-            if name.endswith("noise_gate.weight"):
-                nn.init.zeros_(parameter)  # the noise of all experts starts equal (Shazeer et al. 2017)
-            elif name.endswith(("attention.output.weight", "down.weight", "down")):
-                nn.init.normal_(parameter, std=deviation / math.sqrt(2 * layers))
-            else:
-                nn.init.normal_(parameter, std=deviation)

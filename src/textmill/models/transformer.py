@@ -1,13 +1,16 @@
-"""The Transformer decoder: a stack of blocks, each attention and a feed-forward network."""
+"""Transformer stacks: the decoder, alone or reading from a source, and the encoder that reads the source."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from textmill.models.architecture import Architecture
-from textmill.models.attention import CausalSelfAttention, additive_mask, trains_faster_plain
+from textmill.models.attention import CrossAttention, SelfAttention, additive_mask, padding_mask, trains_faster_plain
 from textmill.models.cache import KeyValueCache, LayerCache
 from textmill.models.experts import MixtureOfExperts
 from textmill.models.feed_forward import SwiGLU
@@ -17,18 +20,42 @@ from textmill.models.rotary import RotaryPositions, Rotation
 from textmill.models.routing.record import RoutingRecord
 
 
-class DecoderBlock(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)) (pre-norm, Xiong et al. 2020).
+@dataclass(frozen=True)
+class Source:
+    """A text as the layers of a decoder look at it.
 
-    Args:
-        architecture: Of the decoder.
-        layer: Counted from 0; decides whether the feed-forward network is a mixture of experts.
+    Attributes:
+        keys_values: Keys and values (B, K, S, d) for each layer.
+        mask: Additive, (B, 1, 1, S).
     """
 
-    def __init__(self, architecture: Architecture, layer: int) -> None:
+    keys_values: list[tuple[Tensor, Tensor]]
+    mask: Tensor
+
+    def select(self, rows: Tensor) -> Source:
+        """The rows of these indices, in this order."""
+        return Source([(key[rows], value[rows]) for key, value in self.keys_values], self.mask[rows])
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x)) (pre-norm, Xiong et al. 2020).
+
+    Where it reads a source, x + source_attention(norm(x)) comes between the two.
+
+    Args:
+        architecture: Of the stack.
+        layer: Counted from 0; decides whether the feed-forward network is a mixture of experts.
+        reads_source: Whether there is a source to attend to.
+    """
+
+    def __init__(self, architecture: Architecture, layer: int, *, reads_source: bool = False) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(architecture.width, eps=architecture.norm_epsilon)
-        self.attention = CausalSelfAttention(architecture)
+        self.attention = SelfAttention(architecture)
+        self.source_attention: CrossAttention | None = None
+        if reads_source:
+            self.source_attention_norm = RMSNorm(architecture.width, eps=architecture.norm_epsilon)
+            self.source_attention = CrossAttention(architecture)
         self.feed_forward_norm = RMSNorm(architecture.width, eps=architecture.norm_epsilon)
         self.feed_forward: SwiGLU | MixtureOfExperts
         if architecture.has_experts(layer):
@@ -44,12 +71,16 @@ class DecoderBlock(nn.Module):
         rotation: Rotation,
         mask: Tensor | None,
         cache: LayerCache | None = None,
+        source: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, RoutingRecord | None]:
         """From (B, T, D) to (B, T, D), and what the router did if there is one.
 
-        `input_ids` (B, T) are for routers; the other arguments are those of `CausalSelfAttention`.
+        `input_ids` (B, T) are for routers, `source` is for `CrossAttention`: its keys, values and mask;
+        the other arguments are those of `SelfAttention`.
         """
         states = states + self.dropout(self.attention(self.attention_norm(states), rotation, mask, cache))
+        if self.source_attention is not None and source is not None:
+            states = states + self.dropout(self.source_attention(self.source_attention_norm(states), *source))
         normalised = self.feed_forward_norm(states)
         if isinstance(self.feed_forward, MixtureOfExperts):
             added, record = self.feed_forward(normalised, input_ids)
@@ -60,16 +91,22 @@ class DecoderBlock(nn.Module):
 class Decoder(nn.Module):
     """All blocks and the norm after them.
 
+    Args:
+        architecture: Its shape.
+        reads_source: Whether each block attends to a source too.
+
     Attributes:
         activation_checkpointing: In training, keep only what goes into each block and compute the
             rest again in the backward pass: less memory for a third more time (Chen et al. 2016).
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, *, reads_source: bool = False) -> None:
         super().__init__()
         self.activation_checkpointing = False
         self.positions = RotaryPositions(architecture.width_of_head, architecture.max_length, architecture.rope_base)
-        self.blocks = nn.ModuleList(DecoderBlock(architecture, layer) for layer in range(architecture.n_layers))
+        self.blocks = nn.ModuleList(
+            Block(architecture, layer, reads_source=reads_source) for layer in range(architecture.n_layers)
+        )
         self.norm = RMSNorm(architecture.width, eps=architecture.norm_epsilon)
 
     def forward(
@@ -80,6 +117,7 @@ class Decoder(nn.Module):
         document_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        source: Source | None = None,
     ) -> tuple[Tensor, list[RoutingRecord]]:
         """Hidden states (B, T, D) of embedded tokens (B, T, D), and what the routers did.
 
@@ -94,15 +132,60 @@ class Decoder(nn.Module):
         routing: list[RoutingRecord] = []
         for layer, block in enumerate(self.blocks):
             layer_cache = None if cache is None else cache.layer(layer)
+            seen = None if source is None else (*source.keys_values[layer], source.mask)
             if self.activation_checkpointing and torch.is_grad_enabled():
-                states, record = checkpoint(block, states, input_ids, rotation, mask, use_reentrant=False)
+                states, record = checkpoint(block, states, input_ids, rotation, mask, None, seen, use_reentrant=False)
             else:
-                states, record = block(states, input_ids, rotation, mask, layer_cache)
+                states, record = block(states, input_ids, rotation, mask, layer_cache, seen)
             if record is not None:
                 routing.append(record)
         if cache is not None:
             cache.length += length
         return self.norm(states), routing
+
+    def look_at(self, states: Tensor, attention_mask: Tensor) -> Source:
+        """What the blocks need of an encoder's states (B, S, D), computed once for all tokens to come."""
+        layers = [block.source_attention.keys_and_values(states) for block in self.blocks]  # type: ignore[union-attr, operator]
+        return Source(layers, padding_mask(attention_mask, layers[0][0].dtype))
+
+
+class Encoder(nn.Module):
+    """Blocks in which every token sees all others, and the norm after them."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.positions = RotaryPositions(architecture.width_of_head, architecture.max_length, architecture.rope_base)
+        self.blocks = nn.ModuleList(Block(architecture, layer) for layer in range(architecture.n_layers))
+        self.norm = RMSNorm(architecture.width, eps=architecture.norm_epsilon)
+        initialise(self, architecture)
+
+    def forward(self, states: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Hidden states (B, S, D) of embedded tokens (B, S, D); the mask is 0 at padding, which is on the right."""
+        dtype = compute_dtype(states)
+        rotation = self.positions(slice(0, states.size(1)), dtype)
+        mask = padding_mask(attention_mask, dtype)
+        for block in self.blocks:
+            states, _ = block(states, input_ids, rotation, mask)
+        output: Tensor = self.norm(states)
+        return output
+
+
+def initialise(module: nn.Module, architecture: Architecture) -> None:
+    """Normal weights, √(2 / 5D) wide, embeddings too (Nguyen & Salazar 2019); at D = 768 that is GPT-2's 0.02.
+
+    What adds to the residual stream starts 1/√(2N) smaller, N layers, so that its variance does not
+    grow with depth (Radford et al. 2019).
+    """
+    deviation = math.sqrt(2 / (5 * architecture.width))
+    for name, parameter in module.named_parameters():
+        if parameter.dim() < 2:
+            continue  # norms start at one
+        if name.endswith("noise_gate.weight"):
+            nn.init.zeros_(parameter)  # the noise of all experts starts equal (Shazeer et al. 2017)
+        elif name.endswith(("attention.output.weight", "down.weight", "down")):
+            nn.init.normal_(parameter, std=deviation / math.sqrt(2 * architecture.n_layers))
+        else:
+            nn.init.normal_(parameter, std=deviation)
 
 
 def _mask(

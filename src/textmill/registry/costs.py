@@ -86,8 +86,8 @@ def memory(folder: Path, precision: str, inputs: Sequence[dict[str, Any]]) -> fl
 
 
 def size(folder: Path, predictor: Predictor, precision: str) -> float:
-    """The graph that answers, with its weights, in MB."""
-    return (folder / predictor.exported.graphs[precision]).stat().st_size / _MEGABYTE
+    """The graph that answers, with its weights, in MB; the weights alone where PyTorch answers."""
+    return (folder / predictor.exported.graphs.get(precision, "model.safetensors")).stat().st_size / _MEGABYTE
 
 
 def _print_memory(folder: Path, precision: Precision) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textmill.config.plugins import build
 from textmill.config.sections.generation import GenerationConfig
-from textmill.models.base import Model
 from textmill.serving.predictor import Predictor
+from textmill.serving.writer import load_network
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,22 +40,10 @@ class Generator(Predictor):
     @classmethod
     def load_verified(cls, folder: Path, exported: ExportedModel, *, threads: int | None = None) -> Generator:
         """Load a folder whose digests were checked; see `Predictor.load`."""
-        import torch
-        from safetensors.torch import load_file
-        from tokenizers import Tokenizer
+        from textmill.data.tokenizing import load_tokenizer
 
-        from textmill.tasks.base import Task
-
-        if threads is not None:
-            torch.set_num_threads(threads)
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        task: Task = build(exported.task, Task)  # type: ignore[type-abstract]
-        has_backbone = (folder / "config.json").is_file()
-        model: Any = task.build_network(build(exported.model, Model), folder if has_backbone else None, exported.state)
-        if not has_backbone:
-            model.load_state_dict(load_file(folder / "model.safetensors"))
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return cls(exported, tokenizer, model.to(device or "cpu").eval())
+        model: Any = load_network(folder, exported, threads=threads)
+        return cls(exported, load_tokenizer(folder), model)
 
     def predict(self, values: Sequence[Any]) -> list[dict[str, Any]]:
         """Continue natural inputs as the folder says: `text`, the continuation, and `tokens`, their number."""
@@ -68,7 +55,7 @@ class Generator(Predictor):
 
         encoded = self._encoded(prompts)
         if options.beams > 1:
-            found = [search(self.model, prompt, options, self._end) for prompt in encoded]
+            found = search(self.model, encoded, options, self._end)
             return [self._answer(row, options) for row in found]
         rows: list[list[int]] = [[] for _ in prompts]
         for step in self._steps(encoded, options):

@@ -65,7 +65,8 @@ class Predictor:
     def load(cls, folder: Path, precision: Precision = "int8", *, threads: int | None = None) -> Predictor:
         """Load an exported folder after holding its files against the manifest.
 
-        A language model's folder gives a `textmill.serving.generator.Generator`.
+        The folder of a model that writes gives a `textmill.serving.generator.Generator`, which goes on
+        from the input, or a `textmill.serving.writer.Writer`.
 
         Args:
             folder: With `textmill.json`, `tokenizer.json`, `manifest.json` and the graphs.
@@ -81,8 +82,11 @@ class Predictor:
         verify(folder)
         if exported.generation is not None:
             from textmill.serving.generator import Generator
+            from textmill.serving.writer import Writer
 
-            return Generator.load_verified(folder, exported, threads=threads)
+            task: type[Task] = plugins.find(str(exported.task[plugins.TARGET]), Task)  # type: ignore[type-abstract]
+            kind: type[Generator | Writer] = Generator if task.continues else Writer
+            return kind.load_verified(folder, exported, threads=threads)
         if precision not in exported.graphs:
             raise UserError(
                 f"no {precision} graph here", where=str(folder), fix=f"Choose among {sorted(exported.graphs)}"

@@ -25,14 +25,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from textmill.config.sections.generation import GenerationConfig
     from textmill.models.base import Model
     from textmill.training.examples import Examples
 
 State = dict[str, Any]
 """What a task learned from the training split (its label names, say), as plain JSON."""
 
-Outputs = dict[str, "NDArray[np.float32]"]
-"""A model's raw outputs by name (`logits`, say), one row an example."""
+Outputs = dict[str, "NDArray[Any]"]
+"""A model's raw outputs by name, one row an example: numbers in float32 (`logits`, say), or texts that it wrote."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class Task(Plugin):
         name: In the field's words, with underscores.
         text_columns: Columns of text: cleaned, deduplicated and measured in `prepare`.
         target_columns: Columns that hold the answer; absent at prediction.
+        text_target_columns: Those of them that are text too: cleaned like it, and read by a
+            tokenizer that is trained.
         optional_columns: Columns that `check` and `encode` get where the data has them.
         stratify_column: Column whose balance a seeded split keeps, or None.
         main_metric: Name of the metric that decides: checkpoints, parity, promotion.
@@ -99,11 +102,16 @@ class Task(Plugin):
         generates: Whether an answer is text that the network writes token by token.
         sequence_columns: The encoded columns of token ids that the network reads one apart from the
             other, by what is put behind the names of its outputs for them.
+        continues: Whether that text goes on from the input, as a language model's does; if not, the
+            answer stands for itself (see `written`).
+        generation: How answers are written, where the task decides it; None leaves it to the
+            `export` section.
     """
 
     name: ClassVar[str]
     text_columns: tuple[str, ...]
     target_columns: tuple[str, ...]
+    text_target_columns: tuple[str, ...] = ()
     optional_columns: tuple[str, ...] = ()
     stratify_column: str | None
     main_metric: str
@@ -111,6 +119,8 @@ class Task(Plugin):
     monitor_mode: str = "max"
     generates: ClassVar[bool] = False
     sequence_columns: ClassVar[Mapping[str, str]] = {"": "input_ids"}
+    continues: ClassVar[bool] = False
+    generation: GenerationConfig | None = None
 
     # -- prepare ----------------------------------------------------------------------------
 
@@ -175,7 +185,7 @@ class Task(Plugin):
         return EncodedRows(self, table)
 
     def sequences(self, columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Sequence[int]]]:
-        """The token ids that the network is shown of encoded rows, by `sequence_columns`, in the order of `examples`."""
+        """The token ids of encoded rows, by `sequence_columns`; each in the order of `examples`."""
         return {name: columns[name] for name in self.sequence_columns.values()}
 
     @abstractmethod
@@ -203,6 +213,16 @@ class Task(Plugin):
         return weights
 
     # -- evaluate ---------------------------------------------------------------------------
+
+    def written(
+        self,
+        network: torch.nn.Module,  # noqa: ARG002 - not every task writes
+        input_ids: Sequence[Sequence[int]],  # noqa: ARG002
+        tokenizer: Any,  # noqa: ARG002
+        state: State,  # noqa: ARG002
+    ) -> Outputs:
+        """What the network writes about encoded inputs, in their order: outputs beside those of `loss`."""
+        return {}
 
     @abstractmethod
     def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:

@@ -63,6 +63,7 @@ class InstructionTuning(Task):
     monitor = "validation/loss"
     monitor_mode = "min"
     generates = True
+    continues = True
 
     # -- prepare ----------------------------------------------------------------------------
 

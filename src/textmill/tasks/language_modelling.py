@@ -64,6 +64,7 @@ class LanguageModelling(Task):
     monitor = "validation/loss"
     monitor_mode = "min"
     generates = True
+    continues = True
 
     # -- prepare ----------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from safetensors.torch import save_file
 
+from textmill.training.loading import storable
 from textmill.training.meter import Meter
 from textmill.training.module import VALIDATION, TrainingModule
 
@@ -72,7 +73,7 @@ class History(Callback):
         weights = weights_of(trainer)
         if trainer.is_global_zero and self.best_file:
             partial = self._folder / ".partial.safetensors"
-            save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, partial)
+            save_file(storable(weights), partial)
             partial.replace(self._folder / self.best_file)
 
 

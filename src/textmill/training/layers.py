@@ -26,10 +26,15 @@ _NOTE = "compiled.json"
 
 
 def layer_stack(network: nn.Module) -> list[nn.Module]:
-    """The network's layers: the members of its largest `ModuleList`."""
+    """The network's layers: the members of its largest `ModuleList`, and of others that hold the same kind.
+
+    An encoder-decoder has two.
+    """
     stacks = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
     largest = max(stacks, key=lambda stack: sum(parameter.numel() for parameter in stack.parameters()), default=None)
-    return [] if largest is None else list(largest)
+    if largest is None:
+        return []
+    return [layer for stack in stacks if type(stack[0]) is type(largest[0]) for layer in stack]
 
 
 def checkpoint_activations(network: nn.Module) -> None:

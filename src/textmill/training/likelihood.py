@@ -22,24 +22,32 @@ LOGITS_AT_ONCE = 1 << 22
 
 
 def mean_cross_entropy(
-    states: Tensor, weight: Tensor, labels: Tensor, *, logits_at_once: int = LOGITS_AT_ONCE
+    states: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    logits_at_once: int = LOGITS_AT_ONCE,
 ) -> tuple[Tensor, Tensor]:
     """Mean negative log-likelihood of the labels, and that of every token.
 
-    Equals `cross_entropy(states @ weight.T, labels, ignore_index=-100)` with its gradients.
+    Equals `cross_entropy(states @ weight.T, labels, ignore_index=-100)` with its gradients, smoothed
+    labels included.
 
     Args:
         states: Hidden states after the last norm, shape (..., D).
         weight: Output embedding, shape (V, D).
         labels: Token ids of the targets, of the shape of `states` without D; `IGNORED` has none.
+        label_smoothing: Share of each target spread evenly over all entries (Szegedy et al. 2016).
         logits_at_once: Logits that are held at a time, about.
 
     Returns:
         The mean over the targets, a scalar in float32 with a gradient; and the negative
-        log-likelihood of each token in nats, of the shape of `labels`, 0 where ignored, without one.
+        log-likelihood of each token in nats, of the shape of `labels`, 0 where ignored, without a
+        gradient and without smoothing.
     """
     loss, each = _MeanCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        states.reshape(-1, states.shape[-1]), weight, labels.reshape(-1), logits_at_once
+        states.reshape(-1, states.shape[-1]), weight, labels.reshape(-1), label_smoothing, logits_at_once
     )
     return loss, each.view(labels.shape)
 
@@ -48,12 +56,15 @@ class _MeanCrossEntropy(torch.autograd.Function):
     """Computes the gradients beside the loss, while a chunk's logits are there."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, labels: Tensor, logits_at_once: int) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, labels: Tensor, smoothing: float, logits_at_once: int
+    ) -> tuple[Tensor, Tensor]:
         # Gradients are off within `forward`; what the caller's tensors need is told by themselves.
         needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         targets = labels != IGNORED
         share = 1 / targets.sum().clamp(min=1)
         each = torch.empty(labels.shape, dtype=torch.float32, device=labels.device)
+        spread = torch.zeros((), device=labels.device)
         state_gradient = torch.empty_like(states) if needed else None
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if needed else None
         rows = max(16, logits_at_once // weight.shape[0])
@@ -63,11 +74,15 @@ class _MeanCrossEntropy(torch.autograd.Function):
             label = labels[chunk].clamp(min=0).unsqueeze(1)
             normaliser = logits.logsumexp(dim=1, keepdim=True)
             each[chunk] = ((normaliser - logits.gather(1, label)).squeeze(1)) * targets[chunk]
+            if smoothing:
+                spread += ((normaliser - logits.mean(dim=1, keepdim=True)).squeeze(1) * targets[chunk]).sum()
             if state_gradient is None or weight_gradient is None:
                 continue
-            # d loss / d logits = (softmax - one-hot) / targets, in place of the logits
+            # d loss / d logits = (softmax - target) / targets, in place of the logits
             gradient = logits.sub_(normaliser).exp_()
-            gradient.scatter_add_(1, label, torch.full_like(label, -1, dtype=gradient.dtype))
+            gradient.scatter_add_(1, label, torch.full_like(label, smoothing - 1, dtype=gradient.dtype))
+            if smoothing:
+                gradient -= smoothing / weight.shape[0]
             gradient *= (share * targets[chunk]).unsqueeze(1)
             gradient = gradient.to(states.dtype)
             state_gradient[chunk] = gradient @ weight
@@ -75,9 +90,9 @@ class _MeanCrossEntropy(torch.autograd.Function):
         if state_gradient is not None and weight_gradient is not None:
             ctx.save_for_backward(state_gradient, weight_gradient.to(weight.dtype))
         ctx.mark_non_differentiable(each)
-        return each.sum() * share, each
+        return ((1 - smoothing) * each.sum() + smoothing * spread) * share, each
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         state_gradient, weight_gradient = ctx.saved_tensors
-        return state_gradient * gradient, weight_gradient * gradient, None, None
+        return state_gradient * gradient, weight_gradient * gradient, None, None, None

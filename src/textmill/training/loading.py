@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +33,20 @@ def save_network(folder: Path, network: nn.Module, weights: Mapping[str, Tensor]
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, folder / WEIGHTS_FILE)
+    save_file(storable(weights), folder / WEIGHTS_FILE)
     if (config := architecture_of(network)) is not None:
         write_json(folder / CONFIG_FILE, config)
+
+
+def storable(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as safetensors takes them: tied ones, which share their memory, stand there once a name."""
+    stored: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in weights.items():
+        plain = value.detach().cpu().contiguous()
+        stored[name] = plain.clone() if plain.data_ptr() in seen else plain
+        seen.add(plain.data_ptr())
+    return stored
 
 
 def architecture_of(network: nn.Module) -> dict[str, Any] | None:
@@ -46,6 +58,20 @@ def architecture_of(network: nn.Module) -> dict[str, Any] | None:
             values.pop("_name_or_path", None)  # a path of this machine: equal weights must have equal digests
             return values
     return None
+
+
+@contextmanager
+def config_alone(folder: Path) -> Iterator[Path | None]:
+    """A folder with the `config.json` of `folder` and no weights, from which a network gets its shape only.
+
+    None where there is no such file.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as shape:
+        (Path(shape) / CONFIG_FILE).symlink_to((folder / CONFIG_FILE).resolve())
+        yield Path(shape)
 
 
 def load_network(task: Task, model: Model, state: State, trained: Path) -> nn.Module:
@@ -67,12 +93,8 @@ def load_network(task: Task, model: Model, state: State, trained: Path) -> nn.Mo
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise UserError("no trained weights here", where=str(path), fix="Run `dvc repro train`")
-    with tempfile.TemporaryDirectory() as shape:
-        # A folder with the configuration alone: the encoder is built without weights of its own.
-        has_config = (folder / CONFIG_FILE).is_file()
-        if has_config:
-            (Path(shape) / CONFIG_FILE).symlink_to((folder / CONFIG_FILE).resolve())
-        network = task.build_network(model, Path(shape) if has_config else None, state)
+    with config_alone(folder) as shape:
+        network = task.build_network(model, shape, state)
     try:
         network.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError) as error:

@@ -21,6 +21,8 @@ class GenerationConfig(Section):
         repetition_penalty: Divides the scores of tokens that stand there already (Keskar et al. 2019).
         beams: Beams of a beam search; 1 for none. It takes the likeliest text, so the options of
             drawing do not apply to it.
+        length_penalty: A beam search ranks texts by log-likelihood / length to this power (Wu et al.
+            2016): 0 favours short texts, more than 1 long ones.
         stop: Texts at which writing ends; they are not part of the answer.
         seed: Of the draws.
     """
@@ -32,5 +34,6 @@ class GenerationConfig(Section):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
     beams: Annotated[int, Field(ge=1)] = 1
+    length_penalty: Annotated[float, Field(ge=0)] = 1.0
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     seed: int = 0

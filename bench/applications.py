@@ -1,0 +1,57 @@
+"""What the benchmarks of the applications share: an experiment through its own stages, and its rows of a table."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared/data"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`figures.json` of an experiment, and the CPU-minutes of all stages up to the evaluation."""
+
+    figures: dict[str, Any]
+    cpu_minutes: float
+
+
+def run(experiment: str, *changes: str) -> Measured:
+    """Run an experiment by `dvc exp run --temp`, so that the folder `data/` stays as it is."""
+    import dvc.api
+
+    name = f"bench-{experiment.replace('_', '-')}-{int(time.time())}"
+    command = [str(Path(sys.executable).parent / "dvc"), "exp", "run", "--temp", "--name", name]
+    for change in (f"experiment={experiment}", *changes):
+        command += ["-S", change]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([*command, "evaluate"], cwd=ROOT, check=True, stdout=sys.stderr)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    figures = json.loads(dvc.api.read("data/evaluation/figures.json", repo=str(ROOT), rev=name))
+    return Measured(figures, seconds / 60)
+
+
+def rows(label: str, ours: str, measured: Measured, names: Sequence[str]) -> list[str]:
+    """Our figures with their intervals, then each baseline's and by how much we lead it."""
+    found = measured.figures
+    table = [(f"{ours}, {measured.cpu_minutes:.0f} CPU-minutes", found["test"])]
+    for baseline, figures in found["baselines"].items():
+        table.append((baseline.replace("_", " "), figures))
+        table.append((f"lead over {baseline.replace('_', ' ')}", found["difference"][baseline]))
+    return [
+        f"| {label} | {name} | " + " | ".join(_shown(figures[figure]) for figure in names) + " |"
+        for name, figures in table
+    ]
+
+
+def _shown(figure: dict[str, float]) -> str:
+    return f"{figure['value']:.1f} [{figure['low']:.1f}, {figure['high']:.1f}]"

@@ -1,0 +1,232 @@
+"""Extractive summarisation: a text told in short by some of its own sentences or lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from textmill.config.section import Section as Options
+from textmill.data.checks import parsed_texts
+from textmill.data.sentences import unit_spans, unit_texts
+from textmill.errors import UserError
+from textmill.tasks.base import Outputs, Reject, State
+from textmill.tasks.summary_texts import SummaryTexts, SummaryTextsConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import pandas as pd
+    import torch
+    from numpy.typing import NDArray
+
+    from textmill.models.base import Model
+
+_TEMPERATURE = 5.0
+"""Of the target distribution over units, in points of ROUGE."""
+_NO_UNIT = -1
+_GAIN = ("rouge1", "rouge2")
+
+
+class ExtractiveSummarisationConfig(SummaryTextsConfig):
+    """Options of extractive summarisation.
+
+    Attributes:
+        selected: Units of a summary.
+    """
+
+    selected: Annotated[int, Field(ge=1)] = 3
+
+
+class ExtractiveSummarisation(SummaryTexts):
+    """Scores every unit of a text and takes the best, in their order.
+
+    A pretrained encoder reads the whole text, so that a unit is judged among its neighbours (Liu & Lapata
+    2019, "Text summarization with pretrained encoders"); its score is the mean over its tokens. Training
+    brings the scores, as a distribution over the units, near that of each unit's ROUGE with the references
+    (ListNet; Cao et al. 2007).
+    """
+
+    Config: ClassVar[type[Options]] = ExtractiveSummarisationConfig
+    config: ExtractiveSummarisationConfig
+
+    name = "extractive_summarisation"
+    monitor = "validation/gain"
+    monitor_mode = "max"
+
+    # -- prepare ----------------------------------------------------------------------------
+
+    def fit(self, frames: Iterable[pd.DataFrame]) -> State:
+        """Nothing but that there are texts.
+
+        Raises:
+            UserError: The training split has none.
+        """
+        if not any(len(frame) for frame in frames):
+            raise UserError("the training split has no text", fix="Give more rows")
+        return {}
+
+    def check(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:  # noqa: ARG002 - nothing is learned
+        """Rows without a text or a summary, and texts without a unit to choose."""
+        rejects: dict[int, Reject] = {}
+        for name in ("text", "summary"):
+            empty = frame[name].isna() | (frame[name].astype(str).str.strip() == "")
+            for position in empty.to_numpy().nonzero()[0].tolist():
+                rejects.setdefault(position, Reject(position, name, "is empty"))
+        for position, text in enumerate(frame["text"].tolist()):
+            if position not in rejects and not unit_spans(text, self.config.units):
+                rejects[position] = Reject(position, "text", f"has no {self.config.units} to choose among")
+        return [rejects[position] for position in sorted(rejects)]
+
+    def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:  # noqa: ARG002
+        """`input_ids`, `length`, and `units`: to which unit each token belongs, -1 to none.
+
+        With summaries also `gains`: the mean of ROUGE-1 and -2 of each unit alone, 0 to 100. Of a text of
+        more than `max_length` tokens the end is cut off; units there cannot be chosen.
+        """
+        texts = frame["text"].tolist()
+        columns: dict[str, list[Any]] = {"input_ids": [], "units": [], "length": []}
+        for text, encoding in zip(texts, tokenizer.encode_batch(texts), strict=True):
+            ids = encoding.ids[:max_length]
+            columns["input_ids"].append(ids)
+            columns["length"].append(len(ids))
+            columns["units"].append(_units_of_tokens(encoding, unit_spans(text, self.config.units))[:max_length])
+        if "summary" in frame:
+            columns["gains"] = self._gains(frame)
+        return columns
+
+    def _gains(self, frame: pd.DataFrame) -> list[list[float]]:
+        from textmill.evaluation import rouge
+
+        found = []
+        for text, references in zip(frame["text"].tolist(), rouge.references_of(frame, "summary"), strict=True):
+            units = unit_texts(text, self.config.units)
+            found.append(rouge.scores(units, [references] * len(units), _GAIN).mean(axis=1).tolist())
+        return found
+
+    # -- train ------------------------------------------------------------------------------
+
+    def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:  # noqa: ARG002
+        """The model's encoder with a linear score of each token."""
+        from textmill.models.token_scorer import TokenScorer
+
+        return TokenScorer(model.build_encoder(pretrained))
+
+    def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
+        """`input_ids`, `attention_mask` and `units` (B, T), and `gains` (B, units), NaN where there is none."""
+        import numpy as np
+        import torch
+
+        from textmill.training.examples import padded
+
+        input_ids, mask = padded(rows["input_ids"])
+        batch = {"input_ids": input_ids, "attention_mask": mask}
+        if "gains" in rows:
+            units = np.full(tuple(mask.shape), _NO_UNIT, np.int64)
+            gains = np.full((len(input_ids), max(map(len, rows["gains"]))), np.nan, np.float32)
+            for row, (of_tokens, of_units) in enumerate(zip(rows["units"], rows["gains"], strict=True)):
+                units[row, : len(of_tokens)] = of_tokens
+                gains[row, : len(of_units)] = of_units
+            batch |= {"units": torch.from_numpy(units), "gains": torch.from_numpy(gains)}
+        return batch
+
+    def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Cross-entropy of the units' scores to what they share with the references, and `scores` (B, T, 1)."""
+        import torch
+
+        outputs = network(batch["input_ids"], batch["attention_mask"])
+        units, gains = batch["units"], batch["gains"]
+        places = units.clamp(min=0)
+        counted = (units != _NO_UNIT).float()
+        sums, counts = (
+            gains.new_zeros(gains.shape).scatter_add(1, places, values)
+            for values in (outputs["scores"].squeeze(-1).float() * counted, counted)
+        )
+        there = (counts > 0) & ~gains.isnan()
+        scores = (sums / counts.clamp(min=1)).masked_fill(~there, -torch.inf)
+        target = (gains / _TEMPERATURE).masked_fill(~there, -torch.inf).softmax(dim=1)
+        each = -(target * scores.log_softmax(dim=1).masked_fill(~there, 0)).sum(dim=1)
+        return {"loss": each.mean(), "scores": outputs["scores"]}
+
+    def validation_figures(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:  # noqa: ARG002
+        """`gain`: the mean ROUGE of the chosen units each by itself; `loss`, how far that is from the best choice."""
+        import numpy as np
+
+        chosen, best = [], []
+        for scores, units, gains in zip(outputs["scores"], rows["units"], rows["gains"], strict=True):
+            positions = self._chosen(_unit_scores(scores, units, len(gains)))
+            chosen.append(np.mean([gains[position] for position in positions]))
+            best.append(np.mean(sorted(gains)[-len(positions) :]))
+        return {"gain": float(np.mean(chosen)), "loss": float(np.mean(best) - np.mean(chosen))}
+
+    # -- evaluate ---------------------------------------------------------------------------
+
+    def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
+        """`id`, `text`, `summary` (the reference), `prediction`, and ROUGE of each row."""
+        from textmill.evaluation import rouge
+
+        found = self._selections(outputs, frame["text"].tolist(), frame["units"].tolist())
+        return rouge.table(frame, "summary", [" ".join(texts) for texts, _ in found])
+
+    def _selections(
+        self, outputs: Outputs, texts: Sequence[str], units: Sequence[Sequence[int]]
+    ) -> list[tuple[list[str], list[float]]]:
+        """The chosen units of each text in their order, and their scores."""
+        found = []
+        for text, scores, of_tokens in zip(texts, outputs["scores"], units, strict=True):
+            all_units = unit_texts(text, self.config.units)
+            values = _unit_scores(scores, of_tokens, len(all_units))
+            positions = self._chosen(values)
+            found.append(([all_units[position] for position in positions], [float(values[p]) for p in positions]))
+        return found
+
+    def _chosen(self, values: NDArray[np.float64]) -> list[int]:
+        """The best units in the text's order; the first one where nothing of a text was read."""
+        import numpy as np
+
+        best = [int(position) for position in np.argsort(-values, kind="stable")[: self.config.selected]]
+        return sorted(position for position in best if np.isfinite(values[position])) or [0]
+
+    # -- export and serving -----------------------------------------------------------------
+
+    def parse_inputs(self, values: Sequence[Any]) -> pd.DataFrame:
+        """Strings, or records with a `text`; see `parsed_texts`."""
+        return parsed_texts(values, "text")
+
+    def answers(
+        self,
+        outputs: Outputs,
+        rows: Mapping[str, Sequence[Any]],
+        given: Mapping[str, Sequence[str]],  # noqa: ARG002 - the summary is made of the cleaned text
+        state: State,  # noqa: ARG002
+    ) -> list[dict[str, Any]]:
+        """`summary`, and the `sentences` that it is made of with their `scores`."""
+        return [
+            {"summary": " ".join(texts), "sentences": texts, "scores": scores}
+            for texts, scores in self._selections(outputs, rows["text"], rows["units"])
+        ]
+
+
+def _units_of_tokens(encoding: Any, spans: Sequence[tuple[int, int]]) -> list[int]:
+    """The unit in which each token begins, or `_NO_UNIT`."""
+    found, unit = [], 0
+    for (start, end), special in zip(encoding.offsets, encoding.special_tokens_mask, strict=True):
+        while unit < len(spans) and spans[unit][1] <= start:
+            unit += 1
+        inside = not special and end > start and unit < len(spans) and spans[unit][0] <= start
+        found.append(unit if inside else _NO_UNIT)
+    return found
+
+
+def _unit_scores(scores: NDArray[np.float32], units: Sequence[int], count: int) -> NDArray[np.float64]:
+    """The mean score over each unit's tokens; NaN for a unit that the network did not see."""
+    import numpy as np
+
+    of_tokens = np.asarray(units)
+    seen = of_tokens != _NO_UNIT
+    values = scores[: len(of_tokens), 0].astype(float)[seen]
+    sums = np.bincount(of_tokens[seen], values, minlength=count)
+    counts = np.bincount(of_tokens[seen], minlength=count)
+    return np.where(counts > 0, sums / np.maximum(1, counts), np.nan)
