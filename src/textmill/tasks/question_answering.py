@@ -50,8 +50,7 @@ class QuestionAnswering(Task):
     `textmill.data.answers.read_answers` takes them; several are several people's answers to the same
     question, none means that there is no answer.
 
-    No answer is given where the first token's scores exceed those of the best passage. By how much
-    they must is chosen on validation, for the highest F1, and stored in the network.
+    No answer is given where the first token's scores, and a bias chosen on validation, exceed the passage's.
     """
 
     Config: ClassVar[type[Options]] = QuestionAnsweringConfig
