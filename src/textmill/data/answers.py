@@ -81,6 +81,18 @@ def aligned(answers: list[Answer], given: str, cleaned: str) -> list[Answer]:
     return moved
 
 
+def problem_of(question: str | None, context: str | None, answers: str | None) -> tuple[str, str] | None:
+    """The column of a row that cannot be used, and why; None for a good row."""
+    for column, text in (("question", question), ("context", context)):
+        if text is None or not text.strip():
+            return column, "is empty"
+    try:
+        read_answers(answers, context or "")
+    except ValueError as error:
+        return "answers", str(error)
+    return None
+
+
 def _stripped(text: str, start: int) -> Answer:
     return Answer(text.strip(), start + len(text) - len(text.lstrip()))
 

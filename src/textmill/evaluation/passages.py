@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from textmill.data.alignment import Alignment
 from textmill.data.answers import read_answers
 from textmill.tasks.base import Metric, Section
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from textmill.evaluation.spans import Spans
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+_SUREST = 500.0  # beyond it the exponential is too large for a float
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -100,6 +104,34 @@ def passage_table(
             "f1": overlap,
         }
     )
+
+
+def passage_errors(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The answers that are not wholly right; first those furthest from the true ones and given most surely."""
+    wrong = predictions[predictions["f1"] < 1]
+    order = wrong["margin"].abs().mul(1 - wrong["f1"]).sort_values(ascending=False, kind="stable").index
+    shown = wrong[["id", "question", "true_answers", "prediction", "f1", "margin"]]
+    return shown.loc[order].reset_index(drop=True)
+
+
+def passage_records(spans: Spans, contexts: Sequence[str], given: Sequence[str]) -> list[dict[str, Any]]:
+    """Natural answers: `answer`, its `start` and `end` in the text as it was given, and `score`.
+
+    Args:
+        spans: The best passages in the clean texts.
+        contexts: These texts.
+        given: The same as they were given.
+    """
+    scores = 1 / (1 + np.exp(-np.minimum(np.abs(spans.margin), _SUREST)))
+    records = []
+    for row, (clean, text) in enumerate(zip(contexts, given, strict=True)):
+        start = end = 0
+        if spans.margin[row] > 0:
+            start, end = int(spans.start[row]), int(spans.end[row])
+            if text != clean:
+                start, end = Alignment(text, clean).given_span(start, end)
+        records.append({"answer": text[start:end], "start": start, "end": end, "score": float(scores[row])})
+    return records
 
 
 def passage_metrics() -> list[Metric]:

@@ -50,8 +50,7 @@ class QuestionAnswering(Task):
     `textmill.data.answers.read_answers` takes them; several are several people's answers to the same
     question, none means that there is no answer.
 
-    No answer is given where the first token's scores exceed those of the best passage. By how much
-    they must is chosen on validation, for the highest F1, and stored in the network.
+    No answer is given where the first token's scores, and a bias chosen on validation, exceed the passage's.
     """
 
     Config: ClassVar[type[Options]] = QuestionAnsweringConfig
@@ -108,19 +107,11 @@ class QuestionAnswering(Task):
 
     def check(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:  # noqa: ARG002 - nothing is learned
         """Rows without a question or a context, and those with an answer that is not in the context."""
-        from textmill.data.answers import read_answers
+        from textmill.data.answers import problem_of
 
-        rejects = []
-        columns = (frame[name].tolist() for name in ("question", "context", "answers"))
-        for position, (question, context, answers) in enumerate(zip(*columns, strict=True)):
-            if _is_empty(question) or _is_empty(context):
-                rejects.append(Reject(position, "question" if _is_empty(question) else "context", "is empty"))
-                continue
-            try:
-                read_answers(_cell(answers), context)
-            except ValueError as error:
-                rejects.append(Reject(position, "answers", str(error)))
-        return rejects
+        columns = (map(_cell, frame[name]) for name in ("question", "context", "answers"))
+        problems = [problem_of(*row) for row in zip(*columns, strict=True)]
+        return [Reject(position, *problem) for position, problem in enumerate(problems) if problem]
 
     def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:  # noqa: ARG002
         """Windows of each row, one after the other: `input_ids`, `token_starts` and `token_ends` in the context.
@@ -265,10 +256,9 @@ class QuestionAnswering(Task):
 
     def errors(self, predictions: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
         """The answers that share nothing with the true ones or should not be; those given most surely first."""
-        wrong = predictions[predictions["f1"] < 1]
-        shown = wrong[["id", "question", "true_answers", "prediction", "f1", "margin"]]
-        order = wrong["margin"].abs().mul(1 - wrong["f1"]).sort_values(ascending=False, kind="stable").index
-        return shown.loc[order].reset_index(drop=True)
+        from textmill.evaluation.passages import passage_errors
+
+        return passage_errors(predictions)
 
     # -- export and serving -----------------------------------------------------------------
 
@@ -299,9 +289,11 @@ class QuestionAnswering(Task):
             if not isinstance(value, Mapping):
                 raise UserError(f"{str(value)[:60]!r} is no record", where=where, fix=_FORM)
             for name in self.text_columns:
-                if not isinstance(value.get(name), str) or _is_empty(value[name]):
-                    problem = f"the {name} is empty" if value.get(name) == "" else f"there is no {name}"
-                    raise UserError(problem, where=where, fix=_FORM)
+                text = value.get(name)
+                if not isinstance(text, str):
+                    raise UserError(f"there is no {name}", where=where, fix=_FORM)
+                if not text.strip():
+                    raise UserError(f"the {name} is empty", where=where, fix=_FORM)
         return pd.DataFrame({name: [value[name] for value in values] for name in self.text_columns})
 
     def answers(
@@ -316,22 +308,9 @@ class QuestionAnswering(Task):
         Without an answer it is "", and start and end are 0. The score tells how much the model prefers
         its answer to giving none, or the other way round; `context[start:end]` is always the answer.
         """
-        import numpy as np
+        from textmill.evaluation.passages import passage_records
 
-        from textmill.data.alignment import Alignment
-
-        spans = self._spans(outputs, rows)
-        scores = 1 / (1 + np.exp(-np.minimum(np.abs(spans.margin), 500)))
-        records = []
-        for row, score in enumerate(scores.tolist()):
-            start = end = 0
-            if spans.margin[row] > 0:
-                start, end = int(spans.start[row]), int(spans.end[row])
-                if given["context"][row] != rows["context"][row]:
-                    start, end = Alignment(given["context"][row], rows["context"][row]).given_span(start, end)
-            text = given["context"][row][start:end]
-            records.append({"answer": text, "start": start, "end": end, "score": score})
-        return records
+        return passage_records(self._spans(outputs, rows), rows["context"], given["context"])
 
     def _spans(self, outputs: Outputs, rows: Any) -> Spans:
         from textmill.evaluation.spans import best_spans
@@ -344,10 +323,6 @@ class QuestionAnswering(Task):
             rows["token_ends"],
             longest=self.config.max_answer,
         )
-
-
-def _is_empty(value: Any) -> bool:
-    return _cell(value) is None or not value.strip()
 
 
 def _cell(value: Any) -> str | None:
