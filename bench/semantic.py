@@ -99,6 +99,9 @@ def main() -> None:
     for experiment, given in (("stsb", chosen.stsb), ("semantic_search", chosen.search)):
         if some and not given:
             continue
+        if experiment == "stsb" and not given and not (ROOT / "data/own/stsb").is_dir():
+            print("\nSTS-B was left out: data/own/stsb is not there.")
+            continue
         with tempfile.TemporaryDirectory() as folder:
             print_table(experiment, given or run(experiment, Path(folder) / "project"))
 
