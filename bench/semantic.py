@@ -90,12 +90,18 @@ def shown(figure: dict[str, float]) -> str:
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print both tables, or those of the projects given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stsb", type=Path, help="a project in which the experiment stsb was evaluated")
     parser.add_argument("--search", type=Path, help="a project in which semantic_search was evaluated")
     chosen = parser.parse_args()
+    some = chosen.stsb or chosen.search
     for experiment, given in (("stsb", chosen.stsb), ("semantic_search", chosen.search)):
+        if some and not given:
+            continue
+        if experiment == "stsb" and not given and not (ROOT / "data/own/stsb").is_dir():
+            print("\nSTS-B was left out: data/own/stsb is not there.")
+            continue
         with tempfile.TemporaryDirectory() as folder:
             print_table(experiment, given or run(experiment, Path(folder) / "project"))
 
