@@ -27,7 +27,7 @@ class HubEncoderDecoder(Model):
             pretrained_sha256: The digest that they must have.
             architecture: Values of the library's own configuration (`model_type`, `d_model`, ...) for
                 training from scratch; used when there is no pretrained folder.
-            max_length: Tokens of a source or a target, for models that set no limit themselves.
+            max_length: Tokens of a source or a target, for `prepare.max_length` of the experiments.
         """
 
         pretrained: str | None = None
