@@ -38,6 +38,7 @@ def rows(count: int, seed: int = 2) -> list[dict[str, Any]]:
     found = []
     for number in range(count):
         sentences = [" ".join(draw.choices([*SUBJECTS, *PLACES], k=4)) for _ in range(3)]
+        sentences[0] += " film" * draw.randrange(4)
         main = f"superb {draw.choice(SUBJECTS)} {draw.choice(PLACES)}"
         sentences.insert(draw.randrange(4), main)
         text = " ".join(f"{sentence.capitalize()}." for sentence in sentences)
@@ -101,6 +102,21 @@ def test_an_exported_graph_chooses_the_same(extractive: Layout) -> None:
     assert set(answer) == {"summary", "sentences", "scores"}
     assert answer["summary"] == " ".join(answer["sentences"]) == "Superb music today."
     assert read_json(extractive.exported / "metrics.json")["onnx_max_difference"] < 1e-3
+
+
+def test_batches_of_any_width_give_the_same_outputs(extractive: Layout) -> None:
+    import numpy as np
+
+    from textmill.export.parity import max_difference
+
+    ids = Prepared(extractive.prepared).frame("test")["input_ids"].tolist()
+    assert len({len(row) for row in ids}) > 3
+    predictor = Predictor.load(extractive.exported / "model", "fp32")
+    together = predictor.outputs_of_ids(ids)
+    predictor.tokens_per_batch = 1
+    alone = predictor.outputs_of_ids(ids)
+    assert max_difference(together, alone) < 1e-4
+    assert [int(np.isfinite(row).sum()) for row in alone["scores"]] == [len(row) for row in ids]
 
 
 def test_what_was_not_read_is_not_chosen() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 _HEAD_STANDARD_DEVIATION = 0.02
@@ -25,6 +26,10 @@ class TokenScorer(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """`scores` (B, T, 1) in float32 from token ids and mask, both (B, T)."""
+        """`scores` (B, T, 1) in float32 from token ids and mask, both (B, T); NaN at padding.
+
+        How much padding a row has depends on its batch, so nothing there may count as an output.
+        """
         states = self.encoder(input_ids, attention_mask)
-        return {"scores": self.output(self.dropout(states.float())).float()}
+        scores = self.output(self.dropout(states.float())).float()
+        return {"scores": scores.masked_fill(attention_mask.unsqueeze(-1) == 0, torch.nan)}

@@ -138,11 +138,10 @@ class ExtractiveSummarisation(SummaryTexts):
 
         outputs = network(batch["input_ids"], batch["attention_mask"])
         units, gains = batch["units"], batch["gains"]
-        places = units.clamp(min=0)
-        counted = (units != _NO_UNIT).float()
+        places, outside = units.clamp(min=0), units == _NO_UNIT
+        of_tokens = outputs["scores"].squeeze(-1).float().masked_fill(outside, 0)
         sums, counts = (
-            gains.new_zeros(gains.shape).scatter_add(1, places, values)
-            for values in (outputs["scores"].squeeze(-1).float() * counted, counted)
+            gains.new_zeros(gains.shape).scatter_add(1, places, values) for values in (of_tokens, (~outside).float())
         )
         there = (counts > 0) & ~gains.isnan()
         scores = (sums / counts.clamp(min=1)).masked_fill(~there, -torch.inf)
