@@ -38,7 +38,7 @@ def rows(count: int, seed: int = 2) -> list[dict[str, Any]]:
     found = []
     for number in range(count):
         sentences = [" ".join(draw.choices([*SUBJECTS, *PLACES], k=4)) for _ in range(3)]
-        sentences[0] += " film" * draw.randrange(4)
+        sentences[-1] += "".join(f" {word}" for word in draw.choices(PLACES, k=draw.randrange(4)))
         main = f"superb {draw.choice(SUBJECTS)} {draw.choice(PLACES)}"
         sentences.insert(draw.randrange(4), main)
         text = " ".join(f"{sentence.capitalize()}." for sentence in sentences)

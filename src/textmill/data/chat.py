@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from textmill.errors import UserError
 from textmill.files import read_optional
@@ -59,10 +60,12 @@ def render(messages: Sequence[Message], template: str, special: Mapping[str, str
         UserError: The template refuses the conversation.
     """
     from jinja2.exceptions import TemplateError
-    from transformers.utils.chat_template_utils import render_jinja_template
+    from transformers.utils import chat_template_utils
 
+    # the library's own annotations contradict its results
+    render_template: Any = chat_template_utils.render_jinja_template
     try:
-        rendered, _ = render_jinja_template(
+        rendered, _ = render_template(
             conversations=[list(messages)], chat_template=template, add_generation_prompt=ask, **special
         )
     except TemplateError as error:

@@ -218,7 +218,8 @@ class _Window:
         if self._mask is not None:
             # A cache remembers which of the earlier tokens were filled up.
             mask = self._mask if self._cache is None else self._mask[:, self._cache.length :]
-        hidden = self._model.hidden_states(fresh, attention_mask=mask, cache=self._cache, source=self._source)
+        about: dict[str, Any] = {} if self._source is None else {"source": self._source}
+        hidden = self._model.hidden_states(fresh, attention_mask=mask, cache=self._cache, **about)
         states = hidden.states[:, -1]
         return F.linear(states, self._model.output_weight).float()
 

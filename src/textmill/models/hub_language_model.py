@@ -44,8 +44,8 @@ class HubLanguageModel(nn.Module):
         self._cache_option = "cache" if "cache" in parameters else "past_key_values"
         # Tied weights are one tensor; a file of weights holds them once.
         self._tied = backbone.get_output_embeddings().weight is backbone.get_input_embeddings().weight
-        self.register_state_dict_post_hook(_without_tied)
-        self.register_load_state_dict_pre_hook(_with_tied)
+        self.register_state_dict_post_hook(_without_tied)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_with_tied)  # type: ignore[no-untyped-call]
         self._check()
 
     @property
