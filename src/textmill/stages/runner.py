@@ -54,6 +54,7 @@ def run_program(name: str, program: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print(f"textmill {name}: interrupted", file=sys.stderr)
         sys.exit(130)
+    gc.freeze()  # the end of the process would look through all of them once more
     log.info("%s: done in %.1f s", name, time.perf_counter() - started)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.config.sections.train import TrainConfig
+from textmill.stages.imports import quick_imports
 from textmill.stages.runner import run_stage
 
 if TYPE_CHECKING:
@@ -19,19 +20,23 @@ if TYPE_CHECKING:
 
 def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     """Make `data/trained` from `data/prepared` and `data/pretrained`."""
-    from textmill.data.prepared import Prepared
-    from textmill.training.distributed import is_first_process
-    from textmill.training.training import Training
+    with quick_imports():
+        from textmill.data.prepared import Prepared
+        from textmill.training.distributed import is_first_process
+        from textmill.training.training import Training
+
+        if is_first_process():
+            from textmill.registry.configuration import log_configuration
+            from textmill.registry.descriptions import run_label
+            from textmill.registry.tracking import connect, stage_run
+
+            connect(runtime, layout)  # imports what this store needs
 
     prepared = Prepared(layout.prepared)
     training = Training(config, runtime, prepared, layout.pretrained, layout.checkpoints)
     if not is_first_process():
         training.run()
         return
-
-    from textmill.registry.configuration import log_configuration
-    from textmill.registry.descriptions import run_label
-    from textmill.registry.tracking import stage_run
 
     with stage_run(
         "train",
