@@ -164,7 +164,11 @@ def test_limits(model: Path, tmp_path: Path, server: Server) -> None:
 
         async def burst() -> list[Answer]:
             asked = {"inputs": ["film " * 50] * 15}
-            return await asyncio.gather(*(Connection(small.port).post("/predict", asked) for _ in range(60)))
+            small.process.send_signal(signal.SIGSTOP)  # so that it finds all 60 at once, however fast it is
+            requests = [asyncio.create_task(Connection(small.port).post("/predict", asked)) for _ in range(60)]
+            await asyncio.sleep(0.5)
+            small.process.send_signal(signal.SIGCONT)
+            return await asyncio.gather(*requests)
 
         answers = asyncio.run(burst())
         counts = Counter(answer.status for answer in answers)

@@ -64,6 +64,7 @@ class MicroBatcher:
         self._free = workers + _AHEAD
         self._jobs: list[_Job] = []
         self._rows = 0
+        self._arriving = 0
         self._timer: asyncio.TimerHandle | None = None
 
     async def answer(self, model: LoadedModel, values: list[Any]) -> Answers:
@@ -73,12 +74,10 @@ class MicroBatcher:
             Refused: 503 when too many inputs wait, 422 when the task does not accept an input.
         """
         settings = self.settings
-        if self._rows and self._rows + len(values) > settings.max_waiting:
+        before = self._rows + self._arriving
+        if before and before + len(values) > settings.max_waiting:
             raise busy("too many inputs wait already; try again")
-        if len(values) > _FEW:
-            lengths = await asyncio.to_thread(model.predictor.lengths, values)
-        else:
-            lengths = model.predictor.lengths(values)
+        lengths = await self._lengths(model, values)
         pieces = self._pieces(lengths)
         now = time.monotonic()
         loop = asyncio.get_running_loop()
@@ -107,6 +106,16 @@ class MicroBatcher:
     def close(self) -> None:
         """Let the threads end."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _lengths(self, model: LoadedModel, values: list[Any]) -> list[int]:
+        """Tokens of each input; they count as waiting meanwhile, as others are admitted in between."""
+        if len(values) <= _FEW:
+            return model.predictor.lengths(values)
+        self._arriving += len(values)
+        try:
+            return await asyncio.to_thread(model.predictor.lengths, values)
+        finally:
+            self._arriving -= len(values)
 
     def _pieces(self, lengths: list[int]) -> list[tuple[list[int], int]]:
         """Positions of inputs that are computed together, and the tokens of their longest."""
