@@ -103,6 +103,7 @@ def main(folder: Path) -> None:
             gain = f"{len(chosen) / taken[side]:.0f} ({taken['eager'] / taken[side]:.1f}x)" if side in taken else ""
             cells.append(f"**{gain}**" if side == "int8" else gain)
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    print("\nGoal: int8 at least 2.5 times eager PyTorch.")
 
 
 if __name__ == "__main__":
