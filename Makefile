@@ -32,7 +32,7 @@ repro: $(INSTALLED) ## Rebuild whatever changed, from raw text to the registered
 	@textmill summary
 
 test: $(INSTALLED_TEST) ## Run all tests, slow ones too
-	@pytest
+	@pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED_TEST) ## Check style and types
 	@ruff check .
