@@ -103,6 +103,18 @@ def test_card_tells_figures_and_provenance(exported: Layout) -> None:
     assert "bad, good" in card
 
 
+def test_card_of_weights_from_scratch_and_own_files(evaluated: Layout, tmp_path: Path) -> None:
+    layout = Layout(Path(shutil.copytree(evaluated.root, tmp_path / "project")))
+    (layout.pretrained / "provenance.json").write_text('{"origin": null}')
+    (layout.raw / "provenance.json").write_text(
+        '{"origin": "data/own/reviews.csv", "version": null, "licence": null, "sha256": null}'
+    )
+    stage.main(export_config(), RUNTIME, layout)
+    card = (layout.exported / "model/README.md").read_text()
+    assert "| starting weights | none: trained from scratch |" in card
+    assert "| corpus | data/own/reviews.csv |" in card
+
+
 def test_weights_are_fp32_and_load_in_transformers(exported: Layout) -> None:
     import torch
     from safetensors.torch import load_file
