@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,11 @@ for _variable in ("MLFLOW_TRACKING_URI", "TEXTMILL_HOME", "DVC_EXP_NAME", "MLFLO
 def repository_root() -> Path:
     """The checkout under test."""
     return ROOT
+
+
+@pytest.fixture(autouse=True)
+def no_store_left_behind() -> Iterator[None]:
+    """MLflow notes a store that a test opened in the environment, where the next test's commands would find it."""
+    yield
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        os.environ.pop(name, None)

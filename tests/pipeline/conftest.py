@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,11 +61,3 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 def three_versions(registry: Layout, tmp_path: Path) -> Layout:
     """A copy with a database of the test's own: three versions, no champion yet."""
     return copy_registry(registry, tmp_path / "project")
-
-
-@pytest.fixture(autouse=True)
-def no_store_left_behind() -> Iterator[None]:
-    """MLflow notes a store that a test opened in the environment, where the next test's commands would find it."""
-    yield
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
-        os.environ.pop(name, None)

@@ -70,7 +70,10 @@ class Connection:
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
         if self.reading is None:
-            _, self.reading = await loop.create_connection(_Reading, "127.0.0.1", self.port)
+            try:
+                _, self.reading = await loop.create_connection(_Reading, "127.0.0.1", self.port)
+            except ConnectionResetError as error:  # by the kernel, as nobody listens any more: nothing was sent
+                raise ConnectionRefusedError(*error.args) from error
         lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         self.reading.answer = loop.create_future()
