@@ -77,7 +77,10 @@ def main(repetitions: int) -> None:
     """Measure and print the table."""
     import torch
 
+    from textmill.training.allocation import keep_freed_memory
+
     torch.set_num_threads(THREADS)
+    keep_freed_memory()  # as every training does
     print(f"4 layers of width 128, {CONTEXT} tokens of context, 0.81 million active weights (4.6 or 2.4 million in all")
     print(f"with 8 experts); forward, backward and AdamW; {THREADS} threads, median of {repetitions} steps in turn.")
     print("Milliseconds a step; in brackets as a multiple of the dense model's.\n")

@@ -35,9 +35,29 @@ class Assignment:
         weighted = rows * self.weights[:, None].to(rows.dtype)
         return weighted.new_zeros(self.n_tokens, rows.size(1)).index_add(0, self.tokens, weighted)
 
+    def filled_up(self) -> Assignment:
+        """The same with pairs of no weight added, so that experts' numbers of pairs are round.
+
+        On CPUs oneDNN makes a kernel for every new shape of a product in low precision, which takes
+        longer than the product. Round numbers bring the same few shapes back.
+        """
+        counts = torch.tensor([_round_number(count) for count in self.counts.tolist()])
+        shifts = (counts - self.counts).cumsum(0) - (counts - self.counts)
+        places = torch.arange(len(self.tokens)) + shifts.repeat_interleave(self.counts, output_size=len(self.tokens))
+        rows = int(counts.sum())
+        tokens = self.tokens.new_zeros(rows).index_copy(0, places, self.tokens)
+        weights = self.weights.new_zeros(rows).index_copy(0, places, self.weights)
+        return Assignment(tokens, weights, counts, self.load, self.n_tokens)
+
     def dropped_share(self) -> Tensor:
         """Share of pairs that a full expert turned away, a scalar."""
         return 1 - self.counts.sum() / self.load.sum().clamp(min=1)
+
+
+def _round_number(count: int) -> int:
+    """The next multiple of 16, of an eighth of the next power of two above 128."""
+    unit = max(16, (1 << (count - 1).bit_length()) // 8) if count else 1
+    return -(-count // unit) * unit
 
 
 def sort_and_group(experts: Tensor, weights: Tensor, n_experts: int, capacity: int | None = None) -> Assignment:
