@@ -69,6 +69,18 @@ def test_dispatch_equals_a_loop_over_pairs(name: str, capacity_factor: float | N
     assert record.load.sum() == assignment.load.sum()
 
 
+def test_equal_numbers_are_multiplied_as_one_batch_with_the_same_result() -> None:
+    experts = Experts(3, 8, 16)
+    for parameter in experts.parameters():
+        torch.nn.init.normal_(parameter)
+    rows, counts = torch.randn(12, 8), torch.tensor([4, 4, 4])
+    together = torch.autograd.grad(experts(rows, counts).square().sum(), list(experts.parameters()))
+    alone = [experts(part, torch.eye(3, dtype=torch.long)[e] * 4) for e, part in enumerate(rows.split(4))]
+    apart = torch.autograd.grad(torch.cat(alone).square().sum(), list(experts.parameters()))
+    torch.testing.assert_close(together, apart)
+    assert [gradient.is_contiguous() for gradient in together] == [True, True]
+
+
 def test_empty_experts_are_no_trouble() -> None:
     experts = Experts(3, 8, 16)
     for parameter in experts.parameters():
@@ -113,6 +125,8 @@ def test_filled_up_pairs_change_nothing_and_give_round_numbers() -> None:
         output = assignment.combine(assignment.dispatch(states).tanh())
         gradients.append((output, *torch.autograd.grad(output.square().sum(), (states, weights), retain_graph=True)))
     torch.testing.assert_close(gradients[0], gradients[1])
+    nearly_even = sort_and_group(torch.arange(400)[:, None] % 13 % 4, weights[:, :1], 4).filled_up()
+    assert nearly_even.counts.tolist() == [128] * 4, "numbers not far apart are made equal"
 
 
 def test_top_k_weights_are_the_normalised_largest_probabilities() -> None:

@@ -34,19 +34,22 @@ class Experts(nn.Module):
 
     def forward(self, rows: Tensor, counts: Tensor) -> Tensor:
         """From rows (M, D), sorted by expert, to (M, D); `counts` (E,) says how many are each expert's."""
-        ends = counts.cumsum(0).to(torch.int32)
-        return grouped_linear(gated(grouped_linear(rows, self.gate_up, ends)), self.down, ends)
+        ends: Tensor | None = counts.cumsum(0).to(torch.int32)
+        if rows.device.type == "cpu" and len(rows) and bool((counts == counts[0]).all()):
+            rows, ends = rows.unflatten(0, (len(counts), -1)), None
+        output = grouped_linear(gated(grouped_linear(rows, self.gate_up, ends)), self.down, ends)
+        return output.view(-1, output.size(-1))
 
 
-def grouped_linear(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
-    """Rows (M, I) times their expert's weights (E, O, I): one kernel on GPUs, a product a slice on CPUs.
+def grouped_linear(rows: Tensor, weights: Tensor, ends: Tensor | None) -> Tensor:
+    """Rows times their expert's weights (E, O, I): one kernel on GPUs, a product a slice on CPUs.
 
     Args:
-        rows: Sorted by expert.
+        rows: (M, I), sorted by expert; or (E, C, I), equally many of each.
         weights: In the layout of `nn.Linear`.
-        ends: Where each expert's rows end, (E,), int32.
+        ends: Where each expert's rows end, (E,), int32; None for equally many, which is one batched product.
     """
-    if not len(rows):  # a router by threshold may take no token at all; the kernels want one
+    if not rows.numel():  # a router by threshold may take no token at all; the kernels want one
         return rows.new_empty(0, weights.size(1))
     dtype = compute_dtype(rows)
     return F.grouped_mm(rows.to(dtype), weights.to(dtype).transpose(-2, -1), offs=ends)

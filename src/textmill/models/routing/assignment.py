@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
+
+_WORTH_A_PRODUCT = 48
+"""Rows that take about as long as the overhead of one more product."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +40,23 @@ class Assignment:
         return weighted.new_zeros(self.n_tokens, rows.size(1)).index_add(0, self.tokens, weighted)
 
     def filled_up(self) -> Assignment:
-        """The same with pairs of no weight added, so that experts' numbers of pairs are round.
+        """The same with pairs of no weight added, so that experts' numbers of pairs are equal, or at least round.
 
         On CPUs oneDNN makes a kernel for every new shape of a product in low precision, which takes
-        longer than the product. Round numbers bring the same few shapes back.
+        longer than the product: round numbers bring the same few shapes back. Equal numbers let one
+        batched product serve all experts, which is worth some rows in vain.
         """
-        counts = torch.tensor([_round_number(count) for count in self.counts.tolist()])
-        shifts = (counts - self.counts).cumsum(0) - (counts - self.counts)
-        places = torch.arange(len(self.tokens)) + shifts.repeat_interleave(self.counts, output_size=len(self.tokens))
-        rows = int(counts.sum())
-        tokens = self.tokens.new_zeros(rows).index_copy(0, places, self.tokens)
-        weights = self.weights.new_zeros(rows).index_copy(0, places, self.weights)
-        return Assignment(tokens, weights, counts, self.load, self.n_tokens)
+        counts: list[int] = self.counts.tolist()
+        largest = _round_number(max(counts))
+        if largest * len(counts) <= sum(counts) + _WORTH_A_PRODUCT * len(counts):
+            filled = [largest] * len(counts)
+        else:
+            filled = [_round_number(count) for count in counts]
+        starts = accumulate(filled, initial=0)
+        places = torch.cat([torch.arange(start, start + count) for start, count in zip(starts, counts, strict=False)])
+        tokens = self.tokens.new_zeros(sum(filled)).index_copy(0, places, self.tokens)
+        weights = self.weights.new_zeros(sum(filled)).index_copy(0, places, self.weights)
+        return Assignment(tokens, weights, torch.tensor(filled), self.load, self.n_tokens)
 
     def dropped_share(self) -> Tensor:
         """Share of pairs that a full expert turned away, a scalar."""
