@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from textmill.models.routing.assignment import sort_and_group
 from textmill.models.routing.base import Coefficient, GatedRouter, Routing
 from textmill.models.routing.sinkhorn import sinkhorn
 
@@ -36,10 +35,8 @@ class Base(GatedRouter):
         logits = self.logits(states)
         experts = balanced_assignment(logits.detach()) if self.training else logits.argmax(dim=-1)
         weights = logits.gather(1, experts[:, None]).sigmoid()
-        capacity = self.capacity(len(logits), capacity_factor)
-        assignment = sort_and_group(experts[:, None], weights, self.n_experts, capacity)
         probabilities = logits.softmax(dim=-1)
-        return Routing(assignment, probabilities, self.losses(logits, probabilities, assignment.load))
+        return self.routing(experts[:, None], weights, logits, probabilities, capacity_factor)
 
 
 def balanced_assignment(scores: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from textmill.models.routing.assignment import sort_and_group
 from textmill.models.routing.base import Coefficient, GatedRouter, Routing, TokenRule
 
 _SMALLEST = -300.0
@@ -46,9 +45,7 @@ class Sinkhorn(GatedRouter):
         choice = sinkhorn(logits.detach(), self.config.iterations) if self.training else logits
         experts = choice.argmax(dim=-1, keepdim=True)
         weights = probabilities.gather(1, experts)
-        capacity = self.capacity(len(logits), capacity_factor)
-        assignment = sort_and_group(experts, weights, self.n_experts, capacity)
-        return Routing(assignment, probabilities, self.losses(logits, probabilities, assignment.load))
+        return self.routing(experts, weights, logits, probabilities, capacity_factor)
 
 
 def sinkhorn(logits: Tensor, iterations: int) -> Tensor:
