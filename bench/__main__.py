@@ -28,6 +28,7 @@ BENCHMARKS = {
     "inference": "Inference: exported int8 against eager fp32 PyTorch",
     "serving": "Serving: `textmill serve` against `mlflow models serve`",
     "dispatch": "Mixture of experts against dense at equal active FLOPs",
+    "likelihood": "Memory of the loss: in chunks against all logits at once",
     "semantic": "Meaning of texts: STS-B, and search against BM25",
     "startup": "Start-up and fixed costs",
     "memory": "Memory of `prepare` on 1 GB of text",
