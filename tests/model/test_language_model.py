@@ -91,7 +91,7 @@ def test_first_loss_is_near_that_of_knowing_nothing() -> None:
 def test_every_weight_gets_a_gradient_and_losses_stand_apart() -> None:
     model, ids = language_model(router=router("top_k", noise=True)), token_ids(8)
     hidden = model.hidden_states(ids)
-    assert [record.layer for record in hidden.routing] == [0, 1]
+    assert len(hidden.routing) == 2
     losses = model.auxiliary_losses(hidden.routing)
     assert set(losses) == {"load_balancing", "router_z"}
     summed = sum(float(record.losses["router_z"].detach()) for record in hidden.routing)

@@ -260,7 +260,7 @@ def test_losses_by_hand() -> None:
 
 def test_record_tells_balance() -> None:
     def record(load: list[int]) -> dict[str, float]:
-        return RoutingRecord(0, torch.tensor(load), torch.tensor(0.25), torch.eye(4), {}).figures()
+        return RoutingRecord(torch.tensor(load), torch.tensor(0.25), torch.eye(4), {}).figures()
 
     assert record([5, 5, 5, 5]) == {
         "load_entropy": pytest.approx(1.0),

@@ -94,4 +94,4 @@ class MixtureOfExperts(nn.Module):
         output = assignment.combine(rows).view(states.shape)
         if self.shared is not None:
             output = output + self.shared(states)
-        return output, RoutingRecord.of(self.layer, routing)
+        return output, RoutingRecord.of(routing)

@@ -81,7 +81,8 @@ def sort_and_group(experts: Tensor, weights: Tensor, n_experts: int, capacity: i
     n_tokens, k = experts.shape
     chosen = experts.flatten()
     order = chosen.argsort(stable=True)
-    load = torch.bincount(chosen, minlength=n_experts)
+    # As bincount, which on a GPU waits for the device and breaks compiled graphs.
+    load = chosen.new_zeros(n_experts).scatter_add(0, chosen, torch.ones_like(chosen))
     counts = load
     if capacity is not None:
         counts = load.clamp(max=capacity)
