@@ -218,6 +218,7 @@ def test_hash_follows_the_token_and_nothing_else() -> None:
 def test_expert_choice_threshold_takes_about_as_many_in_evaluation() -> None:
     choosing = built("expert_choice", momentum=0.0, experts_per_token=1.0)
     trained = choosing(states(), IDS, None).assignment
+    choosing.update(trained.load)
     evaluated = choosing.eval()(states(), IDS, None).assignment
     assert torch.equal(trained.counts, evaluated.counts)
     for one, other in zip(

@@ -36,7 +36,7 @@ class Experts(nn.Module):
         """From rows (M, D), sorted by expert, to (M, D); `counts` (E,) says how many are each expert's."""
         ends: Tensor | None = counts.cumsum(0).to(torch.int32)
         if rows.device.type == "cpu" and len(rows) and bool((counts == counts[0]).all()):
-            rows, ends = rows.unflatten(0, (len(counts), -1)), None
+            rows, ends = rows.view(len(counts), -1, rows.size(-1)), None
         output = grouped_linear(gated(grouped_linear(rows, self.gate_up, ends)), self.down, ends)
         return output.view(-1, output.size(-1))
 
