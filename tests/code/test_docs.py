@@ -49,7 +49,10 @@ def test_linked_names_stand_in_their_file() -> None:
         for name, target in _LINKED_NAME.findall(_BLOCK.sub("", page.read_text(encoding="utf-8"))):
             path = page.parent / target
             last = name.rpartition(".")[2]
-            assert name in (path.name, path.stem) or re.search(rf"\b{last}\b", path.read_text(encoding="utf-8")), (page.name, name)
+            assert name in (path.name, path.stem) or re.search(rf"\b{last}\b", path.read_text(encoding="utf-8")), (
+                page.name,
+                name,
+            )
 
 
 def test_excerpts_stand_in_their_source() -> None:

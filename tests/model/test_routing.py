@@ -13,7 +13,7 @@ from tiny_decoder import ROUTERS, architecture, language_model, router, token_id
 
 from textmill.models.experts import Experts, MixtureOfExperts
 from textmill.models.routing.assignment import group_pairs, sort_and_group
-from textmill.models.routing.base import Router, build_router
+from textmill.models.routing.base import Router, Routing, build_router
 from textmill.models.routing.base_layer import balanced_assignment
 from textmill.models.routing.losses import importance_loss, load_balancing_loss, router_z_loss
 from textmill.models.routing.record import RoutingRecord
@@ -99,7 +99,7 @@ def test_a_full_expert_turns_the_last_tokens_away() -> None:
     assert assignment.weights.tolist() == [0.0, 2.0, 1.0, 4.0, 5.0]
     assert assignment.counts.tolist() == [2, 2, 1]
     assert assignment.load.tolist() == [3, 2, 1]
-    assert float(assignment.dropped_share()) == pytest.approx(1 / 6)
+    assert float(RoutingRecord.of(Routing(assignment)).dropped) == pytest.approx(1 / 6)
 
 
 def test_pairs_may_be_of_any_number() -> None:
@@ -261,7 +261,7 @@ def test_losses_by_hand() -> None:
 
 def test_record_tells_balance() -> None:
     def record(load: list[int]) -> dict[str, float]:
-        return RoutingRecord(torch.tensor(load), torch.tensor(0.25), torch.eye(4), {}).figures()
+        return RoutingRecord(torch.tensor(load), torch.tensor([5, 5, 5, 0]), torch.eye(4), {}).figures()
 
     assert record([5, 5, 5, 5]) == {
         "load_entropy": pytest.approx(1.0),

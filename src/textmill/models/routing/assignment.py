@@ -8,7 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-_WORTH_A_PRODUCT = 48
+_WORTH_A_PRODUCT = 64
 """Rows that take about as long as the overhead of one more product."""
 
 
@@ -57,10 +57,6 @@ class Assignment:
         tokens = self.tokens.new_zeros(sum(filled)).index_copy(0, places, self.tokens)
         weights = self.weights.new_zeros(sum(filled)).index_copy(0, places, self.weights)
         return Assignment(tokens, weights, torch.tensor(filled), self.load, self.n_tokens)
-
-    def dropped_share(self) -> Tensor:
-        """Share of pairs that a full expert turned away, a scalar."""
-        return 1 - self.counts.sum() / self.load.sum().clamp(min=1)
 
 
 def _round_number(count: int) -> int:
