@@ -53,7 +53,7 @@ def training_step(router: str | None, rows: int, low_precision: bool) -> Callabl
             loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
         for term in model.auxiliary_losses(hidden.routing).values():
             loss = loss + term
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         model.update_routers(hidden.routing)
         optimizer.step()
         optimizer.zero_grad()

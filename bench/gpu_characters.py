@@ -89,4 +89,4 @@ def validation_loss(model: Any, ids: Any, size: Size) -> float:
         for part, target in zip(inputs.split(128), labels.split(128), strict=True):
             logits = model(part)["logits"].flatten(0, 1).float()
             total += float(torch.nn.functional.cross_entropy(logits, target.flatten(), reduction="sum"))
-    return total / labels.numel()
+    return total / float(labels.numel())
