@@ -20,7 +20,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_SERVER := $(VENV)/.installed-server
 INSTALLED_TEST := $(VENV)/.installed-test
 
-.PHONY: help install repro test lint format ui server bench routing-study clean
+.PHONY: help install repro test lint format ui server bench bench-gpu routing-study clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -51,6 +51,9 @@ server: $(INSTALLED_SERVER) ## Run MLflow for a team: PostgreSQL, users and pass
 
 bench: $(INSTALLED_TEST) ## Measure Textmill against its rivals, into docs/benchmarks.md
 	@python -m bench
+
+bench-gpu: $(INSTALLED) ## Measure language models on one GPU, into docs/benchmarks.md
+	@python -m bench gpu
 
 routing-study: $(INSTALLED_TEST) ## Compare all routers with the dense model, into docs/routing.md
 	@python -m bench.routing_study

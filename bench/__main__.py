@@ -28,14 +28,17 @@ BENCHMARKS = {
     "inference": "Inference: exported int8 against eager fp32 PyTorch",
     "serving": "Serving: `textmill serve` against `mlflow models serve`",
     "dispatch": "Mixture of experts against dense at equal active FLOPs",
+    "gpu": "Language models on one GPU",
+    "likelihood": "Memory of the loss: in chunks against all logits at once",
     "semantic": "Meaning of texts: STS-B, and search against BM25",
     "startup": "Start-up and fixed costs",
     "memory": "Memory of `prepare` on 1 GB of text",
 }
+NEEDS_A_GPU = "gpu"
 INTRODUCTION = """# Benchmarks
 
 Both sides of every table were measured in one run on the machine named beneath its heading.
-`make bench` measures all of them again; `python -m bench NAME` one.
+`make bench` measures all of them again but those on a GPU, which `make bench-gpu` measures; `python -m bench NAME` one.
 """
 
 
@@ -73,7 +76,7 @@ def main(arguments: list[str]) -> None:
     if unknown or (options and not names):
         sys.exit(f"error: name benchmarks among {', '.join(BENCHMARKS)}, options after them; not {arguments}")
     sections = read_sections()
-    for name in names or BENCHMARKS:
+    for name in names or (name for name in BENCHMARKS if name != NEEDS_A_GPU):
         print(f"bench: {name} ...", file=sys.stderr)
         command = [sys.executable, "-m", f"bench.{name}", *options]
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS_IN_A_BATCH = 32
@@ -47,7 +48,7 @@ def ours(data: Path, rows: int | None, seed: int) -> dict[str, float]:
         trained = training.run()
     network = trained.network
     network.load_state_dict(trained.weights)
-    task = build(config.train.task, Task)
+    task = build(config.train.task, Task)  # type: ignore[type-abstract]
     test = Prepared(data / "prepared").split("test")
     logits = predict_table(network.eval(), task, test)["logits"]
     return {
@@ -89,14 +90,14 @@ def rival(data: Path, rows: int | None, seed: int) -> dict[str, float]:
             data_collator=transformers.DataCollatorWithPadding(tokenizer),
         )
         seconds = trainer.train().metrics["train_runtime"]
-        logits = trainer.predict(data_sets["test"]).predictions
+        logits: Any = trainer.predict(data_sets["test"]).predictions
     return {
         "speed": EPOCHS * len(data_sets["train"]) / seconds,
         "f1": f1(tables["test"]["labels"].to_numpy(), logits.argmax(axis=1)),
     }
 
 
-def f1(actual, predicted) -> float:
+def f1(actual: Any, predicted: Any) -> float:
     """Weighted F1."""
     from sklearn.metrics import f1_score
 
@@ -116,7 +117,7 @@ def part_of(source: Path, target: Path, rows: int) -> Path:
     return target
 
 
-def spread(table, rows: int):
+def spread(table: Any, rows: int) -> Any:
     """`rows` rows from all over a table, which may be ordered by label."""
     return table.take([number * table.num_rows // rows for number in range(rows)])
 
@@ -129,7 +130,7 @@ def measure(side: str, arguments: argparse.Namespace, seed: int, *, whole: bool)
     environment = os.environ | {"OMP_NUM_THREADS": threads}
     started = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    result = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     print(f"{side}, seed {seed}: {result}, {time.perf_counter() - started:.0f} s in all", file=sys.stderr)
     return result
 

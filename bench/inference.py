@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def main(folder: Path) -> None:
     int8, fp32 = (Predictor.load(folder, precision, threads=THREADS) for precision in ("int8", "fp32"))
 
     lengths = np.array([len(row) for row in ids])
-    orders = {
+    orders: dict[str, Sequence[Any]] = {
         f"by length, {TOKENS} tokens a batch": length_batches(lengths, TOKENS),
         f"as given, {ROWS} rows a batch": [
             list(range(i, min(i + ROWS, len(ids)))) for i in range(0, len(ids), 4 * ROWS)
@@ -91,12 +92,17 @@ def main(folder: Path) -> None:
                 for batch in batches:
                     network(**{key: torch.from_numpy(value) for key, value in batch.items()})
 
-        def graph(predictor: Predictor, batches: list[Batch] = batches) -> Callable[[], None]:
-            return lambda: [predictor.session.run(None, batch) for batch in batches] and None
+        def graph(session: Any, batches: list[Batch] = batches) -> None:
+            for batch in batches:
+                session.run(None, batch)
 
-        sides = {"eager": eager, "fp32": graph(fp32), "int8": graph(int8)}
+        sides: dict[str, Callable[[], Any]] = {
+            "eager": eager,
+            "fp32": partial(graph, fp32.session),
+            "int8": partial(graph, int8.session),
+        }
         if name.startswith("by length"):
-            sides["predictor"] = lambda chosen=chosen: int8.outputs_of_ids(chosen) and None  # type: ignore[misc]
+            sides["predictor"] = partial(int8.outputs_of_ids, chosen)
         taken = medians(sides)
         cells = [f"{len(chosen) / taken['eager']:.0f}"]
         for side in ("fp32", "int8", "predictor"):

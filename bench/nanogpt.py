@@ -19,7 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from textmill.config.schema import PipelineConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = ROOT / "../shared/data/tinyshakespeare/input.txt"
@@ -33,7 +40,7 @@ GOALS = {"ours, a third of the time": "the rival's loss or less", "ours, the sam
 # -- the rival ------------------------------------------------------------------------------
 
 
-def rival(text: str, steps: int) -> dict:
+def rival(text: str, steps: int) -> dict[str, float]:
     """Train as nanoGPT does; see the module's text."""
     import torch
     import torch.nn.functional as F  # noqa: N812
@@ -54,13 +61,14 @@ def rival(text: str, steps: int) -> dict:
             self.widen = nn.Linear(width, 4 * width, bias=False)
             self.narrow_projection = nn.Linear(4 * width, width, bias=False)
 
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             rows, length, _ = x.shape
             parts = self.attention(self.norm_1(x)).split(width, dim=2)
             query, key, value = (part.view(rows, length, heads, width // heads).transpose(1, 2) for part in parts)
             seen = F.scaled_dot_product_attention(query, key, value, is_causal=True)
             x = x + self.attention_projection(seen.transpose(1, 2).reshape(rows, length, width))
-            return x + self.narrow_projection(F.gelu(self.widen(self.norm_2(x))))
+            output: Tensor = x + self.narrow_projection(F.gelu(self.widen(self.norm_2(x))))
+            return output
 
     class GPT(nn.Module):
         def __init__(self) -> None:
@@ -74,18 +82,18 @@ def rival(text: str, steps: int) -> dict:
                     deviation = 0.02 / math.sqrt(2 * layers) if "projection" in name else 0.02
                     nn.init.normal_(parameter, std=deviation)
 
-        def forward(self, input_ids):
+        def forward(self, input_ids: Tensor) -> Tensor:
             x = self.tokens(input_ids) + self.positions(torch.arange(input_ids.shape[1]))
             for block in self.blocks:
                 x = block(x)
             return F.linear(self.norm(x), self.tokens.weight)
 
-    def batch(data):
+    def batch(data: Tensor) -> tuple[Tensor, Tensor]:
         starts = torch.randint(len(data) - CONTEXT, (RIVAL_BATCH,))
         windows = data[starts[:, None] + torch.arange(CONTEXT + 1)]
         return windows[:, :-1], windows[:, 1:]
 
-    def loss_of(model, inputs, targets):
+    def loss_of(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
 
     model = GPT()
@@ -108,7 +116,7 @@ def rival(text: str, steps: int) -> dict:
         if step == steps:
             break
         loss = loss_of(model, *batch(train))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -124,7 +132,7 @@ def rival(text: str, steps: int) -> dict:
 # -- ours -----------------------------------------------------------------------------------
 
 
-def configured(overrides: list[str]):
+def configured(overrides: list[str]) -> PipelineConfig:
     """The composed configuration of the experiment."""
     from textmill.config.compose import compose
     from textmill.config.layout import Layout
@@ -147,7 +155,7 @@ def prepare_text(text: Path, folder: Path) -> None:
     prepare(config.prepare, config.runtime, layout)
 
 
-def ours(text: str, steps: int, folder: Path) -> dict:
+def ours(text: str, steps: int, folder: Path) -> dict[str, float]:
     """Train with the experiment's recipe for so many steps."""
     import torch
 
@@ -173,18 +181,18 @@ def ours(text: str, steps: int, folder: Path) -> dict:
 # -- both -----------------------------------------------------------------------------------
 
 
-def split(ids):
+def split(ids: Tensor) -> tuple[Tensor, Tensor]:
     """NanoGPT's split: the first 90 % to train on, the rest to validate."""
     cut = int(len(ids) * 0.9)
     return ids[:cut], ids[cut:]
 
 
-def sizes(model, windows: float) -> dict[str, float]:
+def sizes(model: nn.Module, windows: float) -> dict[str, float]:
     """Weights, and tokens trained on."""
     return {"weights": sum(parameter.numel() for parameter in model.parameters()), "tokens": windows * CONTEXT}
 
 
-def score(logits, ids) -> float:
+def score(logits: Callable[[Tensor], Tensor], ids: Tensor) -> float:
     """Mean loss in float32 over windows of the context's length, one after the other."""
     import torch
 
@@ -193,7 +201,7 @@ def score(logits, ids) -> float:
     with torch.inference_mode():
         losses = [
             torch.nn.functional.cross_entropy(logits(part).flatten(0, 1), target.flatten(), reduction="sum")
-            for part, target in zip(inputs.split(64), targets.split(64), strict=True)
+            for part, target in zip(torch.split(inputs, 64), torch.split(targets, 64), strict=True)
         ]
     return float(sum(losses)) / targets.numel()
 
@@ -205,7 +213,7 @@ def measure(side: str, steps: int, arguments: argparse.Namespace, folder: Path) 
     environment = os.environ | {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
     started = time.time()
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    result = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     result["seconds"] = result.pop("ended") - started
     print(f"{side}, {steps} steps: {result}", file=sys.stderr)
     return result

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = (1, 2, 3)
@@ -42,7 +43,7 @@ def run_seed(seed: int) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     return test, baselines
 
 
-def read_at(experiment: str, path: str) -> dict:
+def read_at(experiment: str, path: str) -> Any:
     """A JSON output as a DVC experiment left it."""
     import dvc.api
 

@@ -63,7 +63,7 @@ class Arm:
 def arms(routers: Sequence[str]) -> list[Arm]:
     """The dense model, one for each router, and a Switch that drops tokens."""
     known = [path.stem for path in sorted((ROOT / "conf" / "router").glob("*.yaml"))]
-    experts = {name: ("model=shakespeare_moe", f"router={name}") for name in known}
+    experts: dict[str, tuple[str, ...]] = {name: ("model=shakespeare_moe", f"router={name}") for name in known}
     experts[LIMITED] = ("model=shakespeare_moe", "router=switch", f"model.experts.capacity_factor={CAPACITY_FACTOR}")
     if unknown := set(routers) - experts.keys():
         raise UserError(f"no such router: {', '.join(sorted(unknown))}", fix=f"Allowed: {', '.join(experts)}")
@@ -133,7 +133,7 @@ class Study:
         connect(config.runtime, self._layout)
         client = MlflowClient()
         experiment = client.get_experiment_by_name(config.runtime.tracking_experiment)
-        return client, get_tracking_uri(), str(experiment.experiment_id)
+        return client, get_tracking_uri(), str(experiment.experiment_id)  # type: ignore[union-attr]
 
     def _open(self, config: PipelineConfig, fresh: bool) -> StageRun:
         """The parent run of this configuration: the newest one there is, or a new one."""

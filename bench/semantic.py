@@ -50,7 +50,7 @@ def before_training(project: Path) -> tuple[Any, Any, dict[str, Any]]:
     from textmill.training.inference import predict_table
 
     config = yaml.safe_load((project / "data/resolved.yaml").read_text())["evaluate"]
-    task = build(config["task"], Task)
+    task = build(config["task"], Task)  # type: ignore[type-abstract]
     prepared = Prepared(project / "data/prepared")
     test = prepared.split("test")
     network = task.build_network(build(config["model"], Model), project / "data/pretrained", prepared.state).eval()

@@ -15,6 +15,7 @@ TEXTBOOK = ROOT / "docs/how-it-works.md"
 
 _BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+_LINKED_NAME = re.compile(r"\[`([\w.]+)`\]\(([^)\s]+\.py)\)")
 _DEEPEST = 24
 
 
@@ -40,6 +41,18 @@ def test_links_lead_to_files(page: Path) -> None:
     prose = _BLOCK.sub("", page.read_text(encoding="utf-8"))
     targets = [target.partition("#")[0] for target in _LINK.findall(prose) if ":" not in target]
     assert not [target for target in targets if not (page.parent / target).exists()]
+
+
+def test_linked_names_stand_in_their_file() -> None:
+    """A link such as [`SwiGLU`](../src/...) names something of that file, or the file itself."""
+    for page in PAGES:
+        for name, target in _LINKED_NAME.findall(_BLOCK.sub("", page.read_text(encoding="utf-8"))):
+            path = page.parent / target
+            last = name.rpartition(".")[2]
+            assert name in (path.name, path.stem) or re.search(rf"\b{last}\b", path.read_text(encoding="utf-8")), (
+                page.name,
+                name,
+            )
 
 
 def test_excerpts_stand_in_their_source() -> None:

@@ -144,6 +144,12 @@ def test_the_command_writes(exported: Layout, tmp_path: Path) -> None:
     found = json.loads(runner.invoke(app, arguments).output)
     assert [answer["prompt"] for answer in found["answers"]] == ["the moon", "the rose"]
     assert found["options"]["beams"] == 2
+    stopped = ["generate", "the moon", "the rose", "--model", folder, "--max-new-tokens", "4", "--stop", r"\n é"]
+    assert "the moon" in runner.invoke(app, stopped).output
+    found = json.loads(runner.invoke(app, [*stopped, "--json"]).output)
+    assert found["options"]["stop"] == ["\n é"], "escapes are read, other characters stay what they are"
+    broken = runner.invoke(app, ["generate", "x", "--model", folder, "--stop", "x\\"])
+    assert str(broken.exception).startswith("--stop: ")
     wrong = runner.invoke(app, ["generate", "x", "--model", folder, "--top-p", "3"])
     assert "--top-p: 3.0" in str(wrong.exception)
 
@@ -166,6 +172,28 @@ def test_experts_are_watched_and_their_loss_terms_logged_apart(
     )
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id, "evaluation/plots")}
     assert "evaluation/plots/expert_load.png" in artifacts
+
+
+def test_accumulated_batches_step_like_one_large_batch(prepared: Path, tmp_path: Path) -> None:
+    import torch
+
+    from textmill.training.packing import PackedWindows
+    from textmill.training.training import Training
+
+    data = Prepared(Layout(prepared).prepared)
+    length = TASK["sequence_length"]
+    windows = len(PackedWindows(data.split("train"), length).in_epoch(0, 1).lengths)
+    # Steps in proportion to the gradients: a large epsilon keeps AdamW from making much of rounding.
+    optimizer = {"learning_rate": 0.5, "epsilon": 1.0, "warmup": 0, "schedule": "constant", "gradient_clip": None}
+    weights = []
+    for rows, accumulate in ((windows, 1), (windows // 4, 4)):
+        batches = {"tokens": rows * length, "accumulate": accumulate}
+        values = train_values(max_epochs=1, optimizer=optimizer, batches=batches)
+        training = Training(TrainConfig.model_validate(values), RUNTIME, data, None, tmp_path / str(accumulate))
+        weights.append(training.run().weights)
+    assert windows % 4 == 0, "means of unequal batches would count differently"
+    for name, found in weights[0].items():
+        torch.testing.assert_close(found, weights[1][name], msg=name)
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def generate(
         min_p=min_p,
         repetition_penalty=repetition_penalty,
         beams=beams,
-        stop=tuple(text.encode().decode("unicode_escape") for text in stop) if stop else None,
+        stop=tuple(map(_unescaped, stop)) if stop else None,
         seed=seed,
     )
     if as_json:
@@ -61,6 +61,20 @@ def generate(
     else:
         for text, answer in zip(texts, generator.generate(texts, options), strict=True):
             print(f"{text}{answer['text']}\n")
+
+
+def _unescaped(text: str) -> str:
+    r"""Text in which `\n` and its like stand for what they do in Python.
+
+    Raises:
+        UserError: A backslash stands before nothing that it could stand for.
+    """
+    try:
+        return text.encode("latin-1", "backslashreplace").decode("unicode_escape")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{text!r}: {error.reason}", where="--stop", fix=r"Write \\ for a backslash and \n for the end of a line"
+        ) from error
 
 
 def _options(default: GenerationConfig, **changes: Any) -> GenerationConfig:

@@ -16,7 +16,6 @@ from textmill.models.routing.record import RoutingRecord
 
 # Grouped matrix products on GPUs want rows that are a multiple of 16 bytes long.
 _MULTIPLE_OF = 8
-_ROWS_MULTIPLE_OF = 32
 
 
 class Experts(nn.Module):
@@ -35,41 +34,30 @@ class Experts(nn.Module):
 
     def forward(self, rows: Tensor, counts: Tensor) -> Tensor:
         """From rows (M, D), sorted by expert, to (M, D); `counts` (E,) says how many are each expert's."""
-        if rows.device.type == "cpu" and compute_dtype(rows) != torch.float32:
-            places, counts = _spaced(counts)
-            spaced = rows.new_zeros(int(counts.sum()), rows.size(1)).index_copy(0, places, rows)
-            return self._transform(spaced, counts).index_select(0, places)
-        return self._transform(rows, counts)
-
-    def _transform(self, rows: Tensor, counts: Tensor) -> Tensor:
-        ends = counts.cumsum(0).to(torch.int32)
-        return grouped_linear(gated(grouped_linear(rows, self.gate_up, ends)), self.down, ends)
+        ends: Tensor | None = counts.cumsum(0).to(torch.int32)
+        if rows.device.type == "cpu" and len(rows) and bool((counts == counts[0]).all()):
+            rows, ends = rows.view(len(counts), -1, rows.size(-1)), None
+        output = grouped_linear(gated(grouped_linear(rows, self.gate_up, ends)), self.down, ends)
+        return output.view(-1, output.size(-1))
 
 
-def _spaced(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Places of rows when every expert's number is rounded up, and these numbers.
-
-    On CPUs oneDNN makes a kernel for every new shape of a product in low precision, which takes
-    longer than the product. Rounded numbers bring the same few shapes back.
-    """
-    rounded = (counts + _ROWS_MULTIPLE_OF - 1) // _ROWS_MULTIPLE_OF * _ROWS_MULTIPLE_OF
-    shifts = (rounded - counts).cumsum(0) - (rounded - counts)
-    rows = int(counts.sum())
-    return torch.arange(rows) + torch.repeat_interleave(shifts, counts, output_size=rows), rounded
-
-
-def grouped_linear(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
-    """Rows (M, I) times their expert's weights (E, O, I): one kernel on GPUs, a product a slice on CPUs.
+def grouped_linear(rows: Tensor, weights: Tensor, ends: Tensor | None) -> Tensor:
+    """Rows times their expert's weights (E, O, I): one kernel on GPUs, a product a slice on CPUs.
 
     Args:
-        rows: Sorted by expert.
+        rows: (M, I), sorted by expert; or (E, C, I), equally many of each.
         weights: In the layout of `nn.Linear`.
-        ends: Where each expert's rows end, (E,), int32.
+        ends: Where each expert's rows end, (E,), int32; None for equally many, which is one batched product.
     """
-    if not len(rows):  # a router by threshold may take no token at all; the kernels want one
+    if not rows.numel():  # a router by threshold may take no token at all; the kernels want one
         return rows.new_empty(0, weights.size(1))
     dtype = compute_dtype(rows)
     return F.grouped_mm(rows.to(dtype), weights.to(dtype).transpose(-2, -1), offs=ends)
+
+
+def _wants_few_shapes(states: Tensor) -> bool:
+    """Whether products with ever new numbers of rows are slow, see `Assignment.filled_up`."""
+    return states.device.type == "cpu" and states.dtype != torch.float32
 
 
 class MixtureOfExperts(nn.Module):
@@ -100,9 +88,10 @@ class MixtureOfExperts(nn.Module):
         in a batch.
         """
         routing = self.router(states, token_ids, self.capacity_factor if self.training else None)
-        assignment = routing.assignment
-        rows = self.experts(assignment.dispatch(states.flatten(0, 1)), assignment.counts)
+        flat = states.flatten(0, 1).to(compute_dtype(states))
+        assignment = routing.assignment.filled_up() if _wants_few_shapes(flat) else routing.assignment
+        rows = self.experts(assignment.dispatch(flat), assignment.counts)
         output = assignment.combine(rows).view(states.shape)
         if self.shared is not None:
             output = output + self.shared(states)
-        return output, RoutingRecord.of(self.layer, routing)
+        return output, RoutingRecord.of(routing)

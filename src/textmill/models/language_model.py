@@ -22,7 +22,7 @@ class Hidden:
 
     Attributes:
         states: Normalised hidden states (B, T, D), to be multiplied by the output weights.
-        routing: One record for every layer with experts.
+        routing: One record for every layer with experts, the lowest first.
     """
 
     states: Tensor
@@ -140,9 +140,8 @@ class LanguageModel(nn.Module):
 
     def update_routers(self, routing: list[RoutingRecord]) -> None:
         """Let routers that balance themselves without a loss adapt; once after every training step."""
-        mixtures = self.mixtures()
-        for record in routing:
-            mixtures[record.layer].router.update(record.load)
+        for mixture, record in zip(self.mixtures().values(), routing, strict=True):
+            mixture.router.update(record.load)
 
     def parameter_counts(self) -> dict[str, int]:
         """`total` weights, and `active` ones, which a token passes: without the experts not chosen."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from textmill.models.architecture import Architecture
 from textmill.models.attention import CrossAttention, SelfAttention, additive_mask, padding_mask, trains_faster_plain
@@ -94,15 +93,10 @@ class Decoder(nn.Module):
     Args:
         architecture: Its shape.
         reads_source: Whether each block attends to a source too.
-
-    Attributes:
-        activation_checkpointing: In training, keep only what goes into each block and compute the
-            rest again in the backward pass: less memory for a third more time (Chen et al. 2016).
     """
 
     def __init__(self, architecture: Architecture, *, reads_source: bool = False) -> None:
         super().__init__()
-        self.activation_checkpointing = False
         self.positions = RotaryPositions(architecture.width_of_head, architecture.max_length, architecture.rope_base)
         self.blocks = nn.ModuleList(
             Block(architecture, layer, reads_source=reads_source) for layer in range(architecture.n_layers)
@@ -133,10 +127,7 @@ class Decoder(nn.Module):
         for layer, block in enumerate(self.blocks):
             layer_cache = None if cache is None else cache.layer(layer)
             seen = None if source is None else (*source.keys_values[layer], source.mask)
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                states, record = checkpoint(block, states, input_ids, rotation, mask, None, seen, use_reentrant=False)
-            else:
-                states, record = block(states, input_ids, rotation, mask, layer_cache, seen)
+            states, record = block(states, input_ids, rotation, mask, layer_cache, seen)
             if record is not None:
                 routing.append(record)
         if cache is not None:

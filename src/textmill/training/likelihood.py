@@ -19,6 +19,8 @@ IGNORED = -100
 """Label of a position that has no target: padding, say."""
 LOGITS_AT_ONCE = 1 << 22
 """Logits held at a time: 16 MB in float32."""
+LOGITS_AT_ONCE_ON_A_GPU = 1 << 27
+"""Half a gigabyte, for products that are large enough for a GPU."""
 
 
 def mean_cross_entropy(
@@ -27,7 +29,7 @@ def mean_cross_entropy(
     labels: Tensor,
     *,
     label_smoothing: float = 0.0,
-    logits_at_once: int = LOGITS_AT_ONCE,
+    logits_at_once: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean negative log-likelihood of the labels, and that of every token.
 
@@ -39,13 +41,15 @@ def mean_cross_entropy(
         weight: Output embedding, shape (V, D).
         labels: Token ids of the targets, of the shape of `states` without D; `IGNORED` has none.
         label_smoothing: Share of each target spread evenly over all entries (Szegedy et al. 2016).
-        logits_at_once: Logits that are held at a time, about.
+        logits_at_once: Logits that are held at a time, about; None: as many as suit the device.
 
     Returns:
         The mean over the targets, a scalar in float32 with a gradient; and the negative
         log-likelihood of each token in nats, of the shape of `labels`, 0 where ignored, without a
         gradient and without smoothing.
     """
+    if logits_at_once is None:
+        logits_at_once = LOGITS_AT_ONCE if states.device.type == "cpu" else LOGITS_AT_ONCE_ON_A_GPU
     loss, each = _MeanCrossEntropy.apply(  # type: ignore[no-untyped-call]
         states.reshape(-1, states.shape[-1]), weight, labels.reshape(-1), label_smoothing, logits_at_once
     )

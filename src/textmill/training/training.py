@@ -26,6 +26,7 @@ from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.models.base import Model
 from textmill.tasks.base import Task
+from textmill.training.allocation import keep_freed_memory
 from textmill.training.checkpoints import CheckpointFolder, CheckpointWriter
 from textmill.training.datamodule import PreparedDataModule
 from textmill.training.distributed import is_first_process
@@ -121,6 +122,7 @@ class Training:
         config = self._config
         seed_everything(config.seed, workers=True, verbose=False)
         use_all_cores()
+        keep_freed_memory()
         task = self._task
         model = build(config.model, Model)
         network = task.build_network(model, self._pretrained, self._prepared.state).train()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
+
+_WORTH_A_PRODUCT = 64
+"""Rows that take about as long as the overhead of one more product."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,30 @@ class Assignment:
         weighted = rows * self.weights[:, None].to(rows.dtype)
         return weighted.new_zeros(self.n_tokens, rows.size(1)).index_add(0, self.tokens, weighted)
 
-    def dropped_share(self) -> Tensor:
-        """Share of pairs that a full expert turned away, a scalar."""
-        return 1 - self.counts.sum() / self.load.sum().clamp(min=1)
+    def filled_up(self) -> Assignment:
+        """The same with pairs of no weight added, so that experts' numbers of pairs are equal, or at least round.
+
+        On CPUs oneDNN makes a kernel for every new shape of a product in low precision, which takes
+        longer than the product: round numbers bring the same few shapes back. Equal numbers let one
+        batched product serve all experts, which is worth some rows in vain.
+        """
+        counts: list[int] = self.counts.tolist()
+        largest = _round_number(max(counts))
+        if largest * len(counts) <= sum(counts) + _WORTH_A_PRODUCT * len(counts):
+            filled = [largest] * len(counts)
+        else:
+            filled = [_round_number(count) for count in counts]
+        starts = accumulate(filled, initial=0)
+        places = torch.cat([torch.arange(start, start + count) for start, count in zip(starts, counts, strict=False)])
+        tokens = self.tokens.new_zeros(sum(filled)).index_copy(0, places, self.tokens)
+        weights = self.weights.new_zeros(sum(filled)).index_copy(0, places, self.weights)
+        return Assignment(tokens, weights, torch.tensor(filled), self.load, self.n_tokens)
+
+
+def _round_number(count: int) -> int:
+    """The next multiple of 16, of an eighth of the next power of two above 128."""
+    unit = max(16, (1 << (count - 1).bit_length()) // 8) if count else 1
+    return -(-count // unit) * unit
 
 
 def sort_and_group(experts: Tensor, weights: Tensor, n_experts: int, capacity: int | None = None) -> Assignment:
@@ -52,7 +77,8 @@ def sort_and_group(experts: Tensor, weights: Tensor, n_experts: int, capacity: i
     n_tokens, k = experts.shape
     chosen = experts.flatten()
     order = chosen.argsort(stable=True)
-    load = torch.bincount(chosen, minlength=n_experts)
+    # As bincount, which on a GPU waits for the device and breaks compiled graphs.
+    load = chosen.new_zeros(n_experts).scatter_add(0, chosen, torch.ones_like(chosen))
     counts = load
     if capacity is not None:
         counts = load.clamp(max=capacity)

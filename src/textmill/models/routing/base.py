@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from textmill.config.plugins import TARGET, Plugin, find
 from textmill.config.section import Section
-from textmill.models.routing.assignment import Assignment
+from textmill.models.routing.assignment import Assignment, sort_and_group
 from textmill.models.routing.losses import load_balancing_loss, router_z_loss
 
 Coefficient = Annotated[float, Field(ge=0)]
@@ -127,6 +127,19 @@ class GatedRouter(Router):
         """Scores (N, E) of states (B, T, D), in float32 whatever the precision (Fedus et al. 2021)."""
         with torch.autocast(states.device.type, enabled=False):
             return F.linear(states.flatten(0, 1).float(), self.gate.weight.float())
+
+    def routing(
+        self,
+        experts: Tensor,
+        weights: Tensor,
+        logits: Tensor,
+        probabilities: Tensor,
+        capacity_factor: float | None,
+    ) -> Routing:
+        """The answer when each token has chosen its experts (N, k) with weights (N, k)."""
+        capacity = self.capacity(len(logits), capacity_factor)
+        assignment = sort_and_group(experts, weights, self.n_experts, capacity)
+        return Routing(assignment, probabilities, self.losses(logits, probabilities, assignment.load))
 
     def losses(self, logits: Tensor, probabilities: Tensor, load: Tensor) -> dict[str, Tensor]:
         """Those loss terms whose coefficients are not zero."""

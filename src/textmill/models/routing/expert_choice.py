@@ -41,6 +41,7 @@ class ExpertChoice(GatedRouter):
         super().__init__(config, width, n_experts, layer)
         self.register_buffer("threshold", torch.full((n_experts,), 1 / n_experts))
         self.threshold: Tensor
+        self._lowest = self.threshold
 
     @property
     def experts_per_token(self) -> float:
@@ -56,8 +57,12 @@ class ExpertChoice(GatedRouter):
         n_tokens = len(probabilities)
         capacity = min(n_tokens, self.capacity(n_tokens, 1.0) or 1)
         weights, tokens = probabilities.t().topk(capacity, dim=-1)
-        with torch.no_grad():
-            self.threshold.lerp_(weights[:, -1], 1 - self.config.momentum)
+        self._lowest = weights[:, -1].detach()
         counts = torch.full((self.n_experts,), capacity, device=states.device)
         assignment = Assignment(tokens.flatten(), weights.flatten(), counts, counts, n_tokens)
         return Routing(assignment, probabilities, self.losses(logits, probabilities, counts))
+
+    @torch.no_grad()
+    def update(self, load: Tensor) -> None:  # noqa: ARG002
+        """Move the threshold; not while routing, which happens twice where activations are computed again."""
+        self.threshold.lerp_(self._lowest, 1 - self.config.momentum)

@@ -36,7 +36,9 @@ class Hash(Router):
 
     def __init__(self, config: Config, width: int, n_experts: int, layer: int) -> None:
         super().__init__(config, width, n_experts, layer)
-        self.layer = layer
+        # A tensor, since torch.compile would make a kernel for every number.
+        self.register_buffer("multiplier", torch.tensor(_MULTIPLIER + 2 * layer * 7919), persistent=False)
+        self.multiplier: Tensor
 
     @property
     def experts_per_token(self) -> float:
@@ -45,7 +47,7 @@ class Hash(Router):
 
     def forward(self, states: Tensor, token_ids: Tensor, capacity_factor: float | None) -> Routing:
         """Route; see `Router.forward`."""
-        hashed = (((token_ids.flatten() + 1) * (_MULTIPLIER + 2 * self.layer * 7919)) >> _SHIFT) & _BITS
+        hashed = (((token_ids.flatten() + 1) * self.multiplier) >> _SHIFT) & _BITS
         others = torch.arange(self.config.k, device=states.device)
         experts = (hashed[:, None] + others) % self.n_experts
         weights = torch.full(experts.shape, 1 / self.config.k, device=states.device)

@@ -17,25 +17,28 @@ class RoutingRecord:
     """One layer's routing of one batch.
 
     Attributes:
-        layer: Counted from 0.
         load: Tokens that were meant for each expert, those dropped among them, (E,).
-        dropped: Share of these that a full expert turned away, a scalar.
+        counts: Those of them that each expert took, (E,).
         probabilities: The router's for each token, (N, E), without gradient; None where it has none.
         losses: Terms to be added to the training loss, by name, multiplied by their coefficients.
     """
 
-    layer: int
     load: Tensor
-    dropped: Tensor
+    counts: Tensor
     probabilities: Tensor | None
     losses: dict[str, Tensor]
 
     @classmethod
-    def of(cls, layer: int, routing: Routing) -> RoutingRecord:
+    def of(cls, routing: Routing) -> RoutingRecord:
         """The record of a router's answer."""
         probabilities = None if routing.probabilities is None else routing.probabilities.detach()
         assignment = routing.assignment
-        return cls(layer, assignment.load, assignment.dropped_share(), probabilities, routing.losses)
+        return cls(assignment.load, assignment.counts, probabilities, routing.losses)
+
+    @property
+    def dropped(self) -> Tensor:
+        """Share of the tokens that a full expert turned away, a scalar."""
+        return 1 - self.counts.sum() / self.load.sum().clamp(min=1)
 
     def figures(self) -> dict[str, float]:
         """How balanced and how sure the router was; computed when asked for, it waits for the device.

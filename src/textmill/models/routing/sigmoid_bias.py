@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textmill.models.routing.assignment import sort_and_group
 from textmill.models.routing.base import Coefficient, ExpertsPerToken, GatedRouter, Routing, TokenRule
 
 
@@ -59,10 +58,8 @@ class SigmoidBias(GatedRouter):
         weights = scores.gather(1, experts)
         if self.config.normalised:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
-        capacity = self.capacity(len(logits), capacity_factor)
-        assignment = sort_and_group(experts, weights, self.n_experts, capacity)
         shares = scores / scores.sum(dim=-1, keepdim=True)
-        return Routing(assignment, shares, self.losses(logits, shares, assignment.load))
+        return self.routing(experts, weights, logits, shares, capacity_factor)
 
     @torch.no_grad()
     def update(self, load: Tensor) -> None:

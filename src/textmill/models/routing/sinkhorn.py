@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from textmill.models.routing.assignment import sort_and_group
 from textmill.models.routing.base import Coefficient, GatedRouter, Routing, TokenRule
+
+_SMALLEST = -300.0
 
 
 class Sinkhorn(GatedRouter):
@@ -46,9 +45,7 @@ class Sinkhorn(GatedRouter):
         choice = sinkhorn(logits.detach(), self.config.iterations) if self.training else logits
         experts = choice.argmax(dim=-1, keepdim=True)
         weights = probabilities.gather(1, experts)
-        capacity = self.capacity(len(logits), capacity_factor)
-        assignment = sort_and_group(experts, weights, self.n_experts, capacity)
-        return Routing(assignment, probabilities, self.losses(logits, probabilities, assignment.load))
+        return self.routing(experts, weights, logits, probabilities, capacity_factor)
 
 
 def sinkhorn(logits: Tensor, iterations: int) -> Tensor:
@@ -57,8 +54,11 @@ def sinkhorn(logits: Tensor, iterations: int) -> Tensor:
     Columns and rows of exp(logits), (N, E), are scaled in turn until each row sums to 1 and each
     column to N / E.
     """
-    column_sum = math.log(logits.size(0) / logits.size(1))
+    # Scaled with the exponentials themselves, in double precision, whose range suffices: two small products each.
+    shifted = (logits - logits.amax(dim=1, keepdim=True)).double().clamp(min=_SMALLEST)
+    kernel = shifted.exp()
+    rows = kernel.new_ones(len(kernel))
     for _ in range(iterations):
-        logits = logits - torch.logsumexp(logits, dim=0, keepdim=True) + column_sum
-        logits = logits - torch.logsumexp(logits, dim=1, keepdim=True)
-    return logits
+        columns = len(kernel) / kernel.size(1) / (rows @ kernel)
+        rows = 1 / (kernel @ columns)
+    return (shifted + columns.log() + rows.log()[:, None]).to(logits.dtype)

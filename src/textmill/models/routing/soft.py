@@ -33,6 +33,10 @@ class Mixture(Assignment):
         slots = torch.einsum("btes,btd->ebsd", self.into_slots.to(states.dtype), sequences)
         return slots.flatten(0, 2)
 
+    def filled_up(self) -> Mixture:
+        """Itself: slots are as many in every batch of a size."""
+        return self
+
     def combine(self, rows: Tensor) -> Tensor:
         """States (N, D) from the experts' slots."""
         batch, _, n_experts, slots = self.out_of_slots.shape

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from textmill.config.types import Fraction
-from textmill.models.routing.assignment import sort_and_group
 from textmill.models.routing.base import GatedRouter, Routing, TokenRule
 
 
@@ -40,6 +39,4 @@ class Switch(GatedRouter):
         logits = self.logits(states)
         probabilities = logits.softmax(dim=-1)
         weights, experts = probabilities.max(dim=-1, keepdim=True)
-        capacity = self.capacity(len(logits), capacity_factor)
-        assignment = sort_and_group(experts, weights, self.n_experts, capacity)
-        return Routing(assignment, probabilities, self.losses(logits, probabilities, assignment.load))
+        return self.routing(experts, weights, logits, probabilities, capacity_factor)

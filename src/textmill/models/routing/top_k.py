@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
 from torch import Tensor, nn
 
-from textmill.models.routing.assignment import sort_and_group
 from textmill.models.routing.base import ExpertsPerToken, GatedRouter, Routing, TokenRule
 
 
@@ -58,6 +57,4 @@ class TopK(GatedRouter):
         weights, experts = probabilities.topk(self.config.k, dim=-1)
         if self.config.normalised:
             weights = weights / weights.sum(dim=-1, keepdim=True)
-        capacity = self.capacity(len(logits), capacity_factor)
-        assignment = sort_and_group(experts, weights, self.n_experts, capacity)
-        return Routing(assignment, probabilities, self.losses(logits, probabilities, assignment.load))
+        return self.routing(experts, weights, logits, probabilities, capacity_factor)
