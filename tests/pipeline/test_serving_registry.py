@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -36,7 +37,6 @@ from textmill.registry import versions
 from textmill.registry.following import RegisteredSource
 from textmill.registry.store import connect
 from textmill.serving.exported import write_manifest
-from textmill.serving.loading import Fetched, load_model
 from textmill.stages import export
 
 NAME = "tiny-reviews"
@@ -165,12 +165,34 @@ def test_broken_versions_are_refused_and_the_old_one_goes_on(layout: Layout, tmp
     assert "Traceback" not in server.log.read_text()
 
 
-def test_digest_in_the_registry_counts_more_than_the_manifest(layout: Layout, tmp_path: Path) -> None:
-    fetched = RegisteredSource(CHAMPION, layout).fetch(GOOD)
-    copy = Path(shutil.copytree(fetched.folder, tmp_path / "model"))
-    relabel(copy, ["good", "bad"])  # with a manifest to match
-    with pytest.raises(UserError, match=r"manifest\.json: these digests are not those that were registered"):
-        load_model(Fetched(copy, fetched.identity), "int8", 512)
+def test_digest_in_the_registry_counts_more_than_the_manifest(layout: Layout) -> None:
+    """As if someone had changed the folder, with a manifest to match."""
+    client(layout).set_model_version_tag(NAME, GOOD, "textmill.manifest_sha256", "0" * 64)
+    forged = r"manifest\.json: the manifest is not the one that was registered"
+    with pytest.raises(UserError, match=forged):
+        RegisteredSource(CHAMPION, layout).fetch(GOOD)
+    for command in (["predict", "great film", "--model", CHAMPION], ["card", f"{NAME}/{GOOD}"], ["serve", CHAMPION]):
+        program = str(Path(sys.executable).parent / "textmill")
+        done = subprocess.run([program, *command], cwd=layout.root, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        assert re.search(forged, done.stderr.splitlines()[-1])
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("version", "named"), [(TAMPERED, "model.int8.onnx"), (PICKLED, "model.pkl")])
+def test_loading_a_broken_version_names_the_file(
+    layout: Layout, version: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"models:/{NAME}/{version}"
+    command = [str(Path(sys.executable).parent / "textmill"), "predict", "great film", "--model", address]
+    done = subprocess.run(command, cwd=layout.root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"textmill: error: \S+/{re.escape(named)}: .*\n", done.stderr)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{layout.root / 'mlflow.db'}")
+    program = f"import mlflow; mlflow.pyfunc.load_model({address!r})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"/{named}: " in done.stderr.splitlines()[-1]
 
 
 def test_first_model_must_be_there(layout: Layout) -> None:

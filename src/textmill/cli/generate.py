@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from textmill.cli.json_output import print_json
 from textmill.cli.predict import load_model, read_inputs
 from textmill.errors import UserError
 
@@ -51,7 +51,9 @@ def generate(
         min_p=min_p,
         repetition_penalty=repetition_penalty,
         beams=beams,
-        stop=tuple(text.encode().decode("unicode_escape") for text in stop) if stop else None,
+        stop=tuple(text.encode("latin-1", "backslashreplace").decode("unicode_escape") for text in stop)
+        if stop
+        else None,
         seed=seed,
     )
     if as_json:
@@ -90,7 +92,7 @@ def _print_json(generator: Generator, texts: list[str], options: GenerationConfi
         "options": options.model_dump(mode="json"),
         "tokens_per_second": round(tokens / seconds, 1),
     }
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    print_json(document)
 
 
 def _stream(generator: Generator, text: str, options: GenerationConfig) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi_offline import FastAPIOffline
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
@@ -131,7 +132,7 @@ class DirectPredict:
         try:
             response = await self.service.predict(request)
         except Refused as refused:
-            response = await _refused(request, refused)
+            response = refused.response()
         await response(scope, receive, send)
 
 
@@ -144,7 +145,8 @@ def build_application(service: Service, token: str | None = None) -> FastAPI:
         service.batcher.close()
         service.generations.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(  # the script of /docs is served too: a browser need not reach another server
+        static_url="/docs/static",
         title="Textmill",
         version=textmill.__version__,
         description=_DESCRIPTION,
@@ -188,7 +190,7 @@ def _model_header(model: LoadedModel) -> str:
 
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    return JSONResponse({"error": error.message}, error.status, error.headers)
+    return error.response()
 
 
 async def _not_served(_: Request, error: Exception) -> Response:

@@ -61,10 +61,10 @@ class ModelSource(Protocol):
         """
 
     def fetch(self, version: str) -> Fetched:
-        """Bring that version to this machine.
+        """Bring that version to this machine, its manifest held against the registered digest.
 
         Raises:
-            UserError: It is gone, or the registry does not answer.
+            UserError: It is gone, its manifest is another, or the registry does not answer.
         """
 
 
@@ -127,27 +127,19 @@ class LoadedModel:
 
 
 def load_model(fetched: Fetched, precision: Precision, batch_tokens: int) -> LoadedModel:
-    """Load a folder after holding it against its registered digest, and let it answer once.
+    """Load a folder after holding its files against its manifest, and let it answer once.
 
     Each batch is computed in the thread that asks for it: several batches at once keep all cores
     busy without the waiting for one another that threads within a small batch cost.
 
     Raises:
-        UserError: A file is changed, missing, unknown or a pickle, or is not the registered one.
+        UserError: A file is changed, missing, unknown or a pickle.
     """
     from textmill.serving.predictor import Predictor
 
-    folder, identity = fetched.folder, fetched.identity
-    manifest = folder / MANIFEST_FILE
-    if manifest.is_file() and sha256_file(manifest) != identity.manifest_sha256:
-        raise UserError(
-            "these digests are not those that were registered",
-            where=str(manifest),
-            fix="Do not use this folder; register the model again",
-        )
-    predictor = Predictor.load(folder, precision, threads=1)
+    predictor = Predictor.load(fetched.folder, precision, threads=1)
     predictor.tokens_per_batch = _LENGTHS_MAY_BE_OFF_BY * batch_tokens
     inputs = predictor.task.example_inputs()
     answers = predictor.predict(inputs)
     predictor.predict((inputs * _WARM_UP_ROWS)[:_WARM_UP_ROWS])
-    return LoadedModel(identity, predictor, list(zip(inputs, answers, strict=True)))
+    return LoadedModel(fetched.identity, predictor, list(zip(inputs, answers, strict=True)))
