@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -42,20 +42,19 @@ def generate(
     generator = load_model(model)
     if not generator.task.continues:
         raise UserError("this model gives answers, it does not go on from a text", fix="Use `textmill predict`")
-    options = _options(
-        generator.options,
-        max_new_tokens=max_new_tokens,
-        temperature=0.0 if greedy else temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        beams=beams,
-        stop=tuple(text.encode("latin-1", "backslashreplace").decode("unicode_escape") for text in stop)
-        if stop
-        else None,
-        seed=seed,
-    )
+    given = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": 0.0 if greedy else temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "beams": beams,
+        "stop": [text.encode("latin-1", "backslashreplace").decode("unicode_escape") for text in stop or []] or None,
+        "seed": seed,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    options = generator.options.changed(chosen, lambda name: f"--{name.replace('_', '-')}")
     if as_json:
         _print_json(generator, texts, options)
     elif len(texts) == 1:
@@ -63,23 +62,6 @@ def generate(
     else:
         for text, answer in zip(texts, generator.generate(texts, options), strict=True):
             print(f"{text}{answer['text']}\n")
-
-
-def _options(default: GenerationConfig, **changes: Any) -> GenerationConfig:
-    """The model's own options with those changes that are not None.
-
-    Raises:
-        UserError: One is out of range.
-    """
-    from pydantic import ValidationError
-
-    chosen = {name: value for name, value in changes.items() if value is not None}
-    try:
-        return type(default).model_validate(default.model_dump() | chosen)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        raise UserError(f"{first['input']!r}: {first['msg']}", where=f"--{name.replace('_', '-')}") from error
 
 
 def _print_json(generator: Generator, texts: list[str], options: GenerationConfig) -> None:

@@ -45,6 +45,12 @@ def serve(
     max_waiting: Annotated[
         int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Inputs in the queue; more get 503.")
     ] = 2048,
+    max_generations: Annotated[
+        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Texts written at the same time; more get 503.")
+    ] = 2,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Of a text that is written.")
+    ] = 1024,
     workers: Annotated[
         int | None,
         typer.Option(min=1, rich_help_panel=_BATCHES, help="Batches at the same time.", show_default="one a core"),

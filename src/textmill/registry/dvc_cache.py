@@ -108,13 +108,14 @@ def lend_cache(root: Path, checkout: Path) -> None:
 
     The commit may be older than the remotes, and their addresses may be relative to the project.
     """
-    from dvc.config import Config
+    from dvc.repo import Repo
 
-    present = Config(str(root / ".dvc")).read()
-    with Config(str(checkout / ".dvc")).edit("local") as local:
-        local["remote"] = present["remote"]
-        local["core"] = present["core"]
-        local["cache"] = {**present["cache"], "dir": str(Cache.of(root).folder.parent.parent)}
+    with Repo(str(root)) as project, Repo(str(checkout)) as other:
+        present = project.config.read()
+        with other.config.edit("local") as local:
+            local["remote"] = present["remote"]
+            local["core"] = present["core"]
+            local["cache"] = {**present["cache"], "dir": str(Path(project.cache.local.path).parent.parent)}
 
 
 def folder_md5(files: Iterable[tuple[str, str]]) -> str:

@@ -15,7 +15,7 @@ import textmill
 from textmill.serving.access import BearerToken
 from textmill.serving.batching import MicroBatcher
 from textmill.serving.documentation import document
-from textmill.serving.generation import Generations, Generator, events
+from textmill.serving.generation import Generations, StreamingGenerator, events
 from textmill.serving.limits import HeldBytes, Question, Refused, busy, parse_question, read_body
 from textmill.serving.observing import Observed, Traffic
 
@@ -48,7 +48,7 @@ class Service:
         self.metrics = metrics
         self.traffic = Traffic()
         self.batcher = MicroBatcher(settings, metrics)
-        self.generations = Generations(settings.max_generations)
+        self.generations = Generations(settings)
         self.held = HeldBytes(settings.max_held_bytes)
 
     def model(self) -> LoadedModel:
@@ -73,7 +73,7 @@ class Service:
         """A text for one input, whole or (`"stream": true`) as server-sent events while it is made."""
         model = self.model()
         generator = model.predictor
-        if not isinstance(generator, Generator):
+        if not isinstance(generator, StreamingGenerator):
             raise Refused(404, f"{model.identity} does not generate; use /predict")
         with self.held.room() as share:
             body = await read_body(request, share, self.settings)
