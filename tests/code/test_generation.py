@@ -6,7 +6,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +15,9 @@ import uvicorn
 from support.http_client import ask
 
 from textmill.config.plugins import build
-from textmill.errors import UserError
+from textmill.config.sections.generation import GenerationConfig
 from textmill.serving.application import Service, build_application
-from textmill.serving.generation import Generator
+from textmill.serving.generation import StreamingGenerator
 from textmill.serving.loading import FolderSource, Identity, LoadedModel
 from textmill.serving.metrics import ServingMetrics
 from textmill.serving.server import DrainingServer, listen
@@ -31,6 +31,7 @@ class Parrot:
 
     def __init__(self) -> None:
         self.task = build({"_target_": "textmill.tasks.text_classification.TextClassification"}, Task)
+        self.options = GenerationConfig(max_new_tokens=5)
         self.closed = threading.Event()
         self.may_go_on = threading.Event()
         self.may_go_on.set()
@@ -41,13 +42,10 @@ class Parrot:
     def predict(self, values: Sequence[Any]) -> list[dict[str, Any]]:
         return [{"said": value} for value in values]
 
-    def generate(self, value: Any, options: Mapping[str, Any]) -> Iterator[str]:
+    def stream(self, value: Any, options: GenerationConfig) -> Iterator[str]:
         words = self.task.parse_inputs([value])["text"][0].split()
-        tokens = options.get("max_tokens", 5)
-        if not isinstance(tokens, int):
-            raise UserError(f"max_tokens = {tokens!r} is no number")
         try:
-            for index in range(tokens):
+            for index in range(options.max_new_tokens):
                 if words[index % len(words)] == "choke":
                     raise RuntimeError("choked")
                 yield f"{words[index % len(words)]} "
@@ -58,14 +56,14 @@ class Parrot:
 
 @contextmanager
 def serving(predictor: Any, **options: Any) -> Iterator[int]:
-    settings = ServeSettings(port=0, max_generations=1, **options)
+    settings = ServeSettings(port=0, max_generations=1, max_new_tokens=100_000, **options)
     metrics = ServingMetrics()
     watcher = Watcher(FolderSource, lambda _: None, metrics, 1.0)  # type: ignore[arg-type,return-value]
     watcher.current = LoadedModel(Identity("parrot", "1", "0" * 64), predictor, [({"text": "hi"}, {"said": "hi"})])
     service = Service(settings, watcher, metrics)
     listening = listen(settings.host, settings.port)
-    config = uvicorn.Config(build_application(service), log_level="warning", timeout_graceful_shutdown=10)
-    server = DrainingServer(config, service.traffic)
+    config = uvicorn.Config(build_application(service), log_level="warning")
+    server = DrainingServer(config, service.traffic, 10)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -96,12 +94,12 @@ def events(response: http.client.HTTPResponse) -> list[tuple[str, str]]:
 
 
 def test_only_generators_have_it(parrot: tuple[Parrot, int]) -> None:
-    assert isinstance(parrot[0], Generator)
+    assert isinstance(parrot[0], StreamingGenerator)
     assert "/generate" in ask(parrot[1], "GET", "/openapi.json").json()["paths"]
 
 
 def test_whole_text(parrot: tuple[Parrot, int]) -> None:
-    answer = ask(parrot[1], "POST", "/generate", {"input": "a b", "options": {"max_tokens": 3}})
+    answer = ask(parrot[1], "POST", "/generate", {"input": "a b", "options": {"max_new_tokens": 3}})
     assert (answer.status, answer.json()) == (200, {"output": "a b a "})
     assert answer.headers["x-textmill-model"] == "parrot/1"
 
@@ -109,7 +107,7 @@ def test_whole_text(parrot: tuple[Parrot, int]) -> None:
 def test_tokens_come_while_they_are_made(parrot: tuple[Parrot, int]) -> None:
     predictor, port = parrot
     predictor.may_go_on.clear()
-    connection, response = stream(port, {"input": "a\nb", "stream": True, "options": {"max_tokens": 2}})
+    connection, response = stream(port, {"input": "a\nb", "stream": True, "options": {"max_new_tokens": 2}})
     assert response.getheader("content-type", "").startswith("text/event-stream")
     assert response.readline() + response.readline() == b'event: token\ndata: "a "\n'  # the second is still to be made
     response.readline()
@@ -122,7 +120,10 @@ def test_tokens_come_while_they_are_made(parrot: tuple[Parrot, int]) -> None:
     ("asked", "message"),
     [
         ({"input": ""}, "the text is empty"),
-        ({"input": "a", "options": {"max_tokens": "x"}}, "is no number"),
+        ({"input": "a", "options": {"max_new_tokens": "x"}}, "max_new_tokens: 'x': Input should be a valid integer"),
+        ({"input": "a", "options": {"max_new_tokens": 100_001}}, "max_new_tokens: 100001 is more than 100000"),
+        ({"input": "a", "options": {"beams": 17}}, "beams: 17 is more than 16"),
+        ({"input": "a", "options": {"length": 3}}, "length: there is no such option"),
         ({"input": "a", "options": 1}, "options must be a record"),
         ({"input": "a", "stream": "yes"}, "stream true or false"),
         ({"inputs": ["a", "b"]}, "one"),
@@ -146,7 +147,7 @@ def test_one_at_a_time_and_a_client_that_leaves_makes_room(parrot: tuple[Parrot,
     predictor, port = parrot
     predictor.may_go_on.clear()
     predictor.closed.clear()
-    connection, response = stream(port, {"input": "a b", "stream": True, "options": {"max_tokens": 100_000}})
+    connection, response = stream(port, {"input": "a b", "stream": True, "options": {"max_new_tokens": 100_000}})
     refused = ask(port, "POST", "/generate", {"input": "a"})
     assert (refused.status, refused.headers["retry-after"]) == (503, "1")
     response.readline()
@@ -166,7 +167,7 @@ def test_shutdown_waits_for_a_stream() -> None:
     predictor = Parrot()
     predictor.may_go_on.clear()
     with serving(predictor) as port:
-        connection, response = stream(port, {"input": "a b", "stream": True, "options": {"max_tokens": 4}})
+        connection, response = stream(port, {"input": "a b", "stream": True, "options": {"max_new_tokens": 4}})
         response.readline()
     # `serving` has let the parrot go on and the server end.
     assert response.read().decode().strip().endswith('event: end\ndata: "a b a b "')

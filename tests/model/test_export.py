@@ -157,6 +157,14 @@ def test_answers_do_not_depend_on_company(exported: Layout) -> None:
         assert alone["probability"] == pytest.approx(answer["probability"], abs=1e-5)
 
 
+def test_text_beyond_the_models_positions_is_cut(exported: Layout) -> None:
+    """Training ends with one line at such a text, so the end that is cut off was never learned from."""
+    predictor = Predictor.load(exported.exported / "model")
+    assert predictor.exported.max_length == 64  # `prepare.max_length` is 256
+    assert predictor.lengths(["film " * 500]) == [64]
+    assert predictor.predict(["film " * 500]) == predictor.predict(["film " * 62])
+
+
 def test_served_texts_are_cleaned_like_training_ones(exported: Layout) -> None:
     predictor = Predictor.load(exported.exported / "model")
     assert predictor.predict(["  great ﬁlm "]) == predictor.predict(["great film"])
@@ -281,8 +289,8 @@ def test_predict_command_reads_a_file_and_a_folder(exported: Layout, tmp_path: P
     folder = str(exported.exported / "model")
     done = textmill("predict", "--file", str(lines), "--model", folder, "--json", cwd=tmp_path)
     assert [answer["input"] for answer in json.loads(done.stdout)] == ["wonderful film", "boring plot"]
-    table = textmill("predict", "--file", "-", "--model", folder, cwd=tmp_path, stdin="great film\n")
-    assert "great film" in table.stdout
+    table = textmill("predict", "--file", "-", "--model", folder, cwd=tmp_path, stdin="great film [/b]\n")
+    assert "great film [/b]" in table.stdout  # as it is, not as markup
     assert "good 0." in table.stdout
 
 
@@ -290,6 +298,7 @@ def test_predict_command_reads_a_file_and_a_folder(exported: Layout, tmp_path: P
     ("arguments", "message"),
     [
         ([], "nothing to predict"),
+        (["--file", "/dev/null"], "nothing to predict"),
         (["  "], "the text is empty"),
         (["x", "--model", "nowhere"], "no exported model here"),
         (["x", "--file", "nowhere.txt"], "no such file"),

@@ -6,10 +6,13 @@ import json
 import math
 import shutil
 import signal
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.http_client import ask
+from support.serving import served
 from support.tiny_text import EXPERTS, MODEL, RUNTIME, TASK, prepared_project, train_values
 from typer.testing import CliRunner
 
@@ -119,6 +122,33 @@ def test_a_stream_gives_the_same_text_in_pieces_and_ends_before_a_stop(exported:
     stopped = options.model_copy(update={"stop": (stop,)})
     assert "".join(generator.stream("ROMEO.\n", stopped)) == whole[: whole.index(stop)]
     assert generator.generate(["ROMEO.\n"], stopped)[0]["text"] == whole[: whole.index(stop)]
+
+
+def test_the_server_writes_the_same_whole_and_streamed(exported: Layout, tmp_path: Path) -> None:
+    folder = exported.exported / "model"
+    generator: Any = Predictor.load(folder)
+    expected = generator.stream("ROMEO.\n", generator.options.model_copy(update={"max_new_tokens": 40, "seed": 3}))
+    pieces = list(expected)
+    asked = {"input": "ROMEO.\n", "options": {"max_new_tokens": 40, "seed": 3, "stop": ["never such a text"]}}
+    with served(tmp_path, tmp_path / "log", str(folder)) as server:
+        whole = ask(server.port, "POST", "/generate", asked)
+        assert (whole.status, whole.json()) == (200, {"output": "".join(pieces)})
+        request = urllib.request.Request(f"http://127.0.0.1:{server.port}/generate")
+        request.data = json.dumps({**asked, "stream": True, "options": {"max_new_tokens": 40, "seed": 3}}).encode()
+        with urllib.request.urlopen(request, timeout=60) as response:
+            events = [event.split("\n") for event in response.read().decode().strip().split("\n\n")]
+        assert [(name, json.loads(data.removeprefix("data: "))) for name, data in events] == [
+            *(("event: token", piece) for piece in pieces),
+            ("event: end", "".join(pieces)),
+        ]
+        asked = {"input": "ROMEO.\n", "options": {"temperature": -1}}
+        assert ask(server.port, "POST", "/generate", asked).status == 422
+        (answer,) = ask(server.port, "POST", "/predict", {"inputs": ["ROMEO.\n"]}).json()["outputs"]
+        assert answer == generator.predict(["ROMEO.\n"])[0]
+        document = ask(server.port, "GET", "/openapi.json").json()
+        options = document["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert "top_p" in options["properties"]["options"]["properties"]
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_the_command_writes(exported: Layout, tmp_path: Path) -> None:

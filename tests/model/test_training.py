@@ -260,6 +260,16 @@ def test_neither_weights_nor_architecture_is_told() -> None:
         build(MODEL, Model).build_encoder(None)
 
 
+@pytest.mark.parametrize(("kind", "positions"), [("bert", 20), ("roberta", 18)])  # RoBERTa's first two are no token's
+def test_more_tokens_than_positions_are_told(kind: str, positions: int) -> None:
+    shape = {"model_type": kind, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 60}
+    encoder = tiny_model(architecture={**shape, "max_position_embeddings": 20}).build_encoder(None)
+    ids = torch.ones(1, positions + 1, dtype=torch.long) * 5
+    encoder(ids[:, 1:], torch.ones_like(ids[:, 1:]))
+    with pytest.raises(UserError, match=f"{positions + 1} tokens do not fit .* Set prepare.max_length to at most"):
+        encoder(ids, torch.ones_like(ids))
+
+
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_padding_does_not_change_a_vector(pooling: str) -> None:
     model = tiny_model(pooling=pooling)

@@ -119,10 +119,16 @@ def test_refused_and_inconclusive_move_nothing(crowned: Layout) -> None:
     refused = promote("3", crowned)
     assert (refused.event.outcome, refused.event.verdict) == ("refused", "fail")
     assert "accuracy" in refused.event.words or "weighted_f1" in refused.event.words
-    write_gate(crowned, **{**GATE, "difference": {"claim": "superiority", "margin": 0.001}, "floors": {"nothing": 1}})
+    write_gate(crowned, **{**GATE, "floors": {"nothing": 1}})
     assert promote("2", crowned).event.outcome == "refused"
+    (found,) = (check for check in refused.decision["checks"] if check["name"] == "difference")
+    spanned = {"margin": -found["figures"]["value"]}  # in the middle of the interval
+    write_gate(crowned, **{**GATE, "difference": spanned, "slices": {"columns": [], "margin": 5.0}})
+    unclear = textmill("promote", "3", "--json", cwd=crowned.root)
+    found = json.loads(unclear.stdout)
+    assert (unclear.returncode, found["outcome"], found["verdict"]) == (4, "inconclusive", "inconclusive")
     assert aliases(crowned)["champion"] == "1"
-    assert [event["outcome"] for event in events(crowned)] == ["refused", "refused"]
+    assert [event["outcome"] for event in events(crowned)] == ["refused", "refused", "inconclusive"]
 
 
 @pytest.mark.slow
@@ -147,6 +153,19 @@ def test_other_evaluation_set_or_training_rows_fail(crowned: Layout) -> None:
     done = promote("2", crowned, dry_run=True)
     assert done.event.verdict == "fail"
     assert "version 1 was made beside another evaluation set" in done.event.words
+
+
+def test_tampered_challenger_or_champion_is_refused_and_named(crowned: Layout) -> None:
+    for number, challenger in (("2", "2"), ("1", "2")):
+        kept = store(crowned).get_model_version(NAME, number).tags["textmill.manifest_sha256"]
+        store(crowned).set_model_version_tag(NAME, number, "textmill.manifest_sha256", "0" * 64)
+        done = textmill("promote", challenger, cwd=crowned.root)
+        store(crowned).set_model_version_tag(NAME, number, "textmill.manifest_sha256", kept)
+        assert done.returncode == 3, done.stderr
+        assert f"{NAME} version 2 is not promoted: refused. Nothing was moved." in done.stdout
+        assert "manifest.json: the manifest is not the one that was registered" in done.stdout
+    assert aliases(crowned) == {"champion": "1", "challenger": "3"}
+    assert [event["outcome"] for event in events(crowned)] == ["refused", "refused"]
 
 
 def test_what_cannot_be_promoted_is_told(crowned: Layout) -> None:

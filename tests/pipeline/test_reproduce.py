@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -81,20 +82,21 @@ def test_training_again_gives_equal_metrics_and_weights(in_project: Project) -> 
     assert all(figure["registered"] == pytest.approx(figure["reproduced"], abs=1e-6) for figure in found["figures"])
 
 
-def test_other_metrics_are_told_and_refused(in_project: Project) -> None:
-    """A run whose figure was forged does not come out again."""
-    import mlflow
-
-    from textmill.registry.lineage import find_origin
+def test_other_metrics_are_told_and_refused(in_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    from textmill.registry import reproduction
     from textmill.registry.reproduction import Figure, Reproduction
 
-    origin = find_origin("1", Layout(in_project.root))
-    assert origin.run is not None
-    mlflow.MlflowClient()  # the store is open
-    value = float(origin.run.data.metrics["test/weighted_f1"])
-    found = Reproduction("c", [], [Figure("test/weighted_f1", value + 0.01, value), Figure("test/x", 1.0, None)], False)
-    assert [figure.name for figure in found.differing(1e-6)] == ["test/weighted_f1", "test/x"]
-    assert [figure.name for figure in found.differing(0.1)] == ["test/x"]
+    figures = [Figure("test/weighted_f1", 0.91, 0.9), Figure("test/x", 1.0, None), Figure("test/nan", 1.0, math.nan)]
+    found = Reproduction("c", ["evaluate", "export"], figures, False)
+    assert [figure.name for figure in found.differing(0.1)] == ["test/x", "test/nan"]
+    monkeypatch.setattr(reproduction, "reproduce", lambda *_, **__: found)  # what it finds has tests of its own
+    told = textmill("reproduce", "1")
+    assert told.exit_code == 3
+    assert "0 of 3 metrics are equal" in told.stdout
+    document = textmill("reproduce", "1", "--json", "--tolerance", "0.1")
+    assert document.exit_code == 3
+    assert json.loads(document.stdout)["equal"] is False
+    assert json.loads(document.stdout)["figures"][2]["reproduced"] is None  # JSON has no NaN
 
 
 def test_data_that_left_the_cache_is_made_again(in_project: Project, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -53,7 +54,7 @@ MALFORMED: list[tuple[bytes, int]] = [
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layout = build_evaluated_project(tmp_path_factory.mktemp("serving") / "project")
-    export.main(export_config(max_length=64), RUNTIME, layout)
+    export.main(export_config(), RUNTIME, layout)
     return layout.exported / "model"
 
 
@@ -86,6 +87,8 @@ def test_answers_are_those_of_predict(server: Server, expected: dict[str, dict[s
     for value in (TEXTS[3], {"text": TEXTS[3]}):
         single = ask(server.port, "POST", "/predict", {"input": value})
         assert belongs(single.json()["output"], expected[TEXTS[3]])
+    long, cut = (ask(server.port, "POST", "/predict", {"input": "film " * words}).json() for words in (3000, 62))
+    assert long == cut  # the model has 64 positions
 
 
 @pytest.mark.parametrize(("body", "status"), MALFORMED)
@@ -145,7 +148,12 @@ def test_version_probes_and_documents(server: Server, model: Path) -> None:
         assert answer.status == 200
     shown = predict["responses"]["200"]["content"]["application/json"]["examples"]["one"]["value"]["output"]
     assert shown["label"] in ("good", "bad")
-    assert ask(server.port, "GET", "/docs").status == 200
+    page = ask(server.port, "GET", "/docs").body.decode()
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(loaded) == 3
+    for address in loaded:  # of this server: a browser without a network shows the page too
+        assert address.startswith("/")
+        assert ask(server.port, "GET", address).status == 200
     assert ask(server.port, "GET", "/nothing-here").json() == {"error": "Not Found"}
     assert ask(server.port, "GET", "/predict").status == 405
 
@@ -190,6 +198,45 @@ def test_slow_and_broken_clients_harm_nobody(server: Server) -> None:
             hasty.sendall(b'POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 18\r\n\r\n{"input": "great"}')
     assert ask(server.port, "POST", "/predict", {"input": "great film"}).status == 200
     assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.slow
+def test_what_comes_too_slowly_is_refused_and_what_takes_too_long_at_the_end_is_told(
+    model: Path, tmp_path: Path
+) -> None:
+    begun = b'POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{"input"'
+
+    def answer(connection: socket.socket) -> tuple[bytes, dict[str, Any]]:
+        """Status line and body; the server must close the connection after it."""
+        received = b"".join(iter(lambda: connection.recv(4096), b""))
+        head, _, body = received.partition(b"\r\n\r\n")
+        assert b"connection: close" in head.lower()
+        return head.partition(b"\r\n")[0], json.loads(body)
+
+    limits = ("--body-seconds", "4", "--drain-seconds", "1")
+    with served(tmp_path, tmp_path / "log", str(model), *limits, "--json") as running:
+        assert f'"address": "http://127.0.0.1:{running.port}"' in running.log.read_text()
+        with socket.create_connection(("127.0.0.1", running.port), timeout=30) as slow:
+            slow.sendall(begun)
+            started = time.monotonic()
+            while time.monotonic() < started + 2:  # byte by byte does not help, and harms nobody else
+                slow.sendall(b" ")
+                assert ask(running.port, "POST", "/predict", {"input": "great film"}).status == 200
+                time.sleep(0.2)
+            status, told = answer(slow)
+        assert (status, told) == (b"HTTP/1.1 408 Request Timeout", {"error": "the body did not arrive in 4 s"})
+
+        with socket.create_connection(("127.0.0.1", running.port), timeout=30) as late:
+            late.sendall(begun)
+            while running.metric("textmill_requests_in_progress") < 2:  # this one and the question itself
+                time.sleep(0.05)
+            running.process.send_signal(signal.SIGTERM)
+            status, told = answer(late)
+        assert (status, told) == (b"HTTP/1.1 503 Service Unavailable", {"error": "the server stops; try again"})
+        assert running.process.wait(20) == 0
+    log = running.log.read_text()
+    assert "stopped; 1 request(s) took longer than --drain-seconds" in log
+    assert "Traceback" not in log
 
 
 # -- tokens ----------------------------------------------------------------------------------

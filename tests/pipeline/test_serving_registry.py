@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -28,6 +29,7 @@ from support.tiny_export import (
     mlflow_server,
     wait_for,
 )
+from support.tiny_registry import textmill
 
 from textmill.config.layout import Layout
 from textmill.errors import UserError
@@ -36,7 +38,6 @@ from textmill.registry import versions
 from textmill.registry.following import RegisteredSource
 from textmill.registry.store import connect
 from textmill.serving.exported import write_manifest
-from textmill.serving.loading import Fetched, load_model
 from textmill.stages import export
 
 NAME = "tiny-reviews"
@@ -165,12 +166,36 @@ def test_broken_versions_are_refused_and_the_old_one_goes_on(layout: Layout, tmp
     assert "Traceback" not in server.log.read_text()
 
 
-def test_digest_in_the_registry_counts_more_than_the_manifest(layout: Layout, tmp_path: Path) -> None:
-    fetched = RegisteredSource(CHAMPION, layout).fetch(GOOD)
-    copy = Path(shutil.copytree(fetched.folder, tmp_path / "model"))
-    relabel(copy, ["good", "bad"])  # with a manifest to match
-    with pytest.raises(UserError, match=r"manifest\.json: these digests are not those that were registered"):
-        load_model(Fetched(copy, fetched.identity), "int8", 512)
+def test_digest_in_the_registry_counts_more_than_the_manifest(layout: Layout) -> None:
+    """As if someone had changed the folder, with a manifest to match."""
+    tag, forged = "textmill.manifest_sha256", r"manifest\.json: the manifest is not the one that was registered"
+    kept = client(layout).get_model_version(NAME, GOOD).tags[tag]
+    client(layout).set_model_version_tag(NAME, GOOD, tag, "0" * 64)
+    try:
+        with pytest.raises(UserError, match=forged):
+            RegisteredSource(CHAMPION, layout).fetch(GOOD)
+        for command in (["predict", "great film", "--model", CHAMPION], ["card", f"{NAME}/{GOOD}"]):
+            done = textmill(*command, cwd=layout.root)
+            assert done.returncode == 1
+            assert re.search(forged, done.stderr.splitlines()[-1])
+            assert "Traceback" not in done.stderr
+    finally:
+        client(layout).set_model_version_tag(NAME, GOOD, tag, kept)
+
+
+@pytest.mark.parametrize(("version", "named"), [(TAMPERED, "model.int8.onnx"), (PICKLED, "model.pkl")])
+def test_loading_a_broken_version_names_the_file(
+    layout: Layout, version: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"models:/{NAME}/{version}"
+    done = textmill("predict", "great film", "--model", address, cwd=layout.root)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"textmill: error: \S+/{re.escape(named)}: .*\n", done.stderr)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{layout.root / 'mlflow.db'}")
+    program = f"import mlflow; mlflow.pyfunc.load_model({address!r})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 1
+    assert f"/{named}: " in done.stderr.splitlines()[-1]
 
 
 def test_first_model_must_be_there(layout: Layout) -> None:

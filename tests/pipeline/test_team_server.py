@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.project import Project
 from support.team_server import Team, reachable_folder, team_server
 
 from textmill.files import read_json
@@ -190,7 +193,11 @@ def test_stops_gracefully_keeps_everything_and_starts_again(team: Team) -> None:
             assert server.process.wait(60) == 0
             assert server.output.read_text().endswith("Stopped.\n")
         assert not (folder / "second/admin-password").exists()
-        with team_server(folder / "second", "--upgrade", **given) as server:
+        with team_server(folder / "second", "--upgrade", "--json", **given) as server:
+            while server.address not in (told := server.output.read_text().partition("Stopped.\n")[2]):
+                assert server.process.poll() is None
+                time.sleep(0.1)
+            assert json.loads(told)["password_file"] is None
             request = urllib.request.Request(f"{server.address}/api/2.0/mlflow/users/get?username=admin")
             basic = base64.b64encode(b"admin:chosen by the team %").decode()
             request.add_header("Authorization", f"Basic {basic}")
@@ -221,6 +228,19 @@ def test_bad_settings_are_one_clear_line(team: Team, tmp_path: Path) -> None:
         assert says in line
         assert "wrong" not in line
         assert done.stdout == ""
+
+
+def test_make_target_installs_the_extra_and_runs_the_server(project: Project, repository_root: Path) -> None:
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(repository_root / name, project.root)
+    shown = project.run("make", "--dry-run", "server").stdout
+    assert "--editable '.[server]'" in shown
+    installed = ("--old-file=.venv/.installed", "--old-file=.venv/.installed-server")
+    done = project.run("make", *installed, "server", check=False, env={"TEXTMILL_DATABASE": "sqlite:///x.db"})
+    assert done.returncode == 2
+    first = done.stderr.splitlines()[0]
+    taken = "127.0.0.1:5000: cannot listen here" in first  # by another server on this machine
+    assert taken or "$TEXTMILL_DATABASE: not the address of a PostgreSQL database" in first
 
 
 def test_private_database_of_a_killed_server_is_taken_over(team: Team) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
+
+from textmill.cli.json_output import print_json
 
 
 def adopt(
@@ -28,7 +29,7 @@ def adopt(
     path = adopted.path.relative_to(layout.root)
     if as_json:
         document = {"name": adopted.name, "path": str(path), "origin": adopted.origin, "overruled": adopted.overruled}
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print_json(document)
         return
     print(f"{path}, from {adopted.origin}:\n")
     print("".join(f"    {line}\n" for line in adopted.text.splitlines()))

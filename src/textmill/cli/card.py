@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from textmill.cli.json_output import print_json
 from textmill.cli.lineage import VERSION_HELP
 
 
@@ -32,7 +32,7 @@ def card(
 
         atomic_write(output, text)
     if as_json:
-        print(json.dumps({"version": origin.name, "card": text, "output": str(output) if output else None}, indent=2))
+        print_json({"version": origin.name, "card": text, "output": str(output) if output else None})
     elif output is None:
         print(text, end="")
     else:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from textmill.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from textmill.evaluation.comparison_page import Part
@@ -42,7 +43,7 @@ def compare(
     if html is not None:
         atomic_write(html, render_comparison(found.names, found.how, parts, found.figures, found.differences))
     if as_json:
-        print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+        print_json(found.as_dict())
         return
     for part in parts:
         _print_part(part)
@@ -60,7 +61,7 @@ def _print_part(part: Part) -> None:
     if not part.table.rows:
         print(f"\n  {part.empty}\n")
         return
-    table = Table(box=box.SIMPLE_HEAD, title=part.title, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title=escape(part.title), title_justify="left")
     for name, number in zip(part.table.head, part.table.numeric, strict=True):
         table.add_column(escape(name), justify="right" if number else "left", overflow="fold")
     for row in part.table.rows:

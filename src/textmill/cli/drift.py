@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from textmill.cli.exit_codes import INCONCLUSIVE, REFUSED
+from textmill.cli.json_output import print_json
 from textmill.cli.lineage import VERSION_HELP
 from textmill.errors import UserError
 
@@ -53,7 +53,7 @@ def drift(
         atomic_write(html, render_drift(found, reference, file.name, new.skipped))
     if as_json:
         document = {"reference": reference, "file": str(file), "skipped": new.skipped, **found.as_dict()}
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print_json(document)
     else:
         _print_table(found, file, reference, html)
     if found.verdict != "no drift":
@@ -80,10 +80,11 @@ def _pair(text: str) -> tuple[str, str]:
 def _print_table(found: Drift, file: Path, reference: str, html: Path | None) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     title = f"{file.name} ({found.rows:,} rows) beside the training data of {reference}"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title=escape(title), title_justify="left")
     for name in ("of", "measure"):
         table.add_column(name)
     for name in ("effect", "limit", "p"):
@@ -92,9 +93,11 @@ def _print_table(found: Drift, file: Path, reference: str, html: Path | None) ->
     for measure in found.measures:
         cells = (f"{measure.effect:.3f}", f"{measure.limit:g}", f"{measure.p_value:.2g}")
         flag = "drift" if measure.flagged else ""
-        table.add_row(measure.subject, measure.name, *cells, flag, style="red" if measure.flagged else "")
+        table.add_row(
+            escape(measure.subject), escape(measure.name), *cells, flag, style="red" if measure.flagged else ""
+        )
     console = Console()
     console.print(table)
     console.print(f"  Verdict: {found.verdict}.", highlight=False)
     if html is not None:
-        console.print(f"  The report with pictures is {html}.", highlight=False, soft_wrap=True)
+        console.print(f"  The report with pictures is {html}.", highlight=False, markup=False, soft_wrap=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from textmill.cli.json_output import print_json
 from textmill.cli.predict import load_model, read_inputs
 from textmill.errors import UserError
 
@@ -42,18 +42,19 @@ def generate(
     generator = load_model(model)
     if not generator.task.continues:
         raise UserError("this model gives answers, it does not go on from a text", fix="Use `textmill predict`")
-    options = _options(
-        generator.options,
-        max_new_tokens=max_new_tokens,
-        temperature=0.0 if greedy else temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        beams=beams,
-        stop=tuple(map(_unescaped, stop)) if stop else None,
-        seed=seed,
-    )
+    given = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": 0.0 if greedy else temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "beams": beams,
+        "stop": tuple(map(_unescaped, stop)) if stop else None,
+        "seed": seed,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    options = generator.options.changed(chosen, lambda name: f"--{name.replace('_', '-')}")
     if as_json:
         _print_json(generator, texts, options)
     elif len(texts) == 1:
@@ -77,23 +78,6 @@ def _unescaped(text: str) -> str:
         ) from error
 
 
-def _options(default: GenerationConfig, **changes: Any) -> GenerationConfig:
-    """The model's own options with those changes that are not None.
-
-    Raises:
-        UserError: One is out of range.
-    """
-    from pydantic import ValidationError
-
-    chosen = {name: value for name, value in changes.items() if value is not None}
-    try:
-        return type(default).model_validate(default.model_dump() | chosen)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        raise UserError(f"{first['input']!r}: {first['msg']}", where=f"--{name.replace('_', '-')}") from error
-
-
 def _print_json(generator: Generator, texts: list[str], options: GenerationConfig) -> None:
     started = time.perf_counter()
     answers = generator.generate(texts, options)
@@ -104,7 +88,7 @@ def _print_json(generator: Generator, texts: list[str], options: GenerationConfi
         "options": options.model_dump(mode="json"),
         "tokens_per_second": round(tokens / seconds, 1),
     }
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    print_json(document)
 
 
 def _stream(generator: Generator, text: str, options: GenerationConfig) -> None:

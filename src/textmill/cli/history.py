@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
+
+from textmill.cli.json_output import print_json
 
 
 def history(
@@ -21,7 +22,7 @@ def history(
 
     found = history_of(model, find_layout())
     if as_json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print_json(found)
     else:
         _print(found)
 

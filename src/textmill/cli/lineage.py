@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from textmill.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -37,7 +38,7 @@ def lineage(
 
     parts = chain(find_origin(version, find_layout()))
     if as_json:
-        print(json.dumps(parts, indent=2, ensure_ascii=False))
+        print_json(parts)
         return
     from rich.console import Console
 

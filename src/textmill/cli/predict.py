@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from textmill.cli.json_output import print_json
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,13 +35,7 @@ def predict(
     inputs = read_inputs(texts or [], file)
     answers = load_model(model, precision).predict([_parsed(text) for text in inputs])
     if as_json:
-        print(
-            json.dumps(
-                [{"input": text, **answer} for text, answer in zip(inputs, answers, strict=True)],
-                indent=2,
-                ensure_ascii=False,
-            )
-        )
+        print_json([{"input": text, **answer} for text, answer in zip(inputs, answers, strict=True)])
     else:
         _print_table(inputs, answers)
 
@@ -49,11 +44,12 @@ def read_inputs(texts: list[str], file: Path | None, purpose: str = "predict") -
     """The texts given, and the lines of a file (`-` for a pipe) that are not blank.
 
     Raises:
-        UserError: There is neither, or the file is not UTF-8.
+        UserError: There is none, or the file is not UTF-8.
     """
+    nothing = UserError(f"nothing to {purpose}", fix="Give texts, or --file with one a line")
     if file is None:
         if not texts:
-            raise UserError(f"nothing to {purpose}", fix="Give texts, or --file with one a line")
+            raise nothing
         return texts
     stream = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     try:
@@ -61,7 +57,10 @@ def read_inputs(texts: list[str], file: Path | None, purpose: str = "predict") -
     except UnicodeDecodeError as error:
         line = stream[: error.start].count(b"\n") + 1
         raise UserError("not UTF-8", where=f"{file}:{line}", fix="Save the file as UTF-8") from error
-    return texts + [line for line in lines if line.strip()]
+    found = texts + [line for line in lines if line.strip()]
+    if not found:
+        raise nothing
+    return found
 
 
 def _parsed(text: str) -> Any:
@@ -100,14 +99,15 @@ def load_model(model: str | None, precision: str = "int8") -> Any:
 def _print_table(inputs: list[str], answers: list[dict[str, Any]]) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("input", overflow="fold")
     for name in answers[0]:
-        table.add_column(name)
+        table.add_column(escape(name))
     for text, answer in zip(inputs, answers, strict=True):
-        table.add_row(text, *(_shown(value) for value in answer.values()))
+        table.add_row(escape(text), *(escape(_shown(value)) for value in answer.values()))
     Console().print(table)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from textmill.cli.exit_codes import INCONCLUSIVE, REFUSED
+from textmill.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from textmill.registry.promotion import Promotion
@@ -39,7 +39,7 @@ def promote(
 
     done = run(version, find_layout(), reason=reason, dry_run=dry_run)
     if as_json:
-        print(json.dumps(done.as_dict(), indent=2, ensure_ascii=False))
+        print_json(done.as_dict())
     else:
         _print_promotion(done)
     raise typer.Exit(_CODES[done.event.outcome])
@@ -59,7 +59,7 @@ def rollback(
 
     done = run(model, find_layout(), reason=reason)
     if as_json:
-        print(json.dumps(done.as_dict(), indent=2, ensure_ascii=False))
+        print_json(done.as_dict())
     else:
         _print_end(done.model, done.recovered, done.as_dict())
     raise typer.Exit(_CODES[done.event.outcome])
@@ -77,7 +77,8 @@ def _print_promotion(done: Promotion) -> None:
     table.add_column("why", overflow="fold")
     for check in done.decision["checks"]:
         table.add_row(check["name"], _MARKS[check["status"]], escape(check["words"]))
-    Console().print(table)
+    if table.rows:
+        Console().print(table)
     _print_end(done.model, done.recovered, done.as_dict())
 
 

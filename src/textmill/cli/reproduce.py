@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from textmill.cli.exit_codes import REFUSED
+from textmill.cli.json_output import print_json
 from textmill.cli.lineage import VERSION_HELP
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def reproduce(
     wrong = found.differing(tolerance)
     if as_json:
         document = {"version": origin.name, "equal": not wrong, "tolerance": tolerance, **asdict(found)}
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print_json(document)
     else:
         _print_table(origin.name, found, tolerance)
     if wrong:
@@ -59,6 +59,7 @@ def reproduce(
 def _print_table(name: str, found: Reproduction, tolerance: float) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     wrong = {figure.name for figure in found.differing(tolerance)}
@@ -70,7 +71,9 @@ def _print_table(name: str, found: Reproduction, tolerance: float) -> None:
         if figure.name in wrong or _headline(figure.name):
             again = figure.reproduced
             cells = ("-", "-") if again is None else (f"{again:.6f}", f"{again - figure.registered:+.2e}")
-            table.add_row(figure.name, f"{figure.registered:.6f}", *cells, style="red" if figure.name in wrong else "")
+            table.add_row(
+                escape(figure.name), f"{figure.registered:.6f}", *cells, style="red" if figure.name in wrong else ""
+            )
     console = Console()
     console.print(table)
     weights = "the same to the bit" if found.same_weights else "not the same to the bit"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from textmill.cli.json_output import print_json
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,12 +36,21 @@ def serve(
     precision: Annotated[str, typer.Option(help="Which graph answers: int8 (fast) or fp32.")] = "int8",
     poll_seconds: Annotated[float, typer.Option(min=0.1, help="Time between two looks at the alias.")] = 5.0,
     drain_seconds: Annotated[float, typer.Option(min=0, help="How long requests may take after SIGTERM.")] = 30.0,
-    max_body_bytes: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS)] = 1 << 20,
+    max_body_bytes: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Of one request.")] = 1 << 20,
+    body_seconds: Annotated[
+        float, typer.Option(min=0.1, rich_help_panel=_LIMITS, help="How long a client may take to send a body.")
+    ] = 10.0,
     max_inputs: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Of one request.")] = 128,
     max_characters: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Of one input.")] = 20_000,
     max_waiting: Annotated[
         int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Inputs in the queue; more get 503.")
     ] = 2048,
+    max_generations: Annotated[
+        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Texts written at the same time; more get 503.")
+    ] = 2,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Of a text that is written.")
+    ] = 1024,
     workers: Annotated[
         int | None,
         typer.Option(min=1, rich_help_panel=_BATCHES, help="Batches at the same time.", show_default="one a core"),
@@ -52,8 +62,16 @@ def serve(
     batch_delay_ms: Annotated[
         float, typer.Option(min=0, rich_help_panel=_BATCHES, help="Wait for others while a worker is free.")
     ] = 0.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document with the address, once the server listens.")
+    ] = False,
 ) -> None:
-    """Serve a model on http://127.0.0.1:8000; a new champion is picked up without a restart."""
+    """Serve a model on http://127.0.0.1:8000; a new champion is picked up without a restart.
+
+    SIGTERM or Ctrl-C ends it with 0, when the accepted requests are answered.
+
+    Example: textmill serve models:/movie-reviews@champion --port 8080
+    """
     given: dict[str, Any] = locals()
     if address is not None and model is not None:
         raise UserError("the model is named twice", where="--model", fix="Name it once")
@@ -70,7 +88,11 @@ def serve(
     from textmill.serving.settings import ServeSettings
 
     options = {name: given[name] for name in ServeSettings.model_fields if name in given}
-    run(source, ServeSettings(**options), token)
+    run(source, ServeSettings(**options), token, _announce if as_json else lambda _: None)
+
+
+def _announce(address: str) -> None:
+    print_json({"address": address, "ready": f"{address}/ready", "docs": f"{address}/docs", "pid": os.getpid()})
 
 
 def _source(model: str | None) -> ModelSource:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from textmill.cli.json_output import print_json
+
 if TYPE_CHECKING:
     from textmill.registry.server import ServerSettings
 
@@ -32,12 +34,17 @@ def server(
         str | None, typer.Option(help="Host names, with commas, by which a proxy in front calls the server.")
     ] = None,
     upgrade: Annotated[bool, typer.Option("--upgrade", help="First upgrade the database to this MLflow.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document with the address, once the server answers.")
+    ] = False,
 ) -> None:
     """Run MLflow for a team: PostgreSQL, artefacts proxied, users and passwords. Ctrl-C stops it.
 
     The database is $TEXTMILL_DATABASE (postgresql://...), else a private PostgreSQL in the folder.
     The first start makes the user admin, with the password of $TEXTMILL_ADMIN_PASSWORD, else a
     random one in the folder's file admin-password.
+
+    Example: textmill server --folder /var/lib/textmill
     """
     from textmill.config.layout import find_layout
     from textmill.registry.server import DATABASE, ServerSettings, serve
@@ -53,8 +60,25 @@ def server(
         allowed_hosts=allowed_hosts,
         upgrade=upgrade,
     )
-    serve(settings, lambda: _announce(settings))
-    print("Stopped.")
+    serve(settings, lambda: _announce_json(settings) if as_json else _announce(settings))
+    if not as_json:
+        print("Stopped.")
+
+
+def _announce_json(settings: ServerSettings) -> None:
+    from textmill.registry.server import ADMIN
+
+    folder = settings.folder
+    print_json(
+        {
+            "address": settings.address,
+            "database": None if settings.database else str(folder / "postgres"),
+            "artifacts": settings.artifacts or str(folder / "artifacts"),
+            "log": str(settings.log),
+            "user": ADMIN,
+            "password_file": str(settings.password_file) if settings.password_file.is_file() else None,
+        }
+    )
 
 
 def _announce(settings: ServerSettings) -> None:

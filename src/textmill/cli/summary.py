@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from textmill.cli.json_output import print_json
 from textmill.errors import UserError
 
 _ASK = 'textmill predict "I love this product" "This product is bad"'
@@ -26,7 +27,7 @@ def summary(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON
     metrics = _read(layout.evaluation / "metrics.json")
     registered = _read(layout.registered / "registered.json")
     if as_json:
-        print(json.dumps({"metrics": metrics, "registered": registered}, indent=2))
+        print_json({"metrics": metrics, "registered": registered})
         return
     specification = layout.exported / "model" / "textmill.json"
     writes = specification.is_file() and _read(specification).get("generation") is not None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from textmill.cli.exit_codes import INCONCLUSIVE, REFUSED
+from textmill.cli.json_output import print_json
 from textmill.cli.lineage import VERSION_HELP
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def verify(
     verdict = "broken" if "broken" in found else "unchecked" if "unchecked" in found else "holds"
     if as_json:
         document = {"version": origin.name, "verdict": verdict, "links": [asdict(link) for link in links]}
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print_json(document)
     else:
         _print_table(origin.name, links)
     if verdict != "holds":

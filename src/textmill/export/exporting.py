@@ -127,7 +127,9 @@ def _write_graphs(
     names = output_names(network)
     write_fp32(network, names, target / GRAPHS["fp32"])
     write_int8(target / GRAPHS["fp32"], target / GRAPHS["int8"])
-    exported = _specification(config, prepared, outputs=names, graphs=GRAPHS)
+    exported = _specification(config, prepared, outputs=names, graphs=GRAPHS).model_copy(
+        update={"max_length": min([config.max_length, *_positions(network)])}
+    )
     served = [name + ending for ending in task.sequence_columns for name in names]
     if (head := getattr(network, "pair_head", None)) is not None:
         write_head(head, network.hidden_size, served, head.output_name, target / HEAD)
@@ -157,6 +159,12 @@ def _specification(
         outputs=outputs,
         graphs=graphs,
     )
+
+
+def _positions(network: Any) -> list[int]:
+    """How many tokens the network's encoders have positions for: the graph must not be given more."""
+    found = (getattr(module, "positions", None) for module in network.modules())
+    return [positions for positions in found if isinstance(positions, int)]
 
 
 def _provenance(layout: Layout, prepared: Prepared) -> dict[str, Any]:

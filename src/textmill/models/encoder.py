@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from textmill.errors import UserError
+
 
 class Encoder(nn.Module):
     """Gives a backbone the interface of `Model.build_encoder`.
@@ -18,12 +20,14 @@ class Encoder(nn.Module):
 
     Attributes:
         hidden_size: Width D of the hidden states.
+        positions: Tokens for which there are learned positions; None where any number will do.
     """
 
     def __init__(self, backbone: Any, *, pooling: str = "mean", head_dropout: float = 0.1) -> None:
         super().__init__()
         self.backbone = backbone
         self.hidden_size: int = backbone.config.hidden_size
+        self.positions = _learned_positions(backbone)
         self.pooling = pooling
         self.head_dropout = head_dropout
 
@@ -33,7 +37,17 @@ class Encoder(nn.Module):
         return self.backbone.config
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Hidden states (B, T, D) of token ids (B, T); the mask is 1 at tokens and 0 at padding."""
+        """Hidden states (B, T, D) of token ids (B, T); the mask is 1 at tokens and 0 at padding.
+
+        Raises:
+            UserError: There are not so many positions.
+        """
+        # A traced graph has no such branch: there `export` gives the limit along.
+        if self.positions is not None and not torch.compiler.is_compiling() and input_ids.size(1) > self.positions:
+            raise UserError(
+                f"{input_ids.size(1)} tokens do not fit the model's {self.positions} positions",
+                fix=f"Set prepare.max_length to at most {self.positions}",
+            )
         states: Tensor = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return states
 
@@ -61,6 +75,14 @@ class Encoder(nn.Module):
                 before.append(parameter)
         groups[-1].extend(after)
         return [before, *groups]
+
+
+def _learned_positions(backbone: nn.Module) -> int | None:
+    """Rows of BERT's and its relatives' table of positions, without those before the first token (RoBERTa)."""
+    for name, module in backbone.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None
 
 
 def pool(states: Tensor, attention_mask: Tensor, how: str) -> Tensor:

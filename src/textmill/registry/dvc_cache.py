@@ -103,6 +103,21 @@ class Cache:
         return found if found is not None and found.is_file() else None
 
 
+def lend_cache(root: Path, checkout: Path) -> None:
+    """Let a checkout of another commit use the cache and the remotes that the project at `root` has now.
+
+    The commit may be older than the remotes, and their addresses may be relative to the project.
+    """
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as project, Repo(str(checkout)) as other:
+        present = project.config.read()
+        with other.config.edit("local") as local:
+            local["remote"] = present["remote"]
+            local["core"] = present["core"]
+            local["cache"] = {**present["cache"], "dir": str(Path(project.cache.local.path).parent.parent)}
+
+
 def folder_md5(files: Iterable[tuple[str, str]]) -> str:
     """DVC's digest of a folder, from the relative path and MD5 of each of its files."""
     entries = [{"md5": digest, "relpath": path} for path, digest in sorted(files)]

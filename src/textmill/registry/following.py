@@ -63,18 +63,15 @@ class RegisteredSource:
         """The exported folder of a version, and what the registry says about it.
 
         Raises:
-            UserError: It is gone, or the store does not answer.
+            UserError: It is gone, its manifest is not the registered one, or the store does not answer.
         """
         client = self._client()
         uri = f"models:/{self.name}/{version}"
         with tracking_errors(self._store):
             found = find_version(uri, client, self._layout)
             folder = versions.folder_of(found, self._layout)
-        tags = found.tags
-        digest = tags.get(f"{PREFIX}manifest_sha256")
-        if digest is None:
-            raise UserError("the registry has no digest of it", where=uri, fix="Register it with `dvc repro register`")
-        return Fetched(folder, Identity(self.name, version, digest, tags.get(f"{PREFIX}git_commit")))
+        digest = str(found.tags[f"{PREFIX}manifest_sha256"])
+        return Fetched(folder, Identity(self.name, version, digest, found.tags.get(f"{PREFIX}git_commit")))
 
     def _client(self) -> MlflowClient:
         if not self._store:

@@ -140,7 +140,7 @@ def find_origin(address: str, layout: Layout) -> Origin:
 
 
 def exported_folder(origin: Origin, layout: Layout) -> Path:
-    """The exported folder of a version, every file held against the manifest.
+    """The exported folder of a version, every file held against the manifest, and that against the registry.
 
     Raises:
         UserError: It was tampered with, or the store cannot be reached.

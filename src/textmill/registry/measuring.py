@@ -11,11 +11,10 @@ from textmill.config.sections.gate import GateConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.evaluation.gate import Material, Measured
-from textmill.files import sha256_file
 from textmill.registry.costs import costs_of
 from textmill.registry.origin import PREFIX
 from textmill.registry.versions import folder_of
-from textmill.serving.exported import MANIFEST_FILE, verify
+from textmill.serving.exported import verify
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,13 +46,6 @@ def fetched(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> Si
     """
     folder = folder_of(version, layout, fresh=fresh)
     verify(folder)
-    expected = version.tags.get(f"{PREFIX}manifest_sha256")
-    if sha256_file(folder / MANIFEST_FILE) != expected:
-        raise UserError(
-            "the manifest is not the one that was registered (digest differs)",
-            where=str(folder / MANIFEST_FILE),
-            fix="Do not use this version; register the model again",
-        )
     return Side(version, folder)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import subprocess
 from importlib import metadata
 from pathlib import Path
 
 from textmill.files import sha256_file
+from textmill.registry.git import git
 
 PREFIX = "textmill."
 
@@ -23,9 +23,9 @@ def origin_tags(root: Path) -> dict[str, str]:
         f"{PREFIX}platform": platform.platform(),
         f"{PREFIX}environment_sha256": hashlib.sha256(installed_packages().encode()).hexdigest(),
     }
-    commit = _git(root, "rev-parse", "HEAD")
+    commit = git(root, "rev-parse", "HEAD")
     if commit:
-        branch = _git(root, "rev-parse", "--abbrev-ref", "HEAD") or "HEAD"
+        branch = git(root, "rev-parse", "--abbrev-ref", "HEAD") or "HEAD"
         dirty = str(bool(uncommitted_changes(root))).lower()
         tags |= {
             "mlflow.source.git.commit": commit.strip(),
@@ -74,8 +74,8 @@ def uncommitted_changes(root: Path) -> str:
     These are changed tracked files anywhere and new files in `conf/` and `src/`. `dvc.lock` is left
     out: DVC rewrites it while the pipeline runs, and its digest is recorded beside.
     """
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude,top)dvc.lock") or ""
-    new = _git(root, "ls-files", "--others", "--exclude-standard", "--", "conf", "src") or ""
+    changed = git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude,top)dvc.lock") or ""
+    new = git(root, "ls-files", "--others", "--exclude-standard", "--", "conf", "src") or ""
     return changed + new
 
 
@@ -83,12 +83,3 @@ def installed_packages() -> str:
     """Every installed distribution as `name==version`, a line each, sorted: a `pip freeze`."""
     names = {f"{found.name}=={found.version}" for found in metadata.distributions()}
     return "\n".join(sorted(names, key=str.lower)) + "\n"
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """The output of a git command, or None when git or the repository is missing."""
-    try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None

@@ -29,6 +29,7 @@ from textmill.registry.lock import promotion_lock
 from textmill.registry.measuring import Side, fetched, measure
 from textmill.registry.origin import PREFIX
 from textmill.registry.store import open_store, tracking_errors
+from textmill.serving.exported import TamperedError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -84,6 +85,8 @@ def configuration(layout: Layout) -> PipelineConfig:
 def promote(address: str | None, layout: Layout, *, reason: str = "", dry_run: bool = False) -> Promotion:
     """Measure a version beside the champion, judge it, and make it champion when it passes.
 
+    It is refused without a verdict when it or the champion was tampered with.
+
     Args:
         address: Of the version; None is the alias `challenger` of this project's model.
         layout: The project; its prepared test split is the evaluation set.
@@ -91,8 +94,8 @@ def promote(address: str | None, layout: Layout, *, reason: str = "", dry_run: b
         dry_run: Only measure and judge.
 
     Raises:
-        UserError: There is no such version, it is champion already, its files were tampered with,
-            there is no prepared data, or the store does not answer.
+        UserError: There is no such version, it is champion already, there is no prepared data, or
+            the store does not answer.
     """
     config = configuration(layout)
     uri = open_store(config.runtime, layout)
@@ -106,19 +109,21 @@ def promote(address: str | None, layout: Layout, *, reason: str = "", dry_run: b
         before = read_aliases(client, name)
         if before.champion == number:
             raise UserError(f"{name} version {number} is the champion already", fix="Name another version")
-        sides = [fetched(version, layout)]
-        if before.champion is not None:
-            sides.append(fetched(client.get_model_version(name, before.champion), layout))
+        begun = Event(
+            **stamp(), action="promotion", version=number, champion=before.champion, outcome="refused", reason=reason
+        )
+        try:
+            sides = [fetched(version, layout)]
+            if before.champion is not None:
+                sides.append(fetched(client.get_model_version(name, before.champion), layout))
+        except TamperedError as error:
+            event = replace(begun, words=str(error).rstrip("."))
+            if not dry_run:
+                record(client, name, event)
+            return Promotion(name, event, {**asdict(event), "checks": []}, recovered, dry_run)
         verdict, decision = _judged(sides, layout, config.gate)
-        event = Event(
-            **stamp(),
-            action="promotion",
-            version=number,
-            champion=before.champion,
-            outcome=_OUTCOMES[verdict.status],
-            verdict=verdict.status,
-            reason=reason,
-            words="; ".join(verdict.reasons),
+        event = replace(
+            begun, outcome=_OUTCOMES[verdict.status], verdict=verdict.status, words="; ".join(verdict.reasons)
         )
         if not dry_run:
             event = replace(event, decision=_store(client, sides[0], event, decision))

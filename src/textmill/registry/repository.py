@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 
 import yaml
 
+from textmill.registry.git import git, git_bytes
 from textmill.registry.origin import lock_digest
 
 LOCK = "dvc.lock"
-_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,7 @@ class Repository:
 
     def git(self, *arguments: str) -> str | None:
         """The output of a git command, or None when it failed or there is no git or repository."""
-        done = self._run(*arguments)
-        return None if done is None else done.decode("utf-8", "replace")
+        return git(self.root, *arguments)
 
     @cached_property
     def exists(self) -> bool:
@@ -81,7 +79,7 @@ class Repository:
 
     def file(self, commit: str, path: str) -> bytes | None:
         """A file of a commit, by its path relative to `root`."""
-        return self._run("show", f"{commit}:./{path}")
+        return git_bytes(self.root, "show", f"{commit}:./{path}")
 
     def blobs(self, commit: str, folder: str) -> dict[str, str]:
         """The files of a folder (or the file) in a commit: path relative to it -> git's digest of its content."""
@@ -96,7 +94,7 @@ class Repository:
 
     def ignores(self, path: str) -> bool:
         """Whether git ignores new files at this path."""
-        return self._run("check-ignore", "--quiet", "--no-index", path) is not None
+        return self.git("check-ignore", "--quiet", "--no-index", path) is not None
 
     def find_lock(self, digest: str, first: str | None = None) -> FoundLock | None:
         """The `dvc.lock` whose digest without the stage `register` is `digest`.
@@ -116,13 +114,6 @@ class Repository:
         if not here.is_file():
             return None
         return FoundLock.checked(here.read_text(encoding="utf-8"), digest, None, "the working folder")
-
-    def _run(self, *arguments: str) -> bytes | None:
-        try:
-            done = subprocess.run(["git", "-C", str(self.root), *arguments], capture_output=True, timeout=_SECONDS)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout if done.returncode == 0 else None
 
 
 def blob_digest(content: bytes, like: str) -> str:

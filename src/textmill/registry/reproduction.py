@@ -21,7 +21,7 @@ from textmill.config import resolved
 from textmill.config.layout import Layout
 from textmill.errors import UserError
 from textmill.files import atomic_write, read_json, sha256_folder
-from textmill.registry.dvc_cache import Cache
+from textmill.registry.dvc_cache import Cache, lend_cache
 from textmill.registry.lineage import Origin
 from textmill.registry.repository import LOCK, Repository
 
@@ -193,12 +193,8 @@ class _Place:
         return f"sqlite:///{self.temporary / 'home' / 'mlflow.db'}"
 
     def share_cache(self) -> None:
-        """Let the checkout read the project's cache and remotes, and the home its downloads."""
-        cache = Cache.of(self.project.root)
-        local = self.project.root / ".dvc" / "config.local"
-        if local.is_file():
-            shutil.copy(local, self.root / ".dvc" / "config.local")
-        self._dvc("config", "--local", "cache.dir", str(cache.folder.parent.parent))
+        """Let the checkout use the project's cache and remotes, and the home its downloads."""
+        lend_cache(self.project.root, self.root)
         state = Layout(self.temporary / "home").state
         state.parent.mkdir(parents=True, exist_ok=True)
         if (downloads := self.project.state / "downloads").is_dir():
@@ -210,7 +206,7 @@ class _Place:
         if self.take_from_cache(stage, origin):
             return False
         for entry in self._entry(stage, origin).get("deps", []):
-            self._copy_what_git_ignores(entry["path"])
+            self._bring_own_files(entry["path"])
         self.run(stage)
         return True
 
@@ -263,11 +259,18 @@ class _Place:
     def _entry(self, stage: str, origin: Origin) -> Mapping[str, Sequence[Mapping[str, str]]]:
         return origin.lock.stages.get(stage, {}) if origin.lock is not None else {}
 
-    def _copy_what_git_ignores(self, path: str) -> None:
-        """A user's own files, which are in no commit, as they lie in the project now."""
+    def _bring_own_files(self, path: str) -> None:
+        """A user's own files: what `dvc add` noted, in the commit or since, else as they lie in the project now."""
         source, target = self.project.root / path, self.root / path
-        if source.is_dir() and Repository(self.project.root).ignores(f"{path}/file"):
-            shutil.copytree(source, target, dirs_exist_ok=True)
+        if not source.is_dir() or not Repository(self.project.root).ignores(f"{path}/file"):
+            return
+        notes = {note.relative_to(target): note.read_bytes() for note in target.rglob("*.dvc")}
+        shutil.copytree(source, target, dirs_exist_ok=True)
+        for name, content in notes.items():
+            (target / name).write_bytes(content)
+        if noted := [str(note.relative_to(self.root)) for note in target.rglob("*.dvc")]:
+            self._dvc("fetch", *noted)
+            self._dvc("checkout", "--force", *noted)
 
     def _dvc(self, *arguments: str, output: IO[str] | None = None) -> int:
         """Run DVC in the checkout; it ends with us. Gives its exit status."""

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -31,6 +30,7 @@ ADMIN = "admin"
 
 _START_SECONDS = 120
 _STOP_SECONDS = 30
+_LOOK_SECONDS = 0.2
 _CONFIG = """\
 [mlflow]
 default_permission = {permission}
@@ -121,9 +121,10 @@ def serve(settings: ServerSettings, ready: Callable[[], None]) -> None:
         with _process(settings, environment) as process:
             if _wait_until_ready(settings, process, stopped):
                 ready()
-            while not stopped.wait(0.5):
+            while not stopped():
                 if process.poll() is not None:
                     raise _ended(settings)
+                time.sleep(_LOOK_SECONDS)
 
 
 def upgrade(database: str) -> None:
@@ -198,6 +199,8 @@ def _environment(settings: ServerSettings, database: str) -> dict[str, str]:
 def _process(settings: ServerSettings, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """`mlflow server` in a session of its own, so that Ctrl-C reaches this process alone."""
     artifacts = settings.artifacts or str(settings.folder / "artifacts")
+    if settings.artifacts is None:  # there before the first artefact is, for a backup; and nobody else's to read
+        Path(artifacts).mkdir(mode=0o700, exist_ok=True)
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"]
     command += ["--host", settings.host, "--port", str(settings.port), "--workers", str(settings.workers)]
     command += ["--serve-artifacts", "--artifacts-destination", artifacts]
@@ -246,10 +249,10 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def _wait_until_ready(settings: ServerSettings, process: subprocess.Popen[bytes], stopped: threading.Event) -> bool:
+def _wait_until_ready(settings: ServerSettings, process: subprocess.Popen[bytes], stopped: Callable[[], bool]) -> bool:
     """Wait for the first answer; False when a signal came first."""
     end = time.monotonic() + _START_SECONDS
-    while not stopped.is_set():
+    while not stopped():
         if process.poll() is not None:
             raise _ended(settings)
         if time.monotonic() > end:
@@ -258,7 +261,7 @@ def _wait_until_ready(settings: ServerSettings, process: subprocess.Popen[bytes]
             with urllib.request.urlopen(f"{settings.address}/health", timeout=5):
                 return True
         except (urllib.error.URLError, OSError):
-            stopped.wait(0.2)
+            time.sleep(_LOOK_SECONDS)
     return False
 
 
@@ -283,16 +286,19 @@ def _require_free_port(settings: ServerSettings) -> None:
 
 
 @contextmanager
-def _stopped_by_signal() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, any number of times."""
-    stopped = threading.Event()
+def _stopped_by_signal() -> Iterator[Callable[[], bool]]:
+    """Tells whether SIGINT or SIGTERM came, any number of times.
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopped.set()
+    No `threading.Event`: a second signal within the handler of the first would wait for its lock for ever.
+    """
+    came: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
 
     kept = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stopped
+        yield lambda: bool(came)
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)

@@ -16,7 +16,7 @@ from textmill.registry.environment import differences
 from textmill.registry.lineage import Origin
 from textmill.registry.repository import blob_digest
 from textmill.registry.versions import ARTIFACT
-from textmill.serving.exported import MANIFEST_FILE, find_pickle, verify
+from textmill.serving.exported import MANIFEST_FILE, find_pickle, verify, verify_registered
 
 Status = Literal["holds", "broken", "unchecked"]
 
@@ -90,14 +90,13 @@ def _artefact(origin: Origin, model: Path | UserError) -> str:
     folder = _exported(model)
     if pickle := find_pickle(folder.parent.parent):
         raise BrokenLinkError(f"{pickle}: a pickle can run any code and is refused")
+    digest = origin.tag("manifest_sha256")
     try:
         verify(folder)
+        verify_registered(folder, digest)
     except UserError as error:
         raise BrokenLinkError(str(error)) from error
-    digest = sha256_file(folder / MANIFEST_FILE)
-    if digest != origin.tag("manifest_sha256"):
-        raise BrokenLinkError(f"{folder / MANIFEST_FILE}: the manifest is not the one that was registered")
-    return f"{len(read_json(folder / MANIFEST_FILE))} files as registered, manifest {digest[:12]}"
+    return f"{len(read_json(folder / MANIFEST_FILE))} files as registered, manifest {str(digest)[:12]}"
 
 
 def _exported(model: Path | UserError) -> Path:

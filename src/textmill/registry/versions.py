@@ -26,7 +26,7 @@ from textmill.registry.addresses import find_version
 from textmill.registry.aliases import CHALLENGER
 from textmill.registry.origin import PREFIX, origin_tags, upstream_lock_digest
 from textmill.registry.store import open_store, tracking_errors
-from textmill.serving.exported import MANIFEST_FILE, read_specification, verify
+from textmill.serving.exported import MANIFEST_FILE, read_specification, verify, verify_registered
 from textmill.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -148,7 +148,13 @@ def download(uri: str, layout: Layout) -> Path:
 
 
 def folder_of(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> Path:
-    """The exported folder of a version; from a remote store fetched once, or anew when `fresh`."""
+    """The exported folder of a version; from a remote store fetched once, or anew when `fresh`.
+
+    Its manifest is held against the registry's digest, the other files against it by whoever loads them.
+
+    Raises:
+        UserError: The manifest is missing or not the one that was registered.
+    """
     import mlflow
 
     from textmill.files import atomic_folder
@@ -157,13 +163,16 @@ def folder_of(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> 
     flavor = mlflow.models.get_model_info(source).flavors["python_function"]
     source += "/" + flavor["artifacts"][ARTIFACT]["path"]
     digest = version.tags.get(f"{PREFIX}manifest_sha256")
-    if mlflow.get_tracking_uri().startswith("sqlite:") or digest is None:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=source))
-    kept = layout.state / "models" / digest
-    if fresh or not kept.is_dir():
-        with atomic_folder(kept) as folder:
-            mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder))
-    return next((path.parent for path in kept.rglob(MANIFEST_FILE)), kept)
+    if mlflow.get_tracking_uri().startswith("sqlite:"):
+        found = Path(mlflow.artifacts.download_artifacts(artifact_uri=source))
+    else:
+        kept = layout.state / "models" / str(digest)
+        if fresh or not kept.is_dir():
+            with atomic_folder(kept) as folder:
+                mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder))
+        found = next((path.parent for path in kept.rglob(MANIFEST_FILE)), kept)
+    verify_registered(found, digest)
+    return found
 
 
 def configured_uri(layout: Layout) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textmill.errors import UserError
+from textmill.serving.limits import Refused
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -77,11 +78,9 @@ class BearerToken:
         if scope["type"] != "http" or scope["path"] in _OPEN_PATHS or self._known(scope):
             await self.app(scope, receive, send)
             return
-        from starlette.responses import JSONResponse
-
         message = "this server wants its token: Authorization: Bearer TOKEN"
         headers = {"WWW-Authenticate": "Bearer", "Connection": "close"}
-        await JSONResponse({"error": message}, 401, headers)(scope, receive, send)
+        await Refused(401, message, headers).response()(scope, receive, send)
 
     def _known(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi_offline import FastAPIOffline
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
@@ -14,7 +15,7 @@ import textmill
 from textmill.serving.access import BearerToken
 from textmill.serving.batching import MicroBatcher
 from textmill.serving.documentation import document
-from textmill.serving.generation import Generations, Generator, events
+from textmill.serving.generation import Generations, StreamingGenerator, events
 from textmill.serving.limits import HeldBytes, Question, Refused, busy, parse_question, read_body
 from textmill.serving.observing import Observed, Traffic
 
@@ -47,7 +48,7 @@ class Service:
         self.metrics = metrics
         self.traffic = Traffic()
         self.batcher = MicroBatcher(settings, metrics)
-        self.generations = Generations(settings.max_generations)
+        self.generations = Generations(settings)
         self.held = HeldBytes(settings.max_held_bytes)
 
     def model(self) -> LoadedModel:
@@ -72,7 +73,7 @@ class Service:
         """A text for one input, whole or (`"stream": true`) as server-sent events while it is made."""
         model = self.model()
         generator = model.predictor
-        if not isinstance(generator, Generator):
+        if not isinstance(generator, StreamingGenerator):
             raise Refused(404, f"{model.identity} does not generate; use /predict")
         with self.held.room() as share:
             body = await read_body(request, share, self.settings)
@@ -131,7 +132,7 @@ class DirectPredict:
         try:
             response = await self.service.predict(request)
         except Refused as refused:
-            response = await _refused(request, refused)
+            response = refused.response()
         await response(scope, receive, send)
 
 
@@ -144,7 +145,8 @@ def build_application(service: Service, token: str | None = None) -> FastAPI:
         service.batcher.close()
         service.generations.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(  # the script of /docs is served too: a browser need not reach another server
+        static_url="/docs/static",
         title="Textmill",
         version=textmill.__version__,
         description=_DESCRIPTION,
@@ -188,7 +190,7 @@ def _model_header(model: LoadedModel) -> str:
 
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    return JSONResponse({"error": error.message}, error.status, error.headers)
+    return error.response()
 
 
 async def _not_served(_: Request, error: Exception) -> Response:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from textmill.serving.generation import Generator
+from textmill.config.sections.generation import GenerationConfig
+from textmill.serving.generation import StreamingGenerator
 from textmill.serving.limits import characters
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def document(app: FastAPI, model: LoadedModel | None, settings: ServeSettings, *
     shape = _request_shape(settings)
     paths["/predict"]["post"] |= {"requestBody": _body(shape), "responses": _answers(_predict_shape())}
     paths["/generate"]["post"] |= {"requestBody": _body(_generate_shape()), "responses": _answers(_stream_shape())}
-    if model is None or not isinstance(model.predictor, Generator):
+    if model is None or not isinstance(model.predictor, StreamingGenerator):
         del paths["/generate"]
     if model is not None:
         inputs, answers = [_natural(asked) for asked, _ in model.examples], [answer for _, answer in model.examples]
@@ -78,7 +79,12 @@ def _predict_shape() -> dict[str, Any]:
 
 
 def _generate_shape() -> dict[str, Any]:
-    options = {**_RECORD, "description": "Lengths, temperature and the like, as the model takes them."}
+    options = {
+        "type": "object",
+        "description": "How to write otherwise than the model is set to.",
+        "properties": GenerationConfig.model_json_schema()["properties"],
+        "additionalProperties": False,
+    }
     properties = {"input": _INPUT, "options": options, "stream": {"type": "boolean", "default": False}}
     return {"type": "object", "properties": properties, "required": ["input"]}
 

@@ -12,13 +12,17 @@ from textmill.config.sections.generation import GenerationConfig
 from textmill.config.sections.prepare import CleaningConfig
 from textmill.config.types import PluginSpec
 from textmill.errors import UserError
-from textmill.files import folder_digests, read_json, write_json
+from textmill.files import folder_digests, read_json, sha256_file, write_json
 
 SPECIFICATION_FILE = "textmill.json"
 MANIFEST_FILE = "manifest.json"
 
 # Formats that run code when they are read. None belongs into an exported folder.
 _PICKLES = (".pkl", ".pickle", ".bin", ".pt", ".pth", ".ckpt", ".joblib", ".npy")
+
+
+class TamperedError(UserError):
+    """A file of a model is not the one that was exported or registered; it is named."""
 
 
 class ExportedModel(Section):
@@ -77,6 +81,25 @@ def write_manifest(folder: Path) -> str:
     return folder_digests(folder)[MANIFEST_FILE]
 
 
+def verify_registered(folder: Path, manifest_sha256: str | None) -> None:
+    """Hold the manifest of a fetched version against the digest that the registry has of it.
+
+    Raises:
+        TamperedError: There is no manifest, it is another one, or the registry has no digest.
+    """
+    path = folder / MANIFEST_FILE
+    if manifest_sha256 is None:
+        fix = "Register it with `dvc repro register`"
+        raise TamperedError("the registry has no digest of it", where=str(folder), fix=fix)
+    if not path.is_file():
+        raise TamperedError("no manifest of digests", where=str(folder), fix="Export the model again")
+    if sha256_file(path) != manifest_sha256:
+        fix = "Do not use this version; register the model again"
+        raise TamperedError(
+            "the manifest is not the one that was registered (digest differs)", where=str(path), fix=fix
+        )
+
+
 def find_pickle(folder: Path) -> Path | None:
     """A file below `folder` in a format that runs code when it is read, if there is one."""
     return next((path for path in sorted(folder.rglob("*")) if path.name.lower().endswith(_PICKLES)), None)
@@ -86,11 +109,11 @@ def verify(folder: Path) -> None:
     """Hold every file against the manifest.
 
     Raises:
-        UserError: A file is changed, missing, not listed, or a pickle; it is named.
+        TamperedError: A file is changed, missing, not listed, or a pickle; it is named.
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        raise UserError("no manifest of digests", where=str(folder), fix="Export the model again")
+        raise TamperedError("no manifest of digests", where=str(folder), fix="Export the model again")
     expected: dict[str, str] = read_json(path)
     found = folder_digests(folder)
     found.pop(MANIFEST_FILE)
@@ -98,10 +121,10 @@ def verify(folder: Path) -> None:
     for name in sorted(found.keys() | expected.keys()):
         where = str(folder / name)
         if name.lower().endswith(_PICKLES):
-            raise UserError("a pickle can run any code and is refused", where=where, fix=fix)
+            raise TamperedError("a pickle can run any code and is refused", where=where, fix=fix)
         if name not in found:
-            raise UserError("the file is missing", where=where, fix=fix)
+            raise TamperedError("the file is missing", where=where, fix=fix)
         if name not in expected:
-            raise UserError("the manifest does not know this file", where=where, fix=fix)
+            raise TamperedError("the manifest does not know this file", where=where, fix=fix)
         if found[name] != expected[name]:
-            raise UserError("the file was changed after the export (digest differs)", where=where, fix=fix)
+            raise TamperedError("the file was changed after the export (digest differs)", where=where, fix=fix)

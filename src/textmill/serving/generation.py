@@ -6,51 +6,70 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic_core import to_json
 
+from textmill.config.sections.generation import GenerationConfig
 from textmill.errors import UserError
 from textmill.serving.limits import Refused, busy
+
+if TYPE_CHECKING:
+    from textmill.serving.settings import ServeSettings
 
 log = logging.getLogger("textmill")
 
 _END = object()
+_MOST_BEAMS = 16
 
 
 @runtime_checkable
-class Generator(Protocol):
-    """A predictor that writes text. A server whose model is one has `/generate`."""
+class StreamingGenerator(Protocol):
+    """A predictor that writes text, as `textmill.serving.generator.Generator` does. Its server has `/generate`."""
 
-    def generate(self, value: Any, options: Mapping[str, Any]) -> Iterator[str]:
-        """Pieces of the text that continues or answers `value`, as they are made.
+    options: GenerationConfig
+    """How it writes unless it is asked otherwise."""
 
-        Called from a thread of the server's, for several inputs at the same time. When the client
+    def stream(self, value: Any, options: GenerationConfig) -> Iterator[str]:
+        """Pieces of the text that goes on from `value`, as they are made.
+
+        Called from threads of the server's, for several inputs at the same time. When the client
         goes away, the iterator is closed, so a generator function may release what it holds in
         `finally`.
 
         Args:
             value: A natural input, as for `predict`.
-            options: What the client sent as `options`: lengths, temperature and the like.
+            options: How to write.
 
         Raises:
-            UserError: The input or an option is wrong; raised before the first piece.
+            UserError: The input is wrong; raised before the first piece.
         """
 
 
 class Generations:
-    """Runs generations in threads of its own, a limited number at the same time."""
+    """Runs generations in threads of its own, a limited number at the same time.
 
-    def __init__(self, limit: int) -> None:
-        self._free = limit
-        self._pool = ThreadPoolExecutor(limit, thread_name_prefix="generate")
+    Args:
+        settings: How many, and how long a text may become.
+    """
 
-    async def start(self, generator: Generator, value: Any, options: Mapping[str, Any]) -> AsyncIterator[str]:
+    def __init__(self, settings: ServeSettings) -> None:
+        self._free = settings.max_generations
+        self._most_tokens = settings.max_new_tokens
+        self._pool = ThreadPoolExecutor(settings.max_generations, thread_name_prefix="generate")
+
+    async def start(self, generator: StreamingGenerator, value: Any, changes: Mapping[str, Any]) -> AsyncIterator[str]:
         """The pieces, once the first has been made, so that a wrong input is told by a status.
+
+        Args:
+            generator: Of the served model.
+            value: The input.
+            changes: What the client wants otherwise than `generator.options` have it.
 
         Raises:
             Refused: 503 when too many texts are being generated, 422 for a wrong input or option.
         """
+        options = self._options(generator, changes)
         if not self._free:
             raise busy("too many texts are being generated; try again")
         self._free -= 1
@@ -61,12 +80,23 @@ class Generations:
             raise Refused(422, str(error)) from error
         return _after(first, pieces)
 
-    async def _pieces(self, generator: Generator, value: Any, options: Mapping[str, Any]) -> AsyncIterator[str]:
+    def _options(self, generator: StreamingGenerator, changes: Mapping[str, Any]) -> GenerationConfig:
+        """The options of a request; what the model itself is set to is never too much."""
+        try:
+            options = generator.options.changed(changes)
+        except UserError as error:
+            raise Refused(422, str(error)) from error
+        for name, most in (("max_new_tokens", self._most_tokens), ("beams", _MOST_BEAMS)):
+            if getattr(options, name) > max(most, getattr(generator.options, name)):
+                raise Refused(422, f"{name}: {getattr(options, name)} is more than {most}")
+        return options
+
+    async def _pieces(self, generator: StreamingGenerator, value: Any, options: GenerationConfig) -> AsyncIterator[str]:
         loop = asyncio.get_running_loop()
         running: Iterator[str] | None = None
         step: asyncio.Future[Any] | None = None
         try:
-            step = loop.run_in_executor(self._pool, generator.generate, value, options)
+            step = loop.run_in_executor(self._pool, generator.stream, value, options)
             iterator: Iterator[str] = await asyncio.shield(step)
             running = iterator
             while True:

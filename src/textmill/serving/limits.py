@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from textmill.serving.settings import ServeSettings
 
@@ -32,6 +33,12 @@ class Refused(Exception):  # noqa: N818 - a refusal is an answer here, not a fau
         self.message = " ".join(message.split())[:_MESSAGE_CHARACTERS]
         self.headers = dict(headers or {})
         super().__init__(self.message)
+
+    def response(self) -> Response:
+        """What the client gets."""
+        from starlette.responses import JSONResponse
+
+        return JSONResponse({"error": self.message}, self.status, self.headers)
 
 
 def busy(message: str) -> Refused:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from textmill.errors import UserError
 from textmill.files import sha256_file
-from textmill.serving.exported import MANIFEST_FILE
+from textmill.serving.exported import MANIFEST_FILE, read_specification
 
 if TYPE_CHECKING:
     from textmill.serving.predictor import Precision
@@ -61,10 +61,10 @@ class ModelSource(Protocol):
         """
 
     def fetch(self, version: str) -> Fetched:
-        """Bring that version to this machine.
+        """Bring that version to this machine, its manifest held against the registered digest.
 
         Raises:
-            UserError: It is gone, or the registry does not answer.
+            UserError: It is gone, its manifest is another, or the registry does not answer.
         """
 
 
@@ -117,7 +117,7 @@ class LoadedModel:
 
     Attributes:
         identity: Which one.
-        predictor: Answers; where it also is a `textmill.serving.generation.Generator`, it generates.
+        predictor: Answers; where it also is a `textmill.serving.generation.StreamingGenerator`, it generates.
         examples: Natural inputs and the answers that this model gave to them.
     """
 
@@ -127,27 +127,21 @@ class LoadedModel:
 
 
 def load_model(fetched: Fetched, precision: Precision, batch_tokens: int) -> LoadedModel:
-    """Load a folder after holding it against its registered digest, and let it answer once.
+    """Load a folder after holding its files against its manifest, and let it answer once.
 
-    Each batch is computed in the thread that asks for it: several batches at once keep all cores
-    busy without the waiting for one another that threads within a small batch cost.
+    Each batch of a graph is computed in the thread that asks for it: several batches at once keep all
+    cores busy without the waiting for one another that threads within a small batch cost.
 
     Raises:
-        UserError: A file is changed, missing, unknown or a pickle, or is not the registered one.
+        UserError: A file is changed, missing, unknown or a pickle.
     """
     from textmill.serving.predictor import Predictor
 
-    folder, identity = fetched.folder, fetched.identity
-    manifest = folder / MANIFEST_FILE
-    if manifest.is_file() and sha256_file(manifest) != identity.manifest_sha256:
-        raise UserError(
-            "these digests are not those that were registered",
-            where=str(manifest),
-            fix="Do not use this folder; register the model again",
-        )
-    predictor = Predictor.load(folder, precision, threads=1)
+    writes = read_specification(fetched.folder).generation is not None
+    predictor = Predictor.load(fetched.folder, precision, threads=None if writes else 1)
     predictor.tokens_per_batch = _LENGTHS_MAY_BE_OFF_BY * batch_tokens
     inputs = predictor.task.example_inputs()
     answers = predictor.predict(inputs)
-    predictor.predict((inputs * _WARM_UP_ROWS)[:_WARM_UP_ROWS])
-    return LoadedModel(identity, predictor, list(zip(inputs, answers, strict=True)))
+    if not writes:  # which has taken long enough once
+        predictor.predict((inputs * _WARM_UP_ROWS)[:_WARM_UP_ROWS])
+    return LoadedModel(fetched.identity, predictor, list(zip(inputs, answers, strict=True)))

@@ -7,6 +7,7 @@ import time
 from functools import cache
 from typing import TYPE_CHECKING
 
+from textmill.serving.limits import busy
 from textmill.serving.metrics import ServingMetrics
 
 if TYPE_CHECKING:
@@ -49,13 +50,13 @@ class Observed:
             await self.app(scope, receive, send)
             return
         path = scope["path"] if scope["path"] in _PATHS else "other"
-        status = 500
+        status, begun = 500, False
         traffic = self.traffic
 
         async def noting(message: Message) -> None:
-            nonlocal status
+            nonlocal status, begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, begun = message["status"], True
                 if traffic.draining:
                     message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
             await send(message)
@@ -65,9 +66,10 @@ class Observed:
         self.metrics.in_progress.set(traffic.in_progress)
         try:
             await self.app(scope, receive, noting)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # only at the end of the server, to which the request took too long
             traffic.cut_off += 1
-            raise
+            if not begun:
+                await busy("the server stops; try again").response()(scope, receive, noting)
         finally:
             traffic.in_progress -= 1
             self.metrics.in_progress.set(traffic.in_progress)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
@@ -32,8 +33,16 @@ _QUIET_SECONDS = 0.5
 _NOTICE_SECONDS = 0.5
 
 
-def serve(source: ModelSource, settings: ServeSettings, token: str | None) -> None:
+def serve(
+    source: ModelSource, settings: ServeSettings, token: str | None, announce: Callable[[str], None] = lambda _: None
+) -> None:
     """Serve until SIGTERM or SIGINT; requests accepted before are answered.
+
+    Args:
+        source: Where the model comes from.
+        settings: How to serve it.
+        token: That every request must bring, if any.
+        announce: Called with the server's address once it listens.
 
     Raises:
         UserError: The address is open to a network without a token or in use, or the first model
@@ -58,9 +67,8 @@ def serve(source: ModelSource, settings: ServeSettings, token: str | None) -> No
         proxy_headers=False,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=round(settings.drain_seconds),
     )
-    server = DrainingServer(config, service.traffic)
+    server = DrainingServer(config, service.traffic, settings.drain_seconds)
     failures: list[BaseException] = []
 
     def stop(error: BaseException) -> None:
@@ -68,13 +76,14 @@ def serve(source: ModelSource, settings: ServeSettings, token: str | None) -> No
         server.should_exit = True
 
     log.info("serve: listening on %s", address(listening))
+    announce(address(listening))
     watcher.start(stop)
     server.run(sockets=[listening])
     watcher.stop()
     if failures:
         raise failures[0]
     if service.traffic.cut_off:
-        log.warning("serve: stopped; %d requests took longer than --drain-seconds", service.traffic.cut_off)
+        log.warning("serve: stopped; %d request(s) took longer than --drain-seconds", service.traffic.cut_off)
     else:
         log.info("serve: stopped; every accepted request was answered")
 
@@ -111,9 +120,10 @@ class DrainingServer(uvicorn.Server):
     wait already, and connections are closed only when nothing has come on them for a while.
     """
 
-    def __init__(self, config: uvicorn.Config, traffic: Traffic) -> None:
+    def __init__(self, config: uvicorn.Config, traffic: Traffic, drain_seconds: float) -> None:
         super().__init__(config)
         self.traffic = traffic
+        self.drain_seconds = drain_seconds
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -123,7 +133,8 @@ class DrainingServer(uvicorn.Server):
             self._captured_signals.clear()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain, then let Uvicorn wait for what is in progress."""
+        """Drain, then let Uvicorn wait for what is in progress and cancel what is not done in time."""
+        end = time.monotonic() + self.drain_seconds
         self.traffic.draining = True
         log.info("serve: stopping; %d requests in progress", self.traffic.in_progress)
         if self.server_state.connections:
@@ -132,9 +143,10 @@ class DrainingServer(uvicorn.Server):
         began = time.monotonic()
         while self.server_state.connections and not self.force_exit:
             quiet = time.monotonic() - max(began, self.traffic.last_arrival)
-            if quiet > _QUIET_SECONDS or time.monotonic() - began > (self.config.timeout_graceful_shutdown or 0):
+            if quiet > _QUIET_SECONDS or time.monotonic() > end:
                 break
             await asyncio.sleep(0.02)
+        self.config.timeout_graceful_shutdown = max(0, math.ceil(end - time.monotonic()))
         await super().shutdown(sockets)
 
     async def _stop_listening(self, sockets: list[socket.socket]) -> None:

@@ -23,6 +23,7 @@ class ServeSettings(Section):
         max_characters: Characters of one input, all its fields together.
         max_waiting: Inputs that may wait for a worker; more are answered with 503.
         max_generations: Texts generated at the same time; more are answered with 503.
+        max_new_tokens: Tokens of a generated text, unless the model itself is set to more.
         batch_tokens: Estimated tokens of a batch, padding counted.
         batch_rows: Inputs of a batch.
         batch_delay_ms: How long an input may wait, in milliseconds, for others to share its batch
@@ -42,6 +43,7 @@ class ServeSettings(Section):
     max_characters: Annotated[int, Field(ge=1)] = 20_000
     max_waiting: Annotated[int, Field(ge=1)] = 2048
     max_generations: Annotated[int, Field(ge=1)] = 2
+    max_new_tokens: Annotated[int, Field(ge=1)] = 1024
     batch_tokens: Annotated[int, Field(ge=1)] = 256
     batch_rows: Annotated[int, Field(ge=1)] = 32
     batch_delay_ms: Annotated[float, Field(ge=0)] = 0.0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from textmill.config.section import Section
+from textmill.errors import UserError
 
 
 class GenerationConfig(Section):
@@ -37,3 +39,22 @@ class GenerationConfig(Section):
     length_penalty: Annotated[float, Field(ge=0)] = 1.0
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     seed: int = 0
+
+    def changed(self, changes: Mapping[str, Any], naming: Callable[[str], str] = str) -> Self:
+        """These options with changes.
+
+        Args:
+            changes: Values by name.
+            naming: How whoever gave an option calls it, by its name here.
+
+        Raises:
+            UserError: There is no such option, or it is out of range.
+        """
+        try:
+            return type(self).model_validate(self.model_dump() | dict(changes))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = naming(str(first["loc"][0]))
+            if first["type"] == "extra_forbidden":
+                raise UserError("there is no such option", where=name) from error
+            raise UserError(f"{first['input']!r}: {first['msg']}", where=name) from error
