@@ -12,6 +12,7 @@ from textmill.errors import UserError
 
 if TYPE_CHECKING:
     from textmill.planning.advice import Choice
+    from textmill.planning.results import Result
 
 _SECONDS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 _MILLISECONDS = {"ms": 1.0, "s": 1000.0}
@@ -101,40 +102,43 @@ def _print(found: Choice) -> None:
     from rich import box
     from rich.console import Console
     from rich.markup import escape
+    from rich.padding import Padding
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, title=f"{found.question.data}, validation split", title_justify="left")
-    table.add_column("candidate")
-    for name in (found.metric.replace("_", " "), "95 % interval", "of recipe", "expected"):
+    table.add_column("candidate", overflow="fold")
+    for name in (f"{found.metric.replace('_', ' ')} [95 %]", "trained", "expected", "ms", "MB", "training"):
         table.add_column(name, justify="right")
-    for name in ("ms, p95", "MB", "full training"):
-        table.add_column(name, justify="right")
-    table.add_column("")
     for result in found.results:
-        table.add_row(escape(result.name), *_cells(found, result.name))
+        if result.excluded is None:
+            mark = " [bold]*[/bold]" if result.name in found.front else ""
+            table.add_row(escape(result.name) + mark, *_cells(result))
     console = Console(highlight=False)
     console.print(table)
-    words = Console(highlight=False, soft_wrap=False)
-    words.print(f"  {escape(found.words)}\n")
-    if found.lines:
-        console.print(f"  To adopt [bold]{found.adopted.name if found.adopted else ''}[/bold], let params.yaml hold:\n")
+    notes = [
+        "* on the Pareto front of quality, latency (95th percentile, one input), size and time of the whole training.",
+        *(
+            f"{result.name} is out: {result.excluded.rstrip('.')}."
+            for result in found.results
+            if result.excluded is not None
+        ),
+        "",
+        *found.sentences,
+    ]
+    for note in notes:
+        console.print(Padding(escape(note), (0, 0, 0, 2)))
+    if found.adopted is not None:
+        console.print(f"\n  To adopt [bold]{escape(found.adopted.name)}[/bold], let params.yaml hold:\n")
         for line in found.lines.splitlines():
             console.print(f"    {line}", markup=False, soft_wrap=True)
 
 
-def _cells(found: Choice, name: str) -> list[str]:
-    result = next(result for result in found.results if result.name == name)
-    served = [f"{result.served.latency:.2f}", f"{result.served.size:.1f}"] if result.served else ["-", "-"]
-    if not result.rungs:
-        return ["-", "-", "-", "-", *served, "-", f"out: {result.excluded}"]
-    quality = result.quality
-    mark = f"out: {result.excluded}" if result.excluded else "on the front" if name in found.front else ""
+def _cells(result: Result) -> list[str]:
+    quality, served = result.quality, result.served
     return [
-        f"{quality.value:.4f}",
-        f"{quality.low:.3f} to {quality.high:.3f}",
+        f"{quality.value:.3f} \\[{quality.low:.3f}, {quality.high:.3f}]",
         f"{result.share:.0%}",
-        "-" if result.expected is None else f"{result.expected:.4f}",
-        *served,
+        "" if result.expected is None else f"{result.expected:.3f}",
+        *([f"{served.latency:.2f}", f"{served.size:.1f}"] if served is not None else ["-", "-"]),
         f"{result.train_seconds:.0f} s",
-        mark,
     ]

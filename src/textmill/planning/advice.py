@@ -28,7 +28,7 @@ class Choice:
         front: Names on the Pareto front of quality, latency, size and training time.
         best: The one that is advised.
         adopted: The best that the pipeline can train, export and serve; None when there is none.
-        words: Why, and what it costs against the runner-up.
+        sentences: Why, what it costs against the runner-up, and what is not sure.
         versus: The paired difference of the best to each other candidate.
     """
 
@@ -38,8 +38,13 @@ class Choice:
     front: list[str]
     best: Result
     adopted: Result | None
-    words: str
+    sentences: list[str]
     versus: dict[str, PairedTest]
+
+    @property
+    def words(self) -> str:
+        """The sentences as one text."""
+        return " ".join(self.sentences)
 
     @property
     def lines(self) -> str:
@@ -77,7 +82,7 @@ def advise(results: list[Result], question: Question, metric: Metric) -> Choice:
     within = [result for result in results if result.excluded is None and result.rungs]
     if not within:
         raise UserError("no candidate is within the limits", fix="Allow more, or add candidates to conf/candidate/")
-    ranked = sorted(within, key=lambda result: sign * promise(result), reverse=True)
+    ranked = sorted(within, key=lambda result: _costs(result, sign))  # of equally good ones the quicker to answer
     best = ranked[0]
     bootstrap = Bootstrap(_RESAMPLES)
     versus = {
@@ -86,10 +91,10 @@ def advise(results: list[Result], question: Question, metric: Metric) -> Choice:
         if best.predictions is not None and other.predictions is not None
     }
     adopted = next((result for result in ranked if not result.baseline), None)
-    words = " ".join(_sentences(ranked, versus, metric, adopted))
+    sentences = _sentences(ranked, versus, metric, adopted)
     out = [result for result in results if result not in ranked]
     on_front = front({result.name: _costs(result, sign) for result in ranked})
-    return Choice(question, metric.name, [*ranked, *out], on_front, best, adopted, words, versus)
+    return Choice(question, metric.name, [*ranked, *out], on_front, best, adopted, sentences, versus)
 
 
 def promise(result: Result) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import tempfile
 import time
@@ -237,7 +238,7 @@ def _expected(contestant: Contestant) -> float | None:
         return rungs[-1].quality.value
     sign = 1.0 if contestant.metric.higher_is_better else -1.0
     values = [sign * rung.quality.value for rung in rungs[1:]]
-    top = 1.0 if all(0 <= value <= 1 for value in values) else None
+    top = 1.0 if all(0 <= value <= 1 for value in values) else math.inf
     found = extrapolate([rung.share for rung in rungs[1:]], values, top)
     return None if found is None else sign * found
 
