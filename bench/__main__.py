@@ -29,6 +29,7 @@ BENCHMARKS = {
     "serving": "Serving: `textmill serve` against `mlflow models serve`",
     "dispatch": "Mixture of experts against dense at equal active FLOPs",
     "semantic": "Meaning of texts: STS-B, and search against BM25",
+    "choose": "Choosing a model: the advice against training them all",
     "startup": "Start-up and fixed costs",
     "memory": "Memory of `prepare` on 1 GB of text",
 }
