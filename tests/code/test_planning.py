@@ -95,7 +95,7 @@ class Runner:
 def test_the_best_is_trained_longest_and_the_budget_holds(skills: list[float], budget: float) -> None:
     runners = [Runner(str(number), skill) for number, skill in enumerate(skills)]
     active: list[Runner] = list(runners)
-    rungs, left = rung_count(len(runners)), budget
+    rungs, left = rung_count(len(runners), budget, 0.0), budget
     for number in range(rungs):
         targets = allot(left / (rungs - number), {one.name: one.price for one in active if one.share < 1})
         for one in active:
@@ -111,7 +111,20 @@ def test_the_best_is_trained_longest_and_the_budget_holds(skills: list[float], b
 
 @pytest.mark.parametrize(("contenders", "rungs"), [(0, 3), (1, 3), (2, 3), (4, 3), (5, 4), (8, 4), (9, 5)])
 def test_rungs(contenders: int, rungs: int) -> None:
-    assert rung_count(contenders) == rungs
+    assert rung_count(contenders, 1000.0, 1.0) == rungs
+
+
+@given(st.integers(0, 20), st.floats(0, 1000), st.floats(0, 100))
+def test_rungs_are_worth_their_fixed_costs(contenders: int, budget: float, fixed: float) -> None:
+    rungs = rung_count(contenders, budget, fixed)
+    assert rungs == 1 or budget / rungs >= 4 * fixed * (1 - 1e-9)
+
+
+def test_whom_no_test_can_tell_apart_goes_on() -> None:
+    runners = [Runner("best", 0.9, 0.1), Runner("close", 0.85, 0.1), Runner("bad", 0.1, 0.1)]
+    kept = survivors(runners[::2] + runners[1:2], lambda first, second: second.quality - first.quality > 0.01)
+    assert [one.name for one in kept] == ["best", "close"]
+    assert [one.name for one in survivors(runners[:2])] == ["best"]
 
 
 def test_those_that_are_done_take_nobodys_place() -> None:

@@ -183,13 +183,15 @@ def load_for_answers(task: Task, model: Model, prepared: Prepared, trained: Path
     return network.to(_device(accelerator))
 
 
-def split_outputs(task: Task, network: torch.nn.Module, prepared: Prepared, split: str) -> Outputs:
-    """The network's outputs for a split, texts that it writes among them."""
+def split_outputs(
+    task: Task, network: torch.nn.Module, prepared: Prepared, split: str, *, autocast: bool = False
+) -> Outputs:
+    """The network's outputs for a split, texts that it writes among them; in bfloat16 where asked and safe."""
     from textmill.data.tokenizing import load_tokenizer
     from textmill.training.inference import predict_table
 
     table = prepared.split(split)
-    outputs = predict_table(network, task, table, tokens_per_batch=_TOKENS_PER_BATCH)
+    outputs = predict_table(network, task, table, tokens_per_batch=_TOKENS_PER_BATCH, autocast=autocast)
     if task.generates and not task.continues:
         tokenizer = load_tokenizer(prepared.tokenizer_folder)
         outputs |= task.written(network, table.column("input_ids").to_pylist(), tokenizer, prepared.state)

@@ -7,7 +7,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.planning.advice import Choice, advise
 from textmill.planning.candidates import Candidate, chosen_candidates, lay_out
-from textmill.planning.contenders import Baseline, Clock, Network
-from textmill.planning.halving import allot, rung_count, survivors
+from textmill.planning.contenders import Baseline, Clock, Network, Trained
+from textmill.planning.halving import Price, allot, rung_count, survivors
 from textmill.planning.learning_curve import extrapolate
 from textmill.planning.materials import Materials
 from textmill.planning.question import Limits, Question, question_lines
@@ -31,7 +31,7 @@ log = logging.getLogger("textmill")
 EXPERIMENT = "choose"  # of the tracking store
 SHARE_OF_ALL = 0.2
 """Of what training every candidate to the end would cost: what a screening without a budget may cost."""
-_LEAST_SHARE = 0.1  # of it for the rungs, however dear the beginnings were
+_LEAST_SHARE = 0.08  # of it for the rungs, however dear the beginnings were
 
 Contestant = Network | Baseline
 
@@ -53,9 +53,9 @@ class _Screening:
         """Seconds since the call began."""
         return self.clock() - self._started
 
-    def require_time(self, doing: str) -> None:
-        """Raise when the budget is used up."""
-        if self.limits.budget is not None and self.spent >= self.limits.budget:
+    def require_time(self, doing: str, *, at_once: bool = False) -> None:
+        """Raise when the budget is used up, or `at_once` when there is one."""
+        if self.limits.budget is not None and (at_once or self.spent >= self.limits.budget):
             raise UserError(
                 f"too small: {doing} took {self.spent:.0f} s already",
                 where=f"--budget {self.limits.budget:g}s",
@@ -116,6 +116,9 @@ def choose(
             _enter(screening, candidates, Materials(root), family)
             if not whole:
                 _compete(screening)
+            for contestant in screening.contestants:
+                if isinstance(contestant, Baseline):  # its size grows with the rows that it has seen
+                    screening.weigh(contestant.name, baseline_costs(contestant))
             choice = advise(_results(screening, candidates), question, screening.contestants[0].metric)
             _log(family, choice)
     return choice
@@ -176,38 +179,52 @@ def _entered(
         prepared = materials.words(candidate, networks)
         contestant = Baseline(candidate, prepared, screening.clock, family.child(candidate.name))
     contestant.advance(1.0 if screening.whole else contestant.first_share)
-    if isinstance(contestant, Baseline) and not screening.weigh(candidate.name, baseline_costs(contestant)):
-        return None
     return contestant
 
 
 def _compete(screening: _Screening) -> None:
-    """The rungs.
+    """The rungs after the first, which everyone was in.
 
     Raises:
-        UserError: The budget is used up before the first.
+        UserError: The budget leaves nothing for them.
     """
+    contestants = screening.contestants
     budget = _budget(screening)
-    active: list[Contestant] = list(screening.contestants)
-    rungs = rung_count(sum(contestant.share < 1 for contestant in active))
+    rungs = _rungs(contestants, budget - screening.spent)
+    cheap = allot((budget - screening.spent) / rungs, _prices(contestants))
+    if not cheap and any(contestant.share < 1 for contestant in contestants):
+        screening.require_time("trying each candidate", at_once=True)
+    _advance(contestants, {name: share for name, share in cheap.items() if share == 1})
+    active = survivors(contestants, Trained.is_worse)
+    rungs = _rungs(active, budget - screening.spent)
     for number in range(rungs):
-        part = (budget - screening.spent) / (rungs - number)
-        targets = allot(part, {one.name: one.price for one in active if one.share < 1})
-        if number == 0 and not targets and any(one.share < 1 for one in active):
-            screening.require_time("trying each candidate")
-        for contestant in active:
-            if targets.get(contestant.name, 0.0) > contestant.share:
-                contestant.advance(targets[contestant.name])
-                log.info("choose: %s, %.0f %% of its recipe", contestant.name, 100 * contestant.share)
-        active = survivors(active)
+        _advance(active, allot((budget - screening.spent) / (rungs - number), _prices(active)))
+        active = survivors(active, Trained.is_worse)
+
+
+def _prices(contestants: Sequence[Contestant]) -> dict[str, Price]:
+    return {contestant.name: contestant.price for contestant in contestants if contestant.share < 1}
+
+
+def _rungs(contestants: Sequence[Contestant], budget: float) -> int:
+    prices = _prices(contestants)
+    return rung_count(len(prices), budget, sum(price.fixed for price in prices.values()))
+
+
+def _advance(contestants: Sequence[Contestant], targets: Mapping[str, float]) -> None:
+    for contestant in contestants:
+        if targets.get(contestant.name, 0.0) > contestant.share:
+            contestant.advance(targets[contestant.name])
+            log.info("choose: %s is at %.0f %% of its recipe", contestant.name, 100 * contestant.share)
 
 
 def _budget(screening: _Screening) -> float:
     """Seconds for the whole screening."""
     if screening.limits.budget is not None:
         return screening.limits.budget
-    everything = sum(contestant.price.fixed + contestant.price.whole for contestant in screening.contestants)
-    return max(SHARE_OF_ALL * everything, screening.spent + _LEAST_SHARE * everything)
+    prices = [contestant.price for contestant in screening.contestants]
+    fixed, whole = sum(price.fixed for price in prices), sum(price.whole for price in prices)
+    return max(SHARE_OF_ALL * (fixed + whole), screening.spent + fixed + _LEAST_SHARE * whole)
 
 
 def _results(screening: _Screening, candidates: Sequence[Candidate]) -> list[Result]:

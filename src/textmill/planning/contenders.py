@@ -10,7 +10,7 @@ from textmill.config.plugins import build
 from textmill.config.sections.train import TrainConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
-from textmill.evaluation.bootstrap import Bootstrap, Interval, intervals
+from textmill.evaluation.bootstrap import Bootstrap, Interval, intervals, paired_test
 from textmill.evaluation.evaluating import load_for_answers, split_outputs
 from textmill.models.base import Model
 from textmill.planning.candidates import Candidate
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 SPLIT = "validation"
 
-_PROBE_BATCHES = 10
-_PROBE_ROWS = 500
+_FIRST_SHARE = 1 / 32
+_FEWEST_BATCHES = 10
+_FEWEST_ROWS = 500
 
 Clock = Callable[[], float]
 
@@ -69,11 +70,20 @@ class Trained:
         value = self.rungs[-1].quality.value
         return value if self.metric.higher_is_better else -value
 
-    def _measure(self, predictions: pd.DataFrame) -> Interval:
+    def is_worse(self, other: Trained) -> bool:
+        """Whether a paired bootstrap says that this one is worse now."""
+        if self.predictions is None or other.predictions is None:
+            return False
+        gain = paired_test(self.predictions, other.predictions, self.metric, 0.0, self._bootstrap()).gain
+        return gain.high < 0
+
+    def _bootstrap(self) -> Bootstrap:
         config = self.candidate.config.evaluate
-        bootstrap = Bootstrap(config.resamples, config.confidence, config.seed)
+        return Bootstrap(config.resamples, config.confidence, config.seed)
+
+    def _measure(self, predictions: pd.DataFrame) -> Interval:
         self.predictions = predictions
-        return intervals(predictions, [self.metric], bootstrap)[self.metric.name]
+        return intervals(predictions, [self.metric], self._bootstrap())[self.metric.name]
 
     def _note(self, rung: Rung) -> None:
         self.rungs.append(rung)
@@ -110,7 +120,7 @@ class Network(Trained):
     @property
     def first_share(self) -> float:
         """A share that is enough to tell the speed."""
-        return min(1.0, _PROBE_BATCHES / self._batches)
+        return min(1.0, max(_FIRST_SHARE, _FEWEST_BATCHES / self._batches))
 
     def advance(self, share: float) -> None:
         """Train until `share` of the recipe's batches are done; see `Contender`."""
@@ -134,7 +144,7 @@ class Network(Trained):
         save_network(layout.trained / MODEL_FOLDER, done.network, done.weights)
         self._done = min(self._batches, self._done + todo)
         self._step += int(done.figures["steps"])
-        interval = self._measure(self._answers())
+        interval = self._measure(self._answers(autocast="16" in training.precision))
         spent, wall = self._clock() - started, time.perf_counter() - began
         trained = spent * done.figures["train_seconds"] / max(wall, 1e-9)
         a_batch = trained / todo
@@ -162,11 +172,12 @@ class Network(Trained):
             }
         )
 
-    def _answers(self) -> pd.DataFrame:
+    def _answers(self, autocast: bool) -> pd.DataFrame:
+        """In the precision of the training: what counts here is the time."""
         config, layout = self.candidate.config, self.candidate.layout
         model = build(config.train.model, Model)
         network = load_for_answers(self.task, model, self.prepared, layout.trained, config.runtime.trainer.accelerator)
-        outputs = split_outputs(self.task, network, self.prepared, SPLIT)
+        outputs = split_outputs(self.task, network, self.prepared, SPLIT, autocast=autocast)
         frame = self.task.examples(self.prepared.split(SPLIT)).frame()
         return self.task.predictions(outputs, frame, self.prepared.state)
 
@@ -190,7 +201,7 @@ class Baseline(Trained):
     @property
     def first_share(self) -> float:
         """A share that is enough to tell the speed, and has every class."""
-        return min(1.0, _PROBE_ROWS / len(self._train))
+        return min(1.0, max(_FIRST_SHARE, _FEWEST_ROWS / len(self._train)))
 
     def advance(self, share: float) -> None:
         """Fit on `share` of the training rows; see `Contender`."""

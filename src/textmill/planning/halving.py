@@ -1,7 +1,8 @@
 """Successive halving (Jamieson & Talwalkar 2016): short trainings for all, longer ones for the better half.
 
 The resource is the share of a candidate's own recipe, so that each is as far in its training as the
-others whatever a step of it costs; a rung's money is the same in all rungs. A candidate whose whole
+others whatever a step of it costs; a rung's money is the same in all rungs. Whom a paired test cannot
+tell from the last of the better half goes on beside it (as in a race; Maron & Moore 1994). A candidate whose whole
 recipe costs no more than its part of a rung is trained to the end there, and leaves the competition
 for money without leaving that for quality: words counted on all rows cost less than a tenth of a
 fine-tuning.
@@ -10,12 +11,13 @@ fine-tuning.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 ETA = 2
-_FEWEST_RUNGS = 3
+_USUAL_RUNGS = 3  # fewer points make no curve
+_WORTH = 4  # times its fixed costs must a rung's money be: short ones would only validate
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,17 @@ class Contender(Protocol):
         """Go on until `share` of the recipe is done."""
 
 
-def rung_count(contenders: int) -> int:
-    """Rungs until one is left, and three at least: fewer points make no curve."""
-    return max(_FEWEST_RUNGS, 1 + math.ceil(math.log(max(1, contenders), ETA)))
+def rung_count(contenders: int, budget: float, fixed: float) -> int:
+    """Rungs until one is left, or three where that is more; fewer where each would cost little but validation.
+
+    Args:
+        contenders: That are not done.
+        budget: Seconds for all rungs.
+        fixed: Seconds of a rung before anything is trained, of all contenders together.
+    """
+    wanted = max(_USUAL_RUNGS, 1 + math.ceil(math.log(max(1, contenders), ETA)))
+    affordable = budget / (_WORTH * fixed) if fixed > 0 else wanted
+    return max(1, math.floor(min(wanted, affordable)))
 
 
 def allot(budget: float, prices: Mapping[str, Price]) -> dict[str, float]:
@@ -91,8 +101,23 @@ def allot(budget: float, prices: Mapping[str, Price]) -> dict[str, float]:
     return targets
 
 
-def survivors(contenders: Sequence[Contender]) -> list[Contender]:
-    """The better half (rounded up) of those that are not done; those that are need no money."""
+ContenderT = TypeVar("ContenderT", bound=Contender)
+
+
+def survivors(
+    contenders: Sequence[ContenderT], is_worse: Callable[[ContenderT, ContenderT], bool] | None = None
+) -> list[ContenderT]:
+    """The better half (rounded up) of those that are not done, and whoever is not surely worse than its last.
+
+    Those that are done need no money.
+
+    Args:
+        contenders: All.
+        is_worse: Whether the first is surely worse than the second; None takes it for granted.
+    """
     unfinished = [contender for contender in contenders if contender.share < 1]
     ranked = sorted(unfinished, key=lambda contender: contender.quality, reverse=True)
-    return ranked[: math.ceil(len(ranked) / ETA)]
+    kept = ranked[: math.ceil(len(ranked) / ETA)]
+    if is_worse is None:
+        return kept
+    return kept + [contender for contender in ranked[len(kept) :] if not is_worse(contender, kept[-1])]

@@ -126,7 +126,7 @@ def _task_class(layout: Layout, name: str) -> Any:
     from textmill.tasks.base import Task
 
     options = yaml.safe_load((layout.conf / "task" / f"{name}.yaml").read_text(encoding="utf-8"))
-    return find(str(options[TARGET]), Task)  # type: ignore[type-abstract]
+    return find(str(options[TARGET]), Task)
 
 
 def _header(path: Path, kind: str) -> list[str]:

@@ -11,12 +11,13 @@ from textmill.models.base import Model
 from textmill.planning.candidates import Candidate
 from textmill.planning.contenders import SPLIT, Baseline
 from textmill.planning.results import Served
+from textmill.serving.predictor import Precision, Predictor
 from textmill.tasks.base import Task
 
 _ROWS = 50
 _REPEATS = 3
 _MEGABYTE = 1e6
-_SERVED = "int8"  # the graph that is served unless another is asked for
+_SERVED: Precision = "int8"  # the graph that is served unless another is asked for
 
 
 def network_costs(candidate: Candidate, prepared: Prepared) -> Served:
@@ -33,7 +34,6 @@ def network_costs(candidate: Candidate, prepared: Prepared) -> Served:
     from textmill.models.lora import merge_adapters
     from textmill.registry.costs import latencies, size
     from textmill.serving.exported import write_manifest
-    from textmill.serving.predictor import Predictor
 
     config, layout = candidate.config, candidate.layout
     task = build(config.prepare.task, Task)  # type: ignore[type-abstract]
