@@ -14,7 +14,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,18 @@ def run(data: str, settings: tuple[str, ...], *options: str) -> Side:
     return Side(json.loads(done.stdout), seconds)
 
 
+def trained_to_the_end(data: str, kept: Path | None) -> Side:
+    """All candidates trained to the end, now or, where a folder keeps it, before."""
+    file = kept / f"{data}.json" if kept is not None else None
+    if file is not None and file.is_file():
+        return Side(**json.loads(file.read_text()))
+    side = run(data, CORPORA[data], "--whole")
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(asdict(side)))
+    return side
+
+
 def print_corpus(data: str, whole: Side, screened: Side) -> bool:
     """One corpus: a row a candidate, and the verdict; whether the winner was named for little enough."""
     shown = {result["name"]: result for result in screened.found["candidates"]}
@@ -86,10 +98,11 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=CORPORA, help="one corpus alone")
-    only = parser.parse_args().only
+    parser.add_argument("--truth", type=Path, help="a folder that keeps the trainings to the end, and is read first")
+    chosen = parser.parse_args()
     held = []
-    for data in [only] if only else CORPORA:
-        whole = run(data, CORPORA[data], "--whole")
+    for data in [chosen.only] if chosen.only else CORPORA:
+        whole = trained_to_the_end(data, chosen.truth)
         held.append(print_corpus(data, whole, run(data, CORPORA[data])))
     print(f"\nThe winner was named within the goal on {sum(held)} of {len(held)} corpora.")
 

@@ -65,7 +65,10 @@ def choose(
     question = Question(data, task, experiment, text_column, label_column)
     changes = _changes(setting or [])
     layout = find_layout()
-    from textmill.planning.choosing import choose as run
+    from textmill.stages.imports import quick_imports
+
+    with quick_imports():
+        from textmill.planning.choosing import choose as run
 
     found = run(question, limits, layout, only=only or (), added=candidate or (), changes=changes, whole=whole)
     if as_json:

@@ -31,7 +31,7 @@ log = logging.getLogger("textmill")
 EXPERIMENT = "choose"  # of the tracking store
 SHARE_OF_ALL = 0.2
 """Of what training every candidate to the end would cost: what a screening without a budget may cost."""
-_LEAST_SHARE = 0.08  # of it for the rungs, however dear the beginnings were
+_LEAST_SHARE = 0.05  # of it for the rungs, however dear the beginnings were
 
 Contestant = Network | Baseline
 

@@ -19,6 +19,7 @@ from textmill.planning.results import Rung
 from textmill.tasks.base import Metric, Task
 from textmill.training.datamodule import PreparedDataModule
 from textmill.training.loading import MODEL_FOLDER, WEIGHTS_FILE, save_network
+from textmill.training.training import Trained as Outcome
 from textmill.training.training import Training
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class Network(Trained):
         save_network(layout.trained / MODEL_FOLDER, done.network, done.weights)
         self._done = min(self._batches, self._done + todo)
         self._step += int(done.figures["steps"])
-        interval = self._measure(self._answers(autocast="16" in training.precision))
+        interval = self._measure(self._answers(done, autocast="16" in training.precision))
         spent, wall = self._clock() - started, time.perf_counter() - began
         trained = spent * done.figures["train_seconds"] / max(wall, 1e-9)
         a_batch = trained / todo
@@ -172,13 +173,18 @@ class Network(Trained):
             }
         )
 
-    def _answers(self, autocast: bool) -> pd.DataFrame:
-        """In the precision of the training: what counts here is the time."""
-        config, layout = self.candidate.config, self.candidate.layout
-        model = build(config.train.model, Model)
-        network = load_for_answers(self.task, model, self.prepared, layout.trained, config.runtime.trainer.accelerator)
-        outputs = split_outputs(self.task, network, self.prepared, SPLIT, autocast=autocast)
+    def _answers(self, done: Outcome, autocast: bool) -> pd.DataFrame:
+        """To the validation split: those of the training's own validation where they are whole."""
         frame = self.task.examples(self.prepared.split(SPLIT)).frame()
+        outputs = done.outputs
+        if outputs is None or (self.task.generates and not self.task.continues):
+            config, layout = self.candidate.config, self.candidate.layout
+            model = build(config.train.model, Model)
+            network = load_for_answers(
+                self.task, model, self.prepared, layout.trained, config.runtime.trainer.accelerator
+            )
+            # In the precision of the training: what counts here is the time.
+            outputs = split_outputs(self.task, network, self.prepared, SPLIT, autocast=autocast)
         return self.task.predictions(outputs, frame, self.prepared.state)
 
 

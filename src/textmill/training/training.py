@@ -27,7 +27,7 @@ from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.files import sha256_file
 from textmill.models.base import Model
-from textmill.tasks.base import Task
+from textmill.tasks.base import Outputs, Task
 from textmill.training.checkpoints import CheckpointFolder, CheckpointWriter
 from textmill.training.datamodule import PreparedDataModule
 from textmill.training.distributed import is_first_process
@@ -55,6 +55,8 @@ class Trained:
         history: A row a validation.
         curve: The training loss over the steps, some two hundred rows.
         figures: Those of the best validation, and of the training as a whole.
+        outputs: What these weights answer to the validation split, in its order; None where the task
+            settled something in them afterwards, or an earlier process validated them.
     """
 
     network: nn.Module
@@ -62,6 +64,7 @@ class Trained:
     history: list[dict[str, float]]
     curve: list[dict[str, float]]
     figures: dict[str, float]
+    outputs: Outputs | None = None
 
 
 class Training:
@@ -207,7 +210,9 @@ class Training:
             "padding_share": sum(meter.padding.values()) / max(1, len(meter.padding)),
         }
         weights = load_file(self.folder.path / history.best_file) if trainer.is_global_zero else {}
-        return Trained(network, self._task.settle(weights, figures), history.rows, meter.curve.rows, figures)
+        settled = self._task.settle(weights, figures)
+        outputs = history.outputs if settled is weights else None
+        return Trained(network, settled, history.rows, meter.curve.rows, figures, outputs)
 
 
 def _fit(trainer: Trainer, module: TrainingModule, data: PreparedDataModule, checkpoint: Path | None) -> None:
