@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +109,7 @@ def test_the_best_is_trained_longest_and_the_budget_holds(skills: list[float], b
     assert all(one.seen == sorted(one.seen) for one in runners)
 
 
-@pytest.mark.parametrize(("contenders", "rungs"), [(0, 3), (1, 3), (2, 3), (4, 3), (5, 4), (8, 4), (9, 5)])
+@pytest.mark.parametrize(("contenders", "rungs"), [(0, 1), (1, 1), (2, 2), (3, 3), (4, 3), (5, 4), (8, 4), (9, 5)])
 def test_rungs(contenders: int, rungs: int) -> None:
     assert rung_count(contenders, 1000.0, 1.0) == rungs
 
@@ -137,12 +137,12 @@ def test_those_that_are_done_take_nobodys_place() -> None:
 
 @given(st.floats(0.5, 0.95), st.floats(0.01, 0.1))
 def test_a_power_law_is_found_again(limit: float, scale: float) -> None:
-    shares = [0.05, 0.1, 0.2]
+    shares = [0.1, 0.2, 0.4]
     assert extrapolate(shares, [limit - scale * share**-0.5 for share in shares]) == pytest.approx(limit - scale)
 
 
 def test_noise_moves_the_expectation_little() -> None:
-    shares = [0.05, 0.1, 0.2]
+    shares = [0.1, 0.2, 0.4]
     values = [0.9 - 0.05 * share**-0.5 for share in shares]
     for number in range(3):
         noisy = [value + (0.005 if number == position else 0) for position, value in enumerate(values)]
@@ -151,9 +151,9 @@ def test_noise_moves_the_expectation_little() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=0, max_size=6))
 def test_nothing_is_promised_below_what_was_reached_or_above_the_top(values: list[float]) -> None:
-    shares = [0.05 * 1.5**number for number in range(len(values))]
+    shares = [0.1 * 1.5**number for number in range(len(values))]
     found = extrapolate(shares, values, 1.0)
-    if len(values) < 3 or values[-1] <= values[0]:
+    if len(values) < 4 or values[-1] <= values[0]:  # the third is at 0.225
         assert found is None
     else:
         assert found is None or values[-1] <= found <= 1 + 1e-9
@@ -227,6 +227,16 @@ def test_an_expectation_decides_and_is_told() -> None:
     choice = advise([result("fast", 0.8, seed=3), slow], QUESTION, METRIC)
     assert choice.best.name == "slow"
     assert "after 20% of its recipe, 0.950 expected" in choice.words
+
+
+def test_what_is_as_good_already_and_not_done_is_taken() -> None:
+    young = result("young", 0.78, seed=5, expected=None)
+    young = replace(young, rungs=[replace(young.rungs[0], share=0.1)])
+    choice = advise([result("done", 0.79, seed=6), young, result("bad", 0.5, seed=7)], QUESTION, METRIC)
+    assert choice.best.name == "young"
+    assert "it has most of what it can learn still before it" in choice.words
+    clear = advise([result("done", 0.95, seed=6), young], QUESTION, METRIC)
+    assert clear.best.name == "done"
 
 
 def test_a_baseline_that_wins_is_not_what_is_adopted() -> None:

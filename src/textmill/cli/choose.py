@@ -50,13 +50,14 @@ def choose(
     Example: textmill choose --data own.csv --task TASK --max-latency 20ms
     """
     import logging
+    import signal
     import sys
 
     from textmill.config.layout import find_layout
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     from textmill.planning.question import Limits, Question
 
+    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))  # so that its copies are removed
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     limits = Limits(
         _quantity("--budget", budget, _SECONDS),
         _quantity("--max-latency", max_latency, _MILLISECONDS),

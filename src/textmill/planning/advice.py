@@ -73,7 +73,8 @@ def advise(results: list[Result], question: Question, metric: Metric) -> Choice:
     """Rank the candidates and put the advice into words.
 
     The best is the one with the best figure after its whole recipe: measured, extrapolated, or, where
-    neither is there, as measured last.
+    neither is there, as measured last. Where that one is done with its recipe and a paired test cannot
+    tell one from it that is not, the latter is taken: it is as good already and has more to learn.
 
     Raises:
         UserError: No candidate is within the limits.
@@ -83,18 +84,27 @@ def advise(results: list[Result], question: Question, metric: Metric) -> Choice:
     if not within:
         raise UserError("no candidate is within the limits", fix="Allow more, or add candidates to conf/candidate/")
     ranked = sorted(within, key=lambda result: _costs(result, sign))  # of equally good ones the quicker to answer
+    versus = _paired(ranked, metric)
+    rising = [one for one in ranked[1:] if one.share < 1 and one.name in versus and _unclear(versus[one.name])]
+    if ranked[0].share >= 1 and rising:
+        ranked = [rising[0], *(one for one in ranked if one is not rising[0])]
+        versus = _paired(ranked, metric)
     best = ranked[0]
-    bootstrap = Bootstrap(_RESAMPLES)
-    versus = {
-        other.name: paired_test(best.predictions, other.predictions, metric, 0.0, bootstrap)
-        for other in ranked[1:]
-        if best.predictions is not None and other.predictions is not None
-    }
     adopted = next((result for result in ranked if not result.baseline), None)
     sentences = _sentences(ranked, versus, metric, adopted)
     out = [result for result in results if result not in ranked]
     on_front = front({result.name: _costs(result, sign) for result in ranked})
     return Choice(question, metric.name, [*ranked, *out], on_front, best, adopted, sentences, versus)
+
+
+def _paired(ranked: list[Result], metric: Metric) -> dict[str, PairedTest]:
+    """The first against each of the others."""
+    best = ranked[0]
+    return {
+        other.name: paired_test(best.predictions, other.predictions, metric, 0.0, Bootstrap(_RESAMPLES))
+        for other in ranked[1:]
+        if best.predictions is not None and other.predictions is not None
+    }
 
 
 def promise(result: Result) -> float:
@@ -121,6 +131,8 @@ def _sentences(
         names = ", ".join(other.name for other in unclear)
         rows = len(best.predictions) if best.predictions is not None else 0
         said.append(f"On {rows} validation rows it cannot be told apart from {names} (paired bootstrap, 95 %).")
+        if best.share < 1 and all(other.share >= 1 for other in unclear):
+            said.append("These are done with their recipe; it has most of what it can learn still before it.")
     cheaper = [other for other in unclear if _cheaper(other, best)]
     if cheaper:
         said.append(f"Of these, {cheaper[0].name} is cheaper: {_gain(cheaper[0], best)}.")

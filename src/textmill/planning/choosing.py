@@ -190,8 +190,7 @@ def _compete(screening: _Screening) -> None:
     """
     contestants = screening.contestants
     budget = _budget(screening)
-    rungs = _rungs(contestants, budget - screening.spent)
-    cheap = allot((budget - screening.spent) / rungs, _prices(contestants))
+    cheap = allot(budget - screening.spent, _prices(contestants))
     if not cheap and any(contestant.share < 1 for contestant in contestants):
         screening.require_time("trying each candidate", at_once=True)
     _advance(contestants, {name: share for name, share in cheap.items() if share == 1})

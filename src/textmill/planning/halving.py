@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 ETA = 2
-_USUAL_RUNGS = 3  # fewer points make no curve
 _WORTH = 4  # times its fixed costs must a rung's money be: short ones would only validate
 
 
@@ -68,14 +67,14 @@ class Contender(Protocol):
 
 
 def rung_count(contenders: int, budget: float, fixed: float) -> int:
-    """Rungs until one is left, or three where that is more; fewer where each would cost little but validation.
+    """Rungs until one is left, which has the last for itself; fewer where each would cost little but validation.
 
     Args:
         contenders: That are not done.
         budget: Seconds for all rungs.
         fixed: Seconds of a rung before anything is trained, of all contenders together.
     """
-    wanted = max(_USUAL_RUNGS, 1 + math.ceil(math.log(max(1, contenders), ETA)))
+    wanted = 1 + math.ceil(math.log(max(1, contenders), ETA))
     affordable = budget / (_WORTH * fixed) if fixed > 0 else wanted
     return max(1, math.floor(min(wanted, affordable)))
 
