@@ -31,6 +31,7 @@ BENCHMARKS = {
     "gpu": "Language models on one GPU",
     "likelihood": "Memory of the loss: in chunks against all logits at once",
     "semantic": "Meaning of texts: STS-B, and search against BM25",
+    "choose": "Choosing a model: the advice against training them all",
     "startup": "Start-up and fixed costs",
     "memory": "Memory of `prepare` on 1 GB of text",
 }

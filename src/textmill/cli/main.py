@@ -6,6 +6,7 @@ import typer
 
 from textmill.cli.adopt import adopt
 from textmill.cli.card import card
+from textmill.cli.choose import choose
 from textmill.cli.compare import compare
 from textmill.cli.drift import drift
 from textmill.cli.generate import generate
@@ -31,6 +32,7 @@ app.command()(server)
 app.command()(serve)
 app.command()(generate)
 app.command()(summary)
+app.command()(choose)
 app.command()(compare)
 app.command()(promote)
 app.command()(rollback)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from textmill.errors import UserError
 
-_TEMPORARY_EXPERIMENTS = Path(".dvc") / "tmp" / "exps"
+_TEMPORARY = Path(".dvc") / "tmp"
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Layout:
 
     Attributes:
         root: The folder with `dvc.yaml`, where a stage runs. With `dvc exp run --temp` or
-            `--queue` this is a throw-away copy.
+            `--queue`, and for a candidate of `textmill choose`, this is a throw-away copy.
         home: The folder that owns what outlives an experiment: tracking store, checkpoints,
             download cache. It is `root`, or the main repository of a throw-away copy, or
             `$TEXTMILL_HOME`. Always absolute.
@@ -31,7 +31,7 @@ class Layout:
         """The folder that owns what outlives an experiment; absolute."""
         if chosen := os.environ.get("TEXTMILL_HOME"):
             return Path(chosen).expanduser().resolve()
-        marker = f"{os.sep}{_TEMPORARY_EXPERIMENTS}{os.sep}"
+        marker = f"{os.sep}{_TEMPORARY}{os.sep}"
         main, found, _ = str(self.root).partition(marker)
         return Path(main) if found else self.root
 
@@ -89,6 +89,11 @@ class Layout:
     def state(self) -> Path:
         """Machine-local state that is no stage's output: checkpoints, caches."""
         return self.home / ".dvc" / "tmp" / "textmill"
+
+    @property
+    def choosing(self) -> Path:
+        """Throw-away copies, one a candidate."""
+        return self.home / _TEMPORARY / "textmill" / "choose"
 
     @property
     def checkpoints(self) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from textmill.config.layout import Layout
 from textmill.config.plugins import build
@@ -170,18 +170,32 @@ def _baseline_predictions(
 
 
 def _predict(task: Task, model: Model, prepared: Prepared, trained: Path, accelerator: str) -> tuple[Outputs, Findings]:
-    from textmill.data.tokenizing import load_tokenizer
-    from textmill.training.inference import predict_table
+    network = load_for_answers(task, model, prepared, trained, accelerator)
+    outputs = split_outputs(task, network, prepared, "test")
+    return outputs, task.examine(network, outputs, prepared.tokenizer_folder, prepared.state)
+
+
+def load_for_answers(task: Task, model: Model, prepared: Prepared, trained: Path, accelerator: str) -> torch.nn.Module:
+    """The trained network in evaluation mode, on the device that `accelerator` names."""
     from textmill.training.loading import load_network
 
-    network: Any = load_network(task, model, prepared.state, trained)
-    network = network.to(_device(accelerator))
-    test = prepared.split("test")
-    outputs = predict_table(network, task, test, tokens_per_batch=_TOKENS_PER_BATCH)
+    network: torch.nn.Module = load_network(task, model, prepared.state, trained)
+    return network.to(_device(accelerator))
+
+
+def split_outputs(
+    task: Task, network: torch.nn.Module, prepared: Prepared, split: str, *, autocast: bool = False
+) -> Outputs:
+    """The network's outputs for a split, texts that it writes among them; in bfloat16 where asked and safe."""
+    from textmill.data.tokenizing import load_tokenizer
+    from textmill.training.inference import predict_table
+
+    table = prepared.split(split)
+    outputs = predict_table(network, task, table, tokens_per_batch=_TOKENS_PER_BATCH, autocast=autocast)
     if task.generates and not task.continues:
         tokenizer = load_tokenizer(prepared.tokenizer_folder)
-        outputs |= task.written(network, test.column("input_ids").to_pylist(), tokenizer, prepared.state)
-    return outputs, task.examine(network, outputs, prepared.tokenizer_folder, prepared.state)
+        outputs |= task.written(network, table.column("input_ids").to_pylist(), tokenizer, prepared.state)
+    return outputs
 
 
 def _device(accelerator: str) -> torch.device:

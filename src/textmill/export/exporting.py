@@ -74,7 +74,6 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     Raises:
         UserError: Something is missing, or a graph differs from PyTorch by more than allowed.
     """
-    from textmill.export.weights import write_weights
     from textmill.training.loading import load_network
 
     task = build(config.task, Task)  # type: ignore[type-abstract]
@@ -85,27 +84,70 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     merge_adapters(network)
 
     target = folder / MODEL_FOLDER
-    shutil.copytree(prepared.tokenizer_folder, target)
-    write_weights(network, target)
-    write = _write_generator if task.generates else _write_graphs
-    parity, sizes = write(config, task, prepared, layout, network, target)
+    exported = write_served(config, task, prepared, network, target)
+    check = _check_generator if task.generates else _check_graphs
+    parity, sizes = check(config, task, prepared, exported, layout, network, target)
     write_json(target / PROVENANCE_FILE, _provenance(layout, prepared))
     manifest_sha256 = write_manifest(target)
     _write_examples(task, prepared, target, folder / EXAMPLES_FILE)
     return Export(parity, sizes, manifest_sha256)
 
 
-def _write_generator(
-    config: ExportConfig, task: Task, prepared: Prepared, layout: Layout, network: Any, target: Path
+def write_served(config: ExportConfig, task: Task, prepared: Prepared, network: Any, target: Path) -> ExportedModel:
+    """Write what answers: tokenizer, weights, ONNX graphs of a network that does not write, the specification.
+
+    Args:
+        config: What the specification says.
+        task: Whose network.
+        prepared: Brings state and tokenizer.
+        network: In evaluation mode, in float32, on the CPU, without adapters.
+        target: A folder that is not there yet.
+    """
+    from textmill.export.weights import write_weights
+
+    shutil.copytree(prepared.tokenizer_folder, target)
+    write_weights(network, target)
+    if task.generates:
+        generation = task.generation or config.generation
+        exported = _specification(config, prepared, outputs=[], graphs={}).model_copy(update={"generation": generation})
+    else:
+        exported = _write_graphs(config, task, prepared, network, target)
+    write_specification(target, exported)
+    return exported
+
+
+def _write_graphs(config: ExportConfig, task: Task, prepared: Prepared, network: Any, target: Path) -> ExportedModel:
+    from textmill.export.graphs import output_names, write_fp32, write_head, write_int8
+
+    names = output_names(network)
+    write_fp32(network, names, target / GRAPHS["fp32"])
+    write_int8(target / GRAPHS["fp32"], target / GRAPHS["int8"])
+    exported = _specification(config, prepared, outputs=names, graphs=GRAPHS).model_copy(
+        update={"max_length": min([config.max_length, *_positions(network)])}
+    )
+    if (head := getattr(network, "pair_head", None)) is None:
+        return exported
+    write_head(head, network.hidden_size, _served_names(task, exported), head.output_name, target / HEAD)
+    return exported.model_copy(update={"head": HEAD})
+
+
+def _served_names(task: Task, exported: ExportedModel) -> list[str]:
+    return [name + ending for ending in task.sequence_columns for name in exported.outputs]
+
+
+def _check_generator(
+    config: ExportConfig,
+    task: Task,
+    prepared: Prepared,
+    exported: ExportedModel,
+    layout: Layout,
+    network: Any,
+    target: Path,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """A checkpoint for transformers where it has the architecture, the specification and the card."""
+    """Parity and sizes, beside a checkpoint for transformers where it has the architecture, and the card."""
     from textmill.export.card import render_generator_card
     from textmill.export.checkpoint import CHECKPOINT_FOLDER, write_checkpoint
 
-    exported = _specification(config, prepared, outputs=[], graphs={}).model_copy(
-        update={"generation": task.generation or config.generation}
-    )
-    write_specification(target, exported)
     if task.continues:
         parity = write_checkpoint(network, task, prepared, target / CHECKPOINT_FOLDER, config.checkpoint_tolerance)
     else:
@@ -116,27 +158,22 @@ def _write_generator(
     return parity, sizes
 
 
-def _write_graphs(
-    config: ExportConfig, task: Task, prepared: Prepared, layout: Layout, network: Any, target: Path
+def _check_graphs(
+    config: ExportConfig,
+    task: Task,
+    prepared: Prepared,
+    exported: ExportedModel,
+    layout: Layout,
+    network: Any,
+    target: Path,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """The ONNX graphs, held against the evaluation's outputs, the specification and the card."""
+    """The graphs held against the evaluation's outputs, and their sizes, beside the card and the reference."""
     from textmill.export.card import render_card
-    from textmill.export.graphs import output_names, write_fp32, write_head, write_int8
     from textmill.export.reference import write_reference
 
-    names = output_names(network)
-    write_fp32(network, names, target / GRAPHS["fp32"])
-    write_int8(target / GRAPHS["fp32"], target / GRAPHS["int8"])
-    exported = _specification(config, prepared, outputs=names, graphs=GRAPHS).model_copy(
-        update={"max_length": min([config.max_length, *_positions(network)])}
-    )
-    served = [name + ending for ending in task.sequence_columns for name in names]
-    if (head := getattr(network, "pair_head", None)) is not None:
-        write_head(head, network.hidden_size, served, head.output_name, target / HEAD)
-        exported = exported.model_copy(update={"head": HEAD})
-        served.append(head.output_name)
-    write_specification(target, exported)
-
+    served = _served_names(task, exported)
+    if exported.head is not None:
+        served.append(network.pair_head.output_name)
     expected = _evaluated_outputs(layout.evaluation / "outputs.npz")
     found = _check(task, prepared, exported, target, expected)
     parities.require(found, config.onnx_tolerance, config.int8_tolerance)

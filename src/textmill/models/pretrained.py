@@ -74,7 +74,9 @@ def _resolve(config: FetchConfig, source: str, layout: Layout) -> tuple[Callable
             requirement.partition("==")[2],
             sha256,
         )
-    local = layout.root / Path(source).expanduser()
+    # A throw-away copy of the project lacks what git ignores; its home has it.
+    places = [place / Path(source).expanduser() for place in (layout.root, layout.home)]
+    local = next((place for place in places if place.is_dir()), places[0])
     if is_local(source) or local.is_dir():
         return (lambda folder: _from_folder(local, source, folder)), None, None
     name, _, revision = source.partition("@")

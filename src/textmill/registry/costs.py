@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -50,7 +50,14 @@ def costs_of(
     ]
 
 
-def latencies(predictors: Sequence[Predictor], inputs: Sequence[dict[str, Any]], repeats: int) -> list[float]:
+class Answering(Protocol):
+    """Whatever answers natural inputs."""
+
+    def predict(self, values: Sequence[Any]) -> list[dict[str, Any]]:
+        """One record an input."""
+
+
+def latencies(predictors: Sequence[Answering], inputs: Sequence[dict[str, Any]], repeats: int) -> list[float]:
     """95th percentile over the inputs of the time to answer one alone, in ms, for each model.
 
     The models take turns, so that what disturbs the machine disturbs all; of an input's repeats the

@@ -174,7 +174,7 @@ def stage_run(
     client, uri = mlflow.MlflowClient(), mlflow.get_tracking_uri()
     run = monitor = None
     try:
-        with _signals_wait(), tracking_errors(uri):
+        with signals_wait(), tracking_errors(uri):
             previous = read_json(upstream)["run_id"] if upstream and upstream.is_file() else None
             source = find_run(client, resume_run_id or previous)
             if source is None or (resume_run_id is None and _holds_another(source, stage, fingerprint)):
@@ -186,7 +186,7 @@ def stage_run(
                 run = StageRun(client, uri, found.info.run_id, runtime.tracking_experiment)
             else:
                 label = f"{name or stage}-{fingerprint[:8]}"
-                run_id = _create(
+                run_id = create_run(
                     client, runtime.tracking_experiment, os.environ.get("DVC_EXP_NAME") or label, layout.root
                 )
                 run = StageRun(client, uri, run_id, runtime.tracking_experiment)
@@ -198,9 +198,9 @@ def stage_run(
         run.flush()
     except BaseException as error:
         if run is not None:
-            _end(run, _status_after(error), monitor, broken=True)
+            end_run(run, status_after(error), monitor, broken=True)
         raise
-    _end(run, "FINISHED", monitor, broken=False)
+    end_run(run, "FINISHED", monitor, broken=False)
 
 
 def _find_linked(
@@ -219,7 +219,8 @@ def _holds_another(run: Run, stage: str, fingerprint: str) -> bool:
     return str(run.data.tags.get(f"{PREFIX}stage.{stage}", fingerprint)) != fingerprint
 
 
-def _create(client: MlflowClient, experiment: str, name: str, root: Path) -> str:
+def create_run(client: MlflowClient, experiment: str, name: str, root: Path) -> str:
+    """Open a run with the tags that tell where it came from; gives its id."""
     import getpass
 
     tags = origin_tags(root) | {
@@ -263,9 +264,9 @@ def _start_monitor(run_id: str, resume: bool) -> Any:
     return monitor
 
 
-def _end(run: StageRun, status: str, monitor: Any, *, broken: bool) -> None:
+def end_run(run: StageRun, status: str, monitor: Any = None, *, broken: bool) -> None:
     """Mark the run as ended. After an error in the stage, that error counts more than one in here."""
-    with _signals_wait():
+    with signals_wait():
         try:
             if monitor is not None:
                 monitor.finish()
@@ -278,7 +279,7 @@ def _end(run: StageRun, status: str, monitor: Any, *, broken: bool) -> None:
             log.warning("could not mark the run %s as %s: %s", run.run_id, status, error)
 
 
-def _status_after(error: BaseException) -> str:
+def status_after(error: BaseException) -> str:
     """KILLED when someone stopped the stage, FAILED when it failed.
 
     Lightning turns Ctrl-C into a `SystemExit(1)` and SIGTERM into a `SystemExit` without a code.
@@ -289,7 +290,7 @@ def _status_after(error: BaseException) -> str:
 
 
 @contextmanager
-def _signals_wait() -> Iterator[None]:
+def signals_wait() -> Iterator[None]:
     """Put SIGINT and SIGTERM off until the block ends, so that no run is opened and then forgotten."""
     if threading.current_thread() is not threading.main_thread():
         yield

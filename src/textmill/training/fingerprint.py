@@ -24,7 +24,8 @@ def fingerprint(config: TrainConfig, prepared: Prepared, pretrained: Path | None
         config: The `train` section. How often checkpoints are written does not count.
         prepared: The data; its train and validation splits and the task's state count.
         pretrained: The folder of pretrained weights, or None.
-        hardware: Whatever makes a resumed training go on differently: precision, number of ranks.
+        hardware: Whatever makes a resumed training go on differently: precision, number of ranks,
+            weights that it starts from.
     """
     parts = {
         "config": config.model_dump(mode="json", exclude={"checkpoint_seconds"}),

@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from safetensors.torch import save_file
 
+from textmill.tasks.base import Outputs
 from textmill.training.loading import storable
 from textmill.training.meter import Meter
 from textmill.training.module import VALIDATION, TrainingModule
@@ -26,11 +27,13 @@ class History(Callback):
     Attributes:
         rows: Step, epoch, training loss, learning rate and the validation's figures.
         best: The best of the rows; None before the first validation.
+        outputs: The network's in that validation; None when it was before training was resumed.
     """
 
     def __init__(self, folder: Path, monitor: str, mode: str, meter: Meter) -> None:
         self.rows: list[dict[str, float]] = []
         self.best: dict[str, float] | None = None
+        self.outputs: Outputs | None = None
         self._folder = folder
         self._monitor = monitor
         self._sign = 1.0 if mode == "max" else -1.0
@@ -57,6 +60,7 @@ class History(Callback):
         is_best = self.best is None or self._sign * (row[self._monitor] - self.best[self._monitor]) > 0
         if is_best:
             self.best = row
+            self.outputs = pl_module.outputs
             self._write_weights(trainer)
         self._meter.validated(figures, trainer.global_step, is_best)
 

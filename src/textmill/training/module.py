@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from textmill.config.sections.train import OptimizerConfig
-from textmill.tasks.base import State, Task
+from textmill.tasks.base import Outputs, State, Task
 from textmill.training.distributed import gather_all
 from textmill.training.inference import restore_order
 from textmill.training.optimizer import build_optimizer, build_schedule
@@ -37,6 +37,7 @@ class TrainingModule(LightningModule):
 
     Attributes:
         figures: Those of the last validation, by the task's names.
+        outputs: The network's in that validation, in the order of the split.
         terms: Scalars beside the loss of the last training step, by the task's names.
     """
 
@@ -44,6 +45,7 @@ class TrainingModule(LightningModule):
         super().__init__()
         self.network = network
         self.figures: dict[str, float] = {}
+        self.outputs: Outputs = {}
         self.terms: dict[str, Tensor] = {}
         self._task = task
         self._state = state
@@ -82,8 +84,8 @@ class TrainingModule(LightningModule):
             for name, parts in outputs.items():
                 chunks.setdefault(name, []).extend(parts)
         self._outputs = {}
-        ordered = restore_order(chunks, rows)
-        self.figures = self._task.validation_figures(ordered, data.validation_columns(), self._state)
+        self.outputs = restore_order(chunks, rows)
+        self.figures = self._task.validation_figures(self.outputs, data.validation_columns(), self._state)
         self.log_dict({VALIDATION + name: value for name, value in self.figures.items()}, rank_zero_only=False)
 
     def configure_gradient_clipping(

@@ -7,6 +7,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer, seed_everything
@@ -24,8 +25,9 @@ from textmill.config.sections.runtime import RuntimeConfig
 from textmill.config.sections.train import TrainConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
+from textmill.files import sha256_file
 from textmill.models.base import Model
-from textmill.tasks.base import Task
+from textmill.tasks.base import Outputs, Task
 from textmill.training.allocation import keep_freed_memory
 from textmill.training.checkpoints import CheckpointFolder, CheckpointWriter
 from textmill.training.datamodule import PreparedDataModule
@@ -54,6 +56,8 @@ class Trained:
         history: A row a validation.
         curve: The training loss over the steps, some two hundred rows.
         figures: Those of the best validation, and of the training as a whole.
+        outputs: What these weights answer to the validation split, in its order; None where the task
+            settled something in them afterwards, or an earlier process validated them.
     """
 
     network: nn.Module
@@ -61,6 +65,7 @@ class Trained:
     history: list[dict[str, float]]
     curve: list[dict[str, float]]
     figures: dict[str, float]
+    outputs: Outputs | None = None
 
 
 class Training:
@@ -73,6 +78,8 @@ class Training:
         pretrained: The folder of pretrained weights; None, or one without `config.json`, trains
             from scratch.
         checkpoints: The folder in which each training has a folder named by its fingerprint.
+        start: A file with weights of the whole network, as another training of it left them, to
+            begin with in place of the pretrained or random ones; None for none.
 
     Attributes:
         fingerprint: Of everything that decides the result.
@@ -90,12 +97,14 @@ class Training:
         prepared: Prepared,
         pretrained: Path | None,
         checkpoints: Path,
+        start: Path | None = None,
     ) -> None:
         _be_quiet()
         self._config = config
         self._task = build(config.task, Task)  # type: ignore[type-abstract]
         self._runtime = runtime
         self._prepared = prepared
+        self._start = start
         self._pretrained = pretrained if pretrained is not None and (pretrained / "config.json").is_file() else None
         if self._pretrained is not None and not (self._pretrained / "model.safetensors").is_file():
             raise UserError(
@@ -104,7 +113,12 @@ class Training:
                 fix="Run `dvc repro --force fetch`",
             )
         self.precision = choose_precision(config.precision, runtime.trainer.accelerator)
-        hardware = {"precision": self.precision, "trainer": runtime.trainer.model_dump(), "gpus": _gpus()}
+        hardware: dict[str, Any] = {
+            "precision": self.precision,
+            "trainer": runtime.trainer.model_dump(),
+            "gpus": _gpus(),
+        }
+        hardware |= {"start": sha256_file(start)} if start is not None else {}
         self.fingerprint = fingerprint(config, prepared, self._pretrained, hardware)
         self.folder = CheckpointFolder(checkpoints.absolute() / self.fingerprint)
 
@@ -126,6 +140,8 @@ class Training:
         task = self._task
         model = build(config.model, Model)
         network = task.build_network(model, self._pretrained, self._prepared.state).train()
+        if self._start is not None:
+            network.load_state_dict(load_file(self._start))
         if config.activation_checkpointing:
             checkpoint_activations(network)
         module = TrainingModule(task, network, self._prepared.state, config.optimizer)
@@ -196,7 +212,9 @@ class Training:
             "padding_share": sum(meter.padding.values()) / max(1, len(meter.padding)),
         }
         weights = load_file(self.folder.path / history.best_file) if trainer.is_global_zero else {}
-        return Trained(network, self._task.settle(weights, figures), history.rows, meter.curve.rows, figures)
+        settled = self._task.settle(weights, figures)
+        outputs = history.outputs if settled is weights else None
+        return Trained(network, settled, history.rows, meter.curve.rows, figures, outputs)
 
 
 def _fit(trainer: Trainer, module: TrainingModule, data: PreparedDataModule, checkpoint: Path | None) -> None:

@@ -1,0 +1,1 @@
+"""Decisions before a training: which model is worth it."""

@@ -1,0 +1,153 @@
+"""What is asked of `textmill choose`, as lines of `params.yaml` that name data and task."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from textmill.config.layout import Layout
+from textmill.errors import UserError
+
+_OWN_FILE = "file"
+_FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a candidate may cost; None sets no limit.
+
+    Attributes:
+        budget: Seconds for the whole screening.
+        latency: Milliseconds for one input, 95th percentile.
+        size: Megabytes on disk.
+    """
+
+    budget: float | None = None
+    latency: float | None = None
+    size: float | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """Data, task, and where the settings start from.
+
+    Attributes:
+        data: A file of `conf/data/` by name, or a data file.
+        task: A file of `conf/task/`, by name.
+        experiment: A file of `conf/experiment/` to start from; None for none.
+        text_column: The data file's column for the task's first column of text.
+        label_column: The data file's column for the task's first target.
+    """
+
+    data: str
+    task: str
+    experiment: str | None = None
+    text_column: str | None = None
+    label_column: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the data, as models are named."""
+        return Path(self.data).stem.replace("_", "-").replace(" ", "-").lower()
+
+
+def question_lines(question: Question, layout: Layout) -> dict[str, Any]:
+    """The lines of `params.yaml` that say what is asked.
+
+    Raises:
+        UserError: There is no such data, task or experiment, or the file lacks a column.
+    """
+    _require(layout, "task", question.task)
+    if question.experiment is not None:
+        _require(layout, "experiment", question.experiment)
+    lines: dict[str, Any] = {"experiment": question.experiment, "name": question.name}
+    if (layout.conf / "data" / f"{question.data}.yaml").is_file():
+        if question.text_column or question.label_column:
+            fix = "Set prepare.read.columns there, or give --data a file"
+            raise UserError("columns are named by the entry itself", where=f"conf/data/{question.data}.yaml", fix=fix)
+        lines["data"] = question.data
+    else:
+        lines |= _file_lines(question, layout)
+    lines["task"] = question.task
+    if question.experiment is None and (layout.conf / "evaluate" / f"{question.task}.yaml").is_file():
+        lines["evaluate"] = question.task
+    return lines
+
+
+def _require(layout: Layout, group: str, name: str) -> None:
+    known = sorted(path.stem for path in (layout.conf / group).glob("*.yaml"))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        suggestion = f"Did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"no {group} {name!r}", where=f"--{group}", fix=f"{suggestion}Known: {', '.join(known)}")
+
+
+def _file_lines(question: Question, layout: Layout) -> dict[str, Any]:
+    path = Path(question.data).expanduser()
+    kind = _FORMATS.get(path.suffix.lower())
+    if kind is None and not path.suffix:
+        _require(layout, "data", question.data)
+    if kind is None:
+        endings = ", ".join(_FORMATS)
+        raise UserError("no kind of file that is read", where=question.data, fix=f"Give one that ends in {endings}")
+    if not path.is_file():
+        raise UserError("no such file", where=question.data, fix="Give a file, or the name of one in conf/data/")
+    absolute = path.resolve()
+    inside = absolute.is_relative_to(layout.root)
+    return {
+        "data": _OWN_FILE,
+        "fetch": {"source": {"files": {"all": str(absolute.relative_to(layout.root) if inside else absolute)}}},
+        "prepare": {"read": {"format": kind, "columns": _columns(question, path, kind, layout)}},
+    }
+
+
+def _columns(question: Question, path: Path, kind: str, layout: Layout) -> dict[str, str]:
+    """Task column -> column of the file: as asked, else the one of the same name."""
+    task = _task_class(layout, question.task)
+    texts, targets = list(task.text_columns), list(task.target_columns)
+    wanted = {name: name for name in (*texts, *targets)}
+    for option, names in ((question.text_column, texts), (question.label_column, targets)):
+        if option is not None and names:
+            wanted[names[0]] = option
+    present = _header(path, kind)
+    missing = sorted(set(wanted.values()) - set(present))
+    if missing:
+        fix = f"Name them by --text-column and --label-column; the file has {', '.join(present)}"
+        raise UserError(f"no column {', '.join(map(repr, missing))}", where=str(path), fix=fix)
+    return wanted
+
+
+def _task_class(layout: Layout, name: str) -> Any:
+    import yaml
+
+    from textmill.config.plugins import TARGET, find
+    from textmill.tasks.base import Task
+
+    options = yaml.safe_load((layout.conf / "task" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return find(str(options[TARGET]), Task)
+
+
+def _header(path: Path, kind: str) -> list[str]:
+    """Names of a file's columns.
+
+    Raises:
+        UserError: The file is empty or of another format.
+    """
+    import csv
+    import json
+
+    try:
+        if kind == "parquet":
+            import pyarrow.parquet
+
+            return [str(name) for name in pyarrow.parquet.read_schema(path).names]
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if kind == "jsonl":
+                return [str(name) for name in json.loads(file.readline())]
+            return next(csv.reader(file, delimiter="\t" if kind == "tsv" else ","))
+    except (StopIteration, ValueError, OSError, TypeError) as error:
+        raise UserError(
+            f"not a {kind} file with rows ({error})", where=str(path), fix="Look at its first line"
+        ) from error

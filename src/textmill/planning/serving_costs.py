@@ -1,0 +1,87 @@
+"""What an answer of a candidate costs: time for one input and size on disk, as it would be served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from textmill.config.plugins import build
+from textmill.data.prepared import Prepared
+from textmill.models.base import Model
+from textmill.planning.candidates import Candidate
+from textmill.planning.contenders import SPLIT, Baseline
+from textmill.planning.results import Served
+from textmill.serving.predictor import Precision, Predictor
+from textmill.tasks.base import Task
+
+_ROWS = 50
+_REPEATS = 3
+_MEGABYTE = 1e6
+_SERVED: Precision = "int8"  # the graph that is served unless another is asked for
+
+
+def network_costs(candidate: Candidate, prepared: Prepared) -> Served:
+    """Of a network with the weights that it begins with: its speed does not depend on them.
+
+    A model that writes is timed on few inputs; untrained, it writes as much as it may.
+
+    Raises:
+        UserError: The architecture does not fit the task, or cannot be exported.
+    """
+    import torch
+
+    from textmill.export.exporting import write_served
+    from textmill.models.lora import merge_adapters
+    from textmill.registry.costs import latencies, size
+    from textmill.serving.exported import write_manifest
+
+    config, layout = candidate.config, candidate.layout
+    task = build(config.prepare.task, Task)  # type: ignore[type-abstract]
+    torch.manual_seed(config.train.seed)
+    pretrained = layout.pretrained if (layout.pretrained / "config.json").is_file() else None
+    network: Any = task.build_network(build(config.train.model, Model), pretrained, prepared.state).eval().float()
+    merge_adapters(network)
+    folder = layout.root / "served"
+    write_served(config.export, task, prepared, network, folder)
+    write_manifest(folder)
+    predictor = Predictor.load(folder, _SERVED)
+    few = task.generates
+    inputs = _inputs(task, prepared)[: 3 if few else _ROWS]
+    return Served(latencies([predictor], inputs, 1 if few else _REPEATS)[0], size(folder, predictor, _SERVED))
+
+
+def baseline_costs(baseline: Baseline) -> Served:
+    """Of a fitted baseline: a text is cut into words and answered. It is pickled only to be weighed."""
+    import cloudpickle
+
+    from textmill.registry.costs import latencies
+
+    task, prepared = baseline.task, baseline.prepared
+    [latency] = latencies([_Answering(baseline)], _inputs(task, prepared)[:_ROWS], _REPEATS)
+    return Served(latency, len(cloudpickle.dumps(baseline.answer)) / _MEGABYTE)
+
+
+class _Answering:
+    """A baseline that is asked as a served model is."""
+
+    def __init__(self, baseline: Baseline) -> None:
+        from textmill.data.words import word_splitter
+
+        self._baseline = baseline
+        self._words = word_splitter(baseline.candidate.config.prepare.words)
+
+    def predict(self, values: Sequence[Any]) -> list[dict[str, Any]]:
+        """Answer natural inputs."""
+        task = self._baseline.task
+        frame = task.parse_inputs(values)
+        texts = frame[list(task.text_columns)].agg(" ".join, axis=1).tolist()
+        assert self._baseline.answer is not None
+        answered = self._baseline.answer(frame.assign(words=self._words(texts)))
+        return [{str(key): value for key, value in row.items()} for row in answered.to_dict("records")]
+
+
+def _inputs(task: Task, prepared: Prepared) -> list[dict[str, Any]]:
+    if task.continues:
+        return task.example_inputs()
+    rows: list[dict[str, Any]] = prepared.split(SPLIT).slice(0, _ROWS).select(list(task.text_columns)).to_pylist()
+    return rows
