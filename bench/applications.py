@@ -41,12 +41,12 @@ def run(experiment: str, *changes: str) -> Measured:
 
 
 def rows(label: str, ours: str, measured: Measured, names: Sequence[str]) -> list[str]:
-    """Our figures with their intervals, then each baseline's and by how much we lead it."""
+    """Our figures with their intervals, then each baseline's and by how much ours differ."""
     found = measured.figures
     table = [(f"{ours}, {measured.cpu_minutes:.0f} CPU-minutes", found["test"])]
     for baseline, figures in found["baselines"].items():
         table.append((baseline.replace("_", " "), figures))
-        table.append((f"lead over {baseline.replace('_', ' ')}", found["difference"][baseline]))
+        table.append((f"difference from {baseline.replace('_', ' ')}", found["difference"][baseline]))
     return [
         f"| {label} | {name} | " + " | ".join(_shown(figures[figure]) for figure in names) + " |"
         for name, figures in table

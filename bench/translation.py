@@ -20,7 +20,7 @@ def main() -> None:
     else:
         print(f"| Multi30k | not measured: {SHARED / 'multi30k'} is missing | | |")
     print("\n".join(rows("catalogues en-de", "encoder-decoder from scratch", run("translation"), FIGURES)))
-    print("\nWith 95 % bootstrap intervals over sentences; those of a lead are of paired draws.")
+    print("\nWith 95 % bootstrap intervals over sentences; those of a difference are of paired draws.")
     print(
         "Signatures: BLEU `nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp`, chrF `case:mixed|eff:yes|nc:6|nw:0|space:no`."
     )
