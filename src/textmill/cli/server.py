@@ -84,8 +84,8 @@ def _announce_json(settings: ServerSettings) -> None:
 def _announce(settings: ServerSettings) -> None:
     from textmill.registry.server import ADMIN, ADMIN_PASSWORD
 
-    given = os.environ.get(ADMIN_PASSWORD)
-    password = f"as ${ADMIN_PASSWORD} on the first start" if given else f"in {_short(settings.password_file)}"
+    kept = settings.password_file.is_file()
+    password = f"in {_short(settings.password_file)}" if kept else f"as ${ADMIN_PASSWORD} on the first start"
     print(f"The server answers on {settings.address}", flush=True)
     print(f"  database   {'as $TEXTMILL_DATABASE' if settings.database else _short(settings.folder / 'postgres')}")
     print(f"  artefacts  {settings.artifacts or _short(settings.folder / 'artifacts')}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -86,6 +87,11 @@ class ServerSettings:
     def password_file(self) -> Path:
         """The admin's password, unless `$TEXTMILL_ADMIN_PASSWORD` gave it."""
         return self.folder / "admin-password"
+
+    @property
+    def password_given(self) -> Path:
+        """There when a first start was told the admin's password, so that no file holds it."""
+        return self.folder / "admin-password-was-given"
 
     @property
     def log(self) -> Path:
@@ -181,18 +187,27 @@ def _environment(settings: ServerSettings, database: str) -> dict[str, str]:
     config = settings.folder / "basic_auth.ini"
     escaped = database.replace("%", "%%")  # configparser interpolates
     write_secret(config, _CONFIG.format(permission=settings.permission, database=escaped, admin=ADMIN))
-    password = os.environ.get(ADMIN_PASSWORD) or kept_secret(settings.password_file)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_TRACKING", "TEXTMILL_"))}
     return {
         **kept,
         "MLFLOW_AUTH_CONFIG_PATH": str(config),
-        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+        "MLFLOW_AUTH_ADMIN_PASSWORD": _admin_password(settings),
         "MLFLOW_BACKEND_STORE_URI": database,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": kept_secret(settings.folder / "session-key"),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Background jobs serve MLflow's features for agents and traces, which Textmill does not use.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": os.environ.get("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false"),
     }
+
+
+def _admin_password(settings: ServerSettings) -> str:
+    """What the user admin is made with on the first start; later ones change nothing, but MLflow wants one."""
+    if given := os.environ.get(ADMIN_PASSWORD):
+        settings.password_given.touch(mode=0o600)
+        return given
+    if settings.password_given.exists() and not settings.password_file.exists():
+        return secrets.token_urlsafe()
+    return kept_secret(settings.password_file)
 
 
 @contextmanager
