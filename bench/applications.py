@@ -32,12 +32,17 @@ def run(experiment: str, *changes: str) -> Measured:
     command = [str(Path(sys.executable).parent / "dvc"), "exp", "run", "--temp", "--name", name]
     for change in (f"experiment={experiment}", *changes):
         command += ["-S", change]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = children_seconds()
     subprocess.run([*command, "evaluate"], cwd=ROOT, check=True, stdout=sys.stderr)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    seconds = children_seconds() - before
     figures = json.loads(dvc.api.read("data/evaluation/figures.json", repo=str(ROOT), rev=name))
     return Measured(figures, seconds / 60)
+
+
+def children_seconds() -> float:
+    """Processor seconds of all child processes that have ended so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def rows(label: str, ours: str, measured: Measured, names: Sequence[str]) -> list[str]:
@@ -48,10 +53,12 @@ def rows(label: str, ours: str, measured: Measured, names: Sequence[str]) -> lis
         table.append((baseline.replace("_", " "), figures))
         table.append((f"difference from {baseline.replace('_', ' ')}", found["difference"][baseline]))
     return [
-        f"| {label} | {name} | " + " | ".join(_shown(figures[figure]) for figure in names) + " |"
+        f"| {label} | {name} | " + " | ".join(shown(figures[figure], 1) for figure in names) + " |"
         for name, figures in table
     ]
 
 
-def _shown(figure: dict[str, float]) -> str:
-    return f"{figure['value']:.1f} [{figure['low']:.1f}, {figure['high']:.1f}]"
+def shown(figure: dict[str, float], digits: int, sign: str = "") -> str:
+    """A figure with its 95 % interval; `sign` is `+` for a difference."""
+    value, low, high = (f"{figure[key]:{sign}.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"

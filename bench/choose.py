@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from bench.applications import children_seconds, shown
 
 ROOT = Path(__file__).resolve().parent.parent
 CANDIDATES = ("minilm", "encoder_mini", "tfidf_logistic_regression", "tfidf_naive_bayes")
@@ -43,13 +44,11 @@ def run(data: str, settings: tuple[str, ...], *options: str) -> Side:
         command += ["--only", name]
     for setting in settings:
         command += ["--set", setting]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = children_seconds()
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
         done = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Side(json.loads(done.stdout), seconds)
+    return Side(json.loads(done.stdout), children_seconds() - before)
 
 
 def trained_to_the_end(data: str, kept: Path | None) -> Side:
@@ -66,32 +65,27 @@ def trained_to_the_end(data: str, kept: Path | None) -> Side:
 
 def print_corpus(data: str, whole: Side, screened: Side) -> bool:
     """One corpus: a row a candidate, and the verdict; whether the winner was named for little enough."""
-    shown = {result["name"]: result for result in screened.found["candidates"]}
+    by_name = {result["name"]: result for result in screened.found["candidates"]}
     metric = whole.found["metric"].replace("_", " ")
     print(f"\n### {data}\n")
     print(f"| candidate | {metric}, trained to the end | {metric}, screened | share of its recipe | ms, p95 | MB |")
     print("|---|---:|---:|---:|---:|---:|")
     for result in whole.found["candidates"]:
-        name, brief = result["name"], shown[result["name"]]
+        name, brief = result["name"], by_name[result["name"]]
         expected = f", {brief['expected']:.3f} expected" if brief["expected"] is not None and brief["share"] < 1 else ""
         print(
-            f"| {name} | {figure(result['quality'])} | {figure(brief['quality'])}{expected} | {brief['share']:.0%} "
+            f"| {name} | {shown(result['quality'], 3)} | {shown(brief['quality'], 3)}{expected} | {brief['share']:.0%} "
             f"| {brief['latency_ms']:.1f} | {brief['size_mb']:.1f} |"
         )
     truth, advice = whole.found["advice"], screened.found["advice"]
     share = screened.seconds / whole.seconds
     rival = whole.found["candidates"][1]
     print(
-        f"\nTruth: **{truth}**, ahead of {rival['name']} by {figure(rival['behind_the_best'], '+')}; advice: "
+        f"\nTruth: **{truth}**, ahead of {rival['name']} by {shown(rival['behind_the_best'], 3, '+')}; advice: "
         f"**{advice}**. Processor seconds: {whole.seconds:.0f} for all to the end, {screened.seconds:.0f} for the "
         f"screening, **{share:.0%}** (goal: at most {MOST:.0%})."
     )
     return truth == advice and share <= MOST
-
-
-def figure(found: dict[str, float], sign: str = "") -> str:
-    """A figure with its interval."""
-    return f"{found['value']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from bench.gpu_size import Size, autocast, loss_in_chunks, tell, wait
+from bench.nanogpt import score, split
 
 ROOT = Path(__file__).resolve().parent.parent
 GOAL_LOSS = 1.4697
@@ -31,8 +32,7 @@ def characters(size: Size, text: str, learning_rate: float | None = None) -> Non
     vocabulary = sorted(set(text))
     places = {character: number for number, character in enumerate(vocabulary)}
     ids = torch.tensor([places[character] for character in text], device=size.device)
-    cut = int(len(ids) * 0.9)  # nanoGPT's split
-    training, validation = ids[:cut], ids[cut:]
+    training, validation = split(ids)
     torch.manual_seed(0)
     model = LanguageModel(Architecture(**size.character_shape), len(vocabulary)).to(size.device)
     if size.compiles:
@@ -79,14 +79,7 @@ def validation_loss(model: Any, ids: Any, size: Size) -> float:
     """Mean loss over windows of the whole split, one after the other."""
     import torch
 
-    length = model.architecture.max_length
-    windows = (len(ids) - 1) // length
-    inputs, labels = (ids[shift : shift + windows * length].view(windows, length) for shift in (0, 1))
-    total = 0.0
     model.eval()
     # Few batches, of another shape than those of training: not worth compiling.
-    with torch.inference_mode(), torch.compiler.set_stance("force_eager"), autocast(size):
-        for part, target in zip(inputs.split(128), labels.split(128), strict=True):
-            logits = model(part)["logits"].flatten(0, 1).float()
-            total += float(torch.nn.functional.cross_entropy(logits, target.flatten(), reduction="sum"))
-    return total / float(labels.numel())
+    with torch.compiler.set_stance("force_eager"), autocast(size):
+        return score(lambda part: model(part)["logits"].float(), ids, model.architecture.max_length, rows=128)

@@ -192,16 +192,16 @@ def sizes(model: nn.Module, windows: float) -> dict[str, float]:
     return {"weights": sum(parameter.numel() for parameter in model.parameters()), "tokens": windows * CONTEXT}
 
 
-def score(logits: Callable[[Tensor], Tensor], ids: Tensor) -> float:
-    """Mean loss in float32 over windows of the context's length, one after the other."""
+def score(logits: Callable[[Tensor], Tensor], ids: Tensor, context: int = CONTEXT, rows: int = 64) -> float:
+    """Mean loss in float32 over windows of the context's length, one after the other, `rows` at a time."""
     import torch
 
-    windows = (len(ids) - 1) // CONTEXT
-    inputs, targets = (ids[shift : shift + windows * CONTEXT].view(windows, CONTEXT) for shift in (0, 1))
+    windows = (len(ids) - 1) // context
+    inputs, targets = (ids[shift : shift + windows * context].view(windows, context) for shift in (0, 1))
     with torch.inference_mode():
         losses = [
             torch.nn.functional.cross_entropy(logits(part).flatten(0, 1), target.flatten(), reduction="sum")
-            for part, target in zip(torch.split(inputs, 64), torch.split(targets, 64), strict=True)
+            for part, target in zip(torch.split(inputs, rows), torch.split(targets, rows), strict=True)
         ]
     return float(sum(losses)) / targets.numel()
 

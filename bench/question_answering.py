@@ -6,7 +6,7 @@ needs its file (see `conf/data/squad2.yaml`) and is left out, and said to be, wh
 
 from __future__ import annotations
 
-from bench.applications import SHARED, run
+from bench.applications import SHARED, run, shown
 
 EXPERIMENTS = ("question_answering", "squad2")
 FIGURES = ("f1", "exact_match", "f1/with answer", "f1/without answer")
@@ -20,13 +20,13 @@ def rows(experiment: str) -> list[str]:
     models = {f"MiniLM, {measured.cpu_minutes:.0f} CPU-minutes": found["test"]}
     models |= {name.replace("_", " "): figures for name, figures in found["baselines"].items()}
     return [
-        f"| `{experiment}` | {name} | " + " | ".join(_shown(figures.get(figure)) for figure in FIGURES) + " |"
+        f"| `{experiment}` | {name} | " + " | ".join(_cell(figures.get(figure)) for figure in FIGURES) + " |"
         for name, figures in models.items()
     ]
 
 
-def _shown(figure: dict[str, float] | None) -> str:
-    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]" if figure else "-"
+def _cell(figure: dict[str, float] | None) -> str:
+    return shown(figure, 3) if figure else "-"
 
 
 def main() -> None:

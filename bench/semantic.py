@@ -17,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bench.applications import shown
+
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("compose", "fetch", "prepare", "train", "evaluate")
 TABLES = {
@@ -75,18 +77,13 @@ def print_table(experiment: str, project: Path) -> None:
     print("| model | " + " | ".join(name.replace("_", " ") for name in metrics) + " |")
     print("|---|" + "---:|" * len(metrics))
     for name, found in rows.items():
-        print(f"| {name.replace('_', ' ')} | " + " | ".join(shown(found[metric]) for metric in metrics) + " |")
+        print(f"| {name.replace('_', ' ')} | " + " | ".join(shown(found[metric], 4) for metric in metrics) + " |")
     after = pd.read_parquet(project / "data/evaluation/predictions.parquet")
     gains = paired_differences(after, before, task.metrics({}), Bootstrap(1000), task.target_columns)
-    gain = shown(gains[task.main_metric].as_dict())
+    gain = shown(gains[task.main_metric].as_dict(), 4)
     print(f"\nGain by training in {task.main_metric.replace('_', ' ')}, on the same {len(after)} rows: {gain}.")
     for name, found in figures["difference"].items():
-        print(f"Lead over {name.replace('_', ' ')}: {shown(found[task.main_metric])}.")
-
-
-def shown(figure: dict[str, float]) -> str:
-    """A figure with its 95 % interval."""
-    return f"{figure['value']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}]"
+        print(f"Lead over {name.replace('_', ' ')}: {shown(found[task.main_metric], 4)}.")
 
 
 def main() -> None:
