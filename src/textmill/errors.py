@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -23,6 +23,14 @@ class UserError(Exception):
         self.fix = fix
         parts = [f"{where}: " if where else "", what.rstrip("."), f". {fix.rstrip('.')}" if fix else "", "."]
         super().__init__(" ".join("".join(parts).split()))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The beginning of a fix: a question for the nearest of the `known` names, or nothing when none is near."""
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean {near[0]!r}? " if near else ""
 
 
 _DISK_FULL = ("no space left on device", "disk is full", "disk full")

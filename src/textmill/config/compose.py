@@ -8,7 +8,6 @@ it as the experiment says.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from pydantic import ValidationError
 from textmill.config import problems
 from textmill.config.layout import Layout
 from textmill.config.schema import PipelineConfig, check_plugins
-from textmill.errors import UserError
+from textmill.errors import UserError, did_you_mean
 
 ROOT_CONFIG = "config"
 
@@ -138,12 +137,10 @@ def _require_choice(layout: Layout, group: str, choice: str, overrides: Sequence
         return
     on_command_line = any(override.lstrip("+").startswith(f"{group}=") for override in overrides)
     where = "command line" if on_command_line else problems.locate_in_file(layout.params, (group,), layout.root)
-    near = difflib.get_close_matches(choice, known, n=1)
-    suggestion = f"Did you mean {near[0]!r}? " if near else ""
     raise UserError(
         f"{group} = {choice!r}: there is no conf/{group}/{choice}.yaml",
         where=where,
-        fix=f"{suggestion}Allowed: {', '.join(known)}",
+        fix=f"{did_you_mean(choice, known)}Allowed: {', '.join(known)}",
     )
 
 
@@ -153,13 +150,10 @@ def _require_known_keys(layout: Layout, composed: Any, params: Mapping[str, Any]
     groups = [path.name for path in layout.conf.iterdir() if path.is_dir()]
     known = {*section_names(), *groups, *root}
     for key in set(composed) - known:
-        near = difflib.get_close_matches(key, sorted(known), n=1)
         where = (
             problems.locate_in_file(layout.params, (key,), layout.root) if key in params else "command line or conf/"
         )
-        fix = (
-            f"Did you mean {near[0]!r}? " if near else ""
-        ) + f"Allowed here: {', '.join(sorted(known - {'defaults'}))}"
+        fix = f"{did_you_mean(key, sorted(known))}Allowed here: {', '.join(sorted(known - {'defaults'}))}"
         raise UserError(f"{key}: unknown key", where=where, fix=fix)
 
 

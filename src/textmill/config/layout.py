@@ -88,12 +88,12 @@ class Layout:
     @property
     def state(self) -> Path:
         """Machine-local state that is no stage's output: checkpoints, caches."""
-        return self.home / ".dvc" / "tmp" / "textmill"
+        return self.home / _TEMPORARY / "textmill"
 
     @property
     def choosing(self) -> Path:
         """Throw-away copies, one a candidate."""
-        return self.home / _TEMPORARY / "textmill" / "choose"
+        return self.state / "choose"
 
     @property
     def checkpoints(self) -> Path:

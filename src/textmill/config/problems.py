@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from textmill.config.layout import Layout
 from textmill.config.schema import PipelineConfig, plugin_class
-from textmill.errors import UserError
+from textmill.errors import UserError, did_you_mean
 
 Key = tuple[str, ...]
 
@@ -89,8 +88,7 @@ def explain(error: ValidationError, sections: Mapping[str, Any], trace: Trace) -
     others = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
         allowed = sorted(_allowed_keys(key[:-1], sections))
-        near = difflib.get_close_matches(key[-1], allowed, n=1)
-        fix = (f"Did you mean {near[0]!r}? " if near else "") + f"Allowed here: {', '.join(allowed)}"
+        fix = f"{did_you_mean(key[-1], allowed)}Allowed here: {', '.join(allowed)}"
         return UserError(f"{'.'.join(shown)}: unknown key{others}", where=where, fix=fix)
     if problem["type"] == "missing":
         return UserError(f"{'.'.join(shown)}: required, but not set{others}", where=where, fix="Set it")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +14,7 @@ from textmill.config.sections.prepare import Format, ReadConfig
 from textmill.data import squad
 from textmill.data.rejects import RejectedRow, excerpt
 from textmill.data.text import COLUMN, WHOLE, Part, documents
-from textmill.errors import UserError
+from textmill.errors import UserError, did_you_mean
 
 ROWS = 10_000
 """Rows in a chunk at most."""
@@ -153,8 +152,8 @@ def _positions(header: Sequence[str], wanted: Sequence[str], label: str, *, head
 
 def _missing_column(name: str, there: Iterable[str], label: str, *, headerless: bool = False) -> UserError:
     names = [excerpt(known) for known in there]
-    near = difflib.get_close_matches(name, names, n=1)
-    fix = f"Did you mean {near[0]!r}?" if near else "Name one of them under prepare.read.columns"
+    near = did_you_mean(name, names).strip()
+    fix = near or "Name one of them under prepare.read.columns"
     if not near and not headerless:
         fix += ", or give prepare.read.header when the file has no header line"
     return UserError(f"no column {name!r}; there are {', '.join(map(repr, names))}", where=label, fix=fix)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from textmill.config.layout import Layout
-from textmill.errors import UserError
+from textmill.errors import UserError, did_you_mean
 
 _OWN_FILE = "file"
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "parquet"}
@@ -79,9 +78,8 @@ def question_lines(question: Question, layout: Layout) -> dict[str, Any]:
 def _require(layout: Layout, group: str, name: str) -> None:
     known = sorted(path.stem for path in (layout.conf / group).glob("*.yaml"))
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        suggestion = f"Did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"no {group} {name!r}", where=f"--{group}", fix=f"{suggestion}Known: {', '.join(known)}")
+        fix = f"{did_you_mean(name, known)}Known: {', '.join(known)}"
+        raise UserError(f"no {group} {name!r}", where=f"--{group}", fix=fix)
 
 
 def _file_lines(question: Question, layout: Layout) -> dict[str, Any]:
