@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from textmill.cli.json_output import print_json
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def choose(
 
     found = run(question, limits, layout, only=only or (), added=candidate or (), changes=changes, whole=whole)
     if as_json:
-        print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+        print_json(found.as_dict())
     else:
         _print(found)
 

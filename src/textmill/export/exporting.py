@@ -218,10 +218,7 @@ def _write_examples(task: Task, prepared: Prepared, model: Path, target: Path) -
     """Let the finished folder answer some test rows, or prompts, as a user would ask."""
     from textmill.serving.predictor import Predictor
 
-    if task.continues:
-        rows = task.example_inputs()
-    else:
-        rows = prepared.split("test").slice(0, EXAMPLES).select(list(task.text_columns)).to_pylist()
+    rows = task.natural_inputs(prepared.split("test").slice(0, EXAMPLES))
     write_json(target, {"inputs": rows, "outputs": Predictor.load(model).predict(rows)})
 
 

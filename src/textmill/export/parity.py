@@ -48,7 +48,7 @@ def measure(task: Task, state: State, frame: pd.DataFrame, torch: Outputs, fp32:
         fp32: Outputs of the fp32 graph.
         int8: Outputs of the int8 graph.
     """
-    metric = next(metric for metric in task.metrics(state) if metric.name == task.main_metric)
+    metric = task.deciding_metric(state)
     every_row = np.arange(len(frame))[None]
 
     def score(outputs: Outputs) -> float:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
+from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from textmill.config.layout import Layout
 from textmill.config.schema import PipelineConfig
 from textmill.config.sections.candidate import CandidateConfig
-from textmill.errors import UserError
+from textmill.errors import UserError, did_you_mean
 
 FOLDER = "candidate"
 _TEMPLATE = "minilm"  # what a model that the user names is treated like
@@ -74,9 +74,7 @@ def chosen_candidates(
     known = known_candidates(layout)
     for name in only:
         if name not in known:
-            near = difflib.get_close_matches(name, list(known), n=1)
-            suggestion = f"Did you mean {near[0]!r}? " if near else ""
-            fix = f"{suggestion}conf/{FOLDER}/ has {', '.join(known)}"
+            fix = f"{did_you_mean(name, known)}conf/{FOLDER}/ has {', '.join(known)}"
             raise UserError(f"no candidate {name!r}", where="--only", fix=fix)
     found = {
         name: candidate
@@ -137,8 +135,5 @@ def lay_out(
 
 def merged(lines: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     """Both records as one; where both have a value, that of `more` counts."""
-    result = dict(lines)
-    for key, value in more.items():
-        old = result.get(key)
-        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return result
+    both = OmegaConf.to_container(OmegaConf.merge(lines, more))
+    return cast("dict[str, Any]", both)

@@ -17,7 +17,7 @@ from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.planning.advice import Choice, advise
 from textmill.planning.candidates import Candidate, chosen_candidates, lay_out
-from textmill.planning.contenders import Baseline, Clock, Network, Trained
+from textmill.planning.contenders import Baseline, Clock, Contestant, Network
 from textmill.planning.halving import Price, allot, rung_count, survivors
 from textmill.planning.learning_curve import extrapolate
 from textmill.planning.materials import Materials
@@ -32,8 +32,6 @@ EXPERIMENT = "choose"  # of the tracking store
 SHARE_OF_ALL = 0.2
 """Of what training every candidate to the end would cost: what a screening without a budget may cost."""
 _LEAST_SHARE = 0.05  # of it for the rungs, however dear the beginnings were
-
-Contestant = Network | Baseline
 
 
 class _Screening:
@@ -194,11 +192,11 @@ def _compete(screening: _Screening) -> None:
     if not cheap and any(contestant.share < 1 for contestant in contestants):
         screening.require_time("trying each candidate", at_once=True)
     _advance(contestants, {name: share for name, share in cheap.items() if share == 1})
-    active = survivors(contestants, Trained.is_worse)
+    active = survivors(contestants, Contestant.is_worse)
     rungs = _rungs(active, budget - screening.spent)
     for number in range(rungs):
         _advance(active, allot((budget - screening.spent) / (rungs - number), _prices(active)))
-        active = survivors(active, Trained.is_worse)
+        active = survivors(active, Contestant.is_worse)
 
 
 def _prices(contestants: Sequence[Contestant]) -> dict[str, Price]:

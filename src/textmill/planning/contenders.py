@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from textmill.config.plugins import build
 from textmill.config.sections.train import TrainConfig
@@ -16,11 +17,10 @@ from textmill.models.base import Model
 from textmill.planning.candidates import Candidate
 from textmill.planning.halving import Price
 from textmill.planning.results import Rung
-from textmill.tasks.base import Metric, Task
+from textmill.tasks.base import Task
 from textmill.training.datamodule import PreparedDataModule
 from textmill.training.loading import MODEL_FOLDER, WEIGHTS_FILE, save_network
-from textmill.training.training import Trained as Outcome
-from textmill.training.training import Training
+from textmill.training.training import Trained, Training
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,7 @@ _FEWEST_ROWS = 500
 Clock = Callable[[], float]
 
 
-class Trained:
+class Contestant(ABC):
     """What both kinds have in common: a candidate, its rungs and its answers to the validation split.
 
     Attributes:
@@ -47,6 +47,7 @@ class Trained:
         metric: The one that decides.
         rungs: How far it came, and what was measured there.
         predictions: For the validation split, after the last rung.
+        price: Of going on, by the last rung.
     """
 
     def __init__(self, candidate: Candidate, prepared: Prepared, clock: Clock, run: StageRun) -> None:
@@ -54,9 +55,10 @@ class Trained:
         self.candidate = candidate
         self.prepared = prepared
         self.task = build(candidate.config.prepare.task, Task)  # type: ignore[type-abstract]
-        self.metric = main_metric(self.task, prepared.state)
+        self.metric = self.task.deciding_metric(prepared.state)
         self.rungs: list[Rung] = []
         self.predictions: pd.DataFrame | None = None
+        self.price = Price(0.0, 0.0, 0.0)
         self.run = run
         self._clock = clock
 
@@ -71,7 +73,16 @@ class Trained:
         value = self.rungs[-1].quality.value
         return value if self.metric.higher_is_better else -value
 
-    def is_worse(self, other: Trained) -> bool:
+    @property
+    @abstractmethod
+    def first_share(self) -> float:
+        """A share of the recipe that is enough to tell the speed."""
+
+    @abstractmethod
+    def advance(self, share: float) -> None:
+        """Go on until `share` of the recipe is done, and measure."""
+
+    def is_worse(self, other: Contestant) -> bool:
         """Whether a paired bootstrap says that this one is worse now."""
         if self.predictions is None or other.predictions is None:
             return False
@@ -94,7 +105,7 @@ class Trained:
         self.run.log_metrics({f"rung/{key}": value for key, value in figures.items()}, len(self.rungs))
 
 
-class Network(Trained):
+class Network(Contestant):
     """A network that is trained by the pipeline's own training.
 
     A rung is a training of its own with a whole schedule, warm-up and decay, from the weights that
@@ -111,12 +122,6 @@ class Network(Trained):
         self._rows = data.rows_of_rank() * config.max_epochs
         self._done = 0
         self._step = 0
-        self._price = Price(0.0, 0.0, 0.0)
-
-    @property
-    def price(self) -> Price:
-        """Of going on, by the last rung."""
-        return self._price
 
     @property
     def first_share(self) -> float:
@@ -124,7 +129,7 @@ class Network(Trained):
         return min(1.0, max(_FIRST_SHARE, _FEWEST_BATCHES / self._batches))
 
     def advance(self, share: float) -> None:
-        """Train until `share` of the recipe's batches are done; see `Contender`."""
+        """Train until `share` of the recipe's batches are done."""
         started, began = self._clock(), time.perf_counter()
         todo = max(1, round(share * self._batches) - self._done)
         config = self.candidate.config.train
@@ -149,7 +154,7 @@ class Network(Trained):
         spent, wall = self._clock() - started, time.perf_counter() - began
         trained = spent * done.figures["train_seconds"] / max(wall, 1e-9)
         a_batch = trained / todo
-        self._price = Price(spent - trained, a_batch * self._batches, self._done / self._batches)
+        self.price = Price(spent - trained, a_batch * self._batches, self._done / self._batches)
         self._note(
             Rung(
                 share=self._done / self._batches,
@@ -173,7 +178,7 @@ class Network(Trained):
             }
         )
 
-    def _answers(self, done: Outcome, autocast: bool) -> pd.DataFrame:
+    def _answers(self, done: Trained, autocast: bool) -> pd.DataFrame:
         """To the validation split: those of the training's own validation where they are whole."""
         frame = self.task.examples(self.prepared.split(SPLIT)).frame()
         outputs = done.outputs
@@ -188,7 +193,7 @@ class Network(Trained):
         return self.task.predictions(outputs, frame, self.prepared.state)
 
 
-class Baseline(Trained):
+class Baseline(Contestant):
     """One of the task's baselines, fitted anew on more rows at each rung: it cannot go on, and need not."""
 
     def __init__(self, candidate: Candidate, prepared: Prepared, clock: Clock, run: StageRun) -> None:
@@ -196,13 +201,7 @@ class Baseline(Trained):
         columns = self.task.baseline_columns
         self._train = prepared.frame("train", columns)
         self._validation = prepared.frame(SPLIT, columns)
-        self._price = Price(0.0, 0.0, 0.0)
         self.answer: Callable[[pd.DataFrame], pd.DataFrame] | None = None
-
-    @property
-    def price(self) -> Price:
-        """Of going on; the whole is fitted anew."""
-        return self._price
 
     @property
     def first_share(self) -> float:
@@ -210,7 +209,7 @@ class Baseline(Trained):
         return min(1.0, max(_FIRST_SHARE, _FEWEST_ROWS / len(self._train)))
 
     def advance(self, share: float) -> None:
-        """Fit on `share` of the training rows; see `Contender`."""
+        """Fit on `share` of the training rows."""
         started, began = self._clock(), time.perf_counter()
         config = self.candidate.config.evaluate
         rows = max(1, round(share * len(self._train)))
@@ -225,7 +224,7 @@ class Baseline(Trained):
         spent, wall = self._clock() - started, time.perf_counter() - began
         whole = spent * len(self._train) / rows
         # Fitted from the beginning: going on costs the whole share, not what is missing.
-        self._price = Price(0.0, whole, 0.0 if rows < len(self._train) else 1.0)
+        self.price = Price(0.0, whole, 0.0 if rows < len(self._train) else 1.0)
         self._note(
             Rung(rows / len(self._train), rows, interval, seconds=wall, whole_seconds=wall * len(self._train) / rows)
         )
@@ -241,8 +240,3 @@ class _Shifted:
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """See `MetricLog`."""
         self._run.log_metrics(metrics, self._first + (step or 0))
-
-
-def main_metric(task: Task, state: dict[str, Any]) -> Metric:
-    """The task's figure that decides."""
-    return next(metric for metric in task.metrics(state) if metric.name == task.main_metric)

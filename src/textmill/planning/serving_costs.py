@@ -15,6 +15,7 @@ from textmill.serving.predictor import Precision, Predictor
 from textmill.tasks.base import Task
 
 _ROWS = 50
+_FEW_ROWS = 3  # of a model that writes
 _REPEATS = 3
 _MEGABYTE = 1e6
 _SERVED: Precision = "int8"  # the graph that is served unless another is asked for
@@ -34,20 +35,21 @@ def network_costs(candidate: Candidate, prepared: Prepared) -> Served:
     from textmill.models.lora import merge_adapters
     from textmill.registry.costs import latencies, size
     from textmill.serving.exported import write_manifest
+    from textmill.training.loading import with_architecture
 
     config, layout = candidate.config, candidate.layout
     task = build(config.prepare.task, Task)  # type: ignore[type-abstract]
     torch.manual_seed(config.train.seed)
-    pretrained = layout.pretrained if (layout.pretrained / "config.json").is_file() else None
+    pretrained = with_architecture(layout.pretrained)
     network: Any = task.build_network(build(config.train.model, Model), pretrained, prepared.state).eval().float()
     merge_adapters(network)
     folder = layout.root / "served"
     write_served(config.export, task, prepared, network, folder)
     write_manifest(folder)
     predictor = Predictor.load(folder, _SERVED)
-    few = task.generates
-    inputs = _inputs(task, prepared)[: 3 if few else _ROWS]
-    return Served(latencies([predictor], inputs, 1 if few else _REPEATS)[0], size(folder, predictor, _SERVED))
+    rows, repeats = (_FEW_ROWS, 1) if task.generates else (_ROWS, _REPEATS)
+    [latency] = latencies([predictor], _inputs(task, prepared, rows), repeats)
+    return Served(latency, size(folder, predictor, _SERVED))
 
 
 def baseline_costs(baseline: Baseline) -> Served:
@@ -57,8 +59,12 @@ def baseline_costs(baseline: Baseline) -> Served:
     from textmill.registry.costs import latencies
 
     task, prepared = baseline.task, baseline.prepared
-    [latency] = latencies([_Answering(baseline)], _inputs(task, prepared)[:_ROWS], _REPEATS)
+    [latency] = latencies([_Answering(baseline)], _inputs(task, prepared, _ROWS), _REPEATS)
     return Served(latency, len(cloudpickle.dumps(baseline.answer)) / _MEGABYTE)
+
+
+def _inputs(task: Task, prepared: Prepared, rows: int) -> list[dict[str, Any]]:
+    return task.natural_inputs(prepared.split(SPLIT).slice(0, rows))[:rows]
 
 
 class _Answering:
@@ -78,10 +84,3 @@ class _Answering:
         assert self._baseline.answer is not None
         answered = self._baseline.answer(frame.assign(words=self._words(texts)))
         return [{str(key): value for key, value in row.items()} for row in answered.to_dict("records")]
-
-
-def _inputs(task: Task, prepared: Prepared) -> list[dict[str, Any]]:
-    if task.continues:
-        return task.example_inputs()
-    rows: list[dict[str, Any]] = prepared.split(SPLIT).slice(0, _ROWS).select(list(task.text_columns)).to_pylist()
-    return rows

@@ -232,6 +232,10 @@ class Task(Plugin):
     def metrics(self, state: State) -> list[Metric]:
         """The figures of this task, the main one first."""
 
+    def deciding_metric(self, state: State) -> Metric:
+        """The one of `metrics` that is named `main_metric`."""
+        return next(metric for metric in self.metrics(state) if metric.name == self.main_metric)
+
     @property
     def baseline_columns(self) -> list[str]:
         """Columns of the prepared splits that `baselines` is given."""
@@ -271,6 +275,13 @@ class Task(Plugin):
     @abstractmethod
     def example_inputs(self) -> list[dict[str, Any]]:
         """A few natural inputs, as `decode`'s users would give them."""
+
+    def natural_inputs(self, table: pa.Table) -> list[dict[str, Any]]:
+        """What a user would ask of the rows of a prepared split; examples where a model goes on from a prompt."""
+        if self.continues:
+            return self.example_inputs()
+        rows: list[dict[str, Any]] = table.select(list(self.text_columns)).to_pylist()
+        return rows
 
     @abstractmethod
     def parse_inputs(self, values: Sequence[Any]) -> pd.DataFrame:

@@ -17,17 +17,23 @@ _ROOMS = ("models", "training", "tasks")
 _LIBRARIES = ("torch", "pytorch-lightning", "transformers")
 
 
-def fingerprint(config: TrainConfig, prepared: Prepared, pretrained: Path | None, hardware: dict[str, Any]) -> str:
-    """SHA-256 of configuration, data, pretrained weights, code, library versions and hardware.
+def fingerprint(
+    config: TrainConfig,
+    prepared: Prepared,
+    pretrained: Path | None,
+    hardware: dict[str, Any],
+    start: Path | None = None,
+) -> str:
+    """SHA-256 of configuration, data, weights to start from, code, library versions and hardware.
 
     Args:
         config: The `train` section. How often checkpoints are written does not count.
         prepared: The data; its train and validation splits and the task's state count.
         pretrained: The folder of pretrained weights, or None.
-        hardware: Whatever makes a resumed training go on differently: precision, number of ranks,
-            weights that it starts from.
+        hardware: Whatever makes a resumed training go on differently: precision, number of ranks.
+        start: The file of weights that another training left to go on from, or None.
     """
-    parts = {
+    parts: dict[str, Any] = {
         "config": config.model_dump(mode="json", exclude={"checkpoint_seconds"}),
         "state": prepared.state,
         "data": {name: prepared.digest(name) for name in ("train", "validation")},
@@ -36,6 +42,8 @@ def fingerprint(config: TrainConfig, prepared: Prepared, pretrained: Path | None
         "libraries": {name: version(name) for name in _LIBRARIES},
         "hardware": hardware,
     }
+    if start is not None:
+        parts["start"] = sha256_file(start)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

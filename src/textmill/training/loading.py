@@ -22,6 +22,11 @@ WEIGHTS_FILE = "model.safetensors"
 MODEL_FOLDER = "model"
 
 
+def with_architecture(folder: Path | None) -> Path | None:
+    """A folder of pretrained weights; None where there is none, or nothing in it to start from."""
+    return folder if folder is not None and (folder / CONFIG_FILE).is_file() else None
+
+
 def save_network(folder: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Write `model.safetensors` and, for an encoder of transformers, its `config.json`.
 

@@ -7,7 +7,6 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer, seed_everything
@@ -25,7 +24,6 @@ from textmill.config.sections.runtime import RuntimeConfig
 from textmill.config.sections.train import TrainConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
-from textmill.files import sha256_file
 from textmill.models.base import Model
 from textmill.tasks.base import Outputs, Task
 from textmill.training.allocation import keep_freed_memory
@@ -36,6 +34,7 @@ from textmill.training.ema import ExponentialMovingAverage
 from textmill.training.fingerprint import fingerprint
 from textmill.training.history import History
 from textmill.training.layers import LayerCompiler, checkpoint_activations
+from textmill.training.loading import with_architecture
 from textmill.training.meter import Meter, MetricLog
 from textmill.training.module import TrainingModule
 from textmill.training.precision import choose_precision, use_all_cores
@@ -105,7 +104,7 @@ class Training:
         self._runtime = runtime
         self._prepared = prepared
         self._start = start
-        self._pretrained = pretrained if pretrained is not None and (pretrained / "config.json").is_file() else None
+        self._pretrained = with_architecture(pretrained)
         if self._pretrained is not None and not (self._pretrained / "model.safetensors").is_file():
             raise UserError(
                 "no weights beside the configuration",
@@ -113,13 +112,8 @@ class Training:
                 fix="Run `dvc repro --force fetch`",
             )
         self.precision = choose_precision(config.precision, runtime.trainer.accelerator)
-        hardware: dict[str, Any] = {
-            "precision": self.precision,
-            "trainer": runtime.trainer.model_dump(),
-            "gpus": _gpus(),
-        }
-        hardware |= {"start": sha256_file(start)} if start is not None else {}
-        self.fingerprint = fingerprint(config, prepared, self._pretrained, hardware)
+        hardware = {"precision": self.precision, "trainer": runtime.trainer.model_dump(), "gpus": _gpus()}
+        self.fingerprint = fingerprint(config, prepared, self._pretrained, hardware, start)
         self.folder = CheckpointFolder(checkpoints.absolute() / self.fingerprint)
 
     def run(self, metrics: MetricLog | None = None) -> Trained:
