@@ -71,6 +71,12 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         yield running
 
 
+def pages(server: Server) -> list[str]:
+    """Paths of the page of documentation and of what it loads."""
+    page = ask(server.port, "GET", "/docs").body.decode()
+    return ["/docs", *re.findall(r'(?:src|href)="([^"]+)"', page)]
+
+
 def belongs(answer: dict[str, Any], expected: dict[str, Any]) -> bool:
     return all(
         math.isclose(value, expected["probabilities"][label], abs_tol=TOLERANCE)
@@ -148,9 +154,8 @@ def test_version_probes_and_documents(server: Server, model: Path) -> None:
         assert answer.status == 200
     shown = predict["responses"]["200"]["content"]["application/json"]["examples"]["one"]["value"]["output"]
     assert shown["label"] in ("good", "bad")
-    page = ask(server.port, "GET", "/docs").body.decode()
-    loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
-    assert len(loaded) == 3
+    loaded = pages(server)
+    assert len(loaded) == 4
     for address in loaded:  # of this server: a browser without a network shows the page too
         assert address.startswith("/")
         assert ask(server.port, "GET", address).status == 200
@@ -213,7 +218,7 @@ def test_what_comes_too_slowly_is_refused_and_what_takes_too_long_at_the_end_is_
         assert b"connection: close" in head.lower()
         return head.partition(b"\r\n")[0], json.loads(body)
 
-    limits = ("--body-seconds", "4", "--drain-seconds", "1")
+    limits = ("--receive-seconds", "3", "--drain-seconds", "1")
     with served(tmp_path, tmp_path / "log", str(model), *limits, "--json") as running:
         assert f'"address": "http://127.0.0.1:{running.port}"' in running.log.read_text()
         with socket.create_connection(("127.0.0.1", running.port), timeout=30) as slow:
@@ -224,7 +229,23 @@ def test_what_comes_too_slowly_is_refused_and_what_takes_too_long_at_the_end_is_
                 assert ask(running.port, "POST", "/predict", {"input": "great film"}).status == 200
                 time.sleep(0.2)
             status, told = answer(slow)
-        assert (status, told) == (b"HTTP/1.1 408 Request Timeout", {"error": "the body did not arrive in 4 s"})
+        assert (status, told) == (b"HTTP/1.1 408 Request Timeout", {"error": "the body did not arrive in 3 s"})
+
+        said = {"error": "the head did not arrive in 3 s"}
+        for sent in (b"", b"POST /predict HTTP/1.1\r\nHost:"):
+            with socket.create_connection(("127.0.0.1", running.port), timeout=30) as silent:
+                silent.sendall(sent)
+                assert answer(silent) == (b"HTTP/1.1 408 Request Timeout", said)
+        with socket.create_connection(("127.0.0.1", running.port), timeout=30) as second:  # of a kept connection
+            second.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\nGET /hea")
+            first, later = b"".join(iter(lambda: second.recv(4096), b"")).split(b"HTTP/1.1 ")[1:]
+            assert first.startswith(b"200 OK")
+            assert later.startswith(b"408 ")
+        with socket.create_connection(("127.0.0.1", running.port), timeout=30) as endless:
+            endless.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 65536)
+            status, told = answer(endless)
+            assert status == b"HTTP/1.1 431 Request Header Fields Too Large"
+            assert told == {"error": "the head is over 65536 bytes"}
 
         with socket.create_connection(("127.0.0.1", running.port), timeout=30) as late:
             late.sendall(begun)
@@ -248,7 +269,7 @@ def test_token_is_wanted_everywhere_but_by_probes(model: Path, tmp_path: Path) -
     (tmp_path / "token").write_text(secret + "\n")
     with served(tmp_path, tmp_path / "log", str(model), "--token-file", "token", "--host", "0.0.0.0") as guarded:
         for wrong in ({}, {"Authorization": "Bearer no"}, {"Authorization": secret}, {"Authorization": "Bearer"}):
-            for path in ("/metrics", "/version", "/docs", "/openapi.json"):
+            for path in ("/metrics", "/version", "/docs/../metrics"):
                 assert ask(guarded.port, "GET", path, headers=wrong).status == 401
             answer = ask(guarded.port, "POST", "/predict", {"input": "great"}, headers=wrong)
             assert answer.status == 401
@@ -256,8 +277,12 @@ def test_token_is_wanted_everywhere_but_by_probes(model: Path, tmp_path: Path) -
         right = {"Authorization": f"Bearer {secret}"}
         assert ask(guarded.port, "POST", "/predict", {"input": "great"}, headers=right).status == 200
         assert ask(guarded.port, "GET", "/metrics", headers=right).status == 200
-        assert ask(guarded.port, "GET", "/openapi.json", headers=right).json()["security"] == [{"token": []}]
-        assert [ask(guarded.port, "GET", path).status for path in ("/health", "/ready")] == [200, 200]
+        assert ask(guarded.port, "GET", "/docs/static/../../metrics").status == 404
+        for path in ("/health", "/ready", *pages(guarded)):
+            assert ask(guarded.port, "GET", path).status == 200
+        described = ask(guarded.port, "GET", "/openapi.json").json()
+        assert described["security"] == [{"token": []}]
+        assert "examples" not in json.dumps(described)
         assert secret not in (tmp_path / "log").read_text()
         assert secret not in " ".join(psutil.Process(guarded.process.pid).cmdline())
 

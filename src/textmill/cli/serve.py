@@ -37,8 +37,8 @@ def serve(
     poll_seconds: Annotated[float, typer.Option(min=0.1, help="Time between two looks at the alias.")] = 5.0,
     drain_seconds: Annotated[float, typer.Option(min=0, help="How long requests may take after SIGTERM.")] = 30.0,
     max_body_bytes: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Of one request.")] = 1 << 20,
-    body_seconds: Annotated[
-        float, typer.Option(min=0.1, rich_help_panel=_LIMITS, help="How long a client may take to send a body.")
+    receive_seconds: Annotated[
+        float, typer.Option(min=0.1, rich_help_panel=_LIMITS, help="For the head of a request, and again for its body.")
     ] = 10.0,
     max_inputs: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Of one request.")] = 128,
     max_characters: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Of one input.")] = 20_000,

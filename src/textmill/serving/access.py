@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 TOKEN = "TEXTMILL_TOKEN"
 _SHORTEST_TOKEN = 16
-# Probes of a container or a load balancer carry no token.
-_OPEN_PATHS = frozenset({"/health", "/ready"})
+# Probes of a container or a load balancer carry no token, nor does a browser that opens a page; that
+# page has a field for it and asks with it then.
+_OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
+_OPEN_FOLDER = "/docs/static/"
 
 
 def read_token(file: Path | None) -> str | None:
@@ -67,15 +69,18 @@ def is_loopback(host: str) -> bool:
 
 
 class BearerToken:
-    """ASGI middleware: answers 401 to requests without the token, before their body is read."""
+    """ASGI middleware: answers 401 to requests without the token, before their body is read.
+
+    Probes and the page of documentation, which shows nothing of the model, are open.
+    """
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self.app = app
         self._expected = f"Bearer {token}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let probes and those who know the token through."""
-        if scope["type"] != "http" or scope["path"] in _OPEN_PATHS or self._known(scope):
+        """Let what is open and those who know the token through."""
+        if scope["type"] != "http" or _is_open(scope["path"]) or self._known(scope):
             await self.app(scope, receive, send)
             return
         message = "this server wants its token: Authorization: Bearer TOKEN"
@@ -85,3 +90,7 @@ class BearerToken:
     def _known(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         return len(given) == 1 and hmac.compare_digest(given[0], self._expected)
+
+
+def _is_open(path: str) -> bool:
+    return path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER)

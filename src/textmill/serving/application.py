@@ -137,7 +137,7 @@ class DirectPredict:
 
 
 def build_application(service: Service, token: str | None = None) -> FastAPI:
-    """The application; with a token, all paths but `/health` and `/ready` want it."""
+    """The application; with a token, all paths but probes and `/docs` want it."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -20,15 +20,20 @@ _ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "requir
 _REFUSALS = {
     "400": "The body is no JSON.",
     "401": "The bearer token is missing or wrong.",
-    "408": "The body came too slowly.",
+    "408": "The head or the body came too slowly.",
     "413": "The body is too large.",
     "422": "The body has another form, or an input is too long or not what the task takes.",
+    "431": "The head is too large.",
     "503": "No model yet, too much to do, or shutting down; come back after `Retry-After` seconds.",
 }
 
 
 def document(app: FastAPI, model: LoadedModel | None, settings: ServeSettings, *, token: bool) -> dict[str, Any]:
-    """The document for the model that is served; `/generate` is in it where that model generates."""
+    """The document for the model that is served; `/generate` is in it where that model generates.
+
+    With a token it has no examples: a browser can bring no token to this page, and what the model
+    was asked and said is for those who have it.
+    """
     from fastapi.openapi.utils import get_openapi
 
     found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
@@ -38,7 +43,7 @@ def document(app: FastAPI, model: LoadedModel | None, settings: ServeSettings, *
     paths["/generate"]["post"] |= {"requestBody": _body(_generate_shape()), "responses": _answers(_stream_shape())}
     if model is None or not isinstance(model.predictor, StreamingGenerator):
         del paths["/generate"]
-    if model is not None:
+    if model is not None and not token:
         inputs, answers = [_natural(asked) for asked, _ in model.examples], [answer for _, answer in model.examples]
         content = paths["/predict"]["post"]["requestBody"]["content"]["application/json"]
         content["examples"] = {

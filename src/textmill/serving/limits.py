@@ -100,7 +100,7 @@ async def read_body(request: Request, share: _Share, settings: ServeSettings) ->
     chunks: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(settings.body_seconds):
+        async with asyncio.timeout(settings.receive_seconds):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size <= limit:
@@ -111,7 +111,7 @@ async def read_body(request: Request, share: _Share, settings: ServeSettings) ->
                 else:
                     chunks.clear()
     except TimeoutError:
-        message = f"the body did not arrive in {settings.body_seconds:g} s"
+        message = f"the body did not arrive in {settings.receive_seconds:g} s"
         raise Refused(408, message, {"Connection": "close"}) from None
     except ClientDisconnect:
         raise Refused(400, "the body is incomplete") from None

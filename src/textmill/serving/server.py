@@ -19,6 +19,7 @@ from textmill.serving.application import Service, build_application
 from textmill.serving.loading import LoadedModel, ModelSource, load_model
 from textmill.serving.metrics import ServingMetrics
 from textmill.serving.observing import Traffic
+from textmill.serving.protocol import bounded_head
 from textmill.serving.settings import ServeSettings
 from textmill.serving.watching import Watcher
 
@@ -61,6 +62,7 @@ def serve(
     listening = listen(settings.host, settings.port)
     config = uvicorn.Config(
         build_application(service, token),
+        http=bounded_head(settings.receive_seconds),  # type: ignore[arg-type]
         access_log=False,
         log_level="warning",
         server_header=False,

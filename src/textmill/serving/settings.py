@@ -28,7 +28,7 @@ class ServeSettings(Section):
         batch_rows: Inputs of a batch.
         batch_delay_ms: How long an input may wait, in milliseconds, for others to share its batch
             while a worker is free.
-        body_seconds: How long a client may take to send a body.
+        receive_seconds: How long a client may take to send the head of a request, and again its body.
         poll_seconds: Time between two looks at the registry.
         drain_seconds: How long requests in progress may take after SIGTERM.
     """
@@ -47,6 +47,6 @@ class ServeSettings(Section):
     batch_tokens: Annotated[int, Field(ge=1)] = 256
     batch_rows: Annotated[int, Field(ge=1)] = 32
     batch_delay_ms: Annotated[float, Field(ge=0)] = 0.0
-    body_seconds: Annotated[float, Field(gt=0)] = 10.0
+    receive_seconds: Annotated[float, Field(gt=0)] = 10.0
     poll_seconds: Annotated[float, Field(gt=0)] = 5.0
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
