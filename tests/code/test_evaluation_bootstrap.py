@@ -35,6 +35,25 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     assert 0.72 <= covered / 200 <= 0.88
 
 
+def test_an_inflated_figure_stays_in_its_interval_and_never_below_zero():
+    """The length of a mean vector: resampling adds noise to it, which makes it longer."""
+    names = [f"score_{i}" for i in range(20)]
+    noise = np.random.default_rng(5).normal(size=(100, 20))
+    drawn = pd.DataFrame(noise, columns=names).assign(id=[f"row-{i}" for i in range(100)])
+
+    def length(columns, index):
+        return np.linalg.norm([columns[name][index].mean(axis=1) for name in names], axis=0)
+
+    plain, moved = Metric("length", length), Metric("length", length, inflated=True)
+    assert intervals(drawn, [plain], Bootstrap())["length"].low > np.linalg.norm(noise.mean(axis=0))
+    found = intervals(drawn, [moved], Bootstrap())["length"]
+    assert 0 < found.low < found.value < found.high
+    still = drawn.assign(**dict.fromkeys(names, 0.0)).assign(score_0=noise[:, 0] - noise[:, 0].mean())
+    assert intervals(still, [moved], Bootstrap())["length"].low == 0
+    itself = paired_differences(drawn, drawn, [moved], Bootstrap())["length"]
+    assert (itself.low, itself.value, itself.high) == (0, 0, 0)
+
+
 def test_a_seed_repeats_and_another_differs():
     scores = table(np.random.default_rng(2).normal(size=100))
     first, again, other = (intervals(scores, [MEAN], Bootstrap(seed=seed))["mean"] for seed in (1, 1, 2))

@@ -8,7 +8,7 @@ never in an interval.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with the bounds of its percentile interval."""
+    """A figure with the bounds of its percentile interval, moved back where the metric is `inflated`."""
 
     value: float
     low: float
@@ -55,7 +55,13 @@ def intervals(predictions: pd.DataFrame, metrics: Sequence[Metric], bootstrap: B
         UserError: There are fewer than two rows, or a value or a figure is no finite number.
     """
     columns = _checked_columns(predictions)
-    return _intervals(metrics, lambda index: _scores(metrics, columns, index), len(predictions), bootstrap)
+    found = _intervals(metrics, lambda index: _scores(metrics, columns, index), len(predictions), bootstrap)
+    below = {
+        metric.name: replace(found[metric.name], low=max(0.0, found[metric.name].low))
+        for metric in metrics
+        if metric.inflated
+    }
+    return found | below
 
 
 def paired_differences(
@@ -170,6 +176,10 @@ def _resampled(
     )
     _refuse_nan(result.bootstrap_distribution.sum(axis=-1), metrics)
     low, high = result.confidence_interval
+    # By the bias that resampling adds, as far as the draws tell (Efron & Tibshirani 1993, ch. 10).
+    bias = result.bootstrap_distribution.mean(axis=-1) - values
+    shift = np.where([metric.inflated for metric in metrics], bias, 0.0)
+    low, high = low - shift, high - shift
     found = {metric.name: Interval(float(values[i]), float(low[i]), float(high[i])) for i, metric in enumerate(metrics)}
     return found, result.bootstrap_distribution
 

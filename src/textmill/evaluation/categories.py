@@ -56,7 +56,7 @@ def category_metrics(labels: Sequence[str]) -> list[Metric]:
         Metric("macro_f1", counted(macro_f1)),
         Metric("accuracy", counted(accuracy)),
         Metric("matthews_correlation", counted(matthews_correlation)),
-        Metric("expected_calibration_error", _calibration_score(labels), higher_is_better=False),
+        Metric("expected_calibration_error", _calibration_score(labels), higher_is_better=False, inflated=True),
         Metric("log_loss", _log_loss_score(labels), higher_is_better=False),
         *(
             Metric(f"{name}/{label}", of_label(figure, position))

@@ -54,11 +54,14 @@ class Metric:
         score: Takes the predictions' columns (each an array of length n) and an index array of
             shape (resamples, n); gives the figure of every resample, shape (resamples,).
         higher_is_better: Direction of improvement.
+        inflated: Whether the figure, which is never negative, grows with every bit of noise, as sums of
+            distances do, and so is larger in a resample than in the rows themselves.
     """
 
     name: str
     score: Callable[[Mapping[str, NDArray[Any]], NDArray[np.intp]], NDArray[np.float64]]
     higher_is_better: bool = True
+    inflated: bool = False
 
 
 @dataclass(frozen=True)
