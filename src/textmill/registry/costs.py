@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from textmill.serving.predictor import Precision, Predictor
 
 _WARM_UP = 5
+_MUCH_FASTER = 0.1
+_SETTLED = 0.01
+_MOST_TURNS = 5
 _MEMORY_SECONDS = 300
 _MEGABYTE = 1e6
 
@@ -60,19 +63,30 @@ class Answering(Protocol):
 def latencies(predictors: Sequence[Answering], inputs: Sequence[dict[str, Any]], repeats: int) -> list[float]:
     """95th percentile over the inputs of the time to answer one alone, in ms, for each model.
 
-    The models take turns, so that what disturbs the machine disturbs all; of an input's repeats the
-    fastest counts.
+    The models take turns, so that what disturbs the machine disturbs all, and of an input's repeats the
+    fastest counts. Still so many inputs may be disturbed in each repeat that they make the percentile, so
+    there are further turns for as long as one makes more than 1 % of the inputs faster by more than 10 %,
+    up to five times as many as asked.
+
+    Args:
+        predictors: Loaded models.
+        inputs: What each of them is asked.
+        repeats: How often at least.
     """
     best = np.full((len(predictors), len(inputs)), np.inf)
     for predictor in predictors:
         for row in inputs[:_WARM_UP]:
             predictor.predict([row])
-    for _ in range(repeats):
+    for turn in range(1, _MOST_TURNS * repeats + 1):
+        before = best.copy()
         for position, row in enumerate(inputs):
             for number, predictor in enumerate(predictors):
                 started = time.perf_counter()
                 predictor.predict([row])
                 best[number, position] = min(best[number, position], time.perf_counter() - started)
+        faster = best < (1 - _MUCH_FASTER) * before
+        if turn >= repeats and (faster.mean(axis=1) <= _SETTLED).all():
+            break
     return [float(value) for value in 1000 * np.quantile(best, 0.95, axis=1)]
 
 

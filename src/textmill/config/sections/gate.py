@@ -69,7 +69,8 @@ class BudgetsConfig(Section):
         memory: Resident memory of a fresh process that has answered, in MB.
         size: The graph that answers, in MB.
         rows: Rows that are timed.
-        repeats: Times that each row is timed; the fastest counts, so that a busy machine weighs less.
+        repeats: Times that each row is timed at least; the fastest counts, so that a busy machine weighs
+            less, and further times follow until the figures settle.
     """
 
     latency: BudgetConfig = BudgetConfig(ratio=1.5)
