@@ -293,14 +293,27 @@ def test_a_model_of_the_hub_is_treated_like_the_pretrained_encoder(repository_ro
     assert found["some_bert"].params["model"] == {"pretrained": "owner/Some-BERT"}
 
 
-def test_columns_of_a_file_are_found_or_asked_for(repository_root: Path, tmp_path: Path) -> None:
-    file = tmp_path / "own.csv"
-    file.write_text("text,stars\ngood,5\n")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("own.csv", "text,stars\ngood,5\n"),
+        ("own.tab", "text\tstars\ngood\t5\n"),
+        ("own.ndjson", '\n{"text": "good"}\n{"text": "bad", "stars": 1}\n'),  # the first record lacks a key
+    ],
+)
+def test_columns_of_a_file_are_found_or_asked_for(
+    repository_root: Path, tmp_path: Path, name: str, content: str
+) -> None:
+    file = tmp_path / name
+    file.write_text(content)
     project = Layout(repository_root)
     found = question_lines(Question(str(file), "text_classification", label_column="stars"), project)
-    assert found["prepare"]["read"] == {"format": "csv", "columns": {"text": "text", "label": "stars"}}
-    with pytest.raises(UserError, match=r"no column 'label'.*the file has text, stars"):
+    assert found["prepare"]["read"] == {"columns": {"text": "text", "label": "stars"}}
+    with pytest.raises(UserError, match=r"no column 'label'; there are .*'text'.* Name it by .*--label-column"):
         question_lines(Question(str(file), "text_classification"), project)
+    file.write_text("")
+    with pytest.raises(UserError, match="the file is empty"):
+        question_lines(Question(str(file), "text_classification", label_column="stars"), project)
 
 
 @pytest.mark.parametrize(

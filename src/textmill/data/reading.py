@@ -23,7 +23,7 @@ CHARACTERS = 4_000_000
 _LONGEST_FIELD = 1 << 24
 """Characters of a CSV field; a longer one means a quote that was never closed."""
 
-_FORMATS: dict[str, Format] = {
+FORMATS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".tab": "tsv",
@@ -33,6 +33,11 @@ _FORMATS: dict[str, Format] = {
     ".pq": "parquet",
     ".txt": "text",
 }
+"""What the ending of a file's name says of it."""
+
+
+class MissingColumnError(UserError):
+    """A file has no column of a name that is wanted."""
 
 
 @dataclass
@@ -46,7 +51,7 @@ class RawRows:
 
 def is_table(path: Path) -> bool:
     """Whether a file's ending names a format of rows and columns."""
-    return _FORMATS.get(path.suffix.lower(), "text") != "text"
+    return FORMATS.get(path.suffix.lower(), "text") != "text"
 
 
 def read_rows(
@@ -67,9 +72,9 @@ def read_rows(
     Raises:
         UserError: The file is empty, lacks a column, or is not of its format.
     """
-    format_ = config.format or _FORMATS.get(path.suffix.lower())
+    format_ = config.format or FORMATS.get(path.suffix.lower())
     if format_ is None:
-        fix = f"Set prepare.read.format, or end the name in {', '.join(_FORMATS)}"
+        fix = f"Set prepare.read.format, or end the name in {', '.join(FORMATS)}"
         raise UserError(f"cannot tell the format from the ending {path.suffix!r}", where=label, fix=fix)
     if path.stat().st_size == 0:
         raise UserError("the file is empty", where=label)
@@ -150,13 +155,13 @@ def _positions(header: Sequence[str], wanted: Sequence[str], label: str, *, head
     return {name: header.index(name) for name in wanted}
 
 
-def _missing_column(name: str, there: Iterable[str], label: str, *, headerless: bool = False) -> UserError:
+def _missing_column(name: str, there: Iterable[str], label: str, *, headerless: bool = False) -> MissingColumnError:
     names = [excerpt(known) for known in there]
     near = did_you_mean(name, names).strip()
     fix = near or "Name one of them under prepare.read.columns"
     if not near and not headerless:
         fix += ", or give prepare.read.header when the file has no header line"
-    return UserError(f"no column {name!r}; there are {', '.join(map(repr, names))}", where=label, fix=fix)
+    return MissingColumnError(f"no column {name!r}; there are {', '.join(map(repr, names))}", where=label, fix=fix)
 
 
 def _separated_chunk(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from textmill.config.sections.prepare import CleaningConfig, ReadConfig
 from textmill.data.cleaning import Cleaner
 from textmill.data.mapping import as_text
-from textmill.data.reading import is_table, read_rows
+from textmill.data.reading import MissingColumnError, is_table, read_rows
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,18 +85,15 @@ def _table_rows(path: Path, task: Task, columns: Mapping[str, str]) -> Iterator[
             yield from (None for _ in chunk.rejects)
             values = [[as_text(value) for value in chunk.columns[column]] for column in wanted.values()]
             yield from (dict(zip(wanted, row, strict=True)) for row in zip(*values, strict=True))
-    except UserError as error:
-        if error.what.startswith("no column"):
-            raise UserError(
-                error.what, where=error.where, fix=f"Give --column {task.text_columns[0]}=NAME-IN-THE-FILE"
-            ) from error
-        raise
+    except MissingColumnError as error:
+        fix = f"Give --column {task.text_columns[0]}=NAME-IN-THE-FILE"
+        raise UserError(error.what, where=error.where, fix=fix) from error
 
 
 def _has_column(path: Path, name: str) -> bool:
     try:
         next(iter(read_rows(path, path.name, ReadConfig(columns={name: name}), [name])), None)
-    except UserError:
+    except MissingColumnError:
         return False
     return True
 

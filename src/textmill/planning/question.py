@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from textmill.config.layout import Layout
+from textmill.config.sections.prepare import ReadConfig
+from textmill.data.reading import FORMATS, MissingColumnError, is_table, read_rows
 from textmill.errors import UserError, did_you_mean
 
 _OWN_FILE = "file"
-_FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,10 @@ def _require(layout: Layout, group: str, name: str) -> None:
 
 def _file_lines(question: Question, layout: Layout) -> dict[str, Any]:
     path = Path(question.data).expanduser()
-    kind = _FORMATS.get(path.suffix.lower())
-    if kind is None and not path.suffix:
+    if not path.suffix:
         _require(layout, "data", question.data)
-    if kind is None:
-        endings = ", ".join(_FORMATS)
+    if not is_table(path):
+        endings = ", ".join(ending for ending, kind in FORMATS.items() if kind != "text")
         raise UserError("no kind of file that is read", where=question.data, fix=f"Give one that ends in {endings}")
     if not path.is_file():
         raise UserError("no such file", where=question.data, fix="Give a file, or the name of one in conf/data/")
@@ -97,11 +97,11 @@ def _file_lines(question: Question, layout: Layout) -> dict[str, Any]:
     return {
         "data": _OWN_FILE,
         "fetch": {"source": {"files": {"all": str(absolute.relative_to(layout.root) if inside else absolute)}}},
-        "prepare": {"read": {"format": kind, "columns": _columns(question, path, kind, layout)}},
+        "prepare": {"read": {"columns": _columns(question, path, layout)}},
     }
 
 
-def _columns(question: Question, path: Path, kind: str, layout: Layout) -> dict[str, str]:
+def _columns(question: Question, path: Path, layout: Layout) -> dict[str, str]:
     """Task column -> column of the file: as asked, else the one of the same name."""
     task = _task_class(layout, question.task)
     texts, targets = list(task.text_columns), list(task.target_columns)
@@ -109,11 +109,11 @@ def _columns(question: Question, path: Path, kind: str, layout: Layout) -> dict[
     for option, names in ((question.text_column, texts), (question.label_column, targets)):
         if option is not None and names:
             wanted[names[0]] = option
-    present = _header(path, kind)
-    missing = sorted(set(wanted.values()) - set(present))
-    if missing:
-        fix = f"Name them by --text-column and --label-column; the file has {', '.join(present)}"
-        raise UserError(f"no column {', '.join(map(repr, missing))}", where=str(path), fix=fix)
+    try:
+        next(read_rows(path, str(path), ReadConfig(columns=dict(wanted)), list(wanted.values())))
+    except MissingColumnError as error:
+        fix = "Name it by --text-column or --label-column"
+        raise UserError(error.what, where=error.where, fix=fix) from error
     return wanted
 
 
@@ -125,27 +125,3 @@ def _task_class(layout: Layout, name: str) -> Any:
 
     options = yaml.safe_load((layout.conf / "task" / f"{name}.yaml").read_text(encoding="utf-8"))
     return find(str(options[TARGET]), Task)
-
-
-def _header(path: Path, kind: str) -> list[str]:
-    """Names of a file's columns.
-
-    Raises:
-        UserError: The file is empty or of another format.
-    """
-    import csv
-    import json
-
-    try:
-        if kind == "parquet":
-            import pyarrow.parquet
-
-            return [str(name) for name in pyarrow.parquet.read_schema(path).names]
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if kind == "jsonl":
-                return [str(name) for name in json.loads(file.readline())]
-            return next(csv.reader(file, delimiter="\t" if kind == "tsv" else ","))
-    except (StopIteration, ValueError, OSError, TypeError) as error:
-        raise UserError(
-            f"not a {kind} file with rows ({error})", where=str(path), fix="Look at its first line"
-        ) from error
