@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from textmill.evaluation.bootstrap import Bootstrap, intervals
 from textmill.evaluation.categories import category_metrics
 from textmill.planning.advice import advise
 from textmill.planning.candidates import chosen_candidates, known_candidates, lay_out, merged
+from textmill.planning.copies import copies
 from textmill.planning.halving import Price, allot, rung_count, survivors
 from textmill.planning.learning_curve import extrapolate
 from textmill.planning.pareto import front
@@ -291,6 +295,26 @@ def test_a_model_of_the_hub_is_treated_like_the_pretrained_encoder(repository_ro
     found = chosen_candidates(Layout(repository_root), "text_classification", ["minilm"], ["owner/Some-BERT"])
     assert list(found) == ["minilm", "some_bert"]
     assert found["some_bert"].params["model"] == {"pretrained": "owner/Some-BERT"}
+
+
+def test_copies_go_with_their_process_even_when_that_was_killed(tmp_path: Path) -> None:
+    project = Layout(tmp_path)
+    code = (
+        "import os, signal, sys; from pathlib import Path; from textmill.config.layout import Layout;"
+        "from textmill.planning.copies import copies\n"
+        "with copies(Layout(Path(sys.argv[1]))) as root:\n"
+        "    (root / 'weights').write_text('large'); print(root, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    abandoned = Path(done.stdout.strip())
+    assert (abandoned / "weights").is_file()
+    with copies(project) as ours, copies(project) as beside:
+        assert not abandoned.exists()
+        assert ours.is_dir()
+        assert beside.is_dir()
+    assert not [path for path in project.choosing.iterdir() if path.is_dir()]
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from textmill.config.layout import Layout
@@ -18,6 +14,7 @@ from textmill.errors import UserError
 from textmill.planning.advice import Choice, advise
 from textmill.planning.candidates import Candidate, chosen_candidates, lay_out
 from textmill.planning.contenders import Baseline, Clock, Contestant, Network
+from textmill.planning.copies import copies
 from textmill.planning.halving import Price, allot, rung_count, survivors
 from textmill.planning.learning_curve import extrapolate
 from textmill.planning.materials import Materials
@@ -104,7 +101,7 @@ def choose(
     lines = question_lines(question, layout)
     wanted = chosen_candidates(layout, question.task, only, added)
     screening = _Screening(limits, _clock(limits), whole)
-    with _copies(layout) as root:
+    with copies(layout) as root:
         candidates = [
             lay_out(layout, root, name, candidate, lines, changes or {}) for name, candidate in wanted.items()
         ]
@@ -120,16 +117,6 @@ def choose(
             choice = advise(_results(screening, candidates), question, screening.contestants[0].metric)
             _log(family, choice)
     return choice
-
-
-@contextmanager
-def _copies(layout: Layout) -> Iterator[Path]:
-    layout.choosing.mkdir(parents=True, exist_ok=True)
-    root = Path(tempfile.mkdtemp(dir=layout.choosing))
-    try:
-        yield root
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def _clock(limits: Limits) -> Clock:
