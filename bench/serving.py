@@ -1,8 +1,9 @@
 """`textmill serve` beside `mlflow models serve`: the same registered version, client and machine; prints Markdown.
 
-Usage: `python -m bench.serving [--project=FOLDER] [--seconds=10]`, after `make repro`. Sentences are
-those of the test split, one a request, over connections that stay open. The client runs on the same
-machine and takes its share of the cores from both sides alike.
+Usage: `python -m bench.serving [--seconds=10] [--projects=FOLDER,FOLDER]`, after `make repro` there.
+Texts are those of the test split, one a request, over connections that stay open. The client runs on
+the same machine and takes its share of the cores from both sides alike. What the exported graph
+answers by itself, in batches and without a server, is measured too: no server can give more.
 """
 
 from __future__ import annotations
@@ -163,11 +164,27 @@ def row(name: str, clients: int, seconds: float, turns: list[Found]) -> str:
     return f"| {' | '.join(map(str, [*cells, ', '.join(others) or 'none']))} |"
 
 
-def main(project: Path, seconds: float) -> None:
-    """Measure and print the table."""
+def ceiling(project: Path, texts: list[str], seconds: float) -> float:
+    """Answers a second of the exported graph alone, all texts at hand and batched by length."""
+    from textmill.serving.predictor import Predictor
+
+    predictor = Predictor.load(project / "data/exported/model", threads=len(os.sched_getaffinity(0)))
+    predictor.predict(texts)
+    answered, started = 0, time.perf_counter()
+    while time.perf_counter() < started + seconds:
+        predictor.predict(texts)
+        answered += len(texts)
+    return answered / (time.perf_counter() - started)
+
+
+def compare(project: Path, seconds: float) -> None:
+    """Measure one model and print its table."""
     from textmill.data.prepared import Prepared
 
+    registered = json.loads((project / "data/registered/registered.json").read_text())
+    size = (project / "data/exported/model/model.int8.onnx").stat().st_size / 1e6
     texts = Prepared(project / "data/prepared").split("test").column("text").to_pylist()
+    alone = ceiling(project, texts, seconds)
     pairs = [(sides(project, port)[place], port) for place, port in enumerate(free_ports(3))]
     with ExitStack() as stack:
         for side, port in pairs:
@@ -179,23 +196,36 @@ def main(project: Path, seconds: float) -> None:
                 for side, port in pairs:
                     found[side.name, clients].append(ask(side, port, texts, clients, seconds))
         mixed = ask(*pairs[0], texts, CROWDS[-1], LONG * seconds, malformed=10)
-    print(f"{len(texts)} test sentences, one a request. The three servers stand side by side and are asked in turn,")
-    print(
-        f"{seconds:.0f} s each time; answers a second are the median of {REPETITIONS} turns, their range in brackets.\n"
-    )
+    print(f"\n### {registered['name']}: an int8 graph of {size:.0f} MB, {len(texts)} test texts\n")
     print("| server | clients | answers/s | median ms | p95 ms | p99 ms | other outcomes |")
     print("|---|---:|---:|---:|---:|---:|---|")
     for (name, clients), turns in found.items():
         print(row(name, clients, seconds, turns))
     print(row(f"{pairs[0][0].name}, every tenth body malformed", CROWDS[-1], LONG * seconds, [mixed]))
+    print(f"| the graph alone, no server | - | {alone:.0f} | - | - | - | - |\n")
     for clients in CROWDS:
         ours, *theirs = (statistics.median(rates(found[side.name, clients], seconds)) for side, _ in pairs)
         ratios = ", ".join(
             f"{ours / rate:.1f} times {side.name}" for rate, (side, _) in zip(theirs, pairs[1:], strict=True)
         )
-        print(f"\nThroughput with {clients} clients: {ratios} (goal: {GOAL:.0f} times `mlflow models serve`).")
+        print(
+            f"- With {clients} client{'s' * (clients > 1)}: {ratios}; {ours / alone:.0%} of the graph alone,", end=" "
+        )
+        print(f"which is {alone / theirs[0]:.1f} times `mlflow models serve`.")
+
+
+def main(projects: list[Path], seconds: float) -> None:
+    """Measure and print."""
+    print("One text a request. The three servers stand side by side and are asked in turn,")
+    print(
+        f"{seconds:.0f} s each time; answers a second are the median of {REPETITIONS} turns, their range in brackets."
+    )
+    print(f"Goal: {GOAL:.0f} times the throughput of `mlflow models serve`.")
+    for project in projects:
+        compare(project, seconds)
 
 
 if __name__ == "__main__":
     options = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
-    main(Path(options.get("project", ROOT)).resolve(), float(options.get("seconds", 10)))
+    folders = options.get("projects", str(ROOT)).split(",")
+    main([Path(folder).resolve() for folder in folders], float(options.get("seconds", 10)))
