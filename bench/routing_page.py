@@ -159,8 +159,8 @@ def _routers(found: Found) -> list[str]:
 # -- writing ----------------------------------------------------------------------------------
 
 
-def write_page(found: Found, page: Path, parent: StageRun) -> None:
-    """Put the tables between the page's markers, and the pictures beside it and into the parent run.
+def write_page(found: Found, page: Path, block: str, parent: StageRun) -> None:
+    """Put the tables between the page's markers of this name, and the pictures beside it and into the parent run.
 
     Raises:
         UserError: Nothing was trained yet, or the page has no markers.
@@ -171,11 +171,11 @@ def write_page(found: Found, page: Path, parent: StageRun) -> None:
         raise UserError("nothing was trained yet", fix="Run without --only first")
     section = f"{_setting(found)}\n\n{loss_table(found)}\n\n{balance_table(found)}\n\n{verdict(found)}\n"
     text = page.read_text(encoding="utf-8")
-    marked = re.compile(r"(<!-- routing-study -->\n).*?(<!-- /routing-study -->)", re.DOTALL)
+    marked = re.compile(f"(<!-- {re.escape(block)} -->\n).*?(<!-- /{re.escape(block)} -->)", re.DOTALL)
     if not marked.search(text):
-        raise UserError("has no markers", where=str(page), fix="Put <!-- routing-study --> <!-- /routing-study --> in")
+        raise UserError("has no markers", where=str(page), fix=f"Put <!-- {block} --> <!-- /{block} --> in")
     for name, figure in (("loss", loss_picture(found)), ("balance", balance_picture(found))):
-        figure.savefig(page.with_name(f"routing-{name}.png"), dpi=100, facecolor="white", metadata={"Software": None})
+        figure.savefig(page.with_name(f"{block}-{name}.png"), dpi=100, facecolor="white", metadata={"Software": None})
         parent.log_figure(figure, f"plots/{name}.png")
     page.write_text(marked.sub(lambda match: f"{match[1]}{section}{match[2]}", text), encoding="utf-8")
 
@@ -188,7 +188,7 @@ def _setting(found: Found) -> str:
     corpus = "Tiny Shakespeare" if about["text"] != "shakespeare" else "The embedded plays of Shakespeare"
     return (
         f"*{machine()}. {corpus}, {about['steps']} steps of {about['train.batches.tokens']} tokens, "
-        f"seeds 1 to {seeds}, optimizer {about['train.optimizer.name']}. Command: `make routing-study`.*"
+        f"seeds 1 to {seeds}, optimizer {about['train.optimizer.name']}.*"
     )
 
 

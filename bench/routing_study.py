@@ -18,6 +18,7 @@ import argparse
 import hashlib
 import json
 import logging
+import math
 import os
 import statistics
 import tempfile
@@ -85,15 +86,27 @@ class Study:
         self._overrides = list(overrides)
         self._text: Path | None = options.text
         self._layout = Layout(ROOT)
+        self.prepared = self._prepare(self._composed(self.arms[0], 1, 1, self.steps))
+        # Some tokens are left over where sequences and batches end.
+        self._training_tokens = 0.98 * self.prepared.statistics["splits"]["train"]["tokens"]["total"]
         config = self.configured(self.arms[0], 1, self.steps)
-        self.prepared = self._prepare(config)
         self._client, self._uri, self._experiment = self._connect(config)
         self.parent = self._open(config, options.fresh)
 
     # -- configuration and data -------------------------------------------------------------
 
     def configured(self, arm: Arm, seed: int, steps: int, *more: str) -> PipelineConfig:
-        """The configuration of one run; `more` overrides come last."""
+        """The configuration of one run; `more` overrides come last.
+
+        Where the text has fewer batches than steps are asked, there are several epochs, and as many steps as
+        make them equally long.
+        """
+        config = self._composed(arm, seed, 1, steps, *more)
+        batches = int(self._training_tokens / config.train.batches.tokens)
+        epochs = math.ceil(steps / max(1, batches))
+        return config if epochs == 1 else self._composed(arm, seed, epochs, math.ceil(steps / epochs), *more)
+
+    def _composed(self, arm: Arm, seed: int, epochs: int, steps_per_epoch: int, *more: str) -> PipelineConfig:
         data = ["experiment=shakespeare"]
         if self._text is not None:
             data = ["experiment=tiny_shakespeare", f"fetch.source.files.all={json.dumps(str(self._text.resolve()))}"]
@@ -102,10 +115,10 @@ class Study:
             "task._target_=bench.routing_task.WatchedLanguageModelling",
             "trainer=cpu",
             f"seed={seed}",
-            "train.max_epochs=1",
-            f"train.batches.per_epoch={steps}",
+            f"train.max_epochs={epochs}",
+            f"train.batches.per_epoch={steps_per_epoch}",
             "train.batches.tokens=1024",
-            f"train.validations_per_epoch={min(VALIDATIONS, steps)}",
+            f"train.validations_per_epoch={1 if epochs > 1 else min(VALIDATIONS, steps_per_epoch)}",
         ]
         return compose(self._layout, [*data, *fixed, *arm.overrides, *self._overrides, *more])
 
@@ -223,7 +236,7 @@ class Study:
         tags |= {f"{TAG}.arm": arm.name, f"{TAG}.seed": str(seed)}
         run = self._new_run(f"{arm.name}, seed {seed}", tags)
         with _ended(run):
-            run.log_params({"train": values, "steps": steps})
+            run.log_params({"train": values, "steps": config.train.max_epochs * (config.train.batches.per_epoch or 0)})
             trained = self._fit(config, run)
             run.log_params({"weights": trained.network.parameter_counts()})
             run.log_metrics({f"final/{name}": value for name, value in trained.history[-1].items()})
@@ -279,11 +292,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     text = TINY_SHAKESPEARE if TINY_SHAKESPEARE.is_file() else None
     parser.add_argument("--text", type=Path, default=text, help="tiny Shakespeare; without it, the embedded plays")
-    parser.add_argument("--steps", type=int, default=150, help="of every run")
+    parser.add_argument("--steps", type=int, default=400, help="of every run")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--routers", default="", help="names in conf/router/ with commas between; all if left out")
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
     parser.add_argument("--fresh", action="store_true", help="a new study, though there is one of this configuration")
+    parser.add_argument("--block", default="routing-study", help="name of the markers on the page, and of pictures")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "routing.md", help="with the markers of the table")
     options, overrides = parser.parse_known_args(arguments)
     parts = options.only.split(",")
@@ -293,7 +307,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with _ended(study.parent):
         for part in PARTS:
             if part in parts:
-                write_page(study.read(), options.page, study.parent) if part == "page" else getattr(study, part)()
+                write_page(study.read(), options.page, options.block, study.parent) if part == "page" else getattr(
+                    study, part
+                )()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -110,8 +111,20 @@ def test_the_page_gets_tables_and_pictures(study: Study, home: Path) -> None:
     assert set(rows[1:3]) == {"dense", "dense, equal time"}
     assert "the best router, `top_k`" in text and "At equal time, for which dense gets" in text
     assert text.count("x) |") == 3, "each arm's speed beside dense"
-    assert all((home / f"routing-{name}.png").stat().st_size > 5_000 for name in ("loss", "balance"))
+    assert all((home / f"routing-study-{name}.png").stat().st_size > 5_000 for name in ("loss", "balance"))
     assert set(runs_of(home)[1]) == {"dense", "top_k", "soft", "dense_equal_time"}
+
+
+@pytest.mark.slow
+def test_more_steps_than_the_text_has_batches_are_several_epochs(bench: ModuleType, study: Study, home: Path) -> None:
+    options = Namespace(routers="top_k", seeds=1, steps=3, text=home / "plays.txt", fresh=False)
+    found = bench.routing_study.Study(options, SIZES)
+    few, many = (found.configured(found.arms[0], 1, steps).train for steps in (3, 10_000))
+    assert (few.max_epochs, few.batches.per_epoch) == (1, 3)
+    tokens = found.prepared.statistics["splits"]["train"]["tokens"]["total"]
+    assert many.max_epochs > 1
+    assert many.batches.per_epoch * many.batches.tokens <= tokens
+    assert 10_000 <= many.max_epochs * many.batches.per_epoch < 10_000 + many.max_epochs
 
 
 @pytest.mark.slow
