@@ -19,7 +19,7 @@ def copies(layout: Layout) -> Iterator[Path]:
     from filelock import FileLock
 
     layout.choosing.mkdir(parents=True, exist_ok=True)
-    with FileLock(layout.choosing / _LOCK):
+    with FileLock(layout.choosing.with_suffix(_LOCK)):
         _remove_abandoned(layout.choosing)
         root = Path(tempfile.mkdtemp(dir=layout.choosing))
         held = FileLock(root / _LOCK)
