@@ -154,6 +154,17 @@ def test_too_little_memory_is_told_with_what_to_do(tmp_path: Path, monkeypatch: 
         run_stage(make_project(tmp_path / "project"))
 
 
+def test_a_compiler_that_fails_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = torch.nn.Module.compile
+
+    def broken(*_: Any) -> Any:
+        raise NotImplementedError("no kernel for this product")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: compiled(self, backend=broken))
+    with pytest.raises(UserError, match=r"train\.compile: torch.compile fails here \(.*no kernel.*Set it to off"):
+        run_stage(make_project(tmp_path / "project", compile="on"))
+
+
 def test_a_finished_training_leaves_all_outputs_and_no_checkpoints(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -68,6 +68,8 @@ class LayerCompiler(Callback):
         device = pl_module.device
         if not _has_compiler(device) or (self._how == "auto" and device.type == "cpu"):
             return
+        # It prints the whole stack of an error that it raises too.
+        logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
         network: nn.Module = pl_module.network  # type: ignore[assignment]
         if self._how == "auto" and not self._note.is_file():
             data: Any = trainer.datamodule  # type: ignore[attr-defined]

@@ -123,7 +123,8 @@ class Training:
             metrics: Takes the figures of each step.
 
         Raises:
-            UserError: A loss is not finite, memory is short, or Lightning refuses its settings.
+            UserError: A loss is not finite, memory is short, Lightning refuses its settings, or
+                torch.compile was asked for and fails.
             KeyboardInterrupt: On Ctrl-C.
             SystemExit: With status 143 on SIGTERM.
         """
@@ -228,11 +229,27 @@ def _fit(trainer: Trainer, module: TrainingModule, data: PreparedDataModule, che
                 where="train.batches.tokens",
                 fix="Choose a smaller number of tokens, and a larger train.batches.accumulate to make up for it",
             ) from error
+        if _is_from_the_compiler(error):
+            raise UserError(
+                f"torch.compile fails here ({_beginning(error)})",
+                where="train.compile",
+                fix="Set it to off, or to auto, which does without where it fails",
+            ) from error
         raise
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _is_from_the_compiler(error: BaseException) -> bool:
+    # By name: the class is private, and its module slow to load.
+    return any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__)
+
+
+def _beginning(error: BaseException) -> str:
+    """The first paragraph of what it says, which is followed by advice on how to debug the compiler."""
+    return str(error).strip().split("\n\n")[0][:200]
 
 
 def _gpus() -> list[str]:
