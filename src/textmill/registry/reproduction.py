@@ -32,6 +32,7 @@ _TRAIN = "train"
 _MEASURED = ("evaluate", "export")
 _FIGURES = ("test/", "baseline/", "difference/", "export/")
 _LINES_OF_ERROR = 3
+_PATIENCE_SECONDS = 20
 
 
 @dataclass(frozen=True)
@@ -283,7 +284,21 @@ class _Place:
         try:
             return process.wait()
         except BaseException:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
+            _end(process)
             raise
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End DVC and the stage below it, which ends its run in the store first: only then may the store go."""
+    import psutil
+
+    try:
+        below = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        below = []
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    process.wait()
+    for left in psutil.wait_procs(below, timeout=_PATIENCE_SECONDS)[1]:
+        with suppress(psutil.NoSuchProcess):
+            left.kill()
