@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from textmill.config import resolved
 from textmill.config.layout import Layout
 from textmill.errors import UserError
 from textmill.files import atomic_write, read_json, sha256_folder
+from textmill.processes import end_family
 from textmill.registry.dvc_cache import Cache, lend_cache
 from textmill.registry.lineage import Origin
 from textmill.registry.repository import LOCK, Repository
@@ -284,21 +285,6 @@ class _Place:
         try:
             return process.wait()
         except BaseException:
-            _end(process)
+            # The stage below DVC ends its run in the store first: only then may the store go
+            end_family(process, _PATIENCE_SECONDS)
             raise
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End DVC and the stage below it, which ends its run in the store first: only then may the store go."""
-    import psutil
-
-    try:
-        below = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        below = []
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    process.wait()
-    for left in psutil.wait_procs(below, timeout=_PATIENCE_SECONDS)[1]:
-        with suppress(psutil.NoSuchProcess):
-            left.kill()

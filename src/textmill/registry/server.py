@@ -12,18 +12,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from textmill.errors import UserError
+from textmill.processes import end_family
 from textmill.registry.postgres import private_cluster
 from textmill.registry.secret_files import kept_secret, write_secret
-
-if TYPE_CHECKING:
-    import psutil
 
 DATABASE = "TEXTMILL_DATABASE"
 ADMIN_PASSWORD = "TEXTMILL_ADMIN_PASSWORD"
@@ -229,39 +226,7 @@ def _process(settings: ServerSettings, environment: dict[str, str]) -> Iterator[
         try:
             yield process
         finally:
-            _stop(process)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the server and its workers, which end what they answer; SIGKILL to what stays."""
-    import psutil
-
-    try:
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        family = []
-    for member in family:
-        _send(member, signal.SIGTERM)
-    _, alive = psutil.wait_procs([member for member in family if _runs(member)], timeout=_STOP_SECONDS)
-    for member in alive:
-        _send(member, signal.SIGKILL)
-    process.wait()
-
-
-def _send(process: psutil.Process, number: signal.Signals) -> None:
-    import psutil
-
-    with suppress(psutil.NoSuchProcess):
-        process.send_signal(number)
-
-
-def _runs(process: psutil.Process) -> bool:
-    import psutil
-
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+            end_family(process, _STOP_SECONDS)
 
 
 def _wait_until_ready(settings: ServerSettings, process: subprocess.Popen[bytes], stopped: Callable[[], bool]) -> bool:
