@@ -23,7 +23,7 @@ CHARACTERS = 4_000_000
 _LONGEST_FIELD = 1 << 24
 """Characters of a CSV field; a longer one means a quote that was never closed."""
 
-FORMATS: dict[str, Format] = {
+_FORMATS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".tab": "tsv",
@@ -33,7 +33,8 @@ FORMATS: dict[str, Format] = {
     ".pq": "parquet",
     ".txt": "text",
 }
-"""What the ending of a file's name says of it."""
+TABLE_ENDINGS = tuple(ending for ending, format_ in _FORMATS.items() if format_ != "text")
+"""Endings of names of files with rows and columns."""
 
 
 class MissingColumnError(UserError):
@@ -51,7 +52,7 @@ class RawRows:
 
 def is_table(path: Path) -> bool:
     """Whether a file's ending names a format of rows and columns."""
-    return FORMATS.get(path.suffix.lower(), "text") != "text"
+    return path.suffix.lower() in TABLE_ENDINGS
 
 
 def read_rows(
@@ -72,9 +73,9 @@ def read_rows(
     Raises:
         UserError: The file is empty, lacks a column, or is not of its format.
     """
-    format_ = config.format or FORMATS.get(path.suffix.lower())
+    format_ = config.format or _FORMATS.get(path.suffix.lower())
     if format_ is None:
-        fix = f"Set prepare.read.format, or end the name in {', '.join(FORMATS)}"
+        fix = f"Set prepare.read.format, or end the name in {', '.join(_FORMATS)}"
         raise UserError(f"cannot tell the format from the ending {path.suffix!r}", where=label, fix=fix)
     if path.stat().st_size == 0:
         raise UserError("the file is empty", where=label)

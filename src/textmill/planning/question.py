@@ -8,7 +8,7 @@ from typing import Any
 
 from textmill.config.layout import Layout
 from textmill.config.sections.prepare import ReadConfig
-from textmill.data.reading import FORMATS, MissingColumnError, is_table, read_rows
+from textmill.data.reading import TABLE_ENDINGS, MissingColumnError, is_table, read_rows
 from textmill.errors import UserError, did_you_mean
 
 _OWN_FILE = "file"
@@ -88,8 +88,8 @@ def _file_lines(question: Question, layout: Layout) -> dict[str, Any]:
     if not path.suffix:
         _require(layout, "data", question.data)
     if not is_table(path):
-        endings = ", ".join(ending for ending, kind in FORMATS.items() if kind != "text")
-        raise UserError("no kind of file that is read", where=question.data, fix=f"Give one that ends in {endings}")
+        fix = f"Give one that ends in {', '.join(TABLE_ENDINGS)}"
+        raise UserError("no kind of file that is read", where=question.data, fix=fix)
     if not path.is_file():
         raise UserError("no such file", where=question.data, fix="Give a file, or the name of one in conf/data/")
     absolute = path.resolve()
