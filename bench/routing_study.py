@@ -305,11 +305,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"no such part: {', '.join(unknown)}", where="--only", fix=f"Allowed: {', '.join(PARTS)}")
     study = Study(options, overrides)
     with _ended(study.parent):
-        for part in PARTS:
-            if part in parts:
-                write_page(study.read(), options.page, options.block, study.parent) if part == "page" else getattr(
-                    study, part
-                )()
+        for part in (part for part in PARTS if part in parts):
+            if part == "page":
+                write_page(study.read(), options.page, options.block, study.parent)
+            else:
+                getattr(study, part)()
 
 
 if __name__ == "__main__":

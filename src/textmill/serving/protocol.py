@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic_core import to_json
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # As usual servers have it; a bearer token and what proxies add are a small part of it.
 _LARGEST_HEAD = 64 << 10
@@ -88,8 +84,3 @@ class BoundedHead(HttpToolsProtocol):
             )
             self.transport.write(head.encode("ascii") + body)
         self.transport.close()
-
-
-def bounded_head(head_seconds: float) -> Callable[..., asyncio.Protocol]:
-    """A factory of `BoundedHead`, as `uvicorn.Config(http=...)` takes it."""
-    return partial(BoundedHead, head_seconds=head_seconds)

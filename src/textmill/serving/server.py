@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import uvicorn
 
@@ -19,7 +20,7 @@ from textmill.serving.application import Service, build_application
 from textmill.serving.loading import LoadedModel, ModelSource, load_model
 from textmill.serving.metrics import ServingMetrics
 from textmill.serving.observing import Traffic
-from textmill.serving.protocol import bounded_head
+from textmill.serving.protocol import BoundedHead
 from textmill.serving.settings import ServeSettings
 from textmill.serving.watching import Watcher
 
@@ -62,7 +63,7 @@ def serve(
     listening = listen(settings.host, settings.port)
     config = uvicorn.Config(
         build_application(service, token),
-        http=bounded_head(settings.receive_seconds),  # type: ignore[arg-type]
+        http=partial(BoundedHead, head_seconds=settings.receive_seconds),  # type: ignore[arg-type]
         access_log=False,
         log_level="warning",
         server_header=False,
