@@ -62,7 +62,7 @@ QUICK = Size(
 
 def loss_in_chunks(model: Any, tokens: Any) -> Any:
     """As in the pipeline's training: the logits a chunk at a time, the routers' terms added."""
-    from textmill.training.likelihood import mean_cross_entropy
+    from textmill.models.losses.likelihood import mean_cross_entropy
 
     hidden = model.hidden_states(tokens[:, :-1])
     return mean_cross_entropy(hidden.states, model.output_weight, tokens[:, 1:])[0] + sum(

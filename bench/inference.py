@@ -56,10 +56,10 @@ def main(folder: Path) -> None:
     from textmill.config.plugins import build
     from textmill.data.prepared import Prepared
     from textmill.models.base import Model
-    from textmill.serving.exported import read_specification
-    from textmill.serving.predictor import Predictor
+    from textmill.predicting.exported import read_specification
+    from textmill.predicting.loading import load_predictor
     from textmill.tasks.base import Task
-    from textmill.training.inference import length_batches
+    from textmill.text.batches import length_batches
     from textmill.training.loading import load_network
 
     torch.set_num_threads(THREADS)
@@ -69,7 +69,7 @@ def main(folder: Path) -> None:
     ids = prepared.split("test").column("input_ids").to_pylist()
     task, model = build(exported.task, Task), build(exported.model, Model)  # type: ignore[type-abstract]
     network = load_network(task, model, exported.state, data / "trained").eval()
-    int8, fp32 = (Predictor.load(folder, precision, threads=THREADS) for precision in ("int8", "fp32"))
+    int8, fp32 = (load_predictor(folder, precision, threads=THREADS) for precision in ("int8", "fp32"))
 
     lengths = np.array([len(row) for row in ids])
     orders: dict[str, Sequence[Any]] = {

@@ -44,7 +44,7 @@ def plain(states: Any, weight: Any, labels: Any) -> Any:
 
 def chunked(states: Any, weight: Any, labels: Any) -> Any:
     """That of the training."""
-    from textmill.training.likelihood import mean_cross_entropy
+    from textmill.models.losses.likelihood import mean_cross_entropy
 
     return mean_cross_entropy(states, weight, labels)[0]
 

@@ -65,7 +65,7 @@ def build_project(root: Path) -> list[str]:
     """Lay a project with the default model's tokenizer; gives the words of its vocabulary."""
     from textmill.config.compose import compose
     from textmill.config.layout import Layout
-    from textmill.models.pretrained import fetch_pretrained
+    from textmill.fetching.pretrained import fetch_pretrained
 
     (root / "dvc.yaml").touch()
     config = compose(Layout(ROOT), ["experiment=movie_reviews"]).fetch

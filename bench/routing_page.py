@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from textmill.errors import UserError
-from textmill.evaluation.bootstrap import Interval
-from textmill.registry.tracking import StageRun
+from textmill.metrics.bootstrap import Interval
+from textmill.registry.runs.tracking import StageRun
 
 TAG = "textmill.routing_study"
 DENSE, DENSE_LONGER, LIMITED = "dense", "dense_equal_time", "switch_capacity"

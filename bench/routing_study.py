@@ -36,7 +36,7 @@ from textmill.config.layout import Layout
 from textmill.config.schema import PipelineConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
-from textmill.registry.tracking import StageRun
+from textmill.registry.runs.tracking import StageRun
 from textmill.stages.runner import run_program
 
 log = logging.getLogger("textmill")
@@ -124,8 +124,8 @@ class Study:
 
     def _prepare(self, config: PipelineConfig) -> Prepared:
         """The data as the stages `fetch` and `prepare` make them, once for all runs."""
-        from textmill.data.fetching import fetch_corpus
         from textmill.data.preparing import prepare
+        from textmill.fetching.fetching import fetch_corpus
 
         key = _digest(
             {"fetch": config.fetch.model_dump(mode="json"), "prepare": config.prepare.model_dump(mode="json")}
@@ -141,7 +141,7 @@ class Study:
     def _connect(self, config: PipelineConfig) -> tuple[Any, str, str]:
         from mlflow import MlflowClient, get_tracking_uri
 
-        from textmill.registry.store import connect
+        from textmill.registry.runs.store import connect
 
         connect(config.runtime, self._layout)
         client = MlflowClient()
@@ -163,7 +163,7 @@ class Study:
         return run
 
     def _new_run(self, name: str, tags: Mapping[str, str]) -> StageRun:
-        from textmill.registry.origin import origin_tags
+        from textmill.registry.runs.origin import origin_tags
 
         everything = {**origin_tags(ROOT), "mlflow.source.name": "bench.routing_study", **tags}
         return self._run(self._client.create_run(self._experiment, run_name=name, tags=everything).info.run_id)

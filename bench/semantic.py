@@ -46,7 +46,7 @@ def before_training(project: Path) -> tuple[Any, Any, dict[str, Any]]:
 
     from textmill.config.plugins import build
     from textmill.data.prepared import Prepared
-    from textmill.evaluation.bootstrap import Bootstrap, intervals
+    from textmill.metrics.bootstrap import Bootstrap, intervals
     from textmill.models.base import Model
     from textmill.tasks.base import Task
     from textmill.training.inference import predict_table
@@ -67,7 +67,7 @@ def print_table(experiment: str, project: Path) -> None:
     """One experiment's table, and the gain by training on the same draws."""
     import pandas as pd
 
-    from textmill.evaluation.bootstrap import Bootstrap, paired_differences
+    from textmill.metrics.bootstrap import Bootstrap, paired_differences
 
     title, metrics = TABLES[experiment]
     figures = json.loads((project / "data/evaluation/figures.json").read_text())

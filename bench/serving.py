@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from textmill.serving.predictor import Predictor
+    from textmill.predicting.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -179,12 +179,12 @@ def alone(predictor: Predictor, texts: list[str], seconds: float) -> float:
 def compare(project: Path, seconds: float) -> None:
     """Measure one model and print its table."""
     from textmill.data.prepared import Prepared
-    from textmill.serving.predictor import Predictor
+    from textmill.predicting.loading import load_predictor
 
     registered = json.loads((project / "data/registered/registered.json").read_text())
     size = (project / "data/exported/model/model.int8.onnx").stat().st_size / 1e6
     texts = Prepared(project / "data/prepared").split("test").column("text").to_pylist()
-    predictor = Predictor.load(project / "data/exported/model", threads=len(os.sched_getaffinity(0)))
+    predictor = load_predictor(project / "data/exported/model", threads=len(os.sched_getaffinity(0)))
     by_itself: list[float] = []
     pairs = [(sides(project, port)[place], port) for place, port in enumerate(free_ports(3))]
     with ExitStack() as stack:

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from textmill.errors import UserError
-from textmill.evaluation.bootstrap import Bootstrap, intervals, paired_differences
-from textmill.tasks.base import Metric
+from textmill.metrics.base import Metric
+from textmill.metrics.bootstrap import Bootstrap, intervals, paired_differences
 
 MEAN = Metric("mean", lambda columns, index: columns["score"][index].mean(axis=1))
 

@@ -1,4 +1,4 @@
-"""Each figure of `textmill.evaluation.categories` equals scikit-learn's or torchmetrics'."""
+"""Each figure of `textmill.metrics.categories` equals scikit-learn's or torchmetrics'."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from textmill.evaluation.categories import CALIBRATION_BINS, category_metrics, encode
+from textmill.metrics.categories import CALIBRATION_BINS, category_metrics, encode
 
 LABELS = ["bad", "good", "so-so", "unseen"]
 ROWS = 400
@@ -90,7 +90,7 @@ def test_a_value_that_is_no_label_is_refused():
 
 
 def test_confusions_name_the_most_frequent_mistake_first(columns):
-    from textmill.evaluation.category_sections import category_sections
+    from textmill.metrics.category_sections import category_sections
 
     confusions, calibration = category_sections(pd.DataFrame(columns), LABELS)
     matrix = sk.confusion_matrix(columns["label"], columns["prediction"], labels=LABELS)

@@ -11,7 +11,7 @@ import pytest
 
 from textmill.config.sections.gate import GateConfig
 from textmill.evaluation.gate import Costs, Material, Measured, Verdict, holm, judge
-from textmill.tasks.base import Metric
+from textmill.metrics.base import Metric
 
 ROWS = 400
 RIGHT = Metric("share_right", lambda columns, index: columns["right"][index].mean(axis=1))

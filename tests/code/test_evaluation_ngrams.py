@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from textmill.errors import UserError
-from textmill.evaluation.ngrams import KneserNey, fit_baselines
-from textmill.evaluation.samples import distinct, repetition
+from textmill.metrics.baselines.ngrams import KneserNey, fit_baselines
+from textmill.metrics.samples import distinct, repetition
 
 VOCABULARY = 6
 

@@ -11,14 +11,14 @@ import pytest
 from textmill.config import plugins
 from textmill.config.compose import compose
 from textmill.config.layout import Layout
-from textmill.data.sources.base import Source
 from textmill.errors import UserError
+from textmill.fetching.sources.base import Source
 from textmill.models.base import Model
 from textmill.tasks.base import Task
 
 OUTSIDE = """
 from textmill.config.section import Section
-from textmill.data.sources.base import Provenance, Source
+from textmill.fetching.sources.base import Provenance, Source
 from textmill.models.pretrained_encoder import PretrainedEncoder
 from textmill.tasks.text_classification import TextClassification
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from textmill.errors import UserError
-from textmill.evaluation import retrieval
-from textmill.evaluation.correlations import pearson, spearman
-from textmill.evaluation.word_vectors import TfidfVectors, overlaps, stems
+from textmill.metrics import retrieval
+from textmill.metrics.baselines.word_vectors import TfidfVectors, overlaps, stems
+from textmill.metrics.correlations import pearson, spearman
 
 VALUES = st.lists(st.integers(0, 6), min_size=3, max_size=30)
 
@@ -87,7 +87,7 @@ def test_words_in_common() -> None:
 def test_losses_are_the_papers_formulas() -> None:
     import torch
 
-    from textmill.training.pair_losses import cosent, cosine_regression, in_batch_contrast
+    from textmill.models.losses.pairs import cosent, cosine_regression, in_batch_contrast
 
     chooser = np.random.default_rng(1)
     cosines, scores = chooser.uniform(-1, 1, 6), np.array([0.1, 0.5, 0.5, 0.9, 0.2, 0.0])

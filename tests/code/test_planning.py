@@ -19,16 +19,16 @@ from hypothesis import strategies as st
 from textmill.cli.choose import _MILLISECONDS, _SECONDS, _quantity
 from textmill.config.layout import Layout
 from textmill.errors import UserError
-from textmill.evaluation.bootstrap import Bootstrap, intervals
-from textmill.evaluation.categories import category_metrics
-from textmill.planning.advice import advise
-from textmill.planning.candidates import chosen_candidates, known_candidates, lay_out, merged
-from textmill.planning.copies import copies
-from textmill.planning.halving import Price, allot, rung_count, survivors
-from textmill.planning.learning_curve import extrapolate
-from textmill.planning.pareto import front
-from textmill.planning.question import Question, question_lines
-from textmill.planning.results import Result, Rung, Served
+from textmill.metrics.bootstrap import Bootstrap, intervals
+from textmill.metrics.categories import category_metrics
+from textmill.selection.advice import advise
+from textmill.selection.candidates import chosen_candidates, known_candidates, lay_out, merged
+from textmill.selection.copies import copies
+from textmill.selection.halving import Price, allot, rung_count, survivors
+from textmill.selection.learning_curve import extrapolate
+from textmill.selection.pareto import front
+from textmill.selection.question import Question, question_lines
+from textmill.selection.results import Result, Rung, Served
 
 PRICES = st.dictionaries(
     st.text("abcdefgh", min_size=1, max_size=3),
@@ -301,7 +301,7 @@ def test_copies_go_with_their_process_even_when_that_was_killed(tmp_path: Path) 
     project = Layout(tmp_path)
     code = (
         "import os, signal, sys; from pathlib import Path; from textmill.config.layout import Layout;"
-        "from textmill.planning.copies import copies\n"
+        "from textmill.selection.copies import copies\n"
         "with copies(Layout(Path(sys.argv[1]))) as root:\n"
         "    (root / 'weights').write_text('large'); print(root, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from textmill.data.pair_windows import pair_windows
 from textmill.errors import UserError
-from textmill.evaluation import passages, sentence_baseline
-from textmill.evaluation.bootstrap import Bootstrap, intervals
-from textmill.evaluation.spans import best_margin, best_spans
+from textmill.metrics import passages
+from textmill.metrics.baselines import sentence_baseline
+from textmill.metrics.bootstrap import Bootstrap, intervals
+from textmill.metrics.spans import best_margin, best_spans
 from textmill.tasks.question_answering import QuestionAnswering
+from textmill.text.pair_windows import pair_windows
 
 CONTEXT = "the mill stands here . it was built by John in 1785 ."
 
@@ -156,7 +157,7 @@ def frame(rows: list[tuple[str, str, str | None]]) -> pd.DataFrame:
 )
 def test_what_cannot_be_used_is_told(row: tuple[str, str, str | None], column: str, reason: str) -> None:
     [reject] = QuestionAnswering.from_options().check(frame([("who?", CONTEXT, "[]"), row]), None)
-    assert (reject.position, reject.column) == (1, column)
+    assert (reject.row, reject.column) == (1, column)
     assert reason in reject.reason
 
 
@@ -171,14 +172,14 @@ def test_what_cannot_be_used_is_told(row: tuple[str, str, str | None], column: s
     ],
 )
 def test_answers_are_understood_in_many_forms(value: str) -> None:
-    from textmill.data.answers import Answer, read_answers
+    from textmill.text.answers import Answer, read_answers
 
     context = "x" * 38 + " John in 1785"
     assert read_answers(value, context) == [Answer("John", 39)]
 
 
 def test_answers_follow_their_context_through_cleaning() -> None:
-    from textmill.data.answers import read_answers
+    from textmill.text.answers import read_answers
 
     given = ["  The ﬁrst mill, â€œElingâ€\x9d, 1785", "plain 1785", "no"]
     cleaned = ['The first mill, "Eling", 1785', "plain 1785", "no"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from textmill.registry import costs
-from textmill.registry.costs import latencies
+from textmill.registry.promotion import costs
+from textmill.registry.promotion.costs import latencies
 
 ROWS: list[dict[str, Any]] = [{"text": str(number)} for number in range(200)]
 

@@ -16,9 +16,9 @@ import pytest
 from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
-from textmill.registry import lock
-from textmill.registry.lock import CLAIM, promotion_lock
-from textmill.registry.store import open_store
+from textmill.registry.promotion import lock
+from textmill.registry.promotion.lock import CLAIM, promotion_lock
+from textmill.registry.runs.store import open_store
 
 NAME = "tiny"
 

@@ -70,7 +70,7 @@ def test_whole_numbers_are_labels_even_beside_a_null(task):
 
 def test_every_unusable_row_is_rejected_once_with_its_reason(task):
     rows = frame(["fine", None, "  ", "fine", "fine", None], ["good", "bad", "bad", None, "meh", None])
-    before = {(reject.position, reject.column, reject.reason) for reject in task.check(rows, None)}
+    before = {(reject.row, reject.column, reject.reason) for reject in task.check(rows, None)}
     missing = {
         (1, "text", "is missing"),
         (2, "text", "is empty"),
@@ -79,19 +79,19 @@ def test_every_unusable_row_is_rejected_once_with_its_reason(task):
     }
     assert before == missing
     after = task.check(rows.set_index(pd.Index(list("uvwxyz"))), STATE)
-    assert {reject.position for reject in after} == {1, 2, 3, 4, 5}
+    assert {reject.row for reject in after} == {1, 2, 3, 4, 5}
     assert after[3].reason == "'meh' is none of the labels bad, good, so-so"
 
 
 def test_unusable_shares_are_rejected_with_their_reason(task):
     rows = with_shares('{"good": 3, "bad": 1}', None, "[1]", '{"meh": 1}', '{"good": 0}', '{"good": 2, "bad": -1}', "{")
-    reasons = {reject.position: reject.reason for reject in task.check(rows, STATE)}
+    reasons = {reject.row: reject.reason for reject in task.check(rows, STATE)}
     assert sorted(reasons) == [2, 3, 4, 5, 6]
     assert reasons[2] == "'[1]' is no JSON record of a weight for each label"
     assert reasons[3] == "'meh' is none of the labels"
     assert "has a weight below 0, or none above" in reasons[4]
     both = rows.assign(text="")
-    assert sorted(reject.position for reject in task.check(both, STATE)) == [0, 1, 2, 3, 4, 5, 6]
+    assert sorted(reject.row for reject in task.check(both, STATE)) == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_r_drop_adds_the_divergence_of_two_passes_in_training_only(task, tokenizer):
@@ -138,7 +138,7 @@ def test_training_aims_at_the_shares_where_there_are_some(task, tokenizer):
 
 def test_configured_labels_are_checked_before_fit():
     task = TextClassification.from_options(labels=["bad", "good"])
-    assert [reject.position for reject in task.check(frame(["a", "b"], ["bad", "meh"]), None)] == [1]
+    assert [reject.row for reject in task.check(frame(["a", "b"], ["bad", "meh"]), None)] == [1]
     assert task.check(frame(["a", "b"], ["bad", "good"]), None) == []
 
 

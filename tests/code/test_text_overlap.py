@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import sacrebleu
 
-from textmill.evaluation import rouge, text_overlap
-from textmill.evaluation.nearest_text import NearestText
+from textmill.metrics import rouge, text_overlap
+from textmill.metrics.baselines.nearest_text import NearestText
 
 WORDS = ["the", "a", "dog", "cat", "man", "runs", "sees", "big", "red", "house", "is", "on", "in", "tree", ",", "."]
 CHINESE = "这是一个测试我们你好世界中文"

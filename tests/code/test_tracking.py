@@ -20,8 +20,8 @@ from support.tiny_export import mlflow_server, wait_for
 from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
-from textmill.registry import descriptions, origin
-from textmill.registry.tracking import stage_run
+from textmill.registry.runs import descriptions, origin
+from textmill.registry.runs.tracking import stage_run
 
 RUNTIME = RuntimeConfig(tracking_experiment="tiny")
 
@@ -160,7 +160,7 @@ import sys, time
 from pathlib import Path
 from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
-from textmill.registry.tracking import stage_run
+from textmill.registry.runs.tracking import stage_run
 from textmill.stages.runner import run_program
 
 def program():

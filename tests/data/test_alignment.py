@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textmill.config.sections.prepare import CleaningConfig
-from textmill.data.alignment import Alignment
 from textmill.data.cleaning import Cleaner
+from textmill.text.alignment import Alignment
 
 CLEANER = Cleaner(CleaningConfig())
 # What cleaning changes: ligatures, widths, fractions, mojibake, entities, quotes, marks, controls, Hangul in parts

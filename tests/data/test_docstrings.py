@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textmill.data.sources.archives import open_archive
-from textmill.data.sources.docstrings import DocstringsSource, summary_and_body
+from textmill.fetching.sources.archives import open_archive
+from textmill.fetching.sources.docstrings import DocstringsSource, summary_and_body
 
 NUMPYDOC = """Compute the :class:`~graph.Path` between two nodes of a graph.
 

@@ -17,15 +17,15 @@ import pytest
 
 from textmill.config.layout import Layout
 from textmill.config.sections.fetch import FetchConfig
-from textmill.data.fetching import fetch_corpus
-from textmill.data.sources.archives import open_archive
 from textmill.errors import UserError
+from textmill.fetching.fetching import fetch_corpus
+from textmill.fetching.pretrained import fetch_pretrained
+from textmill.fetching.sources.archives import open_archive
 from textmill.files import read_json, sha256_file
-from textmill.models.pretrained import fetch_pretrained
 
-FILES = "textmill.data.sources.files.FilesSource"
-PACKAGE = "textmill.data.sources.package.PackageSource"
-HUB = "textmill.data.sources.hub.HubSource"
+FILES = "textmill.fetching.sources.files.FilesSource"
+PACKAGE = "textmill.fetching.sources.package.PackageSource"
+HUB = "textmill.fetching.sources.hub.HubSource"
 
 
 def tar_bytes(members: dict[str, bytes]) -> bytes:

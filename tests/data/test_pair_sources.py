@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from textmill.data.sentences import unit_spans, unit_texts
-from textmill.data.sources.archives import open_archive
-from textmill.data.sources.catalogues import CataloguesSource
-from textmill.data.sources.parallel import ParallelSource
-from textmill.data.sources.references import ReferencesSource
 from textmill.errors import UserError
+from textmill.fetching.sources.archives import open_archive
+from textmill.fetching.sources.catalogues import CataloguesSource
+from textmill.fetching.sources.parallel import ParallelSource
+from textmill.fetching.sources.references import ReferencesSource
+from textmill.text.sentences import unit_spans, unit_texts
 
 CATALOGUE = """
 msgid ""

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, processors
 
-from textmill.data.answers import read_answers
-from textmill.data.numpydoc import read
-from textmill.data.sources.archives import open_archive
-from textmill.data.sources.numpydoc_questions import NumpydocQuestionsSource
 from textmill.errors import UserError
+from textmill.fetching.numpydoc import read
+from textmill.fetching.sources.archives import open_archive
+from textmill.fetching.sources.numpydoc_questions import NumpydocQuestionsSource
+from textmill.text.answers import read_answers
 
 COLUMNS = {"text": "question", "label": "title"}
 TEMPLATES = {
@@ -113,7 +113,7 @@ def test_squad_file_gives_a_row_a_question(project: Any, whole: Any) -> None:
     )
     assert len(whole()) == 12
     assert {(row["row"], row["column"], row["reason"]) for row in project.rejects} == {
-        ("13", "row", "is no question of SQuAD"),
+        ("13", "row", "is not a SQuAD question"),
         ("14", "question", "is empty"),
     }
 

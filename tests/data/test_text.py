@@ -9,8 +9,9 @@ import pytest
 
 from textmill.config.sections.prepare import TextConfig, TokenizerConfig
 from textmill.data.text import documents
-from textmill.data.tokenizing import token_bytes, train_tokenizer
+from textmill.data.tokenizing import train_tokenizer
 from textmill.errors import UserError
+from textmill.text.tokens import token_bytes
 
 TASK = {"_target_": "textmill.tasks.language_modelling.LanguageModelling", "sequence_length": 16}
 VERSES = "".join(f"Line {number} of a long poem, with an é and a €.\n" for number in range(200))

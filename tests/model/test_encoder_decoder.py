@@ -13,15 +13,15 @@ from torch.nn.functional import cross_entropy
 
 from textmill.config.sections.generation import GenerationConfig
 from textmill.errors import UserError
-from textmill.export.weights import read_weights, write_weights
 from textmill.models import attention
 from textmill.models.attention import CrossAttention, padding_mask
 from textmill.models.encoder_decoder import EncoderDecoder, shifted
 from textmill.models.encoder_decoder_model import EncoderDecoderModel
 from textmill.models.generation import generate, write
 from textmill.models.hub_encoder_decoder import HubEncoderDecoder
+from textmill.models.losses.likelihood import IGNORED, mean_cross_entropy
 from textmill.models.warm_start import WarmStart
-from textmill.training.likelihood import IGNORED, mean_cross_entropy
+from textmill.predicting.weights import read_weights, write_weights
 
 END = 0
 T5 = {

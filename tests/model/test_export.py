@@ -20,7 +20,8 @@ from textmill.errors import UserError
 from textmill.export import parity
 from textmill.files import folder_digests, read_json, sha256_folder
 from textmill.models.base import Model
-from textmill.serving.predictor import Predictor, open_session
+from textmill.predicting.loading import load_predictor
+from textmill.predicting.predictor import open_session
 from textmill.stages import export as stage
 from textmill.tasks.base import Task
 from textmill.training.loading import load_network
@@ -133,7 +134,7 @@ def test_half_precision_weights_are_stored_in_full(tmp_path: Path, evaluated: La
     import torch
     from safetensors.torch import load_file
 
-    from textmill.export.weights import write_weights
+    from textmill.predicting.weights import write_weights
 
     network = load_network(build(TASK, Task), build(MODEL, Model), STATE, evaluated.trained).bfloat16()
     write_weights(network, tmp_path)
@@ -143,12 +144,12 @@ def test_half_precision_weights_are_stored_in_full(tmp_path: Path, evaluated: La
 def test_stored_answers_are_those_of_the_predictor(exported: Layout) -> None:
     examples = read_json(exported.exported / "examples.json")
     assert len(examples["inputs"]) == 32
-    assert Predictor.load(exported.exported / "model").predict(examples["inputs"]) == examples["outputs"]
+    assert load_predictor(exported.exported / "model").predict(examples["inputs"]) == examples["outputs"]
     assert {answer["label"] for answer in examples["outputs"]} == {"bad", "good"}
 
 
 def test_answers_do_not_depend_on_company(exported: Layout) -> None:
-    predictor = Predictor.load(exported.exported / "model", "fp32")
+    predictor = load_predictor(exported.exported / "model", "fp32")
     texts = ["wonderful film", "boring " * 40, "story", "great great plot overall"]
     together = predictor.predict(texts)
     for text, answer in zip(texts, together, strict=True):
@@ -159,14 +160,14 @@ def test_answers_do_not_depend_on_company(exported: Layout) -> None:
 
 def test_text_beyond_the_models_positions_is_cut(exported: Layout) -> None:
     """Training ends with one line at such a text, so the end that is cut off was never learned from."""
-    predictor = Predictor.load(exported.exported / "model")
+    predictor = load_predictor(exported.exported / "model")
     assert predictor.exported.max_length == 64  # `prepare.max_length` is 256
     assert predictor.lengths(["film " * 500]) == [64]
     assert predictor.predict(["film " * 500]) == predictor.predict(["film " * 62])
 
 
 def test_served_texts_are_cleaned_like_training_ones(exported: Layout) -> None:
-    predictor = Predictor.load(exported.exported / "model")
+    predictor = load_predictor(exported.exported / "model")
     assert predictor.predict(["  great ﬁlm "]) == predictor.predict(["great film"])
 
 
@@ -235,7 +236,7 @@ def test_tampered_file_is_refused_by_name(model: Path, name: str) -> None:
     content[-2] ^= 1 if name.endswith((".onnx", ".safetensors")) else 0
     file.write_bytes(bytes(content) + (b"" if name.endswith((".onnx", ".safetensors")) else b"\n"))
     with pytest.raises(UserError, match=name.replace(".", r"\.")):
-        Predictor.load(model)
+        load_predictor(model)
 
 
 @pytest.mark.parametrize("name", ["extra.pkl", "pytorch_model.bin", "inner/weights.pt"])
@@ -246,7 +247,7 @@ def test_pickle_is_refused_by_name_even_if_listed(model: Path, name: str) -> Non
     manifest.pop("manifest.json")
     (model / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=name.replace(".", r"\.")) as caught:
-        Predictor.load(model)
+        load_predictor(model)
     assert "pickle" in str(caught.value)
 
 
@@ -254,13 +255,13 @@ def test_pickle_is_refused_by_name_even_if_listed(model: Path, name: str) -> Non
 def test_incomplete_folder_is_refused(model: Path, name: str, what: str) -> None:
     (model / name).unlink()
     with pytest.raises(UserError, match=what):
-        Predictor.load(model)
+        load_predictor(model)
 
 
 def test_unlisted_file_is_refused(model: Path) -> None:
     (model / "notes.txt").write_text("hello")
     with pytest.raises(UserError, match=r"notes\.txt"):
-        Predictor.load(model)
+        load_predictor(model)
 
 
 # -- the command -----------------------------------------------------------------------------
@@ -277,7 +278,7 @@ def test_predict_command_answers_fast(exported: Layout) -> None:
     taken = time.perf_counter() - started
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout)
-    expected = Predictor.load(exported.exported / "model").predict(["wonderful film", "boring plot"])
+    expected = load_predictor(exported.exported / "model").predict(["wonderful film", "boring plot"])
     assert [answer.pop("input") for answer in answers] == ["wonderful film", "boring plot"]
     assert answers == expected
     assert taken < 6  # the goal is 3 s on a quiet machine

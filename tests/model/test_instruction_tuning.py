@@ -18,14 +18,14 @@ from textmill.config.sections.generation import GenerationConfig
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.config.sections.train import TrainConfig
-from textmill.data import chat
 from textmill.data.prepared import Prepared
 from textmill.data.preparing import prepare
 from textmill.errors import UserError
 from textmill.models.generation import generate
 from textmill.models.pretrained_decoder import PretrainedDecoder
-from textmill.serving.predictor import Predictor
+from textmill.predicting.loading import load_predictor
 from textmill.tasks.instruction_tuning import InstructionTuning
+from textmill.text import chat
 
 TASK = {"_target_": "textmill.tasks.instruction_tuning.InstructionTuning", "sample_tokens": 4}
 MODEL = {"_target_": "textmill.models.pretrained_decoder.PretrainedDecoder", "lora": {"rank": 16, "alpha": 32}}
@@ -77,7 +77,8 @@ def conversations(number: int) -> list[Any]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """A project in which every stage up to the export has run."""
-    from textmill.evaluation.evaluating import evaluate, write_evaluation
+    from textmill.evaluation.evaluating import evaluate
+    from textmill.evaluation.report import write_evaluation
     from textmill.export.exporting import export
     from textmill.training.loading import save_network
     from textmill.training.training import Training
@@ -110,7 +111,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 def test_the_answers_are_learned_and_given(made: Layout) -> None:
     metrics = json.loads((made.evaluation / "metrics.json").read_text())
     assert metrics["difference"]["unigram"]["loss"]["high"] < 0
-    predictor = Predictor.load(made.exported / "model")
+    predictor = load_predictor(made.exported / "model")
     asked = [{"role": "user", "content": "name three colours"}]
     answers = predictor.predict(["who are you", {"messages": asked}])
     assert [answer["text"].split() for answer in answers] == [["i", "am", "a", "mill"], ["red", "green", "blue"]]

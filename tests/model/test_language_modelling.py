@@ -23,8 +23,8 @@ from textmill.config.sections.export import ExportConfig
 from textmill.config.sections.train import TrainConfig
 from textmill.data.prepared import Prepared
 from textmill.files import read_json
-from textmill.serving.generator import Generator
-from textmill.serving.predictor import Predictor
+from textmill.predicting.generator import Generator
+from textmill.predicting.loading import load_predictor
 
 
 def run_stages(layout: Layout, model: dict[str, Any], *stages: str, **changes: Any) -> Layout:
@@ -87,7 +87,7 @@ def test_bits_per_byte_count_the_bytes_of_the_text(exported: Layout) -> None:
 def test_the_exported_folder_writes_what_it_wrote_at_export(exported: Layout) -> None:
     folder = exported.exported / "model"
     stored = read_json(exported.exported / "examples.json")
-    generator = Predictor.load(folder)
+    generator = load_predictor(folder)
     assert isinstance(generator, Generator)
     assert generator.predict(stored["inputs"]) == stored["outputs"]
     assert stored["outputs"][0]["text"]
@@ -104,7 +104,7 @@ def test_transformers_reads_the_export_and_writes_the_same(exported: Layout) -> 
     inputs = tokenizer("the moon", return_tensors="pt", add_special_tokens=False)
     with torch.inference_mode():
         written = model.generate(inputs["input_ids"], do_sample=False, max_new_tokens=15)[0]
-    generator: Any = Predictor.load(folder)
+    generator: Any = load_predictor(folder)
     ours = generator.generate(
         ["the moon"], generator.options.model_copy(update={"temperature": 0.0, "max_new_tokens": 15})
     )
@@ -113,7 +113,7 @@ def test_transformers_reads_the_export_and_writes_the_same(exported: Layout) -> 
 
 
 def test_a_stream_gives_the_same_text_in_pieces_and_ends_before_a_stop(exported: Layout) -> None:
-    generator: Any = Predictor.load(exported.exported / "model")
+    generator: Any = load_predictor(exported.exported / "model")
     options = generator.options.model_copy(update={"max_new_tokens": 40, "seed": 3})
     whole = generator.generate(["ROMEO.\n"], options)[0]["text"]
     pieces = list(generator.stream("ROMEO.\n", options))
@@ -126,7 +126,7 @@ def test_a_stream_gives_the_same_text_in_pieces_and_ends_before_a_stop(exported:
 
 def test_the_server_writes_the_same_whole_and_streamed(exported: Layout, tmp_path: Path) -> None:
     folder = exported.exported / "model"
-    generator: Any = Predictor.load(folder)
+    generator: Any = load_predictor(folder)
     expected = generator.stream("ROMEO.\n", generator.options.model_copy(update={"max_new_tokens": 40, "seed": 3}))
     pieces = list(expected)
     asked = {"input": "ROMEO.\n", "options": {"max_new_tokens": 40, "seed": 3, "stop": ["never such a text"]}}
@@ -207,7 +207,7 @@ def test_experts_are_watched_and_their_loss_terms_logged_apart(
 def test_accumulated_batches_step_like_one_large_batch(prepared: Path, tmp_path: Path) -> None:
     import torch
 
-    from textmill.training.packing import PackedWindows
+    from textmill.tasks.examples.packing import PackedWindows
     from textmill.training.training import Training
 
     data = Prepared(Layout(prepared).prepared)

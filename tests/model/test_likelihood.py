@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from textmill.training.likelihood import IGNORED, mean_cross_entropy
+from textmill.models.losses.likelihood import IGNORED, mean_cross_entropy
 
 
 class LargestTensor(TorchDispatchMode):

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from textmill.data.shards import ShardWriter, open_split
+from textmill.tasks.examples.packing import PackedWindows
 from textmill.tasks.language_modelling import LanguageModelling
-from textmill.training.packing import PackedWindows
 
 LENGTHS = [5, 1, 9, 30, 2, 14]
 

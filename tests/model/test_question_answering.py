@@ -11,14 +11,15 @@ from support.tiny_questions import MAX_LENGTH, MODEL, TASK, prepared_project, ru
 
 from textmill.config.layout import Layout
 from textmill.config.plugins import build
-from textmill.data.answers import read_answers
 from textmill.data.prepared import Prepared
 from textmill.evaluation.drift import measure_drift
-from textmill.export.reference import read_reference
+from textmill.evaluation.reference import read_reference
 from textmill.files import read_json
 from textmill.models.base import Model
-from textmill.serving.predictor import Predictor
+from textmill.predicting.loading import load_predictor
+from textmill.predicting.predictor import Predictor
 from textmill.tasks.base import Task
+from textmill.text.answers import read_answers
 from textmill.training.inference import predict_table
 from textmill.training.loading import load_network
 
@@ -109,7 +110,7 @@ def test_export_keeps_parity(project: Layout) -> None:
 
 
 def test_exported_model_answers_with_passages_of_the_text_as_it_was_given(project: Layout) -> None:
-    predictor = Predictor.load(project.exported / "model", "fp32")
+    predictor = load_predictor(project.exported / "model", "fp32")
     context = "  \ufb01lm plot wonderful donâ€™t actor awful here " + "really " * 40 + "scene superb  "
     answers = predictor.predict([{"question": word, "context": context} for word in ("plot", "actor", "scene")])
     for answer in answers:
@@ -120,7 +121,7 @@ def test_exported_model_answers_with_passages_of_the_text_as_it_was_given(projec
 
 def test_predictions_of_another_encoding_are_told_apart_by_id(project: Layout) -> None:
     """What `promote` measures: the model encodes the rows itself, whatever windows they were prepared with."""
-    predictor = Predictor.load(project.exported / "model", "fp32")
+    predictor = load_predictor(project.exported / "model", "fp32")
     frame = Prepared(project.prepared).frame("test").drop(columns=["input_ids"])
     expected = predictor.predictions(frame)
     shorter = Predictor(
@@ -133,7 +134,7 @@ def test_predictions_of_another_encoding_are_told_apart_by_id(project: Layout) -
 
 
 def test_graph_takes_any_number_of_windows(project: Layout) -> None:
-    predictor = Predictor.load(project.exported / "model", "fp32")
+    predictor = load_predictor(project.exported / "model", "fp32")
     task = build(TASK, Task)
     outputs = predictor.outputs_of_ids([[2, 7, 3, 9, 10, 3], [2, 7, 3, 9, 3]])
     assert outputs["start_logits"].shape == (2, 6)
@@ -148,7 +149,7 @@ def test_folder_can_be_trained_further(project: Layout, tmp_path: Path) -> None:
 
 def test_outputs_of_texts_of_any_length_can_be_compared_for_drift(project: Layout) -> None:
     reference = read_reference(project.exported / "model")
-    predictor = Predictor.load(project.exported / "model", "fp32")
+    predictor = load_predictor(project.exported / "model", "fp32")
     frame = pd.DataFrame({"question": ["plot"] * 3, "context": ["plot superb", "plot awful here", "film"]})
     outputs, answers = predictor.answered(frame, frame)
     found = measure_drift(reference, frame, {}, predictor.task.fixed_width(outputs), answers)

@@ -21,7 +21,7 @@ from textmill.config.sections.runtime import RuntimeConfig
 from textmill.config.sections.train import TrainConfig
 from textmill.data.preparing import prepare
 from textmill.errors import UserError
-from textmill.serving.predictor import Predictor
+from textmill.predicting.loading import load_predictor
 from textmill.tasks.base import Task
 
 MODEL = {"_target_": "textmill.models.pretrained_encoder.PretrainedEncoder", "dropout": 0.0, "hidden_dropout": 0.0}
@@ -76,7 +76,8 @@ def project(root: Path, kind: str, lines: list[dict[str, Any]]) -> Layout:
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Layout]:
     """A project in which every stage up to the export has run."""
     from textmill.data.prepared import Prepared
-    from textmill.evaluation.evaluating import evaluate, write_evaluation
+    from textmill.evaluation.evaluating import evaluate
+    from textmill.evaluation.report import write_evaluation
     from textmill.export.exporting import export
     from textmill.training.loading import save_network
     from textmill.training.training import Training
@@ -123,7 +124,7 @@ def test_every_stage_knows_pairs(made: tuple[str, Layout]) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_the_exported_model_answers_pairs_and_single_texts(made: tuple[str, Layout], precision: Any) -> None:
     kind, layout = made
-    predictor = Predictor.load(layout.exported / "model", precision)
+    predictor = load_predictor(layout.exported / "model", precision)
     film, other = "film plot wonderful great scene", "awful terrible music camera script"
     pair, alone, unlike = predictor.predict([{"text_a": film, "text_b": film}, film, {"text_a": film, "text_b": other}])
     assert np.linalg.norm(alone["embedding"]) == pytest.approx(1, abs=1e-4)

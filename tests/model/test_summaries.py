@@ -13,8 +13,8 @@ from support.tiny_pairs import prepared_project, run_stages
 from textmill.config.layout import Layout
 from textmill.data.prepared import Prepared
 from textmill.files import read_json
-from textmill.serving.predictor import Predictor
-from textmill.serving.writer import Writer
+from textmill.predicting.loading import load_predictor
+from textmill.predicting.writer import Writer
 from textmill.tasks.extractive_summarisation import ExtractiveSummarisation
 
 EXTRACTIVE = {
@@ -97,7 +97,7 @@ def test_the_sentence_that_tells_most_is_found_and_beats_the_beginning(extractiv
 
 
 def test_an_exported_graph_chooses_the_same(extractive: Layout) -> None:
-    predictor = Predictor.load(extractive.exported / "model", "fp32")
+    predictor = load_predictor(extractive.exported / "model", "fp32")
     [answer] = predictor.predict(["Film plot here. Superb music today. Script scene plot."])
     assert set(answer) == {"summary", "sentences", "scores"}
     assert answer["summary"] == " ".join(answer["sentences"]) == "Superb music today."
@@ -111,7 +111,7 @@ def test_batches_of_any_width_give_the_same_outputs(extractive: Layout) -> None:
 
     ids = Prepared(extractive.prepared).frame("test")["input_ids"].tolist()
     assert len({len(row) for row in ids}) > 3
-    predictor = Predictor.load(extractive.exported / "model", "fp32")
+    predictor = load_predictor(extractive.exported / "model", "fp32")
     together = predictor.outputs_of_ids(ids)
     predictor.tokens_per_batch = 1
     alone = predictor.outputs_of_ids(ids)
@@ -135,7 +135,7 @@ def test_a_decoder_above_a_pretrained_encoder_is_trained_exported_and_writes(pre
     metrics = read_json(layout.evaluation / "metrics.json")
     assert metrics["findings"]["loss"] < 3.2, "less than a guess among 42 tokens"
     stored = read_json(layout.exported / "examples.json")
-    writer = Predictor.load(layout.exported / "model")
+    writer = load_predictor(layout.exported / "model")
     assert isinstance(writer, Writer)
     assert writer.predict(stored["inputs"]) == stored["outputs"] and set(stored["outputs"][0]) == {"summary"}
     assert (layout.exported / "model/config.json").is_file()

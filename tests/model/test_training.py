@@ -19,7 +19,8 @@ from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.models.base import Model
 from textmill.tasks.base import Task
-from textmill.training.inference import length_batches, predict_table, stack_rows
+from textmill.text.batches import length_batches, stack_rows
+from textmill.training.inference import predict_table
 from textmill.training.loading import load_network, save_network
 
 STATE = {"labels": ["0", "1"]}

@@ -18,10 +18,10 @@ from textmill.data.prepared import Prepared
 from textmill.data.tokenizing import load_tokenizer
 from textmill.errors import UserError
 from textmill.files import read_json
-from textmill.serving.predictor import Predictor
-from textmill.serving.writer import Writer
+from textmill.models.losses.likelihood import IGNORED
+from textmill.predicting.loading import load_predictor
+from textmill.predicting.writer import Writer
 from textmill.tasks.translation import Translation
-from textmill.training.likelihood import IGNORED
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_a_text_in_the_language_of_the_other_is_rejected() -> None:
     task = Translation.from_options(target_language="de", check_languages=True)
     english, german = "The dog runs across the green meadow.", "Der Hund rennt über die grüne Wiese."
     frame = pd.DataFrame({"text": [english, german, "OK", ""], "translation": [german, german, "OK", german]})
-    found = [(reject.position, reject.column, reject.reason) for reject in task.check(frame, None)]
+    found = [(reject.row, reject.column, reject.reason) for reject in task.check(frame, None)]
     assert found == [(1, "text", "is not in the language en"), (3, "text", "is empty")]
 
 
@@ -113,7 +113,7 @@ def test_it_learns_and_stands_beside_translation_memory_and_copy(exported: Layou
 def test_the_exported_folder_translates_as_it_did_at_export(exported: Layout) -> None:
     folder = exported.exported / "model"
     stored = read_json(exported.exported / "examples.json")
-    writer = Predictor.load(folder)
+    writer = load_predictor(folder)
     assert isinstance(writer, Writer)
     assert writer.predict(stored["inputs"]) == stored["outputs"]
     assert set(stored["outputs"][0]) == {"translation"}
@@ -133,7 +133,7 @@ def test_the_commands_translate_and_do_not_go_on(exported: Layout) -> None:
     assert isinstance(wrong.exception, UserError) and "textmill predict" in str(wrong.exception)
     for value, reason in (("  ", "empty"), ({"txt": "a"}, "is no text"), (3, "is no text")):
         with pytest.raises(UserError, match=reason):
-            Predictor.load(exported.exported / "model").predict([value])
+            load_predictor(exported.exported / "model").predict([value])
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from support.tiny_registry import NAME, list_versions, store, textmill
 from textmill.config.layout import Layout
 from textmill.errors import UserError
 from textmill.files import write_json
-from textmill.registry.comparison import compare
+from textmill.registry.promotion.comparison import compare
 
 
 @pytest.mark.slow

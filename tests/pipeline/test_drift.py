@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from textmill.cli.main import app
 from textmill.errors import UserError
-from textmill.export.reference import Reference, features, read_reference
+from textmill.evaluation.reference import Reference, features, read_reference
 
 pytestmark = pytest.mark.slow
 

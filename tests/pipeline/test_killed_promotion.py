@@ -11,8 +11,8 @@ from support import killed_promotion
 from support.tiny_registry import NAME, aliases, store
 
 from textmill.config.layout import Layout
-from textmill.registry.aliases import recover
-from textmill.registry.history import history
+from textmill.registry.promotion.aliases import recover
+from textmill.registry.promotion.history import history
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from textmill.cli.main import app
 from textmill.config.layout import Layout
-from textmill.registry.lineage import Origin, find_origin
-from textmill.registry.verification import verify_origin
+from textmill.registry.lineage.lineage import Origin, find_origin
+from textmill.registry.lineage.verification import verify_origin
 
 pytestmark = pytest.mark.slow
 
@@ -178,7 +178,7 @@ def test_pickle_in_place_of_safetensors_is_refused_and_named(in_project: Project
 
 
 def test_forged_manifest_is_not_the_registered_one(in_project: Project) -> None:
-    from textmill.serving.exported import write_manifest
+    from textmill.predicting.exported import write_manifest
 
     origin(in_project)
     folder = model_folder() / "artifacts/model"
@@ -250,7 +250,7 @@ def test_inputs_that_the_lock_does_not_name_are_broken(in_project: Project) -> N
 
 def cached(project: Project, path: str) -> Path:
     """An object of an output in the DVC cache."""
-    from textmill.registry.dvc_cache import Cache
+    from textmill.registry.lineage.dvc_cache import Cache
 
     lock = origin(project).lock
     assert lock is not None
@@ -305,7 +305,7 @@ def test_fault_of_a_check_is_an_answer(in_project: Project, monkeypatch: pytest.
     def fails(*_: object) -> object:
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr("textmill.registry.dvc_cache.Cache.of", fails)
+    monkeypatch.setattr("textmill.registry.lineage.dvc_cache.Cache.of", fails)
     assert detail(in_project, "data", "unchecked") == "RuntimeError: no such luck"
 
 

@@ -25,9 +25,9 @@ from support.tiny_registry import (
 from textmill.config.layout import Layout
 from textmill.errors import UserError
 from textmill.files import read_json
-from textmill.registry.history import history
-from textmill.registry.promotion import promote
-from textmill.registry.rollback import rollback
+from textmill.registry.promotion.history import history
+from textmill.registry.promotion.promotion import promote
+from textmill.registry.promotion.rollback import rollback
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_what_cannot_be_promoted_is_told(crowned: Layout) -> None:
 
 
 def test_champion_that_changed_meanwhile_is_stale(crowned: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    from textmill.registry import promotion
+    from textmill.registry.promotion import promotion
 
     judged = promotion._judged
 
@@ -207,7 +207,7 @@ TWO = """
 import sys
 from pathlib import Path
 from textmill.config.layout import Layout
-from textmill.registry import promotion
+from textmill.registry.promotion import promotion
 judged = promotion._judged
 def together(*arguments):
     found = judged(*arguments)
@@ -263,7 +263,7 @@ def test_of_two_promotions_at_once_exactly_one_moves(layout: Layout, numbers: li
 def test_works_through_a_server(layout: Layout, tmp_path: Path) -> None:
     with mlflow_server(tmp_path / "server") as address, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", address)
-        patch.setattr("textmill.registry.versions.try_in_fresh_process", lambda *_: None)
+        patch.setattr("textmill.registry.versions.versions.try_in_fresh_process", lambda *_: None)
         from support.tiny_registry import another_card
 
         register_export(layout)
@@ -291,7 +291,7 @@ def test_works_through_a_server(layout: Layout, tmp_path: Path) -> None:
 
 
 def previous_folder(layout: Layout, number: str) -> Path:
-    from textmill.registry.versions import folder_of
+    from textmill.registry.versions.versions import folder_of
 
     return folder_of(store(layout).get_model_version(NAME, number), layout)
 
@@ -309,7 +309,7 @@ def test_tampered_previous_is_refused_and_named(crowned: Layout, harm: str) -> N
         else:
             graph.write_bytes(kept + b"x")
         if harm == "manifest":  # someone who knows how digests are checked
-            from textmill.serving.exported import write_manifest
+            from textmill.predicting.exported import write_manifest
 
             write_manifest(folder)
         done = textmill("rollback", "--reason", "x", cwd=crowned.root)

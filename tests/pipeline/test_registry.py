@@ -23,8 +23,8 @@ from support.tiny_export import (
 from textmill.config.layout import Layout
 from textmill.errors import UserError
 from textmill.files import folder_digests, read_json, sha256_file
-from textmill.registry import fresh_process, versions
-from textmill.serving.exported import write_manifest
+from textmill.predicting.exported import write_manifest
+from textmill.registry.versions import fresh_process, versions
 from textmill.stages import export, register
 
 NAME = "tiny-reviews"
@@ -49,7 +49,7 @@ def exported(registered_once: Layout, tmp_path: Path) -> Layout:
 def client(layout: Layout) -> Any:
     import mlflow
 
-    from textmill.registry.tracking import connect
+    from textmill.registry.runs.tracking import connect
 
     connect(RUNTIME, layout)
     return mlflow.MlflowClient()
@@ -235,7 +235,7 @@ def test_interrupted_registration_leaves_nothing(exported: Layout) -> None:
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
         "from support.tiny_export import RUNTIME, register_config\n"
         "from textmill.config.layout import Layout\n"
-        "from textmill.registry import versions\n"
+        "from textmill.registry.versions import versions\n"
         "from textmill.stages import register\n"
         "from textmill.stages.runner import run_program\n"
         "def wait(uri, examples):\n"

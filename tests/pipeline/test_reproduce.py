@@ -83,8 +83,8 @@ def test_training_again_gives_equal_metrics_and_weights(in_project: Project) -> 
 
 
 def test_other_metrics_are_told_and_refused(in_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    from textmill.registry import reproduction
-    from textmill.registry.reproduction import Figure, Reproduction
+    from textmill.registry.lineage import reproduction
+    from textmill.registry.lineage.reproduction import Figure, Reproduction
 
     figures = [Figure("test/weighted_f1", 0.91, 0.9), Figure("test/x", 1.0, None), Figure("test/nan", 1.0, math.nan)]
     found = Reproduction("c", ["evaluate", "export"], figures, False)
@@ -117,7 +117,7 @@ def test_data_that_left_the_cache_is_made_again(in_project: Project, tmp_path: P
 def test_uncommitted_changes_are_refused(in_project: Project) -> None:
     import mlflow
 
-    from textmill.registry.lineage import find_origin
+    from textmill.registry.lineage.lineage import find_origin
 
     find_origin("1", Layout(in_project.root))
     client = mlflow.MlflowClient()
@@ -237,8 +237,8 @@ def test_card_adds_what_the_registry_knows(in_project: Project, tmp_path: Path) 
 def test_card_tells_the_decisions(in_project: Project) -> None:
     import mlflow
 
-    from textmill.registry.history import Event, record
-    from textmill.registry.lineage import find_origin
+    from textmill.registry.lineage.lineage import find_origin
+    from textmill.registry.promotion.history import Event, record
 
     find_origin("1", Layout(in_project.root))
     event = Event(

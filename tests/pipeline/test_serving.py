@@ -24,7 +24,7 @@ from support.project import NEGATIVE, POSITIVE, SUBJECTS
 from support.serving import Server, served
 from support.tiny_export import RUNTIME, build_evaluated_project, export_config
 
-from textmill.serving.predictor import Predictor
+from textmill.predicting.loading import load_predictor
 from textmill.stages import export
 
 # The fp32 graph: int8 rounds activations by the range of the whole batch, so that an answer depends
@@ -60,7 +60,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(model: Path) -> dict[str, dict[str, Any]]:
-    predictor = Predictor.load(model, "fp32")
+    predictor = load_predictor(model, "fp32")
     return {text: predictor.predict([text])[0] for text in TEXTS}
 
 

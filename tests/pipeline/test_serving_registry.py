@@ -34,10 +34,10 @@ from support.tiny_registry import textmill
 from textmill.config.layout import Layout
 from textmill.errors import UserError
 from textmill.files import read_json, write_json
-from textmill.registry import versions
-from textmill.registry.following import RegisteredSource
-from textmill.registry.store import connect
-from textmill.serving.exported import write_manifest
+from textmill.predicting.exported import write_manifest
+from textmill.registry.runs.store import connect
+from textmill.registry.versions import versions
+from textmill.registry.versions.following import RegisteredSource
 from textmill.stages import export
 
 NAME = "tiny-reviews"

@@ -91,7 +91,7 @@ def test_wrong_or_no_password_is_one_clear_line(team: Team, change: dict[str, st
 
 def test_what_a_member_may_not_do_is_told(team: Team) -> None:
     program = (
-        "from textmill.registry.store import tracking_errors\n"
+        "from textmill.registry.runs.store import tracking_errors\n"
         "from textmill.errors import UserError\n"
         "from mlflow import MlflowClient\n"
         "try:\n"

@@ -23,10 +23,10 @@ def settle(root: str, action: str, version: str, champion: str | None) -> str:
     """Act on a judged promotion, or a checked rollback; its outcome."""
     import mlflow
 
-    from textmill.registry import promotion, rollback
-    from textmill.registry.aliases import read_aliases
-    from textmill.registry.history import Event, stamp
-    from textmill.registry.store import open_store
+    from textmill.registry.promotion import promotion, rollback
+    from textmill.registry.promotion.aliases import read_aliases
+    from textmill.registry.promotion.history import Event, stamp
+    from textmill.registry.runs.store import open_store
 
     uri = open_store(RuntimeConfig(), Layout(Path(root)))
     client = mlflow.MlflowClient()

@@ -110,7 +110,7 @@ def write_tiny_bert(folder: Path) -> None:
 DATA = """# @package _global_
 fetch:
   source:
-    _target_: textmill.data.sources.files.FilesSource
+    _target_: textmill.fetching.sources.files.FilesSource
     files: {all: data/own/reviews.csv}
 prepare:
   read:

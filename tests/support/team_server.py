@@ -18,7 +18,7 @@ import requests
 from support.project import Project
 from support.system_packages import require_package
 from support.tiny_export import wait_for
-from textmill.registry.postgres import free_port
+from textmill.registry.server.postgres import free_port
 
 PASSWORDS = {"ada": "her password is long", "ben": "his password is long"}
 

@@ -17,10 +17,10 @@ from support.tiny_export import MODEL, RUNTIME, STATE, TASK, build_evaluated_pro
 from textmill.config import resolved
 from textmill.config.layout import Layout
 from textmill.config.schema import PipelineConfig
-from textmill.registry import versions
-from textmill.registry.tracking import connect, stage_run
-from textmill.serving.exported import write_manifest
-from textmill.serving.predictor import Predictor
+from textmill.predicting.exported import write_manifest
+from textmill.predicting.loading import load_predictor
+from textmill.registry.runs.tracking import connect, stage_run
+from textmill.registry.versions import versions
 from textmill.stages import export
 
 NAME = "tiny-reviews"
@@ -89,12 +89,12 @@ def swapped_labels(model: Path) -> None:
     content["state"]["labels"].reverse()
     path.write_text(json.dumps(content))
     write_manifest(model)
-    Predictor.load(model)
+    load_predictor(model)
 
 
 def write_gate(layout: Layout, **gate: Any) -> None:
     """`data/resolved.yaml` with this gate."""
-    source = {"_target_": "textmill.data.sources.files.FilesSource", "files": {"all": "x.csv"}}
+    source = {"_target_": "textmill.fetching.sources.files.FilesSource", "files": {"all": "x.csv"}}
     content = {
         "fetch": {"source": source},
         "prepare": {"task": TASK, "read": {"columns": {"text": "text", "label": "label"}}},

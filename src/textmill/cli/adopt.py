@@ -22,7 +22,7 @@ def adopt(
     Example: textmill adopt quick-fox larger_steps && dvc exp run -S experiment=larger_steps
     """
     from textmill.config.layout import find_layout
-    from textmill.registry.adoption import adopt as write
+    from textmill.registry.lineage.adoption import adopt as write
 
     layout = find_layout()
     adopted = write(source, name, layout, force=force)

@@ -11,8 +11,8 @@ from textmill.cli.json_output import print_json
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
-    from textmill.planning.advice import Choice
-    from textmill.planning.results import Result
+    from textmill.selection.advice import Choice
+    from textmill.selection.results import Result
 
 _SECONDS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 _MILLISECONDS = {"ms": 1.0, "s": 1000.0}
@@ -54,7 +54,7 @@ def choose(
     import sys
 
     from textmill.config.layout import find_layout
-    from textmill.planning.question import Limits, Question
+    from textmill.selection.question import Limits, Question
 
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))  # so that its copies are removed
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -69,7 +69,7 @@ def choose(
     from textmill.stages.imports import quick_imports
 
     with quick_imports():
-        from textmill.planning.choosing import choose as run
+        from textmill.selection.choosing import choose as run
 
     found = run(question, limits, layout, only=only or (), added=candidate or (), changes=changes, whole=whole)
     if as_json:

@@ -28,7 +28,7 @@ def compare(
     from textmill.config.layout import find_layout
     from textmill.evaluation.comparison_page import parts_of, render_comparison
     from textmill.files import atomic_write
-    from textmill.registry.comparison import compare as run
+    from textmill.registry.promotion.comparison import compare as run
 
     found = run(first, second, find_layout())
     parts = parts_of(

@@ -35,12 +35,12 @@ def drift(
     """
     from textmill.evaluation.drift import measure_drift
     from textmill.evaluation.new_texts import read_new_texts
-    from textmill.export.reference import read_reference
-    from textmill.serving.predictor import Predictor
+    from textmill.evaluation.reference import read_reference
+    from textmill.predicting.loading import load_predictor
 
     columns = dict(_pair(text) for text in column or [])
     folder = _folder(reference)
-    predictor = Predictor.load(folder, "fp32")
+    predictor = load_predictor(folder, "fp32")
     known = read_reference(folder)
     new = read_new_texts(file, predictor.task, predictor.exported.cleaning, columns, rows)
     outputs, answers = predictor.answered(new.frame, new.frame) if known.outputs else ({}, [])
@@ -64,7 +64,7 @@ def _folder(reference: str) -> Path:
     if Path(reference).is_dir():
         return Path(reference)
     from textmill.config.layout import find_layout
-    from textmill.registry.lineage import exported_folder, find_origin
+    from textmill.registry.lineage.lineage import exported_folder, find_origin
 
     layout = find_layout()
     return exported_folder(find_origin(reference, layout), layout)

@@ -15,7 +15,7 @@ from textmill.errors import UserError
 
 if TYPE_CHECKING:
     from textmill.config.sections.generation import GenerationConfig
-    from textmill.serving.generator import Generator
+    from textmill.predicting.generator import Generator
 
 
 def generate(

@@ -18,7 +18,7 @@ def history(
     A promotion or rollback that was killed midway is completed or undone first.
     """
     from textmill.config.layout import find_layout
-    from textmill.registry.promotion import history_of
+    from textmill.registry.promotion.promotion import history_of
 
     found = history_of(model, find_layout())
     if as_json:

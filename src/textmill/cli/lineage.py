@@ -33,8 +33,8 @@ def lineage(
     Example: textmill lineage movie-reviews/3
     """
     from textmill.config.layout import find_layout
-    from textmill.registry.lineage import find_origin
-    from textmill.registry.lineage import lineage as chain
+    from textmill.registry.lineage.lineage import find_origin
+    from textmill.registry.lineage.lineage import lineage as chain
 
     parts = chain(find_origin(version, find_layout()))
     if as_json:

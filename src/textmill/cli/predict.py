@@ -13,7 +13,7 @@ from textmill.cli.json_output import print_json
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
-    from textmill.serving.predictor import Precision
+    from textmill.predicting.loading import Precision
 
 _NUMBERS = 4
 """Of a vector that the table shows; `--json` gives all of them."""
@@ -79,21 +79,21 @@ def load_model(model: str | None, precision: str = "int8") -> Any:
     Raises:
         UserError: There is none, or no such precision.
     """
-    from textmill.serving.predictor import Predictor
+    from textmill.predicting.loading import load_predictor
 
     if precision not in ("int8", "fp32"):
         raise UserError(f"precision = {precision!r}: there are int8 and fp32", where="--precision")
     chosen: Precision = "int8" if precision == "int8" else "fp32"
     if model is not None and model.startswith("models:/"):
         from textmill.config.layout import find_layout
-        from textmill.registry.versions import download
+        from textmill.registry.versions.versions import download
 
-        return Predictor.load(download(model, find_layout()), chosen)
+        return load_predictor(download(model, find_layout()), chosen)
     if model is not None:
-        return Predictor.load(Path(model), chosen)
+        return load_predictor(Path(model), chosen)
     from textmill.config.layout import find_layout
 
-    return Predictor.load(find_layout().exported / "model", chosen)
+    return load_predictor(find_layout().exported / "model", chosen)
 
 
 def _print_table(inputs: list[str], answers: list[dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from textmill.cli.exit_codes import INCONCLUSIVE, REFUSED
 from textmill.cli.json_output import print_json
 
 if TYPE_CHECKING:
-    from textmill.registry.promotion import Promotion
+    from textmill.registry.promotion.promotion import Promotion
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -35,7 +35,7 @@ def promote(
     split is too small to tell, 1 after an error.
     """
     from textmill.config.layout import find_layout
-    from textmill.registry.promotion import promote as run
+    from textmill.registry.promotion.promotion import promote as run
 
     done = run(version, find_layout(), reason=reason, dry_run=dry_run)
     if as_json:
@@ -55,7 +55,7 @@ def rollback(
     Only when its files have their digests and it answers; else it ends with 3 and moves nothing.
     """
     from textmill.config.layout import find_layout
-    from textmill.registry.rollback import rollback as run
+    from textmill.registry.promotion.rollback import rollback as run
 
     done = run(model, find_layout(), reason=reason)
     if as_json:

@@ -14,7 +14,7 @@ from textmill.cli.json_output import print_json
 from textmill.cli.lineage import VERSION_HELP
 
 if TYPE_CHECKING:
-    from textmill.registry.reproduction import Reproduction
+    from textmill.registry.lineage.reproduction import Reproduction
 
 
 def reproduce(
@@ -35,8 +35,8 @@ def reproduce(
     Example: textmill reproduce movie-reviews/3 --force
     """
     from textmill.config.layout import find_layout
-    from textmill.registry.lineage import find_origin
-    from textmill.registry.reproduction import reproduce as make_again
+    from textmill.registry.lineage.lineage import find_origin
+    from textmill.registry.lineage.reproduction import reproduce as make_again
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     layout = find_layout()

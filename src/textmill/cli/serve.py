@@ -98,8 +98,8 @@ def _announce(address: str) -> None:
 def _source(model: str | None) -> ModelSource:
     """Where the model comes from; by default the champion under the project's name."""
     from textmill.config.layout import find_layout
-    from textmill.registry.aliases import CHAMPION
-    from textmill.registry.following import RegisteredSource
+    from textmill.registry.versions.following import RegisteredSource
+    from textmill.registry.versions.versions import CHAMPION
     from textmill.serving.loading import FolderSource
 
     if model is None:

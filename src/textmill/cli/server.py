@@ -12,7 +12,7 @@ import typer
 from textmill.cli.json_output import print_json
 
 if TYPE_CHECKING:
-    from textmill.registry.server import ServerSettings
+    from textmill.registry.server.server import ServerSettings
 
 Permission = Literal["NO_PERMISSIONS", "READ", "EDIT", "MANAGE"]
 
@@ -47,7 +47,7 @@ def server(
     Example: textmill server --folder /var/lib/textmill
     """
     from textmill.config.layout import find_layout
-    from textmill.registry.server import DATABASE, ServerSettings, serve
+    from textmill.registry.server.server import DATABASE, ServerSettings, serve
 
     settings = ServerSettings(
         folder=(folder or find_layout().state / "server").expanduser().resolve(),
@@ -66,7 +66,7 @@ def server(
 
 
 def _announce_json(settings: ServerSettings) -> None:
-    from textmill.registry.server import ADMIN
+    from textmill.registry.server.server import ADMIN
 
     folder = settings.folder
     print_json(
@@ -82,7 +82,7 @@ def _announce_json(settings: ServerSettings) -> None:
 
 
 def _announce(settings: ServerSettings) -> None:
-    from textmill.registry.server import ADMIN, ADMIN_PASSWORD
+    from textmill.registry.server.server import ADMIN, ADMIN_PASSWORD
 
     kept = settings.password_file.is_file()
     password = f"in {_short(settings.password_file)}" if kept else f"as ${ADMIN_PASSWORD} on the first start"

@@ -12,7 +12,7 @@ from textmill.cli.json_output import print_json
 from textmill.cli.lineage import VERSION_HELP
 
 if TYPE_CHECKING:
-    from textmill.registry.verification import Link
+    from textmill.registry.lineage.verification import Link
 
 _STYLE = {"holds": "green", "broken": "bold red", "unchecked": "yellow"}
 
@@ -28,8 +28,8 @@ def verify(
     Example: textmill verify models:/movie-reviews@challenger
     """
     from textmill.config.layout import find_layout
-    from textmill.registry.lineage import find_origin
-    from textmill.registry.verification import verify_origin
+    from textmill.registry.lineage.lineage import find_origin
+    from textmill.registry.lineage.verification import verify_origin
 
     origin = find_origin(version, find_layout())
     links = list(verify_origin(origin))

@@ -16,6 +16,8 @@ from textmill.config.section import Section
 from textmill.errors import UserError
 
 TARGET = "_target_"
+_MOVED = {"textmill.data.sources.": "textmill.fetching.sources."}
+"""Where classes are now that configurations of earlier versions name elsewhere."""
 
 
 class Plugin:
@@ -45,6 +47,8 @@ def find(target: str, expected: type[PluginT]) -> type[PluginT]:
     Raises:
         UserError: There is no such module or class, or it is no `expected`.
     """
+    for old, new in _MOVED.items():
+        target = new + target.removeprefix(old) if target.startswith(old) else target
     module_name, _, class_name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), class_name)

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.data.intake import Intake
 from textmill.data.prepared import SPLITS
-from textmill.data.rejects import RejectedRow, RejectFile, excerpt
+from textmill.data.rejects import RejectFile
 from textmill.data.selection import Selection
 from textmill.data.shards import ShardWriter
 from textmill.data.staging import FILE, ROW, Staging
 from textmill.data.words import word_splitter
 from textmill.errors import UserError
+from textmill.text.rejected_rows import RejectedRow, excerpt
 
 if TYPE_CHECKING:
     from textmill.tasks.base import State, Task
@@ -118,10 +119,10 @@ class SplitEncoder:
         frame = chunk.select([*task.text_columns, *task.target_columns, *optional]).to_pandas()
         good = np.ones(len(frame), bool)
         for found in task.check(frame, self._state) if len(frame) else []:
-            good[found.position] = False
-            where = intake.files[chunk.column(FILE)[found.position].as_py()], chunk.column(ROW)[found.position].as_py()
-            shown = excerpt(frame[task.text_columns[0]].iloc[found.position])
-            rejects.add([RejectedRow(*where, found.column, found.reason, shown)])
+            good[found.row] = False
+            where = intake.files[chunk.column(FILE)[found.row].as_py()], chunk.column(ROW)[found.row].as_py()
+            shown = excerpt(frame[task.text_columns[0]].iloc[found.row])
+            rejects.add([RejectedRow(where[1], found.column, found.reason, where[0], shown)])
         if not good.all():
             frame, chunk = frame[good].reset_index(drop=True), chunk.filter(pa.array(good))
         texts = [" ".join(values) for values in zip(*(frame[name].tolist() for name in task.text_columns), strict=True)]
@@ -161,4 +162,4 @@ def _repeated(chunk: pa.Table, again: NDArray[np.bool_], intake: Intake, text_co
     for position in np.flatnonzero(again).tolist():
         row: Mapping[str, Any] = chunk.slice(position, 1).to_pylist()[0]
         reason = f"{excerpt(row['id'])!r} stands on an earlier row too"
-        yield RejectedRow(intake.files[row[FILE]], row[ROW], "id", reason, excerpt(row[text_column]))
+        yield RejectedRow(row[ROW], "id", reason, intake.files[row[FILE]], excerpt(row[text_column]))

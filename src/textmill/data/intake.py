@@ -19,10 +19,11 @@ from textmill.data.cleaning import Cleaner
 from textmill.data.mapping import ColumnMap
 from textmill.data.minhash import band_hashes, band_shape, normalise, signatures
 from textmill.data.reading import RawRows, read_rows
-from textmill.data.rejects import RejectedRow, RejectFile, excerpt
+from textmill.data.rejects import RejectFile
 from textmill.data.staging import FILE, ROW, Staging
 from textmill.data.text import WHOLE, Part
 from textmill.errors import UserError
+from textmill.text.rejected_rows import RejectedRow, excerpt
 
 if TYPE_CHECKING:
     from textmill.tasks.base import Task
@@ -167,7 +168,7 @@ class Intaker:
         failed: dict[int, tuple[str, str]] = {}
         if len(frame):
             for found in self._task.check(frame, None):
-                failed.setdefault(found.position, (found.column, found.reason))
+                failed.setdefault(found.row, (found.column, found.reason))
         self._reject(label, columns[ROW], columns, failed)
         return _without(columns, failed)
 
@@ -195,7 +196,7 @@ class Intaker:
     ) -> None:
         shown = self._task.text_columns[0]
         self._rejects.add(
-            RejectedRow(label, lines[position], column, reason, excerpt(columns[shown][position]))
+            RejectedRow(lines[position], column, reason, label, excerpt(columns[shown][position]))
             for position, (column, reason) in sorted(problems.items())
         )
 

@@ -12,9 +12,9 @@ from typing import Any, Literal, TextIO
 
 from textmill.config.sections.prepare import Format, ReadConfig
 from textmill.data import squad
-from textmill.data.rejects import RejectedRow, excerpt
 from textmill.data.text import COLUMN, WHOLE, Part, documents
 from textmill.errors import UserError, did_you_mean
+from textmill.text.rejected_rows import RejectedRow, excerpt
 
 ROWS = 10_000
 """Rows in a chunk at most."""
@@ -177,7 +177,7 @@ def _separated_chunk(
         for index in _not_utf8([row[position] if len(row) > position else "" for row in rows]):
             bad.setdefault(index, f"is not UTF-8 in {name!r}")
     rejects = [
-        RejectedRow(label, starts[index], "row", reason, excerpt(_printable(" | ".join(rows[index]))))
+        RejectedRow(starts[index], "row", reason, label, excerpt(_printable(" | ".join(rows[index]))))
         for index, reason in sorted(bad.items())
     ]
     if bad:
@@ -258,7 +258,7 @@ def _record(line: bytes, number: int, label: str, rejects: list[RejectedRow]) ->
     except (ValueError, RecursionError) as error:
         reason = f"is no JSON ({str(error).partition(':')[0]})"
     shown = excerpt(line[:1000].decode("utf-8", "backslashreplace"))
-    rejects.append(RejectedRow(label, number, "row", reason, shown))
+    rejects.append(RejectedRow(number, "row", reason, label, shown))
     return None
 
 

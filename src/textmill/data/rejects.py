@@ -5,33 +5,13 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-EXCERPT = 120
+from textmill.text.rejected_rows import RejectedRow
+
 _EXAMPLES = 3
-
-
-@dataclass(frozen=True)
-class RejectedRow:
-    """A row of a file, by the line that it begins in (for Parquet: its number), and why it is no use."""
-
-    file: str
-    row: int
-    column: str
-    reason: str
-    excerpt: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.row}: {self.column} {self.reason}"
-
-
-def excerpt(value: object) -> str:
-    """The beginning of a value, on one line, with what cannot be printed escaped."""
-    text = "" if value is None else str(value)[:EXCERPT]
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 class RejectFile:
@@ -49,7 +29,7 @@ class RejectFile:
     def add(self, rows: Iterable[RejectedRow]) -> None:
         """Append rows."""
         for row in rows:
-            self._writer.writerow(astuple(row))
+            self._writer.writerow([row.file, row.row, row.column, row.reason, row.excerpt])
             self.total += 1
             self.by_reason[f"{row.column} {row.reason}"] += 1
             if len(self.examples) < _EXAMPLES:

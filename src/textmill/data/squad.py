@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from textmill.data.rejects import RejectedRow, excerpt
 from textmill.errors import UserError
+from textmill.text.rejected_rows import RejectedRow, excerpt
 
 COLUMNS = ("id", "title", "question", "context", "answers")
 """Of a question; `answers` is a list of records, empty where the question has no answer."""
@@ -34,7 +34,7 @@ def questions(path: Path, label: str) -> Iterator[tuple[int, dict[str, Any] | Re
             for question in _records(paragraph, "qas"):
                 number += 1
                 if not isinstance(question, dict) or not isinstance(question.get("answers", []), list):
-                    yield number, RejectedRow(label, number, "row", "is no question of SQuAD", excerpt(question))
+                    yield number, RejectedRow(number, "row", "is not a SQuAD question", label, excerpt(question))
                     continue
                 yield (
                     number,

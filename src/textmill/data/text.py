@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from textmill.config.sections.prepare import TextConfig
-from textmill.data.rejects import RejectedRow, excerpt
+from textmill.text.rejected_rows import RejectedRow, excerpt
 
 COLUMN = "text"
 """The one column of a file of raw text."""
@@ -38,7 +38,7 @@ def documents(
             text = content.decode("utf-8")
         except UnicodeDecodeError:
             shown = excerpt(content[:1000].decode("utf-8", "backslashreplace"))
-            yield line, RejectedRow(label, line, "row", "is not UTF-8", shown)
+            yield line, RejectedRow(line, "row", "is not UTF-8", label, shown)
             continue
         text = text.replace("\r\n", "\n").removeprefix("\ufeff")
         for pattern in dropped:

@@ -86,31 +86,6 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def token_bytes(tokenizer: Any) -> list[int]:
-    """How many bytes of text each token stands for, by its id; special tokens stand for none.
-
-    By this a loss per token becomes bits per byte, which can be compared over tokenizers.
-    """
-    import json
-
-    from tokenizers import pre_tokenizers
-
-    size = tokenizer.get_vocab_size()
-    special = {token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    kind = (json.loads(tokenizer.to_str())["decoder"] or {}).get("type")
-    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
-    counts = []
-    for token_id in range(size):
-        token = tokenizer.id_to_token(token_id) or ""
-        if token_id in special:
-            counts.append(0)
-        elif kind == "ByteLevel" and set(token) <= alphabet:
-            counts.append(len(token))  # each sign of its alphabet stands for a byte
-        else:
-            counts.append(len(tokenizer.decode([token_id]).encode()))
-    return counts
-
-
 def _character_tokenizer(end_of_text: str, texts: Iterable[str]) -> Any:
     """One token a character, in the order of their code points; BPE that merges nothing."""
     from tokenizers import AddedToken, Tokenizer, decoders, models

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from textmill.evaluation.bootstrap import Interval
 from textmill.evaluation.gate import Costs
-from textmill.evaluation.pictures import data_uri, interval_chart, png
 from textmill.evaluation.report import Table, render_page, shown, words
+from textmill.metrics.bootstrap import Interval
+from textmill.metrics.pictures import data_uri, interval_chart, png
 
 _TEMPLATE = "comparison.html.jinja"
 _COSTS = {"latency": "latency, p95 of one row, ms", "memory": "memory, MB", "size": "size of the graph, MB"}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from textmill.export.reference import (
+from textmill.evaluation.reference import (
     Reference,
     TextReference,
     categories,
@@ -30,7 +30,7 @@ from textmill.export.reference import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from textmill.tasks.base import Outputs
+    from textmill.metrics.base import Outputs
 
 MIN_ROWS = 30
 """Fewer new rows say nothing."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ from textmill.config.sections.evaluate import EvaluateConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.data.prepared import SPLITS, Prepared
 from textmill.errors import UserError
-from textmill.evaluation.bootstrap import Bootstrap
 from textmill.evaluation.figures import Figures, measure
 from textmill.evaluation.slices import LENGTH, cut_slices
 from textmill.files import sha256_folder
+from textmill.metrics.base import Findings, Outputs, Section
+from textmill.metrics.bootstrap import Bootstrap
 from textmill.models.base import Model
-from textmill.tasks.base import Findings, Outputs, Section, Task
+from textmill.tasks.base import Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,42 +117,6 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
         findings=dict(findings.figures),
         rows={name: prepared.split(name).num_rows for name in SPLITS},
     )
-
-
-def write_evaluation(found: Evaluation, config: EvaluateConfig, title: str, folder: Path) -> None:
-    """Write the files of `data/evaluation` (all but `run.json`) into `folder`."""
-    import numpy as np
-
-    from textmill.evaluation.report import pictures_of, render_report
-
-    plots = folder / "plots"
-    plots.mkdir(parents=True)
-    summary = found.figures.summary() | ({"findings": found.findings} if found.findings else {})
-    for name, values in (("metrics.json", summary), ("figures.json", found.figures.details())):
-        # in their own order, the main metric first
-        (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    found.predictions.to_parquet(folder / "predictions.parquet", index=False)
-    np.savez(folder / "outputs.npz", allow_pickle=False, **found.outputs)
-    found.errors.round(6).to_csv(folder / "errors.csv", index=False)
-    slices_table(found.figures).to_csv(plots / "slices.csv", index=False)
-    for section in found.sections:
-        for name, table in section.plots.items():
-            table.to_csv(plots / f"{name}.csv", index=False)
-    pictures = pictures_of(found)
-    for name, image in pictures.items():
-        (plots / f"{name}.png").write_bytes(image)
-    (folder / "report.html").write_text(render_report(found, config, title, pictures), encoding="utf-8")
-
-
-def slices_table(figures: Figures) -> pd.DataFrame:
-    """The main metric over each slice, one a row."""
-    import pandas as pd
-
-    rows = [
-        {"column": part.column, "slice": part.name, "rows": part.rows, **part.interval.as_dict()}
-        for part in figures.slices
-    ]
-    return pd.DataFrame(rows, columns=["column", "slice", "rows", "value", "low", "high"])
 
 
 def _baseline_predictions(

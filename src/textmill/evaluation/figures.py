@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from textmill.evaluation.bootstrap import Bootstrap, Interval, intervals, paired_differences
 from textmill.evaluation.slices import Slice
-from textmill.tasks.base import Metric, Task
+from textmill.metrics.base import Metric
+from textmill.metrics.bootstrap import Bootstrap, Interval, intervals, paired_differences
+from textmill.tasks.base import Task
 
 if TYPE_CHECKING:
     import pandas as pd

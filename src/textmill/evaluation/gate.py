@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from textmill.config.sections.gate import BudgetConfig, GateConfig
 from textmill.errors import UserError
-from textmill.evaluation.bootstrap import Bootstrap, intervals, paired_test
 from textmill.evaluation.figures import GROUP
 from textmill.evaluation.slices import LENGTH, Slice, cut_slices
-from textmill.tasks.base import Metric
+from textmill.metrics.base import Metric
+from textmill.metrics.bootstrap import Bootstrap, intervals, paired_test
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.sections.evaluate import EvaluateConfig
-from textmill.evaluation.bootstrap import Interval
 from textmill.evaluation.figures import GROUP, Figures
-from textmill.evaluation.pictures import data_uri, interval_chart, png
+from textmill.metrics.bootstrap import Interval
+from textmill.metrics.pictures import data_uri, interval_chart, png
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +31,40 @@ class Table:
     head: list[str]
     rows: list[list[str]]
     numeric: list[bool]
+
+
+def write_evaluation(found: Evaluation, config: EvaluateConfig, title: str, folder: Path) -> None:
+    """Write the files of `data/evaluation` (all but `run.json`) into `folder`."""
+    import numpy as np
+
+    plots = folder / "plots"
+    plots.mkdir(parents=True)
+    summary = found.figures.summary() | ({"findings": found.findings} if found.findings else {})
+    for name, values in (("metrics.json", summary), ("figures.json", found.figures.details())):
+        # in their own order, the main metric first
+        (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    found.predictions.to_parquet(folder / "predictions.parquet", index=False)
+    np.savez(folder / "outputs.npz", allow_pickle=False, **found.outputs)
+    found.errors.round(6).to_csv(folder / "errors.csv", index=False)
+    slices_table(found.figures).to_csv(plots / "slices.csv", index=False)
+    for section in found.sections:
+        for name, table in section.plots.items():
+            table.to_csv(plots / f"{name}.csv", index=False)
+    pictures = pictures_of(found)
+    for name, image in pictures.items():
+        (plots / f"{name}.png").write_bytes(image)
+    (folder / "report.html").write_text(render_report(found, config, title, pictures), encoding="utf-8")
+
+
+def slices_table(figures: Figures) -> pd.DataFrame:
+    """The main metric over each slice, one a row."""
+    import pandas as pd
+
+    rows = [
+        {"column": part.column, "slice": part.name, "rows": part.rows, **part.interval.as_dict()}
+        for part in figures.slices
+    ]
+    return pd.DataFrame(rows, columns=["column", "slice", "rows", "value", "low", "high"])
 
 
 def pictures_of(found: Evaluation) -> dict[str, bytes]:

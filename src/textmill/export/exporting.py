@@ -18,11 +18,11 @@ from textmill.export import parity as parities
 from textmill.files import read_optional, sha256_folder, write_json
 from textmill.models.base import Model
 from textmill.models.lora import merge_adapters, without_adapters
-from textmill.serving.exported import ExportedModel, write_manifest, write_specification
+from textmill.predicting.exported import ExportedModel, write_manifest, write_specification
 from textmill.tasks.base import Task
 
 if TYPE_CHECKING:
-    from textmill.tasks.base import Outputs
+    from textmill.metrics.base import Outputs
 
 GRAPHS = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
 HEAD = "head.onnx"
@@ -103,7 +103,7 @@ def write_served(config: ExportConfig, task: Task, prepared: Prepared, network: 
         network: In evaluation mode, in float32, on the CPU, without adapters.
         target: A folder that is not there yet.
     """
-    from textmill.export.weights import write_weights
+    from textmill.predicting.weights import write_weights
 
     shutil.copytree(prepared.tokenizer_folder, target)
     write_weights(network, target)
@@ -168,8 +168,8 @@ def _check_graphs(
     target: Path,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The graphs held against the evaluation's outputs, and their sizes, beside the card and the reference."""
+    from textmill.evaluation.reference import write_reference
     from textmill.export.card import render_card
-    from textmill.export.reference import write_reference
 
     served = _served_names(task, exported)
     if exported.head is not None:
@@ -216,10 +216,10 @@ def _provenance(layout: Layout, prepared: Prepared) -> dict[str, Any]:
 
 def _write_examples(task: Task, prepared: Prepared, model: Path, target: Path) -> None:
     """Let the finished folder answer some test rows, or prompts, as a user would ask."""
-    from textmill.serving.predictor import Predictor
+    from textmill.predicting.loading import load_predictor
 
     rows = task.natural_inputs(prepared.split("test").slice(0, EXAMPLES))
-    write_json(target, {"inputs": rows, "outputs": Predictor.load(model).predict(rows)})
+    write_json(target, {"inputs": rows, "outputs": load_predictor(model).predict(rows)})
 
 
 def _agreement(
@@ -233,7 +233,7 @@ def _agreement(
         UserError: It is less than nine in ten.
     """
     from textmill.data.tokenizing import load_tokenizer
-    from textmill.serving.writer import Writer
+    from textmill.predicting.writer import Writer
 
     test = prepared.split("test").slice(0, EXAMPLES)
     writer = Writer(exported, load_tokenizer(prepared.tokenizer_folder), network.eval())
@@ -254,7 +254,7 @@ def _check(task: Task, prepared: Prepared, exported: ExportedModel, folder: Path
     """Let both graphs answer the whole test split."""
     from tokenizers import Tokenizer
 
-    from textmill.serving.predictor import Predictor, open_session
+    from textmill.predicting.predictor import Predictor, open_session
 
     examples = task.examples(prepared.split("test"))
     frame, columns = examples.frame(), examples.columns()

@@ -13,7 +13,8 @@ from textmill.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from textmill.tasks.base import Outputs, State, Task
+    from textmill.metrics.base import Outputs
+    from textmill.tasks.base import State, Task
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class EncoderDecoder(nn.Module):
             labels: Targets (B, T), each with its end; `IGNORED` at padding.
             label_smoothing: Share of the target spread evenly over the vocabulary (Szegedy et al. 2016).
         """
-        from textmill.training.likelihood import mean_cross_entropy
+        from textmill.models.losses.likelihood import mean_cross_entropy
 
         source = self.read(input_ids, attention_mask)
         hidden = self.decoder.hidden_states(shifted(labels, self.end, self.end), source=source)

@@ -24,7 +24,7 @@ from textmill.serving.limits import Refused, busy
 from textmill.serving.loading import LoadedModel
 from textmill.serving.metrics import ServingMetrics
 from textmill.serving.settings import ServeSettings
-from textmill.training.inference import length_batches
+from textmill.text.batches import length_batches
 
 Answers = list[dict[str, Any]]
 

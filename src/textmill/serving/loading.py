@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from textmill.errors import UserError
 from textmill.files import sha256_file
-from textmill.serving.exported import MANIFEST_FILE, read_specification
+from textmill.predicting.exported import MANIFEST_FILE, read_specification
 
 if TYPE_CHECKING:
-    from textmill.serving.predictor import Precision
+    from textmill.predicting.loading import Precision
     from textmill.tasks.base import Task
 
 _WARM_UP_ROWS = 16
@@ -135,10 +135,10 @@ def load_model(fetched: Fetched, precision: Precision, batch_tokens: int) -> Loa
     Raises:
         UserError: A file is changed, missing, unknown or a pickle.
     """
-    from textmill.serving.predictor import Predictor
+    from textmill.predicting.loading import load_predictor
 
     writes = read_specification(fetched.folder).generation is not None
-    predictor = Predictor.load(fetched.folder, precision, threads=None if writes else 1)
+    predictor = load_predictor(fetched.folder, precision, threads=None if writes else 1)
     predictor.tokens_per_batch = _LENGTHS_MAY_BE_OFF_BY * batch_tokens
     inputs = predictor.task.example_inputs()
     answers = predictor.predict(inputs)

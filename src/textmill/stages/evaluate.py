@@ -10,11 +10,11 @@ from textmill.stages.runner import run_stage
 
 def main(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     """Make `data/evaluation` from `data/prepared` and `data/trained`."""
-    from textmill.evaluation.evaluating import evaluate, fingerprint, write_evaluation
+    from textmill.evaluation.evaluating import evaluate, fingerprint
+    from textmill.evaluation.report import write_evaluation
     from textmill.files import atomic_folder
-    from textmill.registry import descriptions
-    from textmill.registry.configuration import log_configuration
-    from textmill.registry.tracking import stage_run
+    from textmill.registry.runs import descriptions
+    from textmill.registry.runs.tracking import stage_run
 
     upstream = layout.trained / "run.json"
     with (
@@ -26,7 +26,7 @@ def main(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> None
         run.set_tags(
             {descriptions.NOTE: descriptions.evaluated_run(runtime.tracking_experiment, found.figures.summary())}
         )
-        log_configuration(run, "evaluate", config, layout)
+        run.log_configuration("evaluate", config, layout)
         run.log_metrics({**found.figures.flat(), **found.findings})
         run.log_folder(folder, "evaluation")
         run.write_reference(folder / "run.json")

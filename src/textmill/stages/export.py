@@ -12,8 +12,7 @@ def main(config: ExportConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     """Make `data/exported` from `data/prepared`, `data/trained` and `data/evaluation`."""
     from textmill.export.exporting import MODEL_FOLDER, export, fingerprint
     from textmill.files import atomic_folder, write_json
-    from textmill.registry.configuration import log_configuration
-    from textmill.registry.tracking import stage_run
+    from textmill.registry.runs.tracking import stage_run
 
     upstream = layout.evaluation / "run.json"
     with (
@@ -22,7 +21,7 @@ def main(config: ExportConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     ):
         made = export(config, layout, folder)
         write_json(folder / "metrics.json", made.figures())
-        log_configuration(run, "export", config, layout)
+        run.log_configuration("export", config, layout)
         run.log_metrics({f"export/{name}": value for name, value in made.figures().items()})
         run.set_tags({"textmill.manifest_sha256": made.manifest_sha256})
         run.log_artifact(folder / MODEL_FOLDER / "README.md", "export")

@@ -10,8 +10,8 @@ from textmill.stages.runner import run_stage
 
 def main(config: FetchConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     """Make `data/raw` and `data/pretrained`."""
-    from textmill.data.fetching import fetch_corpus
-    from textmill.models.pretrained import fetch_pretrained
+    from textmill.fetching.fetching import fetch_corpus
+    from textmill.fetching.pretrained import fetch_pretrained
 
     fetch_corpus(config, layout)
     fetch_pretrained(config, layout)

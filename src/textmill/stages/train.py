@@ -14,7 +14,7 @@ from textmill.stages.runner import run_stage
 
 if TYPE_CHECKING:
     from textmill.data.prepared import Prepared
-    from textmill.registry.tracking import StageRun
+    from textmill.registry.runs.tracking import StageRun
     from textmill.training.training import Trained, Training
 
 
@@ -26,9 +26,8 @@ def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
         from textmill.training.training import Training
 
         if is_first_process():
-            from textmill.registry.configuration import log_configuration
-            from textmill.registry.descriptions import run_label
-            from textmill.registry.tracking import connect, stage_run
+            from textmill.registry.runs.descriptions import run_label
+            from textmill.registry.runs.tracking import connect, stage_run
 
             connect(runtime, layout)  # imports what this store needs
 
@@ -49,7 +48,7 @@ def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
         system_metrics=True,
     ) as run:
         training.folder.note_run(run.run_id)
-        log_configuration(run, "train", config, layout)
+        run.log_configuration("train", config, layout)
         _log_inputs(run, config, runtime, training, prepared)
         trained = training.run(run)
         _write(layout.trained, trained, run)

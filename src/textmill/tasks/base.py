@@ -10,82 +10,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textmill.config.plugins import Plugin
+from textmill.metrics.base import Findings, Metric, Outputs, Section
+from textmill.text.rejected_rows import RejectedRow
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     import pandas as pd
     import pyarrow as pa
     import torch
-    from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
     from textmill.config.sections.generation import GenerationConfig
     from textmill.models.base import Model
-    from textmill.training.examples import Examples
+    from textmill.tasks.examples.rows import Examples
 
 State = dict[str, Any]
 """What a task learned from the training split (its label names, say), as plain JSON."""
-
-Outputs = dict[str, "NDArray[Any]"]
-"""A model's raw outputs by name, one row an example: numbers in float32 (`logits`, say), or texts that it wrote."""
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A row that the task cannot use: its position in the frame, the column and why."""
-
-    position: int
-    column: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A figure over a set of predictions that can be resampled quickly.
-
-    Attributes:
-        name: As logged, for example `weighted_f1`.
-        score: Takes the predictions' columns (each an array of length n) and an index array of
-            shape (resamples, n); gives the figure of every resample, shape (resamples,).
-        higher_is_better: Direction of improvement.
-        inflated: Whether the figure, which is never negative, grows with every bit of noise, as sums of
-            distances do, and so is larger in a resample than in the rows themselves.
-    """
-
-    name: str
-    score: Callable[[Mapping[str, NDArray[Any]], NDArray[np.intp]], NDArray[np.float64]]
-    higher_is_better: bool = True
-    inflated: bool = False
-
-
-@dataclass(frozen=True)
-class Section:
-    """A task's own part of the evaluation report: a heading, words, a table, pictures.
-
-    Attributes:
-        figures: Pictures, by the name of their PNG file.
-        plots: Data for `dvc plots`, by the name of their CSV file; not shown in the report.
-    """
-
-    title: str
-    text: str = ""
-    table: pd.DataFrame | None = None
-    figures: Mapping[str, Figure] = field(default_factory=dict)
-    plots: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What a task found by letting the trained network work: parts of the report, and plain figures."""
-
-    sections: list[Section] = field(default_factory=list)
-    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 class Task(Plugin):
@@ -152,7 +95,7 @@ class Task(Plugin):
         return {}
 
     @abstractmethod
-    def check(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:
+    def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
         """Rows with a missing or impossible value. `state` is None before `fit`."""
 
     def learn_tokens(self, state: State, tokenizer: Any) -> State:  # noqa: ARG002 - not every task asks it
@@ -183,9 +126,11 @@ class Task(Plugin):
 
     def examples(self, table: pa.Table) -> Examples:
         """What the network is shown of a split's rows: each as it is, unless the task cuts them otherwise."""
-        from textmill.training.examples import EncodedRows
+        from textmill.tasks.examples.rows import EncodedRows
 
-        return EncodedRows(self, table)
+        raw = {"id", "words", "source", *self.text_columns, *self.target_columns, *self.optional_columns}
+        columns = [name for name in table.column_names if name not in raw]
+        return EncodedRows(table, columns, list(self.sequence_columns.values()))
 
     def sequences(self, columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Sequence[int]]]:
         """The token ids of encoded rows, by `sequence_columns`; each in the order of `examples`."""

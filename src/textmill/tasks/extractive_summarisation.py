@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from textmill.config.section import Section as Options
-from textmill.data.checks import parsed_texts
-from textmill.data.sentences import unit_spans, unit_texts
 from textmill.errors import UserError
-from textmill.tasks.base import Outputs, Reject, State
+from textmill.metrics.base import Outputs
+from textmill.tasks.base import State
 from textmill.tasks.summary_texts import SummaryTexts, SummaryTextsConfig
+from textmill.text.checks import parsed_texts
+from textmill.text.rejected_rows import RejectedRow
+from textmill.text.sentences import unit_spans, unit_texts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,16 +70,16 @@ class ExtractiveSummarisation(SummaryTexts):
             raise UserError("the training split has no text", fix="Give more rows")
         return {}
 
-    def check(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:  # noqa: ARG002 - nothing is learned
+    def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:  # noqa: ARG002 - nothing is learned
         """Rows without a text or a summary, and texts without a unit to choose."""
-        rejects: dict[int, Reject] = {}
+        rejects: dict[int, RejectedRow] = {}
         for name in ("text", "summary"):
             empty = frame[name].isna() | (frame[name].astype(str).str.strip() == "")
             for position in empty.to_numpy().nonzero()[0].tolist():
-                rejects.setdefault(position, Reject(position, name, "is empty"))
+                rejects.setdefault(position, RejectedRow(position, name, "is empty"))
         for position, text in enumerate(frame["text"].tolist()):
             if position not in rejects and not unit_spans(text, self.config.units):
-                rejects[position] = Reject(position, "text", f"has no {self.config.units} to choose among")
+                rejects[position] = RejectedRow(position, "text", f"has no {self.config.units} to choose among")
         return [rejects[position] for position in sorted(rejects)]
 
     def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:  # noqa: ARG002
@@ -98,7 +100,7 @@ class ExtractiveSummarisation(SummaryTexts):
         return columns
 
     def _gains(self, frame: pd.DataFrame) -> list[list[float]]:
-        from textmill.evaluation import rouge
+        from textmill.metrics import rouge
 
         found = []
         for text, references in zip(frame["text"].tolist(), rouge.references_of(frame, "summary"), strict=True):
@@ -119,9 +121,9 @@ class ExtractiveSummarisation(SummaryTexts):
         import numpy as np
         import torch
 
-        from textmill.training.examples import padded
+        from textmill.text.batches import pad_tensors
 
-        input_ids, mask = padded(rows["input_ids"])
+        input_ids, mask = pad_tensors(rows["input_ids"])
         batch = {"input_ids": input_ids, "attention_mask": mask}
         if "gains" in rows:
             units = np.full(tuple(mask.shape), _NO_UNIT, np.int64)
@@ -164,7 +166,7 @@ class ExtractiveSummarisation(SummaryTexts):
 
     def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
         """`id`, `text`, `summary` (the reference), `prediction`, and ROUGE of each row."""
-        from textmill.evaluation import rouge
+        from textmill.metrics import rouge
 
         found = self._selections(outputs, frame["text"].tolist(), frame["units"].tolist())
         return rouge.table(frame, "summary", [" ".join(texts) for texts, _ in found])

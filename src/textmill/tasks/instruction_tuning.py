@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from textmill.config.section import Section as Options
-from textmill.data import chat
 from textmill.errors import UserError
-from textmill.tasks.base import Findings, Metric, Outputs, Reject, Section, State, Task
+from textmill.metrics.base import Findings, Metric, Outputs, Section
+from textmill.tasks.base import State, Task
+from textmill.text import chat
+from textmill.text.rejected_rows import RejectedRow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,13 +104,13 @@ class InstructionTuning(Task):
         end = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).token_to_id(special["eos_token"])
         return {**state, "end_of_text": end, "chat_template": template, "special_tokens": special}
 
-    def check(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:  # noqa: ARG002 - nothing is learned
+    def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:  # noqa: ARG002 - nothing is learned
         """Rows that are no conversation, or in which the assistant says nothing."""
         rejects = []
         for position, value in enumerate(frame["messages"].tolist()):
             reason = _problem(value)
             if reason is not None:
-                rejects.append(Reject(position, "messages", reason))
+                rejects.append(RejectedRow(position, "messages", reason))
         return rejects
 
     def encode(self, frame: pd.DataFrame, tokenizer: Tokenizer, state: State, max_length: int) -> dict[str, list[Any]]:
@@ -146,7 +148,7 @@ class InstructionTuning(Task):
         import numpy as np
         import torch
 
-        from textmill.training.likelihood import IGNORED
+        from textmill.models.losses.likelihood import IGNORED
 
         sequences = [np.asarray(ids, np.int64) for ids in rows["input_ids"]]
         answers = rows.get("answer") or [np.ones(len(ids), np.int64) for ids in sequences]
@@ -162,7 +164,7 @@ class InstructionTuning(Task):
 
         Beside it, for each conversation: `nll`, the sum over its answers, and their tokens, `targets`.
         """
-        from textmill.training.likelihood import IGNORED, mean_cross_entropy
+        from textmill.models.losses.likelihood import IGNORED, mean_cross_entropy
 
         model: LanguageModel = network  # type: ignore[assignment]
         labels = batch["labels"]
@@ -228,7 +230,7 @@ class InstructionTuning(Task):
         """Answers to the configured prompts."""
         from tokenizers import Tokenizer
 
-        from textmill.evaluation import samples
+        from textmill.metrics import samples
 
         model: LanguageModel = network  # type: ignore[assignment]
         prompts = self.prompts(self.parse_inputs(self.config.prompts), state)

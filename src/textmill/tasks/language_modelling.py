@@ -10,7 +10,9 @@ from pydantic import Field
 
 from textmill.config.section import Section as Options
 from textmill.errors import UserError
-from textmill.tasks.base import Findings, Metric, Outputs, Reject, Section, State, Task
+from textmill.metrics.base import Findings, Metric, Outputs, Section
+from textmill.tasks.base import State, Task
+from textmill.text.rejected_rows import RejectedRow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from textmill.models.base import Model
     from textmill.models.language_model import LanguageModel
     from textmill.models.routing.record import RoutingRecord
-    from textmill.training.examples import Examples
+    from textmill.tasks.examples.rows import Examples
 
 
 class LanguageModellingConfig(Options):
@@ -84,7 +86,7 @@ class LanguageModelling(Task):
         Raises:
             UserError: The tokenizer has no such token.
         """
-        from textmill.data.tokenizing import token_bytes
+        from textmill.text.tokens import token_bytes
 
         end = tokenizer.token_to_id(self.config.end_of_text)
         if end is None:
@@ -96,10 +98,10 @@ class LanguageModelling(Task):
         counts = token_bytes(tokenizer)
         return {**state, "vocabulary_size": len(counts), "end_of_text": end, "token_bytes": counts}
 
-    def check(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:  # noqa: ARG002 - nothing is learned
+    def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:  # noqa: ARG002 - nothing is learned
         """Rows without text."""
         empty = frame["text"].isna() | (frame["text"].astype(str).str.strip() == "")
-        return [Reject(position, "text", "is empty") for position in empty.to_numpy().nonzero()[0].tolist()]
+        return [RejectedRow(position, "text", "is empty") for position in empty.to_numpy().nonzero()[0].tolist()]
 
     def encode(self, frame: pd.DataFrame, tokenizer: Tokenizer, state: State, max_length: int) -> dict[str, list[Any]]:  # noqa: ARG002
         """`input_ids` and `length` of whole documents, each with its end of text; nothing is cut off."""
@@ -111,7 +113,7 @@ class LanguageModelling(Task):
 
     def examples(self, table: pa.Table) -> Examples:
         """Windows over the documents, packed one after the other."""
-        from textmill.training.packing import PackedWindows
+        from textmill.tasks.examples.packing import PackedWindows
 
         return PackedWindows(table, self.config.sequence_length)
 
@@ -128,7 +130,7 @@ class LanguageModelling(Task):
         import numpy as np
         import torch
 
-        from textmill.training.likelihood import IGNORED
+        from textmill.models.losses.likelihood import IGNORED
 
         windows = [np.asarray(window, np.int64) for window in rows["input_ids"]]
         shape = (len(windows), max(map(len, windows)) - 1)
@@ -150,7 +152,7 @@ class LanguageModelling(Task):
         Beside it, for each window: `nll`, the sum over its targets, and their number `targets`; for a
         mixture of experts also `expert_load` (layers, experts), `dropped` and `confidence` (layers).
         """
-        from textmill.training.likelihood import IGNORED, mean_cross_entropy
+        from textmill.models.losses.likelihood import IGNORED, mean_cross_entropy
 
         model: LanguageModel = network  # type: ignore[assignment]
         labels = batch["labels"]
@@ -168,7 +170,7 @@ class LanguageModelling(Task):
 
     def validation_figures(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
         """`loss` in nats per token, `perplexity`, `bits_per_byte`, and how the experts were used."""
-        from textmill.evaluation import routing
+        from textmill.metrics import routing
 
         nats, targets = float(outputs["nll"].sum(dtype=float)), float(outputs["targets"].sum(dtype=float))
         found = {
@@ -214,7 +216,7 @@ class LanguageModelling(Task):
         seed: int,  # noqa: ARG002
     ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
         """Interpolated Kneser-Ney models over the same tokens: of single tokens, and of the best order."""
-        from textmill.evaluation import ngrams
+        from textmill.metrics.baselines import ngrams
 
         size = state["vocabulary_size"]
         fitted = ngrams.fit_baselines(list(train["input_ids"]), list(validation["input_ids"]), size, options)
@@ -232,7 +234,7 @@ class LanguageModelling(Task):
         """Samples at the configured prompts with their repetition, and the experts' load as a heat map."""
         from tokenizers import Tokenizer
 
-        from textmill.evaluation import routing, samples
+        from textmill.metrics import routing, samples
 
         model: LanguageModel = network  # type: ignore[assignment]
         try:

@@ -10,7 +10,9 @@ from pydantic import Field
 
 from textmill.config.section import Section as Options
 from textmill.errors import UserError
-from textmill.tasks.base import Metric, Outputs, Reject, Section, State, Task
+from textmill.metrics.base import Metric, Outputs, Section
+from textmill.tasks.base import State, Task
+from textmill.text.rejected_rows import RejectedRow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,9 +21,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-    from textmill.evaluation.spans import Spans
+    from textmill.metrics.spans import Spans
     from textmill.models.base import Model
-    from textmill.training.examples import Examples
+    from textmill.tasks.examples.rows import Examples
 
 _BIAS = "no_answer_bias"
 _OF_WINDOW = ("start_position", "end_position")
@@ -47,7 +49,7 @@ class QuestionAnswering(Task):
 
     A context longer than the model is shown as several overlapping windows, and the best passage of
     all of them counts. The target column `answers` holds texts of the context, as
-    `textmill.data.answers.read_answers` takes them; several are several people's answers to the same
+    `textmill.text.answers.read_answers` takes them; several are several people's answers to the same
     question, none means that there is no answer.
 
     No answer is given where the first token's scores, and a bias chosen on validation, exceed the passage's.
@@ -91,7 +93,7 @@ class QuestionAnswering(Task):
         self, given: Mapping[str, Sequence[str | None]], columns: dict[str, list[str | None]]
     ) -> dict[int, tuple[str, str]]:
         """The answers as they stand in the cleaned context, all in one form."""
-        from textmill.data import answers
+        from textmill.text import answers
 
         problems: dict[int, tuple[str, str]] = {}
         pairs = zip(given["context"], columns["context"], strict=True)
@@ -105,13 +107,13 @@ class QuestionAnswering(Task):
                 problems[position] = "answers", str(error)
         return problems
 
-    def check(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:  # noqa: ARG002 - nothing is learned
+    def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:  # noqa: ARG002 - nothing is learned
         """Rows without a question or a context, and those with an answer that is not in the context."""
-        from textmill.data.answers import problem_of
+        from textmill.text.answers import problem_of
 
         columns = (map(_cell, frame[name]) for name in ("question", "context", "answers"))
         problems = [problem_of(*row) for row in zip(*columns, strict=True)]
-        return [Reject(position, *problem) for position, problem in enumerate(problems) if problem]
+        return [RejectedRow(position, *problem) for position, problem in enumerate(problems) if problem]
 
     def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:  # noqa: ARG002
         """Windows of each row, one after the other: `input_ids`, `token_starts` and `token_ends` in the context.
@@ -119,8 +121,8 @@ class QuestionAnswering(Task):
         And `window_lengths`, `length` (tokens of question and context), and, where there are answers,
         `start_position` and `end_position` in each window: 0 where it does not hold the first answer.
         """
-        from textmill.data.answers import read_answers
-        from textmill.data.pair_windows import pair_windows
+        from textmill.text.answers import read_answers
+        from textmill.text.pair_windows import pair_windows
 
         pairs = list(zip(frame["question"].tolist(), frame["context"].tolist(), strict=True))
         options = {"most_first": self.config.max_question, "overlap": self.config.overlap}
@@ -144,13 +146,13 @@ class QuestionAnswering(Task):
 
     def examples(self, table: pa.Table) -> Examples:
         """Every window of every row."""
-        from textmill.training.windows import SlidingWindows
+        from textmill.tasks.examples.windows import SlidingWindows
 
-        return SlidingWindows(self, table, _OF_WINDOW)
+        return SlidingWindows(table, _OF_WINDOW)
 
     def sequences(self, columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Sequence[int]]]:
         """The windows' token ids."""
-        from textmill.training.windows import cut
+        from textmill.tasks.examples.windows import cut
 
         rows = zip(columns["input_ids"], columns["window_lengths"], strict=True)
         return {"input_ids": [window for ids, lengths in rows for window in cut(ids, lengths)]}
@@ -166,9 +168,9 @@ class QuestionAnswering(Task):
         import numpy as np
         import torch
 
-        from textmill.training.examples import padded
+        from textmill.text.batches import pad_tensors
 
-        input_ids, mask = padded(rows["input_ids"])
+        input_ids, mask = pad_tensors(rows["input_ids"])
         batch = {"input_ids": input_ids, "attention_mask": mask}
         targets = [name for name in _OF_WINDOW if name in rows]
         return batch | {name: torch.as_tensor(np.asarray(rows[name], np.int64)) for name in targets}
@@ -190,8 +192,8 @@ class QuestionAnswering(Task):
         """`f1` and `exact_match` at the margin that serves F1 best, the `no_answer_bias` for it, and `loss`."""
         import numpy as np
 
-        from textmill.evaluation.passages import passages_of, scores, true_texts
-        from textmill.evaluation.spans import best_margin, cross_entropy
+        from textmill.metrics.passages import passages_of, scores, true_texts
+        from textmill.metrics.spans import best_margin, cross_entropy
 
         spans = self._spans(outputs, rows)
         true = [true_texts(*pair) for pair in zip(rows["answers"], rows["context"], strict=True)]
@@ -216,14 +218,14 @@ class QuestionAnswering(Task):
 
     def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
         """`id`, `question`, `answers`, `prediction` with `start` and `end`, its `margin`, `exact_match` and `f1`."""
-        from textmill.evaluation.passages import passage_table
+        from textmill.metrics.passages import passage_table
 
         spans = self._spans(outputs, frame)
         return passage_table(frame, spans.start, spans.end, spans.margin)
 
     def metrics(self, state: State) -> list[Metric]:  # noqa: ARG002 - there is nothing to know
         """F1 and exact match, over all questions and over those with and without an answer."""
-        from textmill.evaluation.passages import passage_metrics
+        from textmill.metrics.passages import passage_metrics
 
         return passage_metrics()
 
@@ -244,19 +246,19 @@ class QuestionAnswering(Task):
 
         How near it must be is chosen on validation, for the highest F1.
         """
-        from textmill.evaluation.sentence_baseline import fit_baselines
+        from textmill.metrics.baselines.sentence_baseline import fit_baselines
 
         return fit_baselines(train, validation, options)
 
     def report_sections(self, predictions: pd.DataFrame, state: State) -> list[Section]:  # noqa: ARG002
         """Where answers were given."""
-        from textmill.evaluation.passages import passage_sections
+        from textmill.metrics.passages import passage_sections
 
         return passage_sections(predictions)
 
     def errors(self, predictions: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
         """The answers that share nothing with the true ones or should not be; those given most surely first."""
-        from textmill.evaluation.passages import passage_errors
+        from textmill.metrics.passages import passage_errors
 
         return passage_errors(predictions)
 
@@ -308,12 +310,12 @@ class QuestionAnswering(Task):
         Without an answer it is "", and start and end are 0. The score tells how much the model prefers
         its answer to giving none, or the other way round; `context[start:end]` is always the answer.
         """
-        from textmill.evaluation.passages import passage_records
+        from textmill.metrics.passages import passage_records
 
         return passage_records(self._spans(outputs, rows), rows["context"], given["context"])
 
     def _spans(self, outputs: Outputs, rows: Any) -> Spans:
-        from textmill.evaluation.spans import best_spans
+        from textmill.metrics.spans import best_spans
 
         return best_spans(
             outputs["start_logits"],

@@ -9,14 +9,15 @@ from pydantic import Field
 
 from textmill.config.section import Section as Options
 from textmill.errors import UserError
-from textmill.tasks.base import Metric, Outputs, Section, State
+from textmill.metrics.base import Metric, Outputs, Section
+from textmill.tasks.base import State
 from textmill.tasks.sentence_pairs import EMBEDDINGS, FIRST, SECOND, SentencePairs
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from textmill.evaluation.retrieval import Found
+    from textmill.metrics.retrieval import Found
 
 _ROWS = 64
 """Of validation for one loss: each has the others for rivals, as in a batch of training."""
@@ -63,7 +64,7 @@ class SemanticSearch(SentencePairs):
 
     def pair_loss(self, first: torch.Tensor, second: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:  # noqa: ARG002
         """Contrast with the other rows of the batch."""
-        from textmill.training.pair_losses import in_batch_contrast
+        from textmill.models.losses.pairs import in_batch_contrast
 
         return in_batch_contrast(first, second, self.config.scale, symmetric=self.config.symmetric)
 
@@ -75,7 +76,7 @@ class SemanticSearch(SentencePairs):
         import numpy as np
         import torch
 
-        from textmill.evaluation.retrieval import reciprocal_rank, search_embeddings
+        from textmill.metrics.retrieval import reciprocal_rank, search_embeddings
 
         first, second = (outputs[name] for name in EMBEDDINGS)
         found = search_embeddings(first, second)
@@ -91,13 +92,13 @@ class SemanticSearch(SentencePairs):
 
     def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
         """`id`, both texts, `prediction` (the document found first), `rank` of the own one and its `similarity`."""
-        from textmill.evaluation.retrieval import search_embeddings
+        from textmill.metrics.retrieval import search_embeddings
 
         return _predictions(search_embeddings(*(outputs[name] for name in EMBEDDINGS)), frame)
 
     def metrics(self, state: State) -> list[Metric]:  # noqa: ARG002
         """Mean reciprocal rank, recall at 1 and at 10, among the documents of all rows."""
-        from textmill.evaluation.retrieval import retrieval_metrics
+        from textmill.metrics.retrieval import retrieval_metrics
 
         return retrieval_metrics()
 
@@ -110,7 +111,7 @@ class SemanticSearch(SentencePairs):
         seed: int,  # noqa: ARG002
     ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
         """`bm25`, its constants chosen on validation, and `tfidf`."""
-        from textmill.evaluation import retrieval
+        from textmill.metrics import retrieval
 
         fitted = retrieval.word_search(train, validation, FIRST, SECOND, options)
 

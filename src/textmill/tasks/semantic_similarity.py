@@ -9,8 +9,10 @@ from pydantic import Field, model_validator
 
 from textmill.config.section import Section as Options
 from textmill.errors import UserError
-from textmill.tasks.base import Metric, Outputs, Reject, Section, State
+from textmill.metrics.base import Metric, Outputs, Section
+from textmill.tasks.base import State
 from textmill.tasks.sentence_pairs import EMBEDDINGS, FIRST, SECOND, SentencePairs, cosines
+from textmill.text.rejected_rows import RejectedRow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,12 +75,12 @@ class SemanticSimilarity(SentencePairs):
             raise UserError("all scores of the training split are the same", fix="Give pairs of different scores")
         return {}
 
-    def check_targets(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:  # noqa: ARG002
+    def check_targets(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:  # noqa: ARG002
         """Rows whose score is missing, no number, or out of range."""
         rejects = []
         for position, value in enumerate(frame["score"].tolist()):
             if (reason := self._problem(value)) is not None:
-                rejects.append(Reject(position, "score", reason))
+                rejects.append(RejectedRow(position, "score", reason))
         return rejects
 
     def _problem(self, value: Any) -> str | None:
@@ -105,7 +107,7 @@ class SemanticSimilarity(SentencePairs):
         return self._loss((first.float() * second.float()).sum(dim=-1), batch["scaled_score"])
 
     def _loss(self, alike: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        from textmill.training.pair_losses import cosent, cosine_regression
+        from textmill.models.losses.pairs import cosent, cosine_regression
 
         if self.config.objective == "cosent":
             return cosent(alike, scores, self.config.scale)
@@ -116,7 +118,7 @@ class SemanticSimilarity(SentencePairs):
         import numpy as np
         import torch
 
-        from textmill.evaluation.correlations import pearson, spearman
+        from textmill.metrics.correlations import pearson, spearman
 
         found, actual = _similarities(outputs), np.asarray(rows["scaled_score"], float)
         everything = np.arange(len(actual))[None]
@@ -136,7 +138,7 @@ class SemanticSimilarity(SentencePairs):
 
     def metrics(self, state: State) -> list[Metric]:  # noqa: ARG002
         """Spearman's and Pearson's correlation of cosine and score."""
-        from textmill.evaluation.correlations import correlation_metrics
+        from textmill.metrics.correlations import correlation_metrics
 
         return correlation_metrics("similarity", "score")
 
@@ -149,7 +151,7 @@ class SemanticSimilarity(SentencePairs):
         seed: int,  # noqa: ARG002
     ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
         """`tfidf`: the cosine of the weighted stems; `word_overlap`: the share of stems that both texts have."""
-        from textmill.evaluation.word_vectors import TfidfVectors, overlaps
+        from textmill.metrics.baselines.word_vectors import TfidfVectors, overlaps
 
         def predictor(
             alike: Callable[[Sequence[str], Sequence[str]], NDArray[np.float64]],
@@ -161,7 +163,7 @@ class SemanticSimilarity(SentencePairs):
 
     def report_sections(self, predictions: pd.DataFrame, state: State) -> list[Section]:  # noqa: ARG002
         """The cosine by the score, pair by pair."""
-        from textmill.evaluation.pictures import scatter
+        from textmill.metrics.pictures import scatter
 
         figure = scatter(predictions["score"].to_numpy(), predictions["similarity"].to_numpy(), "score", "cosine")
         text = "Each point is a pair of the test split. What counts is the order: higher scores farther up."

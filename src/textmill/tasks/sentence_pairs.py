@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textmill.data.tokens import truncated
 from textmill.errors import UserError
-from textmill.tasks.base import Outputs, Reject, State, Task
+from textmill.metrics.base import Outputs
+from textmill.tasks.base import State, Task
+from textmill.text.rejected_rows import RejectedRow
+from textmill.text.tokens import truncated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,18 +41,18 @@ class SentencePairs(Task):
 
     # -- prepare ----------------------------------------------------------------------------
 
-    def check(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:
+    def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
         """Rows without one of the texts, or with a target that cannot be used; the first reason of each."""
-        found: dict[int, Reject] = {}
+        found: dict[int, RejectedRow] = {}
         for name in self.text_columns:
             empty = frame[name].isna() | (frame[name].astype(str).str.strip() == "")
             for position in empty.to_numpy().nonzero()[0].tolist():
-                found.setdefault(position, Reject(position, name, "is empty"))
+                found.setdefault(position, RejectedRow(position, name, "is empty"))
         for reject in self.check_targets(frame, state):
-            found.setdefault(reject.position, reject)
+            found.setdefault(reject.row, reject)
         return [found[position] for position in sorted(found)]
 
-    def check_targets(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:  # noqa: ARG002
+    def check_targets(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:  # noqa: ARG002
         """Rows whose target cannot be used; none by default."""
         return []
 

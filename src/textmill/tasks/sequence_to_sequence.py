@@ -11,10 +11,12 @@ from pydantic import Field
 from textmill.config.section import Section as Options
 from textmill.config.sections.generation import GenerationConfig
 from textmill.config.types import Fraction
-from textmill.data.checks import parsed_texts
-from textmill.data.tokens import truncated
 from textmill.errors import UserError
-from textmill.tasks.base import Findings, Outputs, Reject, State, Task
+from textmill.metrics.base import Findings, Outputs
+from textmill.tasks.base import State, Task
+from textmill.text.checks import parsed_texts
+from textmill.text.rejected_rows import RejectedRow
+from textmill.text.tokens import truncated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,13 +106,13 @@ class SequenceToSequence(Task):
             )
         return {**state, "vocabulary_size": tokenizer.get_vocab_size(), "end_of_text": end}
 
-    def check(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:  # noqa: ARG002 - nothing is learned
+    def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:  # noqa: ARG002 - nothing is learned
         """Pairs with an empty half, or with halves that hardly belong together."""
-        rejects: dict[int, Reject] = {}
+        rejects: dict[int, RejectedRow] = {}
         for name in (self.source_column, self.target_column):
             empty = frame[name].isna() | (frame[name].astype(str).str.strip() == "")
             for position in empty.to_numpy().nonzero()[0].tolist():
-                rejects.setdefault(position, Reject(position, name, "is empty"))
+                rejects.setdefault(position, RejectedRow(position, name, "is empty"))
         if self.config.max_ratio is not None:
             sizes = [frame[name].fillna("").astype(str).str.len() for name in (self.source_column, self.target_column)]
             for position, (source, target) in enumerate(zip(*sizes, strict=True)):
@@ -118,7 +120,7 @@ class SequenceToSequence(Task):
                     reason = (
                         f"has {target} characters for {source} of the source, beyond {self.config.max_ratio:g} times"
                     )
-                    rejects.setdefault(position, Reject(position, self.target_column, reason))
+                    rejects.setdefault(position, RejectedRow(position, self.target_column, reason))
         return [rejects[position] for position in sorted(rejects)]
 
     def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:
@@ -153,19 +155,19 @@ class SequenceToSequence(Task):
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
         """`input_ids` and `attention_mask` (B, S), and `labels` (B, T), -100 at padding, where given."""
-        from textmill.training.examples import padded
-        from textmill.training.likelihood import IGNORED
+        from textmill.models.losses.likelihood import IGNORED
+        from textmill.text.batches import pad_tensors
 
-        sources, mask = padded(rows["input_ids"])
+        sources, mask = pad_tensors(rows["input_ids"])
         batch = {"input_ids": sources, "attention_mask": mask}
         if "labels" in rows:
-            labels, there = padded(rows["labels"])
+            labels, there = pad_tensors(rows["labels"])
             batch["labels"] = labels.masked_fill(there == 0, IGNORED)
         return batch
 
     def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Cross-entropy per target token as `loss`, smoothed in training; of each row its `nll` and `targets`."""
-        from textmill.training.likelihood import IGNORED
+        from textmill.models.losses.likelihood import IGNORED
 
         writer: Any = network
         smoothing = self.config.label_smoothing if network.training else 0.0
@@ -189,15 +191,14 @@ class SequenceToSequence(Task):
         """`texts`: what the network writes about each source, computed in batches of like length."""
         import numpy as np
 
-        from textmill.training.examples import padded
-        from textmill.training.inference import length_batches
+        from textmill.text.batches import length_batches, pad_tensors
 
         writer: Any = network
         device = next(network.parameters()).device
         lengths = np.fromiter((len(ids) for ids in input_ids), np.int64, len(input_ids))
         texts = np.empty(len(input_ids), dtype=object)
         for rows in length_batches(lengths, _SOURCE_TOKENS_AT_ONCE):
-            sources, mask = padded([input_ids[row] for row in rows])
+            sources, mask = pad_tensors([input_ids[row] for row in rows])
             written = writer.write(sources.to(device), mask.to(device), self.config.generation)
             texts[rows] = [text.strip() for text in tokenizer.decode_batch(written)]
         return {TEXTS: texts.astype(str)}

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textmill.config.section import Section as Options
 from textmill.config.sections.generation import GenerationConfig
-from textmill.tasks.base import Outputs, State
+from textmill.metrics.base import Outputs
+from textmill.tasks.base import State
 from textmill.tasks.sequence_to_sequence import TEXTS, SequenceToSequence, SequenceToSequenceConfig
 from textmill.tasks.summary_texts import SummaryTexts, SummaryTextsConfig
 
@@ -31,6 +32,6 @@ class Summarisation(SummaryTexts, SequenceToSequence):
 
     def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
         """`id`, `text`, `summary` (the reference), `prediction`, and ROUGE of each row."""
-        from textmill.evaluation import rouge
+        from textmill.metrics import rouge
 
         return rouge.table(frame, "summary", outputs[TEXTS].tolist())

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.section import Section as Options
-from textmill.data.sentences import Units
-from textmill.tasks.base import Metric, Section, State, Task
+from textmill.metrics.base import Metric, Section
+from textmill.tasks.base import State, Task
+from textmill.text.sentences import Units
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +41,7 @@ class SummaryTexts(Task):
 
     def metrics(self, state: State) -> list[Metric]:  # noqa: ARG002 - the same for all
         """ROUGE-1, -2 and -L."""
-        from textmill.evaluation import rouge
+        from textmill.metrics import rouge
 
         return rouge.metrics()
 
@@ -58,19 +59,19 @@ class SummaryTexts(Task):
         seed: int,  # noqa: ARG002
     ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
         """`lead`: the beginning of the text, as long as is best on validation."""
-        from textmill.evaluation import rouge
+        from textmill.metrics import rouge
 
         return {"lead": rouge.lead_baseline(validation, "summary", self.config.units)}
 
     def report_sections(self, predictions: pd.DataFrame, state: State) -> list[Section]:  # noqa: ARG002
         """Some summaries as they come."""
-        from textmill.evaluation import rouge
+        from textmill.metrics import rouge
 
         return [rouge.section(predictions, "summary")]
 
     def errors(self, predictions: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
         """The summaries furthest from their references."""
-        from textmill.evaluation import rouge
+        from textmill.metrics import rouge
 
         return rouge.worst(predictions, "summary")
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field, field_validator
 
 from textmill.config.section import Section as Options
-from textmill.data import label_shares
-from textmill.data.checks import failed_rows
-from textmill.data.tokens import truncated
 from textmill.errors import UserError
-from textmill.tasks.base import Metric, Outputs, Reject, Section, State, Task
+from textmill.metrics.base import Metric, Outputs, Section
+from textmill.tasks.base import State, Task
+from textmill.text import label_shares
+from textmill.text.checks import failed_rows
+from textmill.text.rejected_rows import RejectedRow
+from textmill.text.tokens import truncated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,7 +90,7 @@ class TextClassification(Task):
             raise UserError(f"the training split has {seen}", fix="Give rows of at least two labels")
         return {"labels": self.config.labels or sorted(found)}
 
-    def check(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:
+    def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
         """Rows without text or label, or with a label that is not known; the first reason of each."""
         import pandera.pandas as pa
 
@@ -107,10 +109,10 @@ class TextClassification(Task):
             }
         )
         rejects = failed_rows(schema, frame, unknown=_UNKNOWN, known=known or [])
-        rejected = {reject.position for reject in rejects}
+        rejected = {reject.row for reject in rejects}
         unusable = label_shares.problems(frame["label_shares"], known) if "label_shares" in frame else {}
         return rejects + [
-            Reject(position, "label_shares", reason)
+            RejectedRow(position, "label_shares", reason)
             for position, reason in unusable.items()
             if position not in rejected
         ]
@@ -148,9 +150,9 @@ class TextClassification(Task):
         import numpy as np
         import torch
 
-        from textmill.training.examples import padded
+        from textmill.text.batches import pad_tensors
 
-        input_ids, mask = padded(rows["input_ids"])
+        input_ids, mask = pad_tensors(rows["input_ids"])
         batch = {"input_ids": input_ids, "attention_mask": mask}
         if "label_id" in rows:
             batch["label_id"] = torch.as_tensor(np.asarray(rows["label_id"], np.int64))
@@ -163,7 +165,7 @@ class TextClassification(Task):
         import torch
         from torch.nn.functional import cross_entropy
 
-        from textmill.training.regularisation import symmetric_divergence
+        from textmill.models.losses.regularisation import symmetric_divergence
 
         twice = self.config.r_drop > 0 and network.training
         inputs = {name: batch[name].repeat(1 + twice, 1) for name in ("input_ids", "attention_mask")}
@@ -182,7 +184,7 @@ class TextClassification(Task):
         """`weighted_f1`, `macro_f1`, `accuracy` and `loss` (cross-entropy without smoothing)."""
         import numpy as np
 
-        from textmill.evaluation import categories
+        from textmill.metrics import categories
 
         actual = np.asarray(rows["label_id"], np.intp)
         probabilities = _softmax(outputs["logits"])
@@ -205,7 +207,7 @@ class TextClassification(Task):
 
     def metrics(self, state: State) -> list[Metric]:
         """Weighted F1, macro F1, accuracy, Matthews correlation, calibration, log loss and those of each label."""
-        from textmill.evaluation.categories import category_metrics
+        from textmill.metrics.categories import category_metrics
 
         return category_metrics(state["labels"])
 
@@ -213,7 +215,7 @@ class TextClassification(Task):
         self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int
     ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
         """`majority`, and `tfidf_logistic_regression` with its strength of regularisation chosen on validation."""
-        from textmill.evaluation import word_baselines
+        from textmill.metrics.baselines import word_baselines
 
         labels = state["labels"]
         fitted = word_baselines.fit(train, validation, labels, options, seed)
@@ -227,7 +229,7 @@ class TextClassification(Task):
 
     def report_sections(self, predictions: pd.DataFrame, state: State) -> list[Section]:
         """Confusion matrix, figures of each label, calibration."""
-        from textmill.evaluation.category_sections import category_sections
+        from textmill.metrics.category_sections import category_sections
 
         return category_sections(predictions, state["labels"])
 
@@ -235,7 +237,7 @@ class TextClassification(Task):
         """The wrong predictions; those that gave the true label the least probability first."""
         import numpy as np
 
-        from textmill.evaluation.categories import encode, probabilities_of
+        from textmill.metrics.categories import encode, probabilities_of
 
         wrong = predictions[predictions["label"] != predictions["prediction"]]
         labels = state["labels"]

@@ -9,8 +9,10 @@ from pydantic import Field
 
 from textmill.config.section import Section as Options
 from textmill.errors import UserError
-from textmill.tasks.base import Metric, Outputs, Reject, Section, State
+from textmill.metrics.base import Metric, Outputs, Section
+from textmill.tasks.base import State
 from textmill.tasks.sentence_pairs import FIRST, SECOND, SentencePairs
+from textmill.text.rejected_rows import RejectedRow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,16 +67,16 @@ class TextualEntailment(SentencePairs):
             raise UserError(f"the training split has {len(found)} label(s)", fix="Give pairs of at least two labels")
         return {"labels": self.config.labels or sorted(found)}
 
-    def check_targets(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:
+    def check_targets(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
         """Rows whose label is missing or none of the known ones."""
         known = state["labels"] if state else self.config.labels
         rejects = []
         for position, value in enumerate(frame["label"].tolist()):
             if not isinstance(value, str) or not value.strip():
-                rejects.append(Reject(position, "label", "is missing"))
+                rejects.append(RejectedRow(position, "label", "is missing"))
             elif known and value.strip() not in known:
                 reason = f"{value[:60]!r} is none of the labels {', '.join(known[:8])}"
-                rejects.append(Reject(position, "label", reason))
+                rejects.append(RejectedRow(position, "label", reason))
         return rejects
 
     def encode_targets(self, frame: pd.DataFrame, state: State) -> dict[str, list[Any]]:
@@ -105,7 +107,7 @@ class TextualEntailment(SentencePairs):
         import numpy as np
         from scipy.special import log_softmax
 
-        from textmill.evaluation import categories
+        from textmill.metrics import categories
 
         actual = np.asarray(rows["label_id"], np.intp)
         predicted = outputs["logits"].argmax(axis=1)
@@ -125,7 +127,7 @@ class TextualEntailment(SentencePairs):
 
     def metrics(self, state: State) -> list[Metric]:
         """Weighted F1, macro F1, accuracy, Matthews correlation, calibration, log loss and those of each label."""
-        from textmill.evaluation.categories import category_metrics
+        from textmill.metrics.categories import category_metrics
 
         return category_metrics(state["labels"])
 
@@ -138,7 +140,7 @@ class TextualEntailment(SentencePairs):
         self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int
     ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
         """`majority`, and `tfidf_logistic_regression` over the words of both texts together."""
-        from textmill.evaluation import word_baselines
+        from textmill.metrics.baselines import word_baselines
 
         def predictor(
             probabilities: Callable[[pd.DataFrame], NDArray[np.float64]],
@@ -150,7 +152,7 @@ class TextualEntailment(SentencePairs):
 
     def report_sections(self, predictions: pd.DataFrame, state: State) -> list[Section]:
         """Confusion matrix, figures of each label, calibration."""
-        from textmill.evaluation.category_sections import category_sections
+        from textmill.metrics.category_sections import category_sections
 
         return category_sections(predictions, state["labels"])
 

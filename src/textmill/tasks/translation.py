@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textmill.config.section import Section as Options
-from textmill.tasks.base import Metric, Outputs, Reject, Section, State
+from textmill.metrics.base import Metric, Outputs, Section
+from textmill.tasks.base import State
 from textmill.tasks.sequence_to_sequence import TEXTS, SequenceToSequence, SequenceToSequenceConfig
+from textmill.text.rejected_rows import RejectedRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,26 +53,26 @@ class Translation(SequenceToSequence):
 
     def learn_tokens(self, state: State, tokenizer: Any) -> State:
         """And the metrics' signatures; see `SequenceToSequence.learn_tokens`."""
-        from textmill.evaluation.text_overlap import signatures
+        from textmill.metrics.text_overlap import signatures
 
         return super().learn_tokens(state, tokenizer) | {"signatures": signatures(self.config.target_language)}
 
-    def check(self, frame: pd.DataFrame, state: State | None) -> list[Reject]:
+    def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
         """Pairs that `SequenceToSequence.check` refuses, and those in which a language is mistaken for the other."""
         rejects = super().check(frame, state)
         if not self.config.check_languages or state is not None:
             return rejects
-        from textmill.data.languages import LanguageCheck
+        from textmill.text.languages import LanguageCheck
 
         languages = {"text": self.config.source_language, "translation": self.config.target_language}
         check = LanguageCheck(list(languages.values()))
-        refused = {reject.position for reject in rejects}
+        refused = {reject.row for reject in rejects}
         for name, language in languages.items():
             for position, text in enumerate(frame[name].tolist()):
                 if position not in refused and check.is_other(text, language):
                     refused.add(position)
-                    rejects.append(Reject(position, name, f"is not in the language {language}"))
-        return sorted(rejects, key=lambda reject: reject.position)
+                    rejects.append(RejectedRow(position, name, f"is not in the language {language}"))
+        return sorted(rejects, key=lambda reject: reject.row)
 
     # -- evaluate ---------------------------------------------------------------------------
 
@@ -80,7 +82,7 @@ class Translation(SequenceToSequence):
 
     def metrics(self, state: State) -> list[Metric]:
         """BLEU and chrF."""
-        from textmill.evaluation import text_overlap
+        from textmill.metrics import text_overlap
 
         for name, signature in state.get("signatures", {}).items():
             log.info("%s: sacrebleu %s", name, signature)
@@ -95,7 +97,7 @@ class Translation(SequenceToSequence):
         seed: int,  # noqa: ARG002
     ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
         """`translation_memory`, the translation of the nearest source of the training split, and `copy`."""
-        from textmill.evaluation.nearest_text import NearestText
+        from textmill.metrics.baselines.nearest_text import NearestText
 
         memory = NearestText(train["text"].tolist(), options)
         known = train["translation"].tolist()
@@ -116,7 +118,7 @@ class Translation(SequenceToSequence):
 
     def errors(self, predictions: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
         """The translations furthest from their references, by chrF of each."""
-        from textmill.evaluation.text_overlap import sentence_chrf
+        from textmill.metrics.text_overlap import sentence_chrf
 
         chrf = sentence_chrf({str(name): predictions[name].to_numpy() for name in predictions})
         table = predictions[["id", "text", "translation", "prediction"]].assign(chrf=chrf)
@@ -125,7 +127,7 @@ class Translation(SequenceToSequence):
     def _table(self, frame: pd.DataFrame, texts: Sequence[str]) -> pd.DataFrame:
         import pandas as pd
 
-        from textmill.evaluation.text_overlap import count_columns
+        from textmill.metrics.text_overlap import count_columns
 
         columns = {name: frame[name].to_numpy() for name in ("id", "text", "translation")}
         counts = count_columns(texts, [frame["translation"].tolist()], self.config.target_language)

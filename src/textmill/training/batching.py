@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from textmill.training.inference import length_batches
+from textmill.text.batches import length_batches
 
 _BATCHES_IN_A_POOL = 50
 

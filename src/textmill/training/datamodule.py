@@ -12,9 +12,9 @@ from textmill.config.sections.train import BatchesConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.tasks.base import Task
+from textmill.tasks.examples.rows import Examples
+from textmill.text.batches import length_batches
 from textmill.training.batching import BatchPlan, BatchSampler, EpochPlanner
-from textmill.training.examples import Examples
-from textmill.training.inference import length_batches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

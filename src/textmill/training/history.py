@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from safetensors.torch import save_file
 
-from textmill.tasks.base import Outputs
+from textmill.metrics.base import Outputs
 from textmill.training.loading import storable
 from textmill.training.meter import Meter
 from textmill.training.module import VALIDATION, TrainingModule

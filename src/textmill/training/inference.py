@@ -2,57 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
+from textmill.text.batches import length_batches, restore_order
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     import torch
     from numpy.typing import NDArray
     from torch import nn
 
-    from textmill.tasks.base import Outputs, Task
-
-
-def length_batches(lengths: NDArray[np.int64], tokens: int, max_rows: int | None = None) -> list[NDArray[np.int64]]:
-    """Cut rows, longest first, into batches whose padded size (rows times longest) is at most `tokens`.
-
-    A row longer than `tokens` is a batch of its own.
-
-    Args:
-        lengths: Tokens of each row, shape (n,).
-        tokens: Budget of a batch, padding counted.
-        max_rows: Rows that a batch has at most.
-
-    Returns:
-        Row numbers of each batch; together every row once. Rows of equal length keep their order.
-    """
-    order = np.argsort(-lengths, kind="stable").astype(np.int64)
-    batches = []
-    start = 0
-    while start < len(order):
-        rows = max(1, tokens // max(1, int(lengths[order[start]])))
-        if max_rows is not None:
-            rows = min(rows, max_rows)
-        batches.append(order[start : start + rows])
-        start += rows
-    return batches
-
-
-def stack_rows(chunks: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Chunks of shape (rows, ...) one below the other; shorter inner axes are filled with NaN."""
-    parts = list(chunks)
-    inner = tuple(max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True))
-    if all(part.shape[1:] == inner for part in parts):
-        return np.concatenate(parts)
-    stacked = np.full((sum(len(part) for part in parts), *inner), np.nan, dtype=np.float32)
-    start = 0
-    for part in parts:
-        stacked[(slice(start, start + len(part)), *(slice(0, size) for size in part.shape[1:]))] = part
-        start += len(part)
-    return stacked
+    from textmill.metrics.base import Outputs
+    from textmill.tasks.base import Task
 
 
 def predict_table(
@@ -84,12 +46,6 @@ def predict_table(
             for name, values in _outputs(network, task, moved).items():
                 chunks.setdefault(name, []).append(values.float().cpu().numpy())
     return restore_order(chunks, batches)
-
-
-def restore_order(chunks: Mapping[str, Sequence[NDArray[np.float32]]], batches: Sequence[NDArray[np.int64]]) -> Outputs:
-    """Stack the outputs of `batches` and put them into the order of their row numbers 0..n-1."""
-    back = np.argsort(np.concatenate(batches), kind="stable") if batches else np.empty(0, dtype=np.int64)
-    return {name: stack_rows(parts)[back] for name, parts in chunks.items()}
 
 
 def _outputs(network: nn.Module, task: Task, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

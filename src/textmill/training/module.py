@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from textmill.config.sections.train import OptimizerConfig
-from textmill.tasks.base import Outputs, State, Task
+from textmill.metrics.base import Outputs
+from textmill.tasks.base import State, Task
+from textmill.text.batches import restore_order
 from textmill.training.distributed import gather_all
-from textmill.training.inference import restore_order
 from textmill.training.optimizer import build_optimizer, build_schedule
 
 if TYPE_CHECKING:

@@ -24,8 +24,9 @@ from textmill.config.sections.runtime import RuntimeConfig
 from textmill.config.sections.train import TrainConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
+from textmill.metrics.base import Outputs
 from textmill.models.base import Model
-from textmill.tasks.base import Outputs, Task
+from textmill.tasks.base import Task
 from textmill.training.allocation import keep_freed_memory
 from textmill.training.checkpoints import CheckpointFolder, CheckpointWriter
 from textmill.training.datamodule import PreparedDataModule

@@ -10,7 +10,7 @@ class FetchConfig(Section):
     """What to fetch.
 
     Attributes:
-        source: The `textmill.data.sources.base.Source` plugin that brings the corpus.
+        source: The `textmill.fetching.sources.base.Source` plugin that brings the corpus.
         pretrained: The pretrained model: `package:NAME==VERSION` (a package that carries
             weights), a hub id with an optional `@revision`, or a local folder; null trains
             from scratch.

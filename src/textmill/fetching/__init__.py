@@ -1,0 +1,1 @@
+"""Corpora and pretrained weights by name, with their digests checked."""

@@ -1,0 +1,123 @@
+"""A corpus of the user's own files, local or at any address that fsspec knows."""
+
+from __future__ import annotations
+
+import glob
+import shutil
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Annotated, ClassVar
+
+from pydantic import BeforeValidator, Field
+
+from textmill.config.layout import Layout
+from textmill.config.section import Section
+from textmill.config.types import Sha256
+from textmill.errors import UserError
+from textmill.fetching.sources.base import Provenance, Source, Split
+from textmill.files import sha256_file
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Addresses = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class FilesSourceConfig(Section):
+    """Which files.
+
+    Attributes:
+        files: Split -> a path, glob or fsspec address (`s3://bucket/part-*.parquet`), or a list
+            of them. Paths are relative to the project's folder.
+        sha256: File name -> its digest, for files that must not change unseen.
+        licence: Of the corpus.
+        storage_options: Passed to fsspec.
+    """
+
+    files: Annotated[dict[Split, Addresses], Field(min_length=1)]
+    sha256: dict[str, Sha256] = Field(default_factory=dict)
+    licence: str | None = None
+    storage_options: dict[str, str | int | bool] = Field(default_factory=dict)
+
+
+class FilesSource(Source):
+    """Copies local or remote files."""
+
+    Config: ClassVar[type[Section]] = FilesSourceConfig
+    config: FilesSourceConfig
+
+    def fetch(self, destination: Path, root: Path) -> Provenance:
+        """Copy every file into `destination/SPLIT/`; see `Source.fetch`."""
+        for split, addresses in self.config.files.items():
+            folder = destination / split
+            folder.mkdir()
+            for address in addresses:
+                if "://" in address:
+                    self._copy_remote(address, folder)
+                else:
+                    _copy_local(address, folder, root)
+        self._check_digests(destination)
+        origin = ", ".join(address for addresses in self.config.files.values() for address in addresses)
+        return Provenance(origin, None, self.config.licence, None)
+
+    def _copy_remote(self, address: str, folder: Path) -> None:
+        import fsspec
+
+        try:
+            filesystem, path = fsspec.core.url_to_fs(address, **self.config.storage_options)
+            found = sorted(filesystem.glob(path)) if glob.has_magic(path) else [path]
+            for remote in found:
+                filesystem.get_file(remote, str(_target(folder, remote)))
+        except UserError:
+            raise
+        except Exception as error:  # every fsspec backend raises exceptions of its own libraries
+            raise UserError(f"cannot be fetched ({type(error).__name__}: {error})", where=address) from error
+        if not found:
+            raise UserError("no file matches", where=address)
+
+    def _check_digests(self, destination: Path) -> None:
+        by_name = {path.name: path for path in destination.rglob("*") if path.is_file()}
+        for name, expected in self.config.sha256.items():
+            if name not in by_name:
+                raise UserError(f"no file {name!r} among {_listed(by_name)}", where="fetch.source.sha256")
+            if (actual := sha256_file(by_name[name])) != expected:
+                fix = "Restore the file, or change the digest if the change is meant"
+                raise UserError(f"wrong digest {actual}, {expected} is required", where=name, fix=fix)
+
+
+def _copy_local(pattern: str, folder: Path, root: Path) -> None:
+    # The copy in which `dvc exp run --temp` works lacks what git ignores; its home has it.
+    for place in (root, Layout(root).home):
+        files = [path for name in _matches(pattern, place) if (path := place / name).is_file()]
+        if files:
+            break
+    else:
+        raise _missing(pattern)
+    for path in files:
+        shutil.copyfile(path, _target(folder, path.as_posix()))
+
+
+def _matches(pattern: str, root: Path) -> list[str]:
+    # Path.glob takes no absolute pattern
+    return sorted(glob.glob(pattern, root_dir=root, recursive=True))  # noqa: PTH207
+
+
+def _missing(pattern: str) -> UserError:
+    if glob.has_magic(pattern):
+        return UserError(
+            "no file matches", where=pattern, fix="Check the pattern; it is relative to the project's folder"
+        )
+    return UserError("no such file", where=pattern, fix="Check the path; it is relative to the project's folder")
+
+
+def _target(folder: Path, path: str) -> Path:
+    target = folder / PurePosixPath(path).name
+    if target.exists():
+        raise UserError(f"two files are named {target.name!r} in the split {folder.name!r}", fix="Rename one of them")
+    return target
+
+
+def _listed(names: Sequence[str] | dict[str, Path]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,58 @@
+"""A corpus from the Hugging Face hub, at a pinned revision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from textmill.config.section import Section
+from textmill.errors import UserError
+from textmill.fetching.sources.base import Provenance, Source, Split
+
+
+class HubSourceConfig(Section):
+    """Which dataset.
+
+    Attributes:
+        name: `owner/dataset`, or a local folder in the hub's layout.
+        revision: Git commit (or tag); pinned, because a branch moves.
+        subset: The dataset's configuration, where it has several.
+        splits: Split here -> split's name in the dataset.
+        licence: Of the corpus.
+    """
+
+    name: str
+    revision: Annotated[str, Field(min_length=1)]
+    subset: str | None = None
+    splits: Annotated[dict[Split, str], Field(min_length=1)]
+    licence: str | None = None
+
+
+class HubSource(Source):
+    """Downloads a hub dataset and writes one Parquet file a split."""
+
+    Config: ClassVar[type[Section]] = HubSourceConfig
+    config: HubSourceConfig
+
+    def fetch(self, destination: Path, root: Path) -> Provenance:
+        """Write `destination/SPLIT/DATASET.parquet`; see `Source.fetch`."""
+        import datasets
+
+        config = self.config
+        local = root / config.name
+        path = str(local) if local.is_dir() else config.name
+        for split, name in config.splits.items():
+            try:
+                rows = datasets.load_dataset(path, config.subset, split=name, revision=config.revision)
+            except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+                fix = "Check its name, revision, split and the network"
+                raise UserError(f"cannot be fetched ({_first_line(error)})", where=config.name, fix=fix) from error
+            (destination / split).mkdir()
+            rows.to_parquet(destination / split / f"{Path(config.name).name}.parquet")
+        return Provenance(f"hub:{config.name}", config.revision, config.licence, None)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,1 @@
+"""Figures that can be resampled, and the tables and pictures of a report."""

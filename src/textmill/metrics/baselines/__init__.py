@@ -1,0 +1,1 @@
+"""Simple models that every trained model is compared with."""

@@ -1,0 +1,67 @@
+"""Correlations of a predicted number with a true one, each over many resamples at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textmill.metrics.base import Metric
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.intp]
+Columns = Mapping[str, NDArray[Any]]
+
+
+def correlation_metrics(predicted: str, actual: str) -> list[Metric]:
+    """Spearman's and Pearson's correlation of two columns; a draw in which one is constant has 0."""
+
+    def values(columns: Columns) -> tuple[Floats, Floats]:
+        return np.asarray(columns[predicted], float), np.asarray(columns[actual], float)
+
+    return [
+        Metric("spearman", lambda columns, index: spearman(*values(columns), index)),
+        Metric("pearson", lambda columns, index: pearson(*values(columns), index)),
+    ]
+
+
+def spearman(first: Floats, second: Floats, index: Integers) -> Floats:
+    """Pearson's correlation of the ranks within each resample, shape (resamples,).
+
+    Args:
+        first: Values, shape (n,).
+        second: Values, shape (n,).
+        index: Rows of each resample, shape (resamples, m).
+    """
+    return _correlation(_ranks(first, index), _ranks(second, index))
+
+
+def pearson(first: Floats, second: Floats, index: Integers) -> Floats:
+    """Pearson's correlation within each resample, shape (resamples,); arguments as for `spearman`."""
+    return _correlation(first[index], second[index])
+
+
+def _ranks(values: Floats, index: Integers) -> Floats:
+    """Ranks within each resample, equal values sharing their mean rank, shape (resamples, m).
+
+    A resample repeats rows of one and the same order, so counting them replaces sorting.
+    """
+    _, place = np.unique(values, return_inverse=True)
+    resamples, distinct = len(index), int(place.max()) + 1
+    drawn = place[index]
+    cells = (drawn + np.arange(resamples)[:, None] * distinct).ravel()
+    counts = np.bincount(cells, minlength=resamples * distinct).reshape(resamples, distinct)
+    mean_rank = counts.cumsum(axis=1) - (counts - 1) / 2
+    ranks: Floats = np.take_along_axis(mean_rank, drawn, axis=1)
+    return ranks
+
+
+def _correlation(first: Floats, second: Floats) -> Floats:
+    one = first - first.mean(axis=1, keepdims=True)
+    other = second - second.mean(axis=1, keepdims=True)
+    spread = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
+    product = (one * other).sum(axis=1)
+    found: Floats = np.divide(product, spread, out=np.zeros_like(product), where=spread > 0)
+    return found

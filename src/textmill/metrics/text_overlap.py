@@ -1,0 +1,99 @@
+"""BLEU and chrF of a set of texts, resampled quickly: counts for each text, added up for each draw.
+
+The counts and the formula over their sums are sacrebleu's own (Post 2018), so that a figure equals
+the one its command prints and bears its signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from textmill.metrics.base import Metric
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_BLEU, _CHRF = "bleu_count_", "chrf_count_"
+_ORDERS = 4
+_TOKENIZERS = {"zh": "zh"}
+"""Languages whose words are not told by spaces: sacrebleu's own tokenizers for them."""
+
+
+def signatures(language: str | None) -> dict[str, str]:
+    """What sacrebleu calls its settings, by metric; BLEU splits words as `language` needs."""
+    found = {}
+    for name, metric in (("bleu", _bleu(language)), ("chrf", _chrf())):
+        metric._extract_corpus_statistics(["a"], [["a"]])  # it counts the references, which the signature tells
+        found[name] = str(metric.get_signature())
+    return found
+
+
+def count_columns(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], language: str | None
+) -> dict[str, NDArray[np.int64]]:
+    """Columns of counts for the metrics, one row a text.
+
+    Args:
+        predictions: Texts to judge, n of them.
+        references: For each reference translator n texts.
+        language: ISO 639-1 code of the texts.
+    """
+    columns: dict[str, NDArray[np.int64]] = {}
+    for prefix, metric in ((_BLEU, _bleu(language)), (_CHRF, _chrf())):
+        counts = np.asarray(metric._extract_corpus_statistics(list(predictions), [list(of) for of in references]))
+        columns |= {f"{prefix}{number}": values.astype(np.int64) for number, values in enumerate(counts.T)}
+    return columns
+
+
+def metrics(language: str | None) -> list[Metric]:
+    """`bleu` and `chrf`, 0 to 100, over tables with the columns of `count_columns`."""
+    bleu, chrf = _bleu(language), _chrf()
+
+    def score_bleu(sums: Sequence[int]) -> float:
+        lengths, counts = sums[:2], sums[2:]
+        found = bleu.compute_bleu(
+            correct=list(counts[:_ORDERS]), total=list(counts[_ORDERS:]), sys_len=lengths[0], ref_len=lengths[1]
+        )
+        return float(found.score)
+
+    def score_chrf(sums: Sequence[int]) -> float:
+        return float(chrf._compute_f_score(list(sums)))
+
+    return [_metric("bleu", _BLEU, score_bleu), _metric("chrf", _CHRF, score_chrf)]
+
+
+def sentence_chrf(columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+    """ChrF of each text alone."""
+    chrf = _chrf()
+    return np.array([chrf._compute_f_score(row) for row in _counts(columns, _CHRF).tolist()])
+
+
+def _metric(name: str, prefix: str, score: Any) -> Metric:
+    def over_draws(columns: Mapping[str, NDArray[Any]], index: NDArray[np.intp]) -> NDArray[np.float64]:
+        counts = _counts(columns, prefix)
+        # How often each draw holds each row: a small matrix product in place of a huge gather.
+        times = np.stack([np.bincount(rows, minlength=len(counts)) for rows in index])
+        return np.array([score(sums) for sums in (times @ counts).tolist()])
+
+    return Metric(name, over_draws)
+
+
+def _counts(columns: Mapping[str, NDArray[Any]], prefix: str) -> NDArray[np.int64]:
+    """The counts of a metric, shape (rows, counts)."""
+    names = [name for name in columns if name.startswith(prefix)]
+    return np.stack([columns[name] for name in sorted(names, key=lambda name: int(name.removeprefix(prefix)))], axis=1)
+
+
+def _bleu(language: str | None) -> Any:
+    from sacrebleu.metrics.bleu import BLEU
+
+    return BLEU(tokenize=_TOKENIZERS.get(language or "", "13a"))
+
+
+def _chrf() -> Any:
+    from sacrebleu.metrics.chrf import CHRF
+
+    return CHRF()

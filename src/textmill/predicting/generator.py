@@ -1,0 +1,118 @@
+"""A language model that answers by writing on: from an exported folder, with PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textmill.config.sections.generation import GenerationConfig
+from textmill.predicting.predictor import Predictor
+from textmill.predicting.writer import load_network
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from tokenizers import Tokenizer
+
+    from textmill.metrics.base import Outputs
+    from textmill.models.language_model import LanguageModel
+    from textmill.predicting.exported import ExportedModel
+
+_REPLACEMENT = "\ufffd"
+"""What a decoder puts where a character is not whole yet."""
+
+
+class Generator(Predictor):
+    """An exported language model, ready to write.
+
+    Args:
+        exported: What the folder's `textmill.json` says.
+        tokenizer: Of the exported folder.
+        model: In evaluation mode.
+    """
+
+    def __init__(self, exported: ExportedModel, tokenizer: Tokenizer, model: LanguageModel) -> None:
+        super().__init__(exported, tokenizer, session=None)
+        self.model = model
+        self.options = exported.generation or GenerationConfig()
+        self._end = int(exported.state["end_of_text"])
+
+    @classmethod
+    def load_verified(cls, folder: Path, exported: ExportedModel, *, threads: int | None = None) -> Generator:
+        """Load a folder whose digests were checked; see `load_predictor`."""
+        from textmill.data.tokenizing import load_tokenizer
+
+        model: Any = load_network(folder, exported, threads=threads)
+        return cls(exported, load_tokenizer(folder), model)
+
+    def predict(self, values: Sequence[Any]) -> list[dict[str, Any]]:
+        """Continue natural inputs as the folder says: `text`, the continuation, and `tokens`, their number."""
+        return self.generate(values, self.options)
+
+    def generate(self, prompts: Sequence[Any], options: GenerationConfig) -> list[dict[str, Any]]:
+        """Continue natural inputs side by side: for each its `text` and how many `tokens` that took."""
+        from textmill.models.generation import search
+
+        encoded = self._encoded(prompts)
+        if options.beams > 1:
+            found = search(self.model, encoded, options, self._end)
+            return [self._answer(row, options) for row in found]
+        rows: list[list[int]] = [[] for _ in prompts]
+        for step in self._steps(encoded, options):
+            for row, token in zip(rows, step, strict=True):
+                row += [] if token is None else [token]
+        return [self._answer(row, options) for row in rows]
+
+    def stream(self, prompt: str, options: GenerationConfig) -> Iterator[str]:
+        """The continuation of one prompt in pieces, as soon as their characters are certain."""
+        if options.beams > 1:
+            yield str(self.generate([prompt], options)[0]["text"])
+            return
+        held = max((len(stop) - 1 for stop in options.stop), default=0)
+        tokens: list[int] = []
+        told = ""
+        for [token] in self._steps(self._encoded([prompt]), options):
+            tokens += [] if token is None else [token]
+            text = self._answer(tokens, options)["text"].rstrip(_REPLACEMENT)
+            certain = text[: len(text) - held] if held else text
+            if len(certain) > len(told):
+                yield certain[len(told) :]
+                told = certain
+        yield self._answer(tokens, options)["text"][len(told) :]
+
+    def outputs(self, frame: pd.DataFrame) -> Outputs:
+        """How likely texts are: `nll` (nats) and `targets`, one row each, at most a context long."""
+        import torch
+
+        from textmill.tasks.base import Task
+
+        task: Task = self.task
+        columns = task.encode(frame, self.tokenizer, self.exported.state, self.exported.max_length)
+        context = self.model.architecture.max_length
+        windows = [[self._end, *ids][: context + 1] for ids in columns["input_ids"]]
+        batch = task.collate({"input_ids": windows, "document_ids": [[0] * len(window) for window in windows]})
+        device = self.model.output_weight.device
+        with torch.inference_mode():
+            found = task.loss(self.model, {name: tensor.to(device) for name, tensor in batch.items()})
+        return {name: values.float().cpu().numpy() for name, values in found.items() if values.ndim}
+
+    def _encoded(self, prompts: Sequence[Any]) -> list[list[int]]:
+        texts = self.task.prompts(self.task.parse_inputs(prompts), self.exported.state)
+        return [self.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+
+    def _steps(self, prompts: list[list[int]], options: GenerationConfig) -> Iterator[list[int | None]]:
+        from textmill.models.generation import generate
+
+        longest = max(map(len, options.stop), default=0)
+
+        def is_done(_: int, tokens: list[int]) -> bool:
+            # A token is at least a byte, so the end that may hold a stop is not longer than this.
+            tail = self.tokenizer.decode(tokens[-4 * longest - 1 :])
+            return any(stop in tail for stop in options.stop)
+
+        return generate(self.model, prompts, options, self._end, is_done=is_done if options.stop else None)
+
+    def _answer(self, tokens: list[int], options: GenerationConfig) -> dict[str, Any]:
+        text: str = self.tokenizer.decode(tokens)
+        ends = [text.index(stop) for stop in options.stop if stop in text]
+        return {"text": text[: min(ends, default=len(text))], "tokens": len(tokens)}

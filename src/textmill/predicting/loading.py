@@ -1,0 +1,53 @@
+"""Load an exported folder as the predictor that fits it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from textmill.config import plugins
+from textmill.errors import UserError
+from textmill.predicting.exported import read_specification, verify
+from textmill.predicting.predictor import Predictor, open_session
+from textmill.tasks.base import Task
+
+if TYPE_CHECKING:
+    from textmill.predicting.generator import Generator
+    from textmill.predicting.writer import Writer
+
+Precision = Literal["int8", "fp32"]
+
+
+def load_predictor(folder: Path, precision: Precision = "int8", *, threads: int | None = None) -> Predictor:
+    """Check an exported folder against its manifest and load it.
+
+    Args:
+        folder: With `textmill.json`, `tokenizer.json`, `manifest.json` and the graphs.
+        precision: The graph that answers; ignored by a model that generates text.
+        threads: Threads of ONNX Runtime or PyTorch; None uses one for each core.
+
+    Returns:
+        A `Generator` for a model that continues its input, a `Writer` for one that generates other
+        text, a `Predictor` for all others.
+
+    Raises:
+        UserError: The folder is incomplete, was modified, or has no such graph.
+    """
+    exported = read_specification(folder)
+    verify(folder)
+    if exported.generation is not None:
+        from textmill.predicting.generator import Generator
+        from textmill.predicting.writer import Writer
+
+        task: type[Task] = plugins.find(str(exported.task[plugins.TARGET]), Task)  # type: ignore[type-abstract]
+        kind: type[Generator | Writer] = Generator if task.continues else Writer
+        return kind.load_verified(folder, exported, threads=threads)
+    if precision not in exported.graphs:
+        raise UserError(f"no {precision} graph here", where=str(folder), fix=f"Choose among {sorted(exported.graphs)}")
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    head = open_session(folder / exported.head, threads) if exported.head is not None else None
+    return Predictor(exported, tokenizer, open_session(folder / exported.graphs[precision], threads), head=head)

@@ -1,0 +1,70 @@
+"""A model that writes its answers token by token: from an exported folder, with PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textmill.config.plugins import build
+from textmill.models.base import Model
+from textmill.predicting.predictor import Predictor
+from textmill.training.loading import config_alone
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+    from textmill.metrics.base import Outputs
+    from textmill.predicting.exported import ExportedModel
+    from textmill.tasks.base import Task
+
+
+class Writer(Predictor):
+    """An exported model whose answers are texts of their own (see `Task.written`).
+
+    Args:
+        exported: What the folder's `textmill.json` says.
+        tokenizer: Of the exported folder.
+        network: In evaluation mode.
+    """
+
+    def __init__(self, exported: ExportedModel, tokenizer: Tokenizer, network: torch.nn.Module) -> None:
+        super().__init__(exported, tokenizer, session=None)
+        self.network = network
+
+    @classmethod
+    def load_verified(cls, folder: Path, exported: ExportedModel, *, threads: int | None = None) -> Writer:
+        """Load a folder whose digests were checked; see `load_predictor`."""
+        from textmill.data.tokenizing import load_tokenizer
+
+        return cls(exported, load_tokenizer(folder), load_network(folder, exported, threads=threads))
+
+    def outputs_of_ids(self, input_ids: Sequence[Sequence[int]]) -> Outputs:
+        """What is written about tokenised texts, one text a row."""
+        outputs: Outputs = self.task.written(self.network, input_ids, self.tokenizer, self.exported.state)
+        return outputs
+
+
+def load_network(folder: Path, exported: ExportedModel, *, threads: int | None = None) -> torch.nn.Module:
+    """The network of an exported folder, in evaluation mode, on the accelerator if there is one.
+
+    Args:
+        folder: With `model.safetensors`; beside it `config.json` where transformers reads the weights.
+        exported: What the folder's `textmill.json` says.
+        threads: Of PyTorch; None leaves their number as it is.
+    """
+    import torch
+
+    from textmill.predicting.weights import read_weights
+    from textmill.tasks.base import Task
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    task: Task = build(exported.task, Task)  # type: ignore[type-abstract]
+    model = build(exported.model, Model)
+    with config_alone(folder) as shape:
+        network: Any = task.build_network(model, shape, exported.state)
+    read_weights(network, folder)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return network.to(device or "cpu").eval()  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""What a version was made of, and whether it still holds."""

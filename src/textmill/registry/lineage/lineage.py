@@ -1,0 +1,210 @@
+"""From a version back to what it was made of: run, git commit, dvc.lock, data, environment."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textmill.config.layout import Layout
+from textmill.config.sections.runtime import RuntimeConfig
+from textmill.predicting.exported import verify
+from textmill.registry.lineage.repository import LOCK, FoundLock, Repository
+from textmill.registry.runs.addresses import find_version
+from textmill.registry.runs.origin import PREFIX
+from textmill.registry.runs.store import find_run, open_store, tracking_errors
+from textmill.registry.versions.versions import configured_uri, folder_of
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+_DATA = f"{PREFIX}data."
+_DIGEST = "_sha256"
+_STAGE = f"{PREFIX}stage."
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A version with everything that its tags lead to.
+
+    Attributes:
+        version: As the registry has it.
+        run: The MLflow run that made it; None when the store has it no more.
+        store: Address of the store.
+        repository: Of this project.
+    """
+
+    version: ModelVersion
+    run: Run | None
+    store: str
+    repository: Repository
+
+    @property
+    def name(self) -> str:
+        """`NAME/VERSION`."""
+        return f"{self.version.name}/{self.version.version}"
+
+    def tag(self, name: str) -> str | None:
+        """A tag of the version, by its name without Textmill's prefix."""
+        value = self.version.tags.get(PREFIX + name)
+        return None if value is None else str(value)
+
+    def run_tag(self, name: str) -> str | None:
+        """A tag of the run, by its name without Textmill's prefix."""
+        value = None if self.run is None else self.run.data.tags.get(PREFIX + name)
+        return None if value is None else str(value)
+
+    @property
+    def run_id(self) -> str:
+        """Of the run that made it."""
+        return self.tag("run_id") or str(self.version.run_id or "")
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that was checked out."""
+        return self.tag("git_commit")
+
+    @property
+    def dirty(self) -> bool:
+        """Whether there were changes that were in no commit then."""
+        return self.tag("git_dirty") == "true"
+
+    @property
+    def data(self) -> dict[str, str]:
+        """Digests of the data by what they are of: `corpus`, `train`, ..."""
+        return {
+            key.removeprefix(_DATA).removesuffix(_DIGEST): str(value)
+            for key, value in sorted(self.version.tags.items())
+            if key.startswith(_DATA) and key.endswith(_DIGEST)
+        }
+
+    @cached_property
+    def lock(self) -> FoundLock | None:
+        """The `dvc.lock` that the version names: in a commit, in the working folder, else the run's own copy."""
+        digest = self.tag("dvc_lock_upstream_sha256")
+        if digest is None:
+            return None
+        found = self.repository.find_lock(digest, self.commit)
+        if found is None and (text := self.artifact(f"register/{LOCK}")) is not None:
+            found = FoundLock.checked(text, digest, None, "the artefacts of the run")
+        return found
+
+    @property
+    def source_commit(self) -> str | None:
+        """The commit that holds what made the version; None when there is none.
+
+        That is the one that was checked out. When it had changes, it is the later commit or DVC
+        experiment in which this very `dvc.lock` was committed.
+        """
+        if not self.dirty:
+            return self.commit
+        return self.lock.commit if self.lock is not None and self.lock.commit != self.commit else None
+
+    def artifact(self, path: str) -> str | None:
+        """The text of an artefact of the run, or None when there is none."""
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        if self.run is None:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                file = mlflow.artifacts.download_artifacts(
+                    run_id=self.run.info.run_id, artifact_path=path, dst_path=folder
+                )
+                return Path(file).read_text(encoding="utf-8")
+            except (MlflowException, OSError):
+                return None
+
+
+def find_origin(address: str, layout: Layout) -> Origin:
+    """The version at an address and what it came from.
+
+    Raises:
+        UserError: There is no such version, or the store cannot be reached.
+    """
+    import mlflow
+
+    store = open_store(RuntimeConfig(tracking_uri=configured_uri(layout)), layout)
+    client = mlflow.MlflowClient()
+    with tracking_errors(store):
+        found = find_version(address, client, layout)
+        version = client.get_model_version(found.name, str(found.version))  # by alias it comes without its aliases
+        run_id = version.tags.get(f"{PREFIX}run_id") or version.run_id
+        run = find_run(client, str(run_id) if run_id else None)
+    return Origin(version, run, store, Repository(layout.root))
+
+
+def exported_folder(origin: Origin, layout: Layout) -> Path:
+    """The exported folder of a version, every file held against the manifest, and that against the registry.
+
+    Raises:
+        UserError: It was tampered with, or the store cannot be reached.
+    """
+    with tracking_errors(origin.store):
+        folder = folder_of(origin.version, layout)
+    verify(folder)
+    return folder
+
+
+def lineage(origin: Origin) -> dict[str, dict[str, Any]]:
+    """The chain as plain values, one part a link; what is unknown is None."""
+    lock = origin.lock
+    return {
+        "version": {
+            "name": origin.version.name,
+            "version": str(origin.version.version),
+            "aliases": sorted(origin.version.aliases),
+            "registered": _time(origin.version.creation_timestamp),
+            "manifest_sha256": origin.tag("manifest_sha256"),
+            "weights_sha256": origin.tag("weights_sha256"),
+            "store": origin.store,
+        },
+        "run": _run_part(origin),
+        "commit": {
+            "commit": origin.commit,
+            "subject": (origin.repository.subject(origin.commit) or None) if origin.commit else None,
+            "uncommitted_changes": origin.dirty,
+            "committed_later_as": origin.source_commit if origin.dirty else None,
+        },
+        "lock": {
+            "sha256_before_register": origin.tag("dvc_lock_upstream_sha256"),
+            "found_in": lock.where if lock else None,
+            "outputs": {path: out.get("md5") for path, out in lock.outputs.items()} if lock else {},
+        },
+        "data": dict(origin.data),
+        "environment": {
+            "sha256": origin.tag("environment_sha256"),
+            "python": origin.run_tag("python"),
+            "platform": origin.run_tag("platform"),
+        },
+    }
+
+
+def _run_part(origin: Origin) -> dict[str, Any]:
+    run = origin.run
+    if run is None:
+        return {"run_id": origin.run_id, "name": None, "status": None}
+    return {
+        "run_id": origin.run_id,
+        "name": run.info.run_name,
+        "status": run.info.status,
+        "experiment": origin.run_tag("experiment"),
+        "started": _time(run.info.start_time),
+        "user": run.data.tags.get("mlflow.user"),
+        "made_from_run": origin.run_tag("upstream_run_id"),
+        "stages": {
+            key.removeprefix(_STAGE): value for key, value in sorted(run.data.tags.items()) if key.startswith(_STAGE)
+        },
+    }
+
+
+def _time(milliseconds: int | None) -> str | None:
+    """A time of MLflow's in UTC, as ISO 8601 to the second."""
+    if milliseconds is None:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,292 @@
+"""Each link of a version's lineage, held against this repository, DVC's cache and what is installed."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from textmill.errors import UserError, translate
+from textmill.files import read_json, sha256_file
+from textmill.predicting.exported import MANIFEST_FILE, find_pickle, verify, verify_registered
+from textmill.registry.lineage.dvc_cache import Cache, folder_md5
+from textmill.registry.lineage.lineage import Origin
+from textmill.registry.lineage.repository import blob_digest
+from textmill.registry.runs.environment import differences
+from textmill.registry.versions.versions import ARTIFACT
+
+Status = Literal["holds", "broken", "unchecked"]
+
+_EXPORTED = "data/exported"
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Link:
+    """What was found about one link: whether it holds, and why (not)."""
+
+    name: str
+    status: Status
+    detail: str
+
+
+class BrokenLinkError(Exception):
+    """A link does not hold; the text says why."""
+
+
+class UncheckedLinkError(Exception):
+    """A link could not be checked; the text says why."""
+
+
+def verify_origin(origin: Origin) -> Iterator[Link]:
+    """Check one link after the other. Whatever goes wrong in a check ends as a link, not as an exception.
+
+    The artefact is fetched from the store anew, past every local copy.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        model = _fetched(origin, Path(temporary))
+        yield _link("artefact", lambda: _artefact(origin, model))
+        yield _link("run", lambda: _run(origin))
+        yield _link("commit", lambda: _commit(origin))
+        yield _link("code", lambda: _code(origin, model))
+        yield _link("dvc.lock", lambda: _lock(origin))
+        yield _link("inputs", lambda: _inputs(origin))
+        yield _link("data", lambda: _data(origin))
+        yield _link("environment", lambda: _environment(origin))
+
+
+def _link(name: str, check: Callable[[], str]) -> Link:
+    try:
+        return Link(name, "holds", check())
+    except BrokenLinkError as error:
+        return Link(name, "broken", str(error))
+    except UncheckedLinkError as error:
+        return Link(name, "unchecked", str(error))
+    except Exception as error:  # of any library: a check that cannot be made is an answer, too
+        told = translate(error) or f"{type(error).__name__}: {error}"
+        return Link(name, "unchecked", " ".join(str(told).split())[:300])
+
+
+# -- artefact ----------------------------------------------------------------------------------
+
+
+def _fetched(origin: Origin, temporary: Path) -> Path | UserError:
+    """The version's MLflow model as the store has it now, or why it cannot be had."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    uri = f"models:/{origin.name}"
+    local = None if origin.store.startswith("sqlite:") else str(temporary)
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=local))
+    except (MlflowException, OSError) as error:
+        return UserError(f"cannot be fetched ({' '.join(str(error).split())[:200]})", where=uri)
+
+
+def _artefact(origin: Origin, model: Path | UserError) -> str:
+    folder = _exported(model)
+    if pickle := find_pickle(folder.parent.parent):
+        raise BrokenLinkError(f"{pickle}: a pickle can run any code and is refused")
+    digest = origin.tag("manifest_sha256")
+    try:
+        verify(folder)
+        verify_registered(folder, digest)
+    except UserError as error:
+        raise BrokenLinkError(str(error)) from error
+    return f"{len(read_json(folder / MANIFEST_FILE))} files as registered, manifest {str(digest)[:12]}"
+
+
+def _exported(model: Path | UserError) -> Path:
+    """The exported folder within an MLflow model."""
+    if isinstance(model, UserError):
+        raise BrokenLinkError(str(model))
+    found = sorted((model / "artifacts").glob(f"*/{MANIFEST_FILE}"))
+    if not found:
+        raise BrokenLinkError(f"{model / 'artifacts'}: no exported folder with a manifest ({ARTIFACT}) in the model")
+    return found[0].parent
+
+
+# -- run, commit, code -------------------------------------------------------------------------
+
+
+def _run(origin: Origin) -> str:
+    if origin.run is None:
+        raise BrokenLinkError(
+            f"the run {origin.run_id or 'that made it'} is not in {origin.store}, or was deleted there"
+        )
+    exported = origin.run_tag("manifest_sha256")
+    if exported not in (None, origin.tag("manifest_sha256")):  # none where export ran in another store
+        raise BrokenLinkError(f"the run exported {exported}, the version is {origin.tag('manifest_sha256')}")
+    trained = origin.run_tag("git_commit")
+    at = f", begun at commit {trained[:12]}" if trained and trained != origin.commit else ""
+    return f"{origin.run.info.run_name} ({origin.run_id[:12]}) is {origin.run.info.status}{at}"
+
+
+def _commit(origin: Origin) -> str:
+    commit = origin.commit
+    if commit is None:
+        raise UncheckedLinkError("the version was made outside git")
+    if not origin.repository.exists:
+        raise UncheckedLinkError(f"this folder is in no git repository; the version was made from {commit[:12]}")
+    if not origin.repository.has_commit(commit):
+        raise BrokenLinkError(f"{commit[:12]} is not in this repository; `git fetch` may bring it")
+    if not origin.dirty:
+        return f"{commit[:12]} {origin.repository.subject(commit)}"
+    later = origin.source_commit
+    if later is None:
+        raise UncheckedLinkError(
+            f"{commit[:12]} is here, but there were uncommitted changes, and no commit has their dvc.lock"
+        )
+    return f"{commit[:12]} with changes, committed later as {later[:12]} {origin.repository.subject(later)}"
+
+
+def _source(origin: Origin) -> str:
+    commit = origin.source_commit
+    if commit is None or not origin.repository.has_commit(commit):
+        raise UncheckedLinkError("needs the commit")
+    return commit
+
+
+def _code(origin: Origin, model: Path | UserError) -> str:
+    """The code that the artefact brings along, file by file, against the same files of the commit."""
+    folder = _exported(model).parent.parent / "code"
+    commit = _source(origin)
+    packages = sorted(path for path in folder.iterdir() if path.name != "__pycache__") if folder.is_dir() else []
+    if not packages:
+        raise BrokenLinkError(f"{folder}: the model brings no code")
+    compared = 0
+    for package in packages:
+        places = [place for place in (f"src/{package.name}", package.name) if origin.repository.blobs(commit, place)]
+        if not places:
+            raise UncheckedLinkError(f"the package {package.name} does not lie in this repository")
+        expected = origin.repository.blobs(commit, places[0])
+        found = _files(package)
+        for path in sorted(found.keys() | expected.keys()):
+            where = str(package / path) if path else str(package)
+            if path not in found:
+                raise BrokenLinkError(f"{where} is missing; the commit has it")
+            if path not in expected:
+                raise BrokenLinkError(f"{where} is not in the commit {commit[:12]}")
+            if blob_digest(found[path].read_bytes(), expected[path]) != expected[path]:
+                raise BrokenLinkError(f"{where} differs from the commit {commit[:12]}")
+        compared += len(found)
+    return f"{compared} files of the model's code are those of {commit[:12]}"
+
+
+def _files(package: Path) -> dict[str, Path]:
+    if package.is_file():
+        return {"": package}
+    files = (path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(package).as_posix(): path for path in files}
+
+
+# -- dvc.lock, inputs, data --------------------------------------------------------------------
+
+
+def _lock(origin: Origin) -> str:
+    digest = origin.tag("dvc_lock_upstream_sha256")
+    if digest is None:
+        raise UncheckedLinkError("the version was made without dvc.lock")
+    if origin.lock is None:
+        raise BrokenLinkError(
+            f"no dvc.lock with the digest {digest[:12]} in any commit, in the working folder or in the run"
+        )
+    return f"{digest[:12]}, in {origin.lock.where}"
+
+
+def _inputs(origin: Origin) -> str:
+    """The files of the commit that the stages read (configuration, code), against the digests in dvc.lock.
+
+    Folders whose files git ignores (a user's own data) are no part of a commit; what was made of
+    them is among the outputs.
+    """
+    if origin.lock is None:
+        raise UncheckedLinkError("needs dvc.lock")
+    commit = _source(origin)
+    outputs = origin.lock.outputs
+    entries = [entry for stage in origin.lock.stages.values() for entry in stage.get("deps", [])]
+    deps = {entry["path"]: str(entry.get("md5")) for entry in entries}
+    compared = 0
+    for path, expected in sorted(deps.items()):
+        if path in outputs or any(path.startswith(f"{out}/") for out in outputs):
+            continue
+        if origin.repository.ignores(f"{path}/file") or origin.repository.ignores(path):
+            continue
+        names = origin.repository.blobs(commit, path)
+        content = {name: origin.repository.file(commit, f"{path}/{name}".rstrip("/")) or b"" for name in names}
+        digests = {name: hashlib.md5(found, usedforsecurity=False).hexdigest() for name, found in content.items()}
+        if (digests.get("") or folder_md5(digests.items())) != expected:
+            raise BrokenLinkError(f"{path} of {commit[:12]} is not what dvc.lock says the stages read")
+        compared += 1
+    return f"{compared} files and folders of {commit[:12]} are what the stages read"
+
+
+def _data(origin: Origin) -> str:
+    """Every output in dvc.lock against the cache; the version's digests against what is in there."""
+    lock = origin.lock
+    if lock is None:
+        raise UncheckedLinkError("needs dvc.lock")
+    cache = Cache.of(origin.repository.root)
+    outputs = {path: out for path, out in lock.outputs.items() if path != "data/registered"}
+    missing = []
+    for out in outputs.values():
+        problem = cache.problem(out)
+        if problem is None:
+            continue
+        text, absent = problem
+        if not absent:
+            raise BrokenLinkError(text)
+        missing.append(text)
+    if missing and not cache.has_remote:
+        raise BrokenLinkError(f"{_few(missing)}, and there is no DVC remote to pull it from")
+    for name, expected in _expected(origin).items():
+        found = _found(cache, outputs, name)
+        if found is not None and found != expected:
+            raise BrokenLinkError(
+                f"the {name} in dvc.lock has the digest {found[:12]}, the version names {expected[:12]}"
+            )
+    if missing:
+        raise UncheckedLinkError(f"{_few(missing)}; run `dvc pull`")
+    size = sum(int(out.get("size", 0)) for out in outputs.values())
+    return f"{len(outputs)} outputs ({size / 1e6:.1f} MB) are in the DVC cache, digests as the version names them"
+
+
+def _expected(origin: Origin) -> dict[str, str]:
+    """Digests that the version's tags name."""
+    named = {**origin.data, "weights": origin.tag("weights_sha256"), "export": origin.tag("manifest_sha256")}
+    return {name: digest for name, digest in named.items() if digest}
+
+
+def _found(cache: Cache, outputs: dict[str, dict[str, str]], name: str) -> str | None:
+    """The same digest of what the cache holds; None where it cannot be told."""
+    if name == "corpus":
+        provenance = cache.file_in(outputs["data/raw"], "provenance.json") if "data/raw" in outputs else None
+        return read_json(provenance).get("sha256") if provenance else None
+    if name == "export":
+        manifest = cache.file_in(outputs[_EXPORTED], f"model/{MANIFEST_FILE}") if _EXPORTED in outputs else None
+        return sha256_file(manifest) if manifest else None
+    path, inside = ("data/trained", "model") if name == "weights" else ("data/prepared", name)
+    return cache.sha256_of_folder(outputs[path], inside) if path in outputs else None
+
+
+def _few(texts: list[str]) -> str:
+    more = f" (and {len(texts) - _NAMED} more)" if len(texts) > _NAMED else ""
+    return "; ".join(texts[:_NAMED]) + more
+
+
+# -- environment -------------------------------------------------------------------------------
+
+
+def _environment(origin: Origin) -> str:
+    listing = origin.artifact("environment/requirements.txt")
+    if listing is None:
+        raise UncheckedLinkError("the run has no list of installed packages")
+    if hashlib.sha256(listing.encode()).hexdigest() != origin.run_tag("environment_sha256"):
+        raise BrokenLinkError("the run's list of installed packages is not the one that was recorded")
+    needed, others = differences(listing)
+    if needed:
+        raise BrokenLinkError(f"installed now is something else: {_few(needed)}")
+    return "the packages that Textmill needs are installed as then" + (f"; {others} others differ" if others else "")

@@ -1,0 +1,1 @@
+"""MLflow runs and the store that keeps them."""

@@ -1,0 +1,1 @@
+"""What a network is shown of a split's rows."""

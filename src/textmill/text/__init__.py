@@ -1,0 +1,1 @@
+"""Texts, tokens, answers and targets, apart from any table."""

@@ -1,0 +1,90 @@
+"""The order of rooms: a room imports only from its left, and no module imports itself through others."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOMS = [
+    "errors",
+    "files",
+    "processes",
+    "config",
+    "text",
+    "fetching",
+    "models",
+    "metrics",
+    "tasks",
+    "data",
+    "training",
+    "predicting",
+    "evaluation",
+    "export",
+    "serving",
+    "registry",
+    "selection",
+    "stages",
+    "cli",
+]
+REGISTRY = ["runs", "versions", "promotion", "lineage", "server"]
+PACKAGE = Path(__file__).resolve().parents[2] / "src" / "textmill"
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Module -> modules of Textmill that it imports: at any depth of code, and for type checkers too."""
+    modules = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        imported = graph[module] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names if alias.name in modules}
+            elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                assert not node.level, f"{module}: write absolute imports"
+                for name in (alias.name for alias in node.names):
+                    full = f"{node.module}.{name}"
+                    imported |= {full} if full in modules else {node.module} & modules.keys()
+    return graph
+
+
+def edges(depth: int) -> list[tuple[str, str, str, str]]:
+    """Part -> part with the modules between which the import stands; parts at one depth of the package."""
+    return [
+        (module.split(".")[depth], target.split(".")[depth], module, target)
+        for module, targets in import_graph().items()
+        for target in targets
+        if min(module.count("."), target.count(".")) >= depth
+        and module.split(".")[:depth] == target.split(".")[:depth]
+        and module.split(".")[depth] != target.split(".")[depth]
+    ]
+
+
+def test_every_room_has_its_place() -> None:
+    found = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert found - {"__init__"} == set(ROOMS)
+
+
+def test_rooms_import_from_their_left() -> None:
+    wrong = [edge[2:] for edge in edges(1) if ROOMS.index(edge[0]) < ROOMS.index(edge[1])]
+    assert not wrong
+
+
+def test_folders_of_registry_import_from_their_left() -> None:
+    inside = [edge for edge in edges(2) if edge[2].startswith("textmill.registry.")]
+    assert inside
+    assert not [edge[2:] for edge in inside if REGISTRY.index(edge[0]) < REGISTRY.index(edge[1])]
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    try:
+        TopologicalSorter(import_graph()).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
