@@ -149,11 +149,11 @@ def test_graphs_give_what_the_network_gave(made: tuple[str, Layout]) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("", "input 1: the text is empty"),
+        ("", "input 1: the text_a is empty"),
         ({"text_a": "film"}, "neither a text nor a pair"),
-        ({"text_a": "film", "text_b": " "}, "the text is empty"),
-        ({"text_a": "film", "text_b": 3}, "3 is no text"),
-        (7, "7 is no text"),
+        ({"text_a": "film", "text_b": " "}, "the text_b is empty"),
+        ({"text_a": "film", "text_b": 3}, "the text_b is not a text: '3'"),
+        (7, "neither a text nor a record: '7'"),
     ],
 )
 @pytest.mark.parametrize("kind", list(TASKS))

@@ -94,7 +94,7 @@ def test_the_result_is_the_best_validation_not_the_last(tmp_path: Path, prepared
     network.load_state_dict(trained.weights)
     outputs = predict_table(network.eval(), tiny_task(), Prepared(prepared_folder).split("validation"))
     actual = Prepared(prepared_folder).split("validation")["label_id"].to_pylist()
-    figures = tiny_task().validation_figures(outputs, {"label_id": actual}, STATE)
+    figures = tiny_task().validation_metrics(outputs, {"label_id": actual}, STATE)
     assert figures["weighted_f1"] == pytest.approx(max(scores))
 
 

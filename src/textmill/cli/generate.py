@@ -38,9 +38,11 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     r"""Let a language model write: textmill generate "To be" --temperature 0.8 --stop "\n\n"."""
+    from textmill.tasks.abilities import ContinuesText
+
     texts = read_inputs(prompts or [], file, "go on from")
     generator = load_model(model)
-    if not generator.task.continues:
+    if not isinstance(generator.task, ContinuesText):
         raise UserError("this model gives answers, it does not go on from a text", fix="Use `textmill predict`")
     given = {
         "max_new_tokens": max_new_tokens,

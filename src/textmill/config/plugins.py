@@ -39,13 +39,14 @@ class Plugin:
 
 
 PluginT = TypeVar("PluginT", bound=Plugin)
+ClassT = TypeVar("ClassT")
 
 
-def find(target: str, expected: type[PluginT]) -> type[PluginT]:
+def find(target: str, expected: type[ClassT]) -> type[ClassT]:
     """Import the class at the dotted path `target`.
 
     Raises:
-        UserError: There is no such module or class, or it is no `expected`.
+        UserError: There is no such module or class, or it is not an `expected`.
     """
     for old, new in _MOVED.items():
         target = new + target.removeprefix(old) if target.startswith(old) else target
@@ -55,7 +56,7 @@ def find(target: str, expected: type[PluginT]) -> type[PluginT]:
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"cannot import the class {target!r} ({error})", where=TARGET) from error
     if not (isinstance(found, type) and issubclass(found, expected)):
-        raise UserError(f"{target!r} is no {expected.__name__}", where=TARGET)
+        raise UserError(f"{target!r} is not a {expected.__name__}", where=TARGET)
     return found
 
 

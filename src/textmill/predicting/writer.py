@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Writer(Predictor):
-    """An exported model whose answers are texts of their own (see `Task.written`).
+    """An exported model whose answers are texts of their own (see `GeneratesText`).
 
     Args:
         exported: What the folder's `textmill.json` says.
@@ -42,7 +42,8 @@ class Writer(Predictor):
 
     def outputs_of_ids(self, input_ids: Sequence[Sequence[int]]) -> Outputs:
         """What is written about tokenised texts, one text a row."""
-        outputs: Outputs = self.task.written(self.network, input_ids, self.tokenizer, self.exported.state)
+        task: Any = self.task  # one that generates text
+        outputs: Outputs = task.generate(self.network, input_ids, self.tokenizer, self.exported.state)
         return outputs
 
 

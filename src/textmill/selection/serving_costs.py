@@ -12,6 +12,7 @@ from textmill.predicting.loading import Precision, load_predictor
 from textmill.selection.candidates import Candidate
 from textmill.selection.contenders import SPLIT, Baseline
 from textmill.selection.results import Served
+from textmill.tasks.abilities import generates, natural_inputs
 from textmill.tasks.base import Task
 
 _ROWS = 50
@@ -47,7 +48,7 @@ def network_costs(candidate: Candidate, prepared: Prepared) -> Served:
     write_served(config.export, task, prepared, network, folder)
     write_manifest(folder)
     predictor = load_predictor(folder, _SERVED)
-    rows, repeats = (_FEW_ROWS, 1) if task.generates else (_ROWS, _REPEATS)
+    rows, repeats = (_FEW_ROWS, 1) if generates(task) else (_ROWS, _REPEATS)
     [latency] = latencies([predictor], _inputs(task, prepared, rows), repeats)
     return Served(latency, size(folder, predictor, _SERVED))
 
@@ -64,7 +65,7 @@ def baseline_costs(baseline: Baseline) -> Served:
 
 
 def _inputs(task: Task, prepared: Prepared, rows: int) -> list[dict[str, Any]]:
-    return task.natural_inputs(prepared.split(SPLIT).slice(0, rows))[:rows]
+    return natural_inputs(task, prepared.split(SPLIT).slice(0, rows))[:rows]
 
 
 class _Answering:

@@ -12,6 +12,7 @@ from textmill.config.plugins import build
 from textmill.config.schema import PipelineConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
+from textmill.evaluation.evaluator import evaluator_of
 from textmill.evaluation.figures import GROUP
 from textmill.evaluation.gate import Costs
 from textmill.metrics.base import Metric
@@ -190,7 +191,7 @@ def _logged(pair: tuple[Subject, Subject], layout: Layout, config: PipelineConfi
     try:
         tables = (_predictions(pair[0].run), _predictions(pair[1].run))
         task: Task = build(config.evaluate.task, Task)  # type: ignore[type-abstract]
-        metrics = task.metrics(Prepared(layout.prepared).state)
+        metrics = evaluator_of(task).metrics(Prepared(layout.prepared).state)
         how = f"From the predictions of {len(tables[0])} test rows that the runs stored."
         return {**_figures(tables, metrics, task.target_columns, config), "costs": (), "how": how}
     except UserError as error:

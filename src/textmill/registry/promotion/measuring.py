@@ -10,6 +10,7 @@ from textmill.config.layout import Layout
 from textmill.config.sections.gate import GateConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
+from textmill.evaluation.evaluator import evaluator_of, predict_rows
 from textmill.evaluation.gate import Material, Measured
 from textmill.predicting.exported import verify
 from textmill.registry.promotion.costs import costs_of
@@ -71,11 +72,11 @@ def measure(sides: list[Side], layout: Layout, gate: GateConfig) -> Material:
     task, state = predictors[0].task, predictors[0].exported.state
     costs = costs_of(predictors, [side.folder for side in sides], _rows(frame, predictors[0]), gate)
     measured = [
-        Measured(side.name, side.version.tags.get(f"{PREFIX}data.{SPLIT}_sha256"), predictor.predictions(frame), cost)
+        Measured(side.name, side.version.tags.get(f"{PREFIX}data.{SPLIT}_sha256"), predict_rows(predictor, frame), cost)
         for side, predictor, cost in zip(sides, predictors, costs, strict=True)
     ]
     return Material(
-        metrics=task.metrics(state),
+        metrics=evaluator_of(task).metrics(state),
         main_metric=task.main_metric,
         target_columns=task.target_columns,
         challenger=measured[0],

@@ -26,6 +26,7 @@ from textmill.registry.runs import descriptions
 from textmill.registry.runs.addresses import find_version
 from textmill.registry.runs.origin import PREFIX, origin_tags, upstream_lock_digest
 from textmill.registry.runs.store import open_store, tracking_errors
+from textmill.tasks.abilities import ContinuesText, GeneratesText
 from textmill.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def requirements(task: Mapping[str, Any]) -> list[str]:
     """Pinned distributions that answering needs, and no others."""
     needed = list(_NEEDED_TO_SERVE)
     package = str(task[TARGET]).split(".", 1)[0]
-    if find(str(task[TARGET]), Task).generates:  # type: ignore[type-abstract]
+    if issubclass(find(str(task[TARGET]), Task), ContinuesText | GeneratesText):  # type: ignore[type-abstract]
         needed += _NEEDED_TO_GENERATE
     if _is_distribution(package):
         needed.append(metadata.packages_distributions()[package][0])
