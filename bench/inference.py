@@ -53,7 +53,6 @@ def main(folder: Path) -> None:
     """Measure and print the table."""
     import torch
 
-    from textmill.config.plugins import build
     from textmill.data.prepared import Prepared
     from textmill.models.base import Model
     from textmill.predicting.exported import read_specification
@@ -67,7 +66,7 @@ def main(folder: Path) -> None:
     exported = read_specification(folder)
     prepared = Prepared(data / "prepared")
     ids = prepared.split("test").column("input_ids").to_pylist()
-    task, model = build(exported.task, Task), build(exported.model, Model)  # type: ignore[type-abstract]
+    task, model = Task.build(exported.task), Model.build(exported.model)
     network = load_network(task, model, exported.state, data / "trained").eval()
     int8, fp32 = (load_predictor(folder, precision, threads=THREADS) for precision in ("int8", "fp32"))
 

@@ -39,7 +39,7 @@ def load_predictor(folder: Path, precision: Precision = "int8", *, threads: int 
         from textmill.predicting.generator import Generator
         from textmill.predicting.writer import Writer
 
-        task: type[Task] = plugins.find(str(exported.task[plugins.TARGET]), Task)  # type: ignore[type-abstract]
+        task = Task.find(str(exported.task[plugins.TARGET]))
         kind: type[Generator | Writer] = Generator if task.continues else Writer
         return kind.load_verified(folder, exported, threads=threads)
     if precision not in exported.graphs:
