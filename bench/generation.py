@@ -25,14 +25,13 @@ def main() -> None:
 
     from textmill.config.compose import compose
     from textmill.config.layout import Layout
-    from textmill.config.plugins import build
     from textmill.config.sections.generation import GenerationConfig
     from textmill.models.base import Model
     from textmill.models.generation import generate
 
     torch.manual_seed(0)
     config = compose(Layout(ROOT), ["experiment=shakespeare", "model.max_length=512"])
-    model = build(config.train.model, Model).build_decoder(2048, None).eval()
+    model = Model.build(config.train.model).build_decoder(2048, None).eval()
     prompt = torch.randint(1, 2048, (PROMPT,)).tolist()
     options = GenerationConfig(max_new_tokens=NEW, temperature=0)
     speeds: dict[bool, list[float]] = {True: [], False: []}

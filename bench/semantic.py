@@ -44,7 +44,6 @@ def before_training(project: Path) -> tuple[Any, Any, dict[str, Any]]:
     """The task, the predictions of the pretrained encoder for the test split, and its figures with intervals."""
     import yaml
 
-    from textmill.config.plugins import build
     from textmill.data.prepared import Prepared
     from textmill.evaluation.evaluator import evaluator_of
     from textmill.metrics.bootstrap import Bootstrap, intervals
@@ -54,10 +53,10 @@ def before_training(project: Path) -> tuple[Any, Any, dict[str, Any]]:
     from textmill.training.inference import predict_table
 
     config = yaml.safe_load((project / "data/resolved.yaml").read_text())["evaluate"]
-    task = build(config["task"], Task)  # type: ignore[type-abstract]
+    task = Task.build(config["task"])
     prepared = Prepared(project / "data/prepared")
     test = prepared.split("test")
-    network = task.build_network(build(config["model"], Model), project / "data/pretrained", prepared.state).eval()
+    network = task.build_network(Model.build(config["model"]), project / "data/pretrained", prepared.state).eval()
     outputs = predict_table(network, task, test)
     evaluator = evaluator_of(task)
     predictions = evaluator.predictions(outputs, examples_of(task, test).frame(), prepared.state)

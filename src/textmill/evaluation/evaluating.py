@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from textmill.config.layout import Layout
-from textmill.config.plugins import build
 from textmill.config.sections.evaluate import EvaluateConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.data.prepared import SPLITS, Prepared
@@ -82,8 +81,8 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
     Raises:
         UserError: Something is missing, a slice column is unknown, or a figure is no finite number.
     """
-    task = build(config.task, Task)  # type: ignore[type-abstract]
-    model = build(config.model, Model)
+    task = Task.build(config.task)
+    model = Model.build(config.model)
     prepared = Prepared(layout.prepared)
     state = prepared.state
     test = prepared.split("test")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from textmill.config.plugins import find
+from textmill.config.plugins import import_class
 from textmill.metrics.base import Metric, Outputs, Section
 from textmill.tasks.base import State, Task
 
@@ -94,7 +94,8 @@ def evaluator_of(task: Task) -> Evaluator:
     Raises:
         UserError: There is no such class.
     """
-    return find(task.evaluator, Evaluator)(task)  # type: ignore[type-abstract]
+    kind: Callable[[Task], Evaluator] = import_class(task.evaluator, Evaluator)
+    return kind(task)
 
 
 def predict_rows(predictor: Predictor, frame: pd.DataFrame) -> pd.DataFrame:

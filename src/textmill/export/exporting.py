@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.layout import Layout
-from textmill.config.plugins import build
 from textmill.config.sections.export import ExportConfig
 from textmill.data.prepared import SPLITS, Prepared
 from textmill.errors import UserError
@@ -77,8 +76,8 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     """
     from textmill.training.loading import load_network
 
-    task = build(config.task, Task)  # type: ignore[type-abstract]
-    model = build(config.model, Model)
+    task = Task.build(config.task)
+    model = Model.build(config.model)
     prepared = Prepared(layout.prepared)
     _existing(layout.evaluation / "outputs.npz", "evaluate")
     network = load_network(task, model, prepared.state, layout.trained).float()

@@ -40,7 +40,7 @@ def load_predictor(folder: Path, precision: Precision = "int8", *, threads: int 
         from textmill.predicting.generator import Generator
         from textmill.predicting.writer import Writer
 
-        task: type[Task] = plugins.find(str(exported.task[plugins.TARGET]), Task)  # type: ignore[type-abstract]
+        task = Task.find(str(exported.task[plugins.TARGET]))
         kind: type[Generator | Writer] = Generator if issubclass(task, ContinuesText) else Writer
         return kind.load_verified(folder, exported, threads=threads)
     if precision not in exported.graphs:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from textmill.config import plugins
 from textmill.predicting.exported import ExportedModel
 from textmill.tasks.abilities import sequences_of
 from textmill.tasks.base import Task
@@ -53,7 +52,7 @@ class Predictor:
         tokens_per_batch: int = 2048,
     ) -> None:
         self.exported = exported
-        self.task: Task = plugins.build(exported.task, Task)  # type: ignore[type-abstract]
+        self.task = Task.build(exported.task)
         self.tokenizer = tokenizer
         self.session = session
         self.head = head

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textmill.config.plugins import build
 from textmill.models.base import Model
 from textmill.predicting.predictor import Predictor
 from textmill.training.loading import config_alone
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
     from textmill.metrics.base import Outputs
     from textmill.predicting.exported import ExportedModel
-    from textmill.tasks.base import Task
 
 
 class Writer(Predictor):
@@ -62,8 +60,8 @@ def load_network(folder: Path, exported: ExportedModel, *, threads: int | None =
 
     if threads is not None:
         torch.set_num_threads(threads)
-    task: Task = build(exported.task, Task)  # type: ignore[type-abstract]
-    model = build(exported.model, Model)
+    task = Task.build(exported.task)
+    model = Model.build(exported.model)
     with config_alone(folder) as shape:
         network: Any = task.build_network(model, shape, exported.state)
     read_weights(network, folder)

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from textmill.config.plugins import build
 from textmill.config.sections.train import TrainConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
@@ -56,7 +55,7 @@ class Contestant(ABC):
         self.name = candidate.name
         self.candidate = candidate
         self.prepared = prepared
-        self.task = build(candidate.config.prepare.task, Task)  # type: ignore[type-abstract]
+        self.task = Task.build(candidate.config.prepare.task)
         self.evaluator = evaluator_of(self.task)
         self.metric = self.evaluator.main_metric(prepared.state)
         self.rungs: list[Rung] = []
@@ -187,7 +186,7 @@ class Network(Contestant):
         outputs = done.outputs
         if outputs is None or isinstance(self.task, GeneratesText):
             config, layout = self.candidate.config, self.candidate.layout
-            model = build(config.train.model, Model)
+            model = Model.build(config.train.model)
             network = load_for_answers(
                 self.task, model, self.prepared, layout.trained, config.runtime.trainer.accelerator
             )

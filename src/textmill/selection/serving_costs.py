@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from textmill.config.plugins import build
 from textmill.data.prepared import Prepared
 from textmill.models.base import Model
 from textmill.predicting.loading import Precision, load_predictor
@@ -39,10 +38,10 @@ def network_costs(candidate: Candidate, prepared: Prepared) -> Served:
     from textmill.training.loading import with_architecture
 
     config, layout = candidate.config, candidate.layout
-    task = build(config.prepare.task, Task)  # type: ignore[type-abstract]
+    task = Task.build(config.prepare.task)
     torch.manual_seed(config.train.seed)
     pretrained = with_architecture(layout.pretrained)
-    network: Any = task.build_network(build(config.train.model, Model), pretrained, prepared.state).eval().float()
+    network: Any = task.build_network(Model.build(config.train.model), pretrained, prepared.state).eval().float()
     merge_adapters(network)
     folder = layout.root / "served"
     write_served(config.export, task, prepared, network, folder)

@@ -19,7 +19,6 @@ from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-define
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from textmill.config.plugins import build
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.config.sections.train import TrainConfig
 from textmill.data.prepared import Prepared
@@ -102,7 +101,7 @@ class Training:
     ) -> None:
         _be_quiet()
         self._config = config
-        self._task = build(config.task, Task)  # type: ignore[type-abstract]
+        self._task = Task.build(config.task)
         self._runtime = runtime
         self._prepared = prepared
         self._start = start
@@ -135,7 +134,7 @@ class Training:
         use_all_cores()
         keep_freed_memory()
         task = self._task
-        model = build(config.model, Model)
+        model = Model.build(config.model)
         network = task.build_network(model, self._pretrained, self._prepared.state).train()
         if self._start is not None:
             network.load_state_dict(load_file(self._start))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.layout import Layout
-from textmill.config.plugins import build
 from textmill.config.schema import PipelineConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
@@ -190,7 +189,7 @@ def _logged(pair: tuple[Subject, Subject], layout: Layout, config: PipelineConfi
     """From the runs alone: their stored predictions where they are of the same rows, else their figures."""
     try:
         tables = (_predictions(pair[0].run), _predictions(pair[1].run))
-        task: Task = build(config.evaluate.task, Task)  # type: ignore[type-abstract]
+        task = Task.build(config.evaluate.task)
         metrics = evaluator_of(task).metrics(Prepared(layout.prepared).state)
         how = f"From the predictions of {len(tables[0])} test rows that the runs stored."
         return {**_figures(tables, metrics, task.target_columns, config), "costs": (), "how": how}

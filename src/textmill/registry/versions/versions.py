@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.layout import Layout
-from textmill.config.plugins import TARGET, build, find
+from textmill.config.plugins import TARGET
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import read_json, sha256_file
@@ -209,7 +209,7 @@ def _create(
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
     exported = read_specification(folder)
-    task = build(exported.task, Task)  # type: ignore[type-abstract]
+    task = Task.build(exported.task)
     example = pd.DataFrame(task.example_inputs())
     from textmill.predicting.loading import load_predictor
 
@@ -255,7 +255,7 @@ def requirements(task: Mapping[str, Any]) -> list[str]:
     """Pinned distributions that answering needs, and no others."""
     needed = list(_NEEDED_TO_SERVE)
     package = str(task[TARGET]).split(".", 1)[0]
-    if issubclass(find(str(task[TARGET]), Task), ContinuesText | GeneratesText):  # type: ignore[type-abstract]
+    if issubclass(Task.find(str(task[TARGET])), ContinuesText | GeneratesText):
         needed += _NEEDED_TO_GENERATE
     if _is_distribution(package):
         needed.append(metadata.packages_distributions()[package][0])
