@@ -220,10 +220,8 @@ def compare(project: Path, seconds: float) -> None:
 
 def main(projects: list[Path], seconds: float) -> None:
     """Measure and print."""
-    print("One text a request. The three servers run at the same time and are queried in turn,")
-    print(
-        f"{seconds:.0f} s each time. Answers per second are the median of {REPETITIONS} turns, with their range in brackets."
-    )
+    print("One text per request. The three servers run at the same time and are queried in turn,")
+    print(f"{seconds:.0f} s each time. Answers per second are the median of {REPETITIONS} turns, with their range.")
     print(f"Goal: {GOAL:.0f} times the throughput of `mlflow models serve`. No server answers faster than its graph;")
     print("where the graph alone is slower than the goal, this machine cannot reach it.")
     for project in projects:

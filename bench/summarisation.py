@@ -24,9 +24,7 @@ def main() -> None:
         ("extractive_summarisation", "a sentence chosen by MiniLM"),
     ):
         print("\n".join(rows("docstrings", model, run(experiment), FIGURES)))
-    print(
-        "\nF1 of stemmed words, for several references the best one, with 95 % bootstrap intervals; those of a difference"
-    )
+    print("\nF1 of stemmed words, best of several references, with 95 % bootstrap intervals; those of a difference")
     print("are of paired draws. Lead takes the number of sentences (or turns) that is best on validation.")
 
 
