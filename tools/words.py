@@ -22,6 +22,7 @@ Text = tuple[str, int, str]
 
 _CODE = re.compile(r"^```.*?^```$|`[^`\n]+`|\]\([^)]*\)|^<!--.*?-->$", re.MULTILINE | re.DOTALL)
 _MARKUP = re.compile(r"<(style|script)\b.*?</\1>|<[^>]*>|\{[{%#].*?[}%#]\}", re.DOTALL)
+_SPACE = r"[ \t]*[ \t\n][ \t]*"
 _COMMENT = re.compile(r"(?:^|\s)#+\s?(.*)$")
 
 
@@ -29,7 +30,7 @@ def patterns() -> list[tuple[re.Pattern[str], str]]:
     """Return each pattern of the list with its advice."""
     lines = [line for line in LIST.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     pairs = [line.split(" -> ") for line in lines]
-    return [(re.compile(pattern.replace(" ", r"\s+"), re.IGNORECASE), advice) for pattern, advice in pairs]
+    return [(re.compile(pattern.replace(" ", _SPACE), re.IGNORECASE), advice) for pattern, advice in pairs]
 
 
 def without(pattern: re.Pattern[str], text: str) -> str:
@@ -66,6 +67,8 @@ def page_texts(root: Path) -> Iterator[Text]:
     pages = [*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("data/**/README.md"), *root.glob("mlruns/*.md")]
     for page in sorted(pages):
         yield str(page.relative_to(root)), 1, without(_CODE, page.read_text(encoding="utf-8"))
+    for drawing in sorted(root.glob("docs/*.svg")):
+        yield str(drawing.relative_to(root)), 1, without(_MARKUP, drawing.read_text(encoding="utf-8"))
     for path in [*sorted(root.glob("conf/**/*.yaml")), root / "params.yaml", root / "Makefile"]:
         yield str(path.relative_to(root)), 1, comments(path.read_text(encoding="utf-8"))
     yield "dvc.yaml", 1, (root / "dvc.yaml").read_text(encoding="utf-8")
