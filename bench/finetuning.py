@@ -1,4 +1,4 @@
-"""Fine-tuning against `transformers.Trainer` with its defaults: same weights, rows, rows a batch, threads.
+"""Fine-tuning compared with `transformers.Trainer` with its defaults: same weights, rows, rows a batch, threads.
 
 The rival computes in fp32 and pads to the longest of 32 rows drawn at random; ours is the pipeline's
 own training with the default recipe, but with R-Drop off, which would compute every row twice. Both

@@ -70,8 +70,8 @@ def main(folder: Path) -> None:
 
     lengths = np.array([len(row) for row in ids])
     orders: dict[str, Sequence[Any]] = {
-        f"by length, {TOKENS} tokens a batch": length_batches(lengths, TOKENS),
-        f"as given, {ROWS} rows a batch": [
+        f"by length, {TOKENS} tokens per batch": length_batches(lengths, TOKENS),
+        f"as given, {ROWS} rows per batch": [
             list(range(i, min(i + ROWS, len(ids)))) for i in range(0, len(ids), 4 * ROWS)
         ],
         "one by one": [[row] for row in range(0, len(ids), 8)],
