@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 from pydantic import ValidationError
 
@@ -18,8 +18,6 @@ from textmill.errors import UserError
 TARGET = "_target_"
 _MOVED = {"textmill.data.sources.": "textmill.fetching.sources."}
 """Where classes are now that configurations of earlier versions name elsewhere."""
-
-ClassT = TypeVar("ClassT")
 
 
 class Plugin:
@@ -46,7 +44,8 @@ class Plugin:
         Raises:
             UserError: The class does not exist, or is not a subclass of this one.
         """
-        return import_class(target, cls)
+        found: type[Self] = import_class(target, cls)
+        return found
 
     @classmethod
     def build(cls, spec: Mapping[str, Any]) -> Self:
@@ -70,7 +69,7 @@ class Plugin:
             raise UserError(f"{target}: {key} = {first['input']!r}: {first['msg']}") from error
 
 
-def import_class(target: str, kind: type[ClassT]) -> type[ClassT]:
+def import_class(target: str, kind: Any) -> Any:
     """Import the class at the dotted path `target`.
 
     Raises:

@@ -94,8 +94,8 @@ def evaluator_of(task: Task) -> Evaluator:
     Raises:
         UserError: There is no such class.
     """
-    kind: Callable[[Task], Evaluator] = import_class(task.evaluator, Evaluator)
-    return kind(task)
+    evaluator: Evaluator = import_class(task.evaluator, Evaluator)(task)
+    return evaluator
 
 
 def predict_rows(predictor: Predictor, frame: pd.DataFrame) -> pd.DataFrame:
