@@ -18,8 +18,8 @@ from textmill.config.sections.generation import GenerationConfig
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.config.sections.train import TrainConfig
+from textmill.data.prepare import prepare
 from textmill.data.prepared import Prepared
-from textmill.data.preparing import prepare
 from textmill.errors import UserError
 from textmill.models.generation import generate
 from textmill.models.pretrained_decoder import PretrainedDecoder
@@ -154,12 +154,12 @@ def test_only_answers_are_targets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("hello", "is no JSON"),
+        ("hello", "is not JSON"),
         ([{"role": "user", "content": "thanks"}], "has no answer of the assistant's"),
         ([{"role": "robot", "content": "thanks"}], "has the role 'robot'"),
         ([{"role": "assistant", "content": " "}], "has an empty message"),
         ([{"role": "assistant"}], "has a message without text"),
-        ([], "is no list of messages"),
+        ([], "is not a list of messages"),
         (None, "is empty"),
     ],
 )
@@ -206,7 +206,7 @@ def test_inputs_that_are_no_conversation() -> None:
     for values, message in (
         ([], "no input"),
         ([""], "the input is empty"),
-        ([{"messages": []}], "messages: is no list of messages"),
+        ([{"messages": []}], "messages: is not a list of messages"),
         ([3], "neither a text nor a record: '3'"),
     ):
         with pytest.raises(UserError, match=message):

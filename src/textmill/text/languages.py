@@ -1,4 +1,4 @@
-"""Whether texts are in the language that they should be in (lingua)."""
+"""Check that texts are in the expected language (lingua)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from textmill.errors import UserError
 
 _CERTAINTY = 0.95
 _LEAST_CHARACTERS = 20
-"""Shorter texts tell little of their language."""
+"""Shorter texts are not checked: their language is uncertain."""
 
 
 class LanguageCheck:
-    """Tells texts of one of two languages from those of the other.
+    """Distinguish texts of two languages.
 
     Args:
         languages: Two ISO 639-1 codes.
 
     Raises:
-        UserError: One is unknown.
+        UserError: A language is unknown.
     """
 
     def __init__(self, languages: Sequence[str]) -> None:
@@ -33,7 +33,7 @@ class LanguageCheck:
         self._detector = LanguageDetectorBuilder.from_languages(*codes.values()).build()
 
     def is_other(self, text: str, expected: str) -> bool:
-        """Whether a text is surely in the other language."""
+        """Return whether a text is, with 95 % confidence, in the other language."""
         if len(text) < _LEAST_CHARACTERS:
             return False
         return bool(self._detector.compute_language_confidence(text, self._codes[expected]) < 1 - _CERTAINTY)
