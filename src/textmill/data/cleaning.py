@@ -13,14 +13,7 @@ _ROUNDS = 5
 
 
 class Cleaner:
-    """Clean texts as configured; cleaning is idempotent.
-
-    Args:
-        config: Repair, normal form, limits on length, languages.
-
-    Raises:
-        UserError: A language is unknown.
-    """
+    """Clean texts as configured; cleaning is idempotent. Raises a `UserError` for an unknown language."""
 
     def __init__(self, config: CleaningConfig) -> None:
         self.config = config

@@ -38,15 +38,10 @@ class Duplicates:
 def equal_groups(
     values: NDArray[np.uint64], among: NDArray[np.bool_] | None = None
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Group the positions of equal values.
+    """Yield the positions of equal values of shape (rows,), and the number of each position's group.
 
-    Args:
-        values: Hashes, of shape (rows,).
-        among: Mask of the rows to group; all by default.
-
-    Yields:
-        Positions and the group number of each. Positions ascend within a group. Groups have at
-        least two rows and are never divided between two yields.
+    Positions ascend within a group. Groups have at least two rows and are never divided between two
+    yields. `among` is a mask of the rows to group; all by default.
     """
     parts = max(1, -(-len(values) // _ROWS_AT_ONCE))
     for part in range(parts):
@@ -82,7 +77,7 @@ def find_exact(
     Args:
         keys: Hash of each row's normalised text.
         targets: Hash of each row's targets, to count conflicts.
-        rank: Rank of each row's split; rows of lower rank stay.
+        rank: Rank of each row's split.
         usable: Mask of the rows to compare.
     """
     duplicates = Duplicates(np.zeros(len(keys), bool), np.zeros(len(keys), bool))
@@ -108,7 +103,7 @@ def find_near(
     threshold: float,
     shingle: int,
 ) -> None:
-    """Add near-duplicates to `duplicates`: one row of each connected component stays.
+    """Add near-duplicates to the result of `find_exact`: one row of each connected component stays.
 
     Rows that share a band are compared with the band's first row and with the row before, by the
     exact Jaccard similarity of their shingles. So a chance collision of bands removes nothing.
@@ -116,10 +111,10 @@ def find_near(
     Args:
         duplicates: Result of `find_exact`; its exact duplicates are not compared.
         bands: Hashes of each band, each of shape (rows,).
-        rank: As in `find_exact`.
+        rank: Rank of each row's split.
         usable: Mask of the rows to compare.
         texts: Returns normalised texts.
-        threshold: Minimum Jaccard similarity of near-duplicates.
+        threshold: Minimum similarity of near-duplicates.
         shingle: Characters of a shingle.
     """
     among = usable & ~duplicates.exact

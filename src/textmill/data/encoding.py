@@ -68,11 +68,7 @@ def _training_chunks(staging: Staging, columns: Sequence[str], split: NDArray[np
 class SplitEncoder:
     """Write the splits: the staged columns, `words`, and the task's encoded columns.
 
-    Args:
-        config: The `prepare` section.
-        task: Encodes the rows.
-        state: State that `learn_state` returned.
-        tokenizer: A `tokenizers.Tokenizer` without padding or truncation.
+    The tokenizer is a `tokenizers.Tokenizer` without padding or truncation.
     """
 
     def __init__(self, config: PrepareConfig, task: Task, state: State, tokenizer: Any) -> None:

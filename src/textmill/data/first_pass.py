@@ -60,11 +60,6 @@ class FirstPassResult:
 class FirstPass:
     """Run the first pass.
 
-    Args:
-        config: The `prepare` section.
-        task: Checks the rows.
-        rejected: Receives the rejected rows.
-
     Raises:
         UserError: A column is not mapped, or the cleaning is misconfigured.
     """

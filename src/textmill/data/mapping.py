@@ -17,11 +17,7 @@ Convert = Callable[[Any], str | None]
 
 
 class ColumnMap:
-    """Map the columns of a file to those of the task.
-
-    Args:
-        config: Its `columns` map the task's column names to the file's.
-        required: Columns that the task needs. `id`, `source` and other mapped columns are kept.
+    """Map the columns of a file, as `config.columns` says, to those that the task requires, and further ones.
 
     Raises:
         UserError: A required column is not mapped.

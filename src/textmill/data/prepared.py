@@ -18,10 +18,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class Prepared:
-    """The folder `data/prepared`.
-
-    Args:
-        folder: Contains one folder of shards for each split, `state.json`, `statistics.json`, `tokenizer/`.
+    """The folder `data/prepared`: a folder of shards for each split, state, statistics and tokenizer.
 
     Raises:
         UserError: The folder is missing or incomplete.

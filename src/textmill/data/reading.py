@@ -58,17 +58,10 @@ def is_table(path: Path) -> bool:
 def read_rows(
     path: Path, label: str, config: ReadConfig, wanted: Sequence[str], part: Part = WHOLE
 ) -> Iterator[RawRows]:
-    """Read the columns `wanted` of a file, chunk by chunk.
+    """Read the columns `wanted` of a file, chunk by chunk; raw text can be read in part.
 
     A row that cannot be read (invalid UTF-8, a wrong number of fields, invalid JSON) is rejected.
-    An empty field of a text file is null.
-
-    Args:
-        path: The file.
-        label: Name of the file in messages.
-        config: Format and header.
-        wanted: Names of the file's columns.
-        part: The part of the file to read; raw text only.
+    An empty field of a text file is null. Messages call the file `label`.
 
     Raises:
         UserError: The file is empty, lacks a column, or does not have its format.

@@ -21,11 +21,11 @@ DROPPED = 255
 
 @dataclass
 class Selection:
-    """The selected rows.
+    """The split of each row and the rows that are dropped; all of shape (rows,).
 
     Attributes:
-        split: Index into `SPLITS` of each row, or `DROPPED`; shape (rows,).
-        repeated_ids: Rows whose id an earlier row of their split has; shape (rows,).
+        split: Index into `SPLITS`, or `DROPPED`.
+        repeated_ids: Rows whose id an earlier row of their split has.
         duplicates: Rows dropped as duplicates.
     """
 

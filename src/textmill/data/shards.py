@@ -16,12 +16,8 @@ SUFFIX = ".arrow"
 class ShardWriter:
     """Write tables, one after the other, into `FOLDER/00000.arrow`, `00001.arrow`, ...
 
-    The files are uncompressed: only then can they be used directly from the page cache.
-
-    Args:
-        folder: Created if missing.
-        schema: Schema of every table. A split without rows becomes one empty file with the schema.
-        rows_per_shard: Maximum rows of a file.
+    The files are uncompressed: only then can they be used directly from the page cache. A split
+    without rows becomes one empty file with the schema.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema, rows_per_shard: int) -> None:

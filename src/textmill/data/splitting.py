@@ -56,11 +56,6 @@ def assign_splits(
 def assign_groups(groups: NDArray[np.uint64], shares: Mapping[str, float], seed: int) -> NDArray[np.str_]:
     """Assign all rows of a group to the same split; `shares` are shares of the groups.
 
-    Args:
-        groups: Hash of each row's group, shape (rows,).
-        shares: Split -> its share, above 0.
-        seed: Seed of the hash.
-
     Raises:
         UserError: There are fewer groups than splits.
     """

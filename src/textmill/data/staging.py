@@ -23,10 +23,7 @@ ROW = "_row"
 class Staging:
     """Ordered rows in Arrow files of one chunk each, and columns of 64-bit numbers in files beside them.
 
-    Args:
-        folder: An empty folder.
-        columns: Text columns of the chunks. `FILE` (index of the file) and `ROW` (line) are added.
-        numbers: Names of the columns of numbers.
+    The chunks have the text `columns`, `FILE` (index of the file) and `ROW` (line).
     """
 
     def __init__(self, folder: Path, columns: Sequence[str], numbers: Sequence[str]) -> None:

@@ -23,14 +23,8 @@ def read_documents(
 ) -> Iterator[tuple[int, str | RejectedRow]]:
     """Yield the documents of a file, or of a part of it, each with its first line number in that part.
 
-    Lines end in a newline only. Text that matches `config.drop` is removed. Documents of white
-    space are skipped, and documents that are not UTF-8 rejected.
-
-    Args:
-        path: The file.
-        label: Name of the file in messages.
-        config: How documents are separated.
-        part: Part of the file to read, cut at a character boundary.
+    Lines end in a newline only. Text that matches `config.drop` is removed. Documents of white space
+    are skipped, and documents that are not UTF-8 rejected. A part is cut at a character boundary.
     """
     dropped = [re.compile(pattern, re.MULTILINE | re.DOTALL) for pattern in config.drop]
     for line, content in _blocks(path, config, part):

@@ -25,11 +25,7 @@ _CHARACTERS_AT_ONCE = 10_000
 def make_tokenizer(config: TokenizerConfig, texts: Iterable[str], pretrained: Path, folder: Path) -> Any:
     """Write the tokenizer's files into `folder` and return the tokenizer, without padding or truncation.
 
-    Args:
-        config: Kind of tokenizer.
-        texts: Texts of the training split; read only to train a tokenizer.
-        pretrained: Folder of the pretrained model.
-        folder: Created here; transformers' `AutoTokenizer` can read it.
+    The texts are read only to train a tokenizer. transformers' `AutoTokenizer` can read the folder.
 
     Raises:
         UserError: There is no pretrained tokenizer.

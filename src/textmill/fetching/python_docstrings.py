@@ -15,11 +15,7 @@ _DOCUMENTED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def read_docstrings(archive: Archive, excluded: Collection[str]) -> Iterator[tuple[str, str, bool]]:
     """Yield qualified name, docstring and whether it is a module's, by file name, outermost first.
 
-    Files that this Python version cannot parse are skipped, and so are tests.
-
-    Args:
-        archive: An open wheel or source distribution.
-        excluded: Names of folders and files to skip.
+    Skipped are tests, files that this Python version cannot parse, and folders and files `excluded`.
     """
     for path in sorted(archive.names):
         parts = PurePosixPath(path).parts

@@ -124,13 +124,9 @@ class SelfAttention(nn.Module):
     def forward(
         self, states: Tensor, rotation: Rotation, mask: Tensor | None, cache: LayerCache | None = None
     ) -> Tensor:
-        """Map (B, T, D) to (B, T, D).
+        """Map normalised states (B, T, D) to (B, T, D); a mask of None stands for plain causal input.
 
-        Args:
-            states: Normalised hidden states.
-            rotation: Rotation of the tokens' positions.
-            mask: Additive; None for plain causal input.
-            cache: Keys and values of earlier tokens; those of `states` are appended.
+        The keys and values of `states` are appended to the cache of earlier tokens.
         """
         batch, length, _ = states.shape
         heads = self.query_key_value(states).view(batch, length, sum(self.heads), self.head_width)

@@ -27,11 +27,7 @@ class LayerCache:
 class KeyValueCache:
     """Keys and values of all layers, allocated once.
 
-    Args:
-        n_layers: Layers of the decoder.
-        shape: (B, K, S, d): rows, key-value heads, maximum tokens, width of a head.
-        dtype: Precision of keys and values.
-        device: Device of keys and values.
+    `shape` is (B, K, S, d): rows, key-value heads, maximum tokens, width of a head.
 
     Attributes:
         length: Tokens stored so far, padding included.

@@ -11,16 +11,12 @@ from textmill.errors import UserError
 
 
 class Encoder(nn.Module):
-    """Give a backbone the interface of `Model.build_encoder`.
-
-    Args:
-        backbone: A model of the transformers library whose output has `last_hidden_state`.
-        pooling: How heads pool the token vectors of a text: `mean` or `cls`.
-        head_dropout: Dropout of the heads.
+    """Give a backbone, whose output has `last_hidden_state`, the interface of `Model.build_encoder`.
 
     Attributes:
         hidden_size: Width D of the hidden states.
         positions: Number of learned positions; None without a limit.
+        pooling: How heads pool the token vectors of a text: `mean` or `cls`.
     """
 
     def __init__(self, backbone: Any, *, pooling: str = "mean", head_dropout: float = 0.1) -> None:

@@ -19,12 +19,7 @@ class EncoderDecoder(nn.Module):
     """An encoder and a language model that attends to its states.
 
     Source and target share the vocabulary and its embedding, with `tied` also the output layer.
-    The end token is both first and last token of a target.
-
-    Args:
-        decoder: A language model that reads a source.
-        encoder: An encoder of the decoder's width.
-        end: Id of the token that ends a text.
+    The token `end` is both first and last token of a target.
     """
 
     def __init__(self, decoder: LanguageModel, encoder: nn.Module, end: int) -> None:

@@ -19,13 +19,7 @@ _MULTIPLE_OF = 8
 
 
 class Experts(nn.Module):
-    """E SwiGLU networks with stacked weights: (E, 2H, D) and (E, D, H).
-
-    Args:
-        n_experts: Number of experts E.
-        width: Width D of input and output.
-        hidden_width: Hidden width H of each expert.
-    """
+    """E SwiGLU networks with stacked weights: (E, 2H, D) and (E, D, H)."""
 
     def __init__(self, n_experts: int, width: int, hidden_width: int) -> None:
         super().__init__()
@@ -44,10 +38,8 @@ class Experts(nn.Module):
 def grouped_linear(rows: Tensor, weights: Tensor, ends: Tensor | None) -> Tensor:
     """Multiply rows by their expert's weights (E, O, I): one kernel on GPUs, one product for each expert on CPUs.
 
-    Args:
-        rows: (M, I), sorted by expert; or (E, C, I), the same number for each expert.
-        weights: (E, O, I), each expert's in the layout of `nn.Linear`.
-        ends: End of each expert's rows, (E,), int32; None for equal numbers, which is one batched product.
+    Rows are (M, I), sorted by expert, with the end of each expert's rows, (E,) int32; or (E, C, I)
+    with None, which is one batched product.
     """
     if not rows.numel():  # a router by threshold may choose no token; the kernels need at least one
         return rows.new_empty(0, weights.size(1))
@@ -61,12 +53,7 @@ def _needs_few_shapes(states: Tensor) -> bool:
 
 
 class MixtureOfExperts(nn.Module):
-    """Sort tokens by expert, apply the experts, and sum the outputs of each token.
-
-    Args:
-        architecture: Its `experts` and `router` are used.
-        layer: Number of the layer, counted from 0.
-    """
+    """Sort tokens by expert, apply the experts, and sum the outputs of each token."""
 
     def __init__(self, architecture: Architecture, layer: int) -> None:
         super().__init__()

@@ -11,12 +11,7 @@ from torch.autograd.function import once_differentiable
 
 
 class SwiGLU(nn.Module):
-    """(silu(x W_gate) * x W_up) W_down (Shazeer 2020).
-
-    Args:
-        width: Width D of input and output.
-        hidden_width: Hidden width H of gate and up projection.
-    """
+    """(silu(x W_gate) * x W_up) W_down with D inputs and outputs and H hidden units (Shazeer 2020)."""
 
     def __init__(self, width: int, hidden_width: int) -> None:
         super().__init__()

@@ -38,16 +38,9 @@ def generate(
     """Continue prompts in parallel; yield the next token of each, None for finished rows.
 
     A row ends with the token `end` (not yielded), when `is_done` returns True, or after
-    `max_new_tokens`. A row's samples depend on the seed and its number, not on other rows.
-
-    Args:
-        model: A model in evaluation mode.
-        prompts: Token ids; an empty prompt starts a new document.
-        options: Options of sampling; `beams` is used by `search` only.
-        end: Id of the token that ends a document.
-        is_done: Further stopping criterion.
-        cached: Whether keys and values of earlier tokens are stored or recomputed.
-        source: Source of each row, for a model that reads one.
+    `max_new_tokens`. A row's samples depend on the seed and its number, not on other rows. An empty
+    prompt starts a new document. Without `cached`, keys and values are recomputed for each token.
+    `source` has the sources of the rows, for a model that reads them.
     """
     device = model.output_weight.device
     process = _processors(options)
@@ -135,13 +128,7 @@ def write(
 
 
 class _Beams:
-    """The beam search of one prompt.
-
-    Attributes:
-        scores: Log-likelihood of each beam.
-        tokens: New tokens of each beam.
-        origins: Beam of the previous step that each beam extends.
-    """
+    """The beam search of one prompt: log-likelihood, new tokens and previous beam of each beam."""
 
     def __init__(self, options: GenerationConfig) -> None:
         self._options = options

@@ -26,10 +26,7 @@ class Context:
 
 
 class HubLanguageModel(nn.Module):
-    """Implement `textmill.models.language_model.LanguageModel`.
-
-    Args:
-        backbone: An `AutoModelForCausalLM`.
+    """An `AutoModelForCausalLM` with the methods of `textmill.models.language_model.LanguageModel`.
 
     Raises:
         UserError: The logits are not the last states times the output weights.

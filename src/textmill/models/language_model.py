@@ -32,10 +32,7 @@ class Hidden:
 class LanguageModel(nn.Module):
     """Embedding, decoder, output layer: p(token t+1 | tokens 1 to t) = softmax(W h_t).
 
-    Args:
-        architecture: Options of the layers.
-        vocabulary_size: Number of tokens V.
-        reads_source: Whether the decoder attends to a source (see `EncoderDecoder`).
+    With `reads_source`, the decoder attends to a source (see `EncoderDecoder`).
     """
 
     def __init__(self, architecture: Architecture, vocabulary_size: int, *, reads_source: bool = False) -> None:

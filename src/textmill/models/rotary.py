@@ -22,16 +22,11 @@ class Rotation(NamedTuple):
 
 
 class RotaryPositions(nn.Module):
-    """Precomputed rotations for positions 0 to `max_length` - 1.
+    """Precomputed rotations for positions 0 to `max_length` - 1 of heads of even width d.
 
     Dimension i of the first half of a head and dimension i of the second half form a plane, which is
     rotated by `position / base^(2i/d)`. So the dot product of a query and a key depends on their
     distance, not on their positions.
-
-    Args:
-        head_width: Width d of a head, even.
-        max_length: Number of positions.
-        base: See `Architecture.rope_base`.
     """
 
     def __init__(self, head_width: int, max_length: int, base: float) -> None:

@@ -13,14 +13,7 @@ from textmill.models.encoder import linear_head, pool
 
 
 class SentenceEncoder(nn.Module):
-    """Pooled hidden states of length 1, whose dot product is the cosine (Reimers & Gurevych 2019).
-
-    Args:
-        encoder: Result of `Model.build_encoder`.
-
-    Attributes:
-        hidden_size: Width D of the vectors.
-    """
+    """Vectors (B, D) of length 1, pooled hidden states, whose dot product is the cosine (Reimers & Gurevych 2019)."""
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()
@@ -35,12 +28,7 @@ class SentenceEncoder(nn.Module):
 
 
 class PairClassifier(SentenceEncoder):
-    """A sentence encoder with a linear head over u, v and |u - v| of two texts (Reimers & Gurevych 2019, eq. 1).
-
-    Args:
-        encoder: Result of `Model.build_encoder`.
-        n_labels: Number of classes C.
-    """
+    """A sentence encoder with a linear head over u, v and |u - v| of two texts (Reimers & Gurevych 2019, eq. 1)."""
 
     def __init__(self, encoder: Any, n_labels: int) -> None:
         super().__init__(encoder)

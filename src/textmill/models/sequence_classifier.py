@@ -12,11 +12,7 @@ from textmill.models.encoder import linear_head, pool
 class SequenceClassifier(nn.Module):
     """Pooled hidden states, dropout, one linear layer (Devlin et al. 2019).
 
-    Args:
-        encoder: Result of `Model.build_encoder`.
-        n_labels: Number of classes C.
-        pooling: `mean` or `cls`; None takes the encoder's option.
-        dropout: Dropout before the linear layer; None takes the encoder's option.
+    Pooling (`mean` or `cls`) and dropout of None are the encoder's options.
     """
 
     def __init__(self, encoder: Any, n_labels: int, pooling: str | None = None, dropout: float | None = None) -> None:

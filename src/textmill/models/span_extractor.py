@@ -15,9 +15,6 @@ class SpanExtractor(nn.Module):
 
     The first token stands for "no answer". `no_answer_bias` is added to both of its scores. It is
     not trained, but calibrated on the validation split.
-
-    Args:
-        encoder: Result of `Model.build_encoder`.
     """
 
     no_answer_bias: Tensor

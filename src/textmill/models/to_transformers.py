@@ -50,10 +50,7 @@ def matching_model_type(model: LanguageModel) -> str | None:
 def save_as_transformers(model: LanguageModel, folder: Path, **options: Any) -> None:
     """Write `config.json` and safetensors weights that `AutoModelForCausalLM.from_pretrained` loads.
 
-    Args:
-        model: A trained model.
-        folder: Created if missing.
-        options: Further values of the configuration: `bos_token_id`, `eos_token_id`, `pad_token_id`.
+    `options` are further values of the configuration, such as `eos_token_id`.
 
     Raises:
         UserError: transformers does not have this architecture.

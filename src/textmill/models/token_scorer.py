@@ -11,11 +11,7 @@ from textmill.models.encoder import linear_head
 
 
 class TokenScorer(nn.Module):
-    """Hidden states, dropout, one linear unit.
-
-    Args:
-        encoder: Result of `Model.build_encoder`.
-    """
+    """Hidden states, dropout, one linear unit."""
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()

@@ -39,12 +39,8 @@ class Source:
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x)) (pre-norm, Xiong et al. 2020).
 
-    With a source, x + source_attention(norm(x)) comes between the two.
-
-    Args:
-        architecture: Options of the stack.
-        layer: Number of the layer, counted from 0; it decides between dense network and experts.
-        reads_source: Whether the block attends to a source.
+    With a source, x + source_attention(norm(x)) comes between the two. `layer`, counted from 0,
+    decides between dense network and experts.
     """
 
     def __init__(self, architecture: Architecture, layer: int, *, reads_source: bool = False) -> None:
@@ -88,12 +84,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """All blocks and the final norm.
-
-    Args:
-        architecture: Options of the stack.
-        reads_source: Whether each block attends to a source.
-    """
+    """All blocks and the final norm; with `reads_source`, each block attends to a source."""
 
     def __init__(self, architecture: Architecture, *, reads_source: bool = False) -> None:
         super().__init__()

@@ -26,15 +26,11 @@ class Answer:
 
 
 def read_answers(value: str | None, context: str) -> list[Answer]:
-    """Read the answers of a cell; an empty cell has none.
+    """Read the answers of a cell, passages of `context`; an empty cell has none.
 
     A cell is one text, a JSON list of texts, a JSON list of records with `text` and `start` (or
     SQuAD's `answer_start`), or a JSON record of two lists with these names. A text without a
     position is located at its first occurrence.
-
-    Args:
-        value: The cell.
-        context: Text that contains the answers.
 
     Raises:
         ValueError: An answer is not in the text, not at its position, or malformed.

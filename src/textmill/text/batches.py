@@ -13,17 +13,10 @@ if TYPE_CHECKING:
 
 
 def length_batches(lengths: NDArray[np.int64], tokens: int, max_rows: int | None = None) -> list[NDArray[np.int64]]:
-    """Cut rows, longest first, into batches of at most `tokens` tokens, padding included.
+    """Cut rows of `lengths` (n,), longest first, into batches of at most `tokens` tokens, padding included.
 
-    A row longer than `tokens` is a batch of its own.
-
-    Args:
-        lengths: Tokens of each row, shape (n,).
-        tokens: Maximum padded size of a batch: rows times longest row.
-        max_rows: Maximum rows of a batch.
-
-    Returns:
-        Row numbers of each batch; every row is in one batch. Rows of equal length keep their order.
+    A row longer than `tokens` is a batch of its own. The result is the row numbers of each batch;
+    rows of equal length keep their order.
     """
     order = np.argsort(-lengths, kind="stable").astype(np.int64)
     batches = []

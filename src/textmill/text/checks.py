@@ -17,11 +17,8 @@ _EXCERPT = 60
 def failed_rows(schema: Any, frame: pd.DataFrame, *, unknown: str, known: Sequence[str]) -> list[RejectedRow]:
     """Check a frame and return its rejected rows, each once, with the first reason.
 
-    Args:
-        schema: A pandera schema; the names of its checks are the reasons.
-        frame: The rows.
-        unknown: Name of the check that a value is one of the known ones.
-        known: Known values, to list in the reason.
+    The names of the schema's checks are the reasons. For the check `unknown`, that a value is one
+    of the known ones, the reason lists these.
     """
     import pandera.pandas as pa
 

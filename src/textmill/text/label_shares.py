@@ -17,13 +17,7 @@ def problems(records: Iterable[Any], known: Collection[str] | None) -> dict[int,
 
 
 def probabilities(records: Iterable[Any], names: Iterable[str], labels: Sequence[str]) -> list[list[float]]:
-    """Return the probability of each label in each record; a missing record puts all on the row's label.
-
-    Args:
-        records: Valid records.
-        names: Labels of the rows.
-        labels: All labels, in order.
-    """
+    """Return the probability of each label in each record; a missing record puts all on the row's label."""
     return [
         _shares(record, labels) if isinstance(record, str) else [float(label == name) for name in labels]
         for record, label in zip(records, names, strict=True)

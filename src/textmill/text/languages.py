@@ -12,14 +12,7 @@ _LEAST_CHARACTERS = 20
 
 
 class LanguageCheck:
-    """Distinguish texts of two languages.
-
-    Args:
-        languages: Two ISO 639-1 codes.
-
-    Raises:
-        UserError: A language is unknown.
-    """
+    """Distinguish texts of two languages, given by ISO 639-1 codes. Raises a `UserError` for an unknown one."""
 
     def __init__(self, languages: Sequence[str]) -> None:
         from lingua import IsoCode639_1, Language, LanguageDetectorBuilder

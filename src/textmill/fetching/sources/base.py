@@ -33,11 +33,9 @@ class Source(Plugin):
 
     @abstractmethod
     def fetch(self, destination: Path, root: Path) -> Provenance:
-        """Write the corpus's files into `destination/SPLIT/`: unchanged, or as JSON Lines.
+        """Write the corpus's files into the empty folder `destination/SPLIT/`: unchanged, or as JSON Lines.
 
-        Args:
-            destination: An empty folder.
-            root: The project's folder; relative paths refer to it.
+        Relative paths refer to `root`, the project's folder.
 
         Raises:
             UserError: The source does not exist, cannot be reached, or has a wrong digest.

@@ -10,13 +10,9 @@ from torch.nn.functional import cross_entropy, mse_loss
 def in_batch_contrast(first: Tensor, second: Tensor, scale: float, *, symmetric: bool) -> Tensor:
     """Contrast each text's partner with those of all other rows of the batch (InfoNCE; van den Oord et al. 2018).
 
-    sentence-transformers calls it multiple negatives ranking (Henderson et al. 2017).
-
-    Args:
-        first: Vectors of the queries.
-        second: Vectors of their partners, in the same order.
-        scale: Factor of the cosines: the inverse temperature.
-        symmetric: Whether partners are also queries; the result is the mean of both losses.
+    sentence-transformers calls it multiple negatives ranking (Henderson et al. 2017). The cosines
+    are multiplied by `scale`, the inverse temperature. With `symmetric`, partners are also queries,
+    and the result is the mean of both losses.
     """
     scores = scale * first.float() @ second.float().T
     own = torch.arange(len(scores), device=scores.device)
@@ -25,14 +21,9 @@ def in_batch_contrast(first: Tensor, second: Tensor, scale: float, *, symmetric:
 
 
 def cosent(cosines: Tensor, scores: Tensor, scale: float) -> Tensor:
-    """CoSENT (Su 2022): pairs with a higher score should have a higher cosine.
+    """CoSENT (Su 2022): pairs with a higher score should have a higher cosine; both (B,).
 
     log(1 + sum of exp(scale * (cos_j - cos_i)) over all i, j with score_i > score_j)
-
-    Args:
-        cosines: Cosine of each pair, shape (B,).
-        scores: Score of each pair, shape (B,).
-        scale: Factor of the cosines.
     """
     differences = scale * (cosines.float()[None, :] - cosines.float()[:, None])
     wrong_way = differences[scores[:, None] > scores[None, :]]

@@ -66,13 +66,9 @@ def _round_number(count: int) -> int:
 
 
 def sort_and_group(experts: Tensor, weights: Tensor, n_experts: int, capacity: int | None = None) -> Assignment:
-    """Group tokens by the experts that they have chosen.
+    """Group tokens by the k experts (N, k) that they have chosen, with weights (N, k).
 
-    Args:
-        experts: The k experts of each token, (N, k).
-        weights: Weights of these experts, (N, k).
-        n_experts: Number of experts E.
-        capacity: Maximum tokens of an expert; the first ones in the batch are kept.
+    An expert takes at most `capacity` tokens; the first ones in the batch are kept.
     """
     n_tokens, k = experts.shape
     chosen = experts.flatten()
@@ -89,12 +85,7 @@ def sort_and_group(experts: Tensor, weights: Tensor, n_experts: int, capacity: i
 
 
 def group_pairs(taken: Tensor, weights: Tensor) -> Assignment:
-    """Group tokens by the experts that have chosen them.
-
-    Args:
-        taken: Whether an expert takes a token, (N, E).
-        weights: Weights of the pairs, (N, E).
-    """
+    """Group tokens by the experts that have taken them, (N, E), with weights (N, E)."""
     expert, token = taken.t().nonzero(as_tuple=True)
     load = taken.sum(dim=0)
     return Assignment(token, weights[token, expert], load, load, len(taken))

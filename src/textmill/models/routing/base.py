@@ -53,13 +53,7 @@ class TokenRule:
 
 
 class Router(nn.Module, Plugin):
-    """Choose experts for tokens; a plugin chosen in `conf/router/`.
-
-    Args:
-        config: Options of the router.
-        width: Width D of the hidden states.
-        n_experts: Number of experts E.
-        layer: Number of the layer, counted from 0.
+    """Choose among `n_experts` for states of `width`; a plugin chosen in `conf/router/`.
 
     Attributes:
         looks_ahead: Whether in training a token's experts also depend on later tokens, which leaks a

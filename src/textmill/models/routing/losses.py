@@ -8,10 +8,8 @@ from torch import Tensor
 def load_balancing_loss(probabilities: Tensor, load: Tensor) -> Tensor:
     """Return E Σ_e f_e P_e, which is 1 in perfect balance (Fedus et al. 2021, eq. 4).
 
-    Args:
-        probabilities: Probabilities of the router, (N, E); P_e is their mean over the tokens.
-        load: Choices of each expert, (E,); f_e is its share, without gradient. transformers counts
-            f_e per token instead, so its loss is k times as large.
+    P_e is the mean over the tokens of the router's probabilities (N, E); f_e is the expert's share of
+    the load (E,), without gradient. transformers counts f_e per token, so its loss is k times as large.
     """
     shares = load.to(probabilities.dtype) / load.sum().clamp(min=1)
     return len(load) * (shares * probabilities.mean(dim=0)).sum()
