@@ -81,8 +81,6 @@ def _check_rejected(config: PrepareConfig, rejected: RejectedRowsFile, rows: int
     layout.state.mkdir(parents=True, exist_ok=True)
     kept = layout.state / "rejects.csv"
     shutil.copyfile(rejected.path, kept)
-    raise UserError(
-        f"{rejected.total} of {rows} rows are rejected ({rejected.examples[0]})",
-        where="prepare.max_rejected",
-        fix=f"At most {config.max_rejected:.0%} are allowed; correct the rows listed in {kept}, or raise the limit",
-    )
+    message = f"{rejected.total} of {rows} rows are rejected ({rejected.examples[0]})"
+    fix = f"At most {config.max_rejected:.0%} are allowed; correct the rows listed in {kept}, or raise the limit"
+    raise UserError(message, where="prepare.max_rejected", fix=fix)

@@ -42,10 +42,9 @@ def assign_splits(
         if len(rows) <= len(shares):
             name = names.get(int(strata[rows[0]]), "?")
             needed = len(shares) + 1
-            raise UserError(
-                f"the class {name!r} has {len(rows)} row(s), too few for one in each of {needed} splits",
-                fix=f"Add rows of the class, remove it, or provide the splits {' and '.join(shares)}",
-            )
+            message = f"the class {name!r} has {len(rows)} row(s), too few for one in each of {needed} splits"
+            fix = f"Add rows of the class, remove it, or provide the splits {' and '.join(shares)}"
+            raise UserError(message, fix=fix)
         begin = 0
         for split, count in _counts(len(rows), shares).items():
             result[rows[begin : begin + count]] = split
@@ -61,11 +60,9 @@ def assign_groups(groups: NDArray[np.uint64], shares: Mapping[str, float], seed:
     """
     unique, group_of_row = np.unique(groups, return_inverse=True)
     if len(unique) <= len(shares):
-        raise UserError(
-            f"{len(unique)} group(s) of rows, too few for one in each of {len(shares) + 1} splits",
-            where="prepare.splits.group",
-            fix="Choose a column with more values, or split by content",
-        )
+        message = f"{len(unique)} group(s) of rows, too few for one in each of {len(shares) + 1} splits"
+        fix = "Choose a column with more values, or split by content"
+        raise UserError(message, where="prepare.splits.group", fix=fix)
     return assign_splits(unique, np.zeros_like(unique), shares, seed, {})[group_of_row]
 
 

@@ -34,11 +34,8 @@ class Model(Plugin):
         Raises:
             UserError: This architecture is not an encoder.
         """
-        raise UserError(
-            f"a {self.name} model has no encoder, which this task needs",
-            where="model",
-            fix="Choose an encoder, such as `model: minilm`",
-        )
+        fix = "Choose an encoder, such as `model: minilm`"
+        raise UserError(f"a {self.name} model has no encoder, which this task needs", where="model", fix=fix)
 
     def build_decoder(self, vocabulary_size: int, pretrained: Path | None) -> LanguageModel:  # noqa: ARG002
         """Build a causal language model over `vocabulary_size` tokens, with the interface of `LanguageModel`.
@@ -48,11 +45,8 @@ class Model(Plugin):
         Raises:
             UserError: This architecture is not a decoder.
         """
-        raise UserError(
-            f"a {self.name} model has no decoder, which this task needs",
-            where="model",
-            fix="Choose a decoder, such as `model: shakespeare_dense`",
-        )
+        fix = "Choose a decoder, such as `model: shakespeare_dense`"
+        raise UserError(f"a {self.name} model has no decoder, which this task needs", where="model", fix=fix)
 
     def build_encoder_decoder(self, vocabulary_size: int, end: int, pretrained: Path | None) -> Any:  # noqa: ARG002
         """Build a network that generates text from a source, with the interface of `EncoderDecoder`.
@@ -63,11 +57,8 @@ class Model(Plugin):
         Raises:
             UserError: This architecture is not an encoder-decoder.
         """
-        raise UserError(
-            f"a {self.name} model is not an encoder-decoder, which this task needs",
-            where="model",
-            fix="Choose an encoder-decoder, such as `model: encoder_decoder`",
-        )
+        fix = "Choose an encoder-decoder, such as `model: encoder_decoder`"
+        raise UserError(f"a {self.name} model is not an encoder-decoder, which this task needs", where="model", fix=fix)
 
 
 def refuse_pretrained(pretrained: Path | None) -> None:

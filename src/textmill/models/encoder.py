@@ -40,10 +40,8 @@ class Encoder(nn.Module):
         """
         # A traced graph cannot branch; `export` stores the limit with it
         if self.positions is not None and not torch.compiler.is_compiling() and input_ids.size(1) > self.positions:
-            raise UserError(
-                f"{input_ids.size(1)} tokens do not fit the model's {self.positions} positions",
-                fix=f"Set prepare.max_length to at most {self.positions}",
-            )
+            fix = f"Set prepare.max_length to at most {self.positions}"
+            raise UserError(f"{input_ids.size(1)} tokens do not fit the model's {self.positions} positions", fix=fix)
         states: Tensor = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return states
 

@@ -60,11 +60,9 @@ class HubEncoderDecoder(Model):
                 values = {"vocab_size": vocabulary_size, "eos_token_id": end} | self.config.architecture
                 backbone = auto.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
             else:
-                raise UserError(
-                    "no pretrained weights and no architecture to train from scratch",
-                    where="model",
-                    fix="Set `pretrained` or `architecture` in conf/model/",
-                )
+                message = "no pretrained weights and no architecture to train from scratch"
+                fix = "Set `pretrained` or `architecture` in conf/model/"
+                raise UserError(message, where="model", fix=fix)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
             where = str(pretrained) if pretrained is not None else "model.architecture"
@@ -72,9 +70,7 @@ class HubEncoderDecoder(Model):
             raise UserError(f"not an encoder-decoder of transformers ({reason})", where=where, fix=fix) from error
         known = backbone.get_input_embeddings().num_embeddings
         if vocabulary_size > known:
-            raise UserError(
-                f"the tokenizer has {vocabulary_size} tokens, the model {known}",
-                where="prepare.tokenizer",
-                fix="Use the model's tokenizer (kind: pretrained)",
-            )
+            message = f"the tokenizer has {vocabulary_size} tokens, the model {known}"
+            fix = "Use the model's tokenizer (kind: pretrained)"
+            raise UserError(message, where="prepare.tokenizer", fix=fix)
         return HubNetwork(backbone.float(), end)

@@ -102,11 +102,9 @@ class HubLanguageModel(nn.Module):
         difference = (self(ids)["logits"] - self.backbone(ids).logits).abs().max()
         self.train(was_training)
         if not difference <= _TOLERANCE:
-            raise UserError(
-                f"{self.backbone.config.model_type} changes its logits after the output layer",
-                where="model.pretrained",
-                fix="Choose another architecture, such as Llama, Qwen or GPT-2",
-            )
+            message = f"{self.backbone.config.model_type} changes its logits after the output layer"
+            fix = "Choose another architecture, such as Llama, Qwen or GPT-2"
+            raise UserError(message, where="model.pretrained", fix=fix)
 
 
 class HubCache:

@@ -48,11 +48,9 @@ def add_adapters(backbone: nn.Module, config: LoraConfig) -> None:
     wanted = [name for name in names if config.targets is None or name.rpartition(".")[2] in config.targets]
     if not wanted:
         known = sorted({name.rpartition(".")[2] for name in names})
-        raise UserError(
-            f"no linear layer is named {' or '.join(config.targets or [])}",
-            where=f"model.{OPTION}.targets",
-            fix=f"Choose from {', '.join(known)}",
-        )
+        message = f"no linear layer is named {' or '.join(config.targets or [])}"
+        fix = f"Choose from {', '.join(known)}"
+        raise UserError(message, where=f"model.{OPTION}.targets", fix=fix)
     for parameter in backbone.parameters():
         parameter.requires_grad_(False)
     with warnings.catch_warnings():

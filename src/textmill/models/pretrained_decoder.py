@@ -62,11 +62,9 @@ class PretrainedDecoder(Model):
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"transformers cannot load it ({reason})", where=str(pretrained)) from error
         if vocabulary_size > backbone.config.vocab_size:
-            raise UserError(
-                f"the tokenizer has {vocabulary_size} tokens, the model {backbone.config.vocab_size}",
-                where=str(pretrained),
-                fix="Use the model's tokenizer (prepare.tokenizer.kind: pretrained)",
-            )
+            message = f"the tokenizer has {vocabulary_size} tokens, the model {backbone.config.vocab_size}"
+            fix = "Use the model's tokenizer (prepare.tokenizer.kind: pretrained)"
+            raise UserError(message, where=str(pretrained), fix=fix)
         if self.config.lora is not None:
             add_adapters(backbone, self.config.lora)
         model: Any = HubLanguageModel(backbone)

@@ -89,11 +89,9 @@ class PretrainedEncoder(Model):
             try:
                 architecture = AutoConfig.from_pretrained(pretrained, local_files_only=True)
             except (OSError, ValueError, KeyError) as error:
-                raise UserError(
-                    f"not a configuration that transformers knows ({_first_line(error)})",
-                    where=str(pretrained / CONFIG_FILE),
-                    fix="Choose another `pretrained` in conf/model/",
-                ) from error
+                message = f"not a configuration that transformers knows ({_first_line(error)})"
+                fix = "Choose another `pretrained` in conf/model/"
+                raise UserError(message, where=str(pretrained / CONFIG_FILE), fix=fix) from error
         elif self.config.architecture is not None:
             values = dict(self.config.architecture)
             try:
@@ -149,11 +147,9 @@ def _load(backbone_class: Any, architecture: Any, folder: Path, options: dict[st
             **options,
         )
     except (RuntimeError, ValueError, OSError, SafetensorError) as error:
-        raise UserError(
-            f"the weights do not fit the architecture in {CONFIG_FILE} ({_first_line(error)})",
-            where=str(folder / WEIGHTS_FILE),
-            fix="Fetch them again, or choose another `pretrained` in conf/model/",
-        ) from error
+        message = f"the weights do not fit the architecture in {CONFIG_FILE} ({_first_line(error)})"
+        fix = "Fetch them again, or choose another `pretrained` in conf/model/"
+        raise UserError(message, where=str(folder / WEIGHTS_FILE), fix=fix) from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(
             f"the weights do not fit the architecture in {CONFIG_FILE}: {len(missing)} are missing, {missing[0]} first",

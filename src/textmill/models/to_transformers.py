@@ -70,11 +70,9 @@ def to_transformers(model: LanguageModel, **options: Any) -> Any:
     model_type = matching_model_type(model)
     if model_type is None:
         router = str((model.architecture.router or {}).get("_target_", "")).rpartition(".")[2]
-        raise UserError(
-            f"transformers has no architecture with a {router} router and these experts",
-            where="model",
-            fix="Export the model in Textmill's format, or train with `router: top_k` or `router: sigmoid_bias`",
-        )
+        message = f"transformers has no architecture with a {router} router and these experts"
+        fix = "Export the model in Textmill's format, or train with `router: top_k` or `router: sigmoid_bias`"
+        raise UserError(message, where="model", fix=fix)
     config = AutoConfig.for_model(model_type, **(_configuration(model, model_type) | options))
     causal_model: Any = AutoModelForCausalLM
     copy = causal_model.from_config(config, dtype=model.output_weight.dtype)

@@ -43,11 +43,9 @@ class CataloguesSource(PackagesSource):
         """
         names = self._catalogues(archive)
         if not names:
-            raise UserError(
-                f"has no message catalogue in the language {self.config.language!r}",
-                where=archive.label,
-                fix="Choose another language, or remove the package from the list",
-            )
+            message = f"has no message catalogue in the language {self.config.language!r}"
+            fix = "Choose another language, or remove the package from the list"
+            raise UserError(message, where=archive.label, fix=fix)
         for name in names:
             for text, translated in _messages(archive, name):
                 yield {"original": text, "translated": translated, "catalogue": name, "package": package}
