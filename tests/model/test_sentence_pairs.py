@@ -18,7 +18,7 @@ from textmill.config.sections.export import ExportConfig
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.config.sections.train import TrainConfig
-from textmill.data.preparing import prepare
+from textmill.data.prepare import prepare
 from textmill.errors import UserError
 from textmill.predicting.loading import load_predictor
 from textmill.tasks.base import Task

@@ -155,5 +155,5 @@ def test_a_model_that_does_not_write_about_a_source_is_refused() -> None:
     from textmill.models.decoder_model import DecoderModel
 
     task = Translation.from_options(target_language="de")
-    with pytest.raises(UserError, match="does not write about a source"):
+    with pytest.raises(UserError, match="is not an encoder-decoder"):
         task.build_network(DecoderModel.from_options(), None, {"vocabulary_size": 9, "end_of_text": 0})

@@ -82,7 +82,7 @@ def _table_rows(path: Path, task: Task, columns: Mapping[str, str]) -> Iterator[
             wanted[name] = columns.get(name, name)
     try:
         for chunk in read_rows(path, path.name, ReadConfig(columns=wanted), list(wanted.values())):
-            yield from (None for _ in chunk.rejects)
+            yield from (None for _ in chunk.rejected)
             values = [[as_text(value) for value in chunk.columns[column]] for column in wanted.values()]
             yield from (dict(zip(wanted, row, strict=True)) for row in zip(*values, strict=True))
     except MissingColumnError as error:

@@ -1,4 +1,4 @@
-"""A corpus from the Hugging Face hub, at a pinned revision."""
+"""Fetch a corpus from the Hugging Face hub, at a pinned revision."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from textmill.fetching.sources.base import Provenance, Source, Split
 
 
 class HubSourceConfig(Section):
-    """Which dataset.
+    """Options: dataset, revision and splits.
 
     Attributes:
         name: `owner/dataset`, or a local folder in the hub's layout.
-        revision: Git commit (or tag); pinned, because a branch moves.
-        subset: The dataset's configuration, where it has several.
-        splits: Split here -> split's name in the dataset.
-        licence: Of the corpus.
+        revision: Git commit or tag; required, because a branch changes.
+        subset: The dataset's configuration, if it has several.
+        splits: Split here -> name of the split in the dataset.
+        licence: Licence of the corpus.
     """
 
     name: str
@@ -31,7 +31,7 @@ class HubSourceConfig(Section):
 
 
 class HubSource(Source):
-    """Downloads a hub dataset and writes one Parquet file a split."""
+    """Download a dataset of the hub and write one Parquet file for each split."""
 
     Config: ClassVar[type[Section]] = HubSourceConfig
     config: HubSourceConfig

@@ -1,4 +1,4 @@
-"""Each token takes the k experts it likes best."""
+"""Top-k routing: each token takes the k experts with the highest scores."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from textmill.models.routing.base import ExpertsPerToken, GatedRouter, Routing, 
 
 
 class TopK(GatedRouter):
-    """Softmax over all experts, the k largest, divided by their sum (Jiang et al. 2024, "Mixtral").
+    """Softmax over all experts, then the k largest, divided by their sum (Jiang et al. 2024, "Mixtral").
 
-    With `noise`, training adds to each logit normal noise of a learned width before the k are
-    chosen, so that others get their chance (Shazeer et al. 2017).
+    With `noise`, training adds normal noise of a learned width to each logit, so that all experts
+    are tried (Shazeer et al. 2017).
     """
 
     class Config(GatedRouter.Config):
         """Options.
 
         Attributes:
-            k: Experts of a token.
+            k: Number of experts of a token.
             noise: Whether training adds noise.
-            normalised: Whether the k weights sum to one.
+            normalised: Whether the k weights are divided by their sum.
         """
 
         k: ExpertsPerToken = 2
@@ -39,7 +39,7 @@ class TopK(GatedRouter):
 
     @property
     def experts_per_token(self) -> float:
-        """K."""
+        """The option `k`."""
         return float(self.config.k)
 
     @property

@@ -1,4 +1,4 @@
-"""Rows that cannot be used: kept readable, counted, never dropped in silence."""
+"""Write rejected rows to a file that people can read, and count them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from textmill.text.rejected_rows import RejectedRow
 _EXAMPLES = 3
 
 
-class RejectFile:
-    """`rejects.csv`, written as the rows come, and their counts."""
+class RejectedRowsFile:
+    """`rejects.csv`, written row by row, and its counts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,7 +36,7 @@ class RejectFile:
                 self.examples.append(row)
 
     def flush(self) -> None:
-        """Bring what was added to the disk."""
+        """Flush the file to disk."""
         self._file.flush()
 
     def __enter__(self) -> Self:
