@@ -64,7 +64,7 @@ def test_commands_from_first_champion_to_rollback(layout: Layout) -> None:
     assert json.loads(first.stdout)["outcome"] == "moved"
     second = run("promote", f"{NAME}/2")
     assert second.returncode == 0, second.stdout + second.stderr
-    assert "tiny-reviews version 2 is the champion now in place of version 1." in second.stdout
+    assert "tiny-reviews version 2 is now the champion in place of version 1." in second.stdout
     assert aliases(layout) == {"champion": "2", "previous": "1", "challenger": "3"}
     broken = run("promote")
     assert broken.returncode == 3, broken.stdout + broken.stderr
@@ -72,7 +72,7 @@ def test_commands_from_first_champion_to_rollback(layout: Layout) -> None:
     assert aliases(layout) == {"champion": "2", "previous": "1", "challenger": "3"}
     back = run("rollback", "--reason", "users [complain]")
     assert back.returncode == 0, back.stderr
-    assert "tiny-reviews version 1 is the champion now in place of version 2." in back.stdout
+    assert "tiny-reviews version 1 is now the champion in place of version 2." in back.stdout
     assert aliases(layout) == {"champion": "1", "challenger": "3"}
     told = run("history")
     assert told.returncode == 0

@@ -110,7 +110,7 @@ def test_data_that_left_the_cache_is_made_again(in_project: Project, tmp_path: P
         shutil.rmtree(cache)
         shutil.move(away, cache)
     assert done.exit_code == 0, done.output
-    assert "Computed anew: compose, fetch, prepare, train, evaluate, export" in " ".join(done.stdout.split())
+    assert "Stages run: compose, fetch, prepare, train, evaluate, export" in " ".join(done.stdout.split())
     assert "the weights are the same to the bit" in " ".join(done.stdout.split())
 
 

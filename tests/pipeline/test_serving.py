@@ -296,8 +296,8 @@ def test_token_is_wanted_everywhere_but_by_probes(model: Path, tmp_path: Path) -
         ((), {"TEXTMILL_TOKEN": "short"}, "shorter than 16"),
         (("--token-file", "none"), {}, "none: no such file"),
         (("--host", "203.0.113.1"), {"TEXTMILL_TOKEN": "x" * 20}, "203.0.113.1:8000: cannot listen"),
-        (("--precision", "int4"), {}, "there are int8 and fp32"),
-        (("--model", "models:/a/1"), {}, "named twice"),
+        (("--precision", "int4"), {}, "Use int8 or fp32"),
+        (("--model", "models:/a/1"), {}, "MODEL and --model are both given"),
     ],
 )
 def test_refuses_to_start_in_one_line(

@@ -1,4 +1,4 @@
-"""`textmill card`: the model card of a version."""
+"""`textmill card`: print the model card of a version."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from textmill.cli.lineage import VERSION_HELP
 
 def card(
     version: Annotated[str, typer.Argument(help=VERSION_HELP)],
-    output: Annotated[Path | None, typer.Option(help="Write the card to this file instead of the terminal.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the card to this file, not to the terminal.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Render the model card of a version as Markdown: figures, data, origin, decisions.
+    """Print the model card of a version as Markdown: metrics, data, origin, promotions.
 
     Example: textmill card movie-reviews/3 --output card.md
     """

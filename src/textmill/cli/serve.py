@@ -1,4 +1,4 @@
-"""`textmill serve`: a model over HTTP."""
+"""`textmill serve`: serve a model over HTTP."""
 
 from __future__ import annotations
 
@@ -29,54 +29,61 @@ def serve(
             show_default="the project's champion",
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The same, as in `textmill predict`.")] = None,
-    host: Annotated[str, typer.Option(help="Any but loopback needs a token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    token_file: Annotated[Path | None, typer.Option(help="File with the bearer token; else $TEXTMILL_TOKEN.")] = None,
-    precision: Annotated[str, typer.Option(help="Which graph answers: int8 (fast) or fp32.")] = "int8",
-    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Time between two looks at the alias.")] = 5.0,
-    drain_seconds: Annotated[float, typer.Option(min=0, help="How long requests may take after SIGTERM.")] = 30.0,
-    max_body_bytes: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Of one request.")] = 1 << 20,
+    model: Annotated[str | None, typer.Option(help="The model, as in `textmill predict`.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback requires a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the bearer token. Default: $TEXTMILL_TOKEN.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Graph that predicts: int8 (fast) or fp32.")] = "int8",
+    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Interval between checks of the alias.")] = 5.0,
+    drain_seconds: Annotated[float, typer.Option(min=0, help="Time to finish requests after SIGTERM.")] = 30.0,
+    max_body_bytes: Annotated[
+        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Maximum size of a request body.")
+    ] = 1 << 20,
     receive_seconds: Annotated[
-        float, typer.Option(min=0.1, rich_help_panel=_LIMITS, help="For the head of a request, and again for its body.")
+        float,
+        typer.Option(min=0.1, rich_help_panel=_LIMITS, help="Timeout for receiving the head, and again the body."),
     ] = 10.0,
-    max_inputs: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Of one request.")] = 128,
-    max_characters: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Of one input.")] = 20_000,
+    max_inputs: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Maximum inputs of a request.")] = 128,
+    max_characters: Annotated[
+        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Maximum characters of an input.")
+    ] = 20_000,
     max_waiting: Annotated[
-        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Inputs in the queue; more get 503.")
+        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Maximum queued inputs; further ones get 503.")
     ] = 2048,
     max_generations: Annotated[
-        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Texts written at the same time; more get 503.")
+        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Maximum concurrent generations; further ones get 503.")
     ] = 2,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Of a text that is written.")
+        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Maximum tokens of a generation.")
     ] = 1024,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, rich_help_panel=_BATCHES, help="Batches at the same time.", show_default="one a core"),
+        typer.Option(min=1, rich_help_panel=_BATCHES, help="Concurrent batches.", show_default="one per core"),
     ] = None,
     batch_tokens: Annotated[
-        int, typer.Option(min=1, rich_help_panel=_BATCHES, help="Of a batch, padding counted.")
+        int, typer.Option(min=1, rich_help_panel=_BATCHES, help="Maximum tokens of a batch, padding included.")
     ] = 256,
-    batch_rows: Annotated[int, typer.Option(min=1, rich_help_panel=_BATCHES, help="Inputs of a batch.")] = 32,
+    batch_rows: Annotated[int, typer.Option(min=1, rich_help_panel=_BATCHES, help="Maximum inputs of a batch.")] = 32,
     batch_delay_ms: Annotated[
-        float, typer.Option(min=0, rich_help_panel=_BATCHES, help="Wait for others while a worker is free.")
+        float, typer.Option(min=0, rich_help_panel=_BATCHES, help="Wait for more inputs while a worker is free.")
     ] = 0.0,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document with the address, once the server listens.")
+        bool, typer.Option("--json", help="Print one JSON document with the address once the server listens.")
     ] = False,
 ) -> None:
-    """Serve a model on http://127.0.0.1:8000; a new champion is picked up without a restart.
+    """Serve a model on http://127.0.0.1:8000; a new champion is loaded without a restart.
 
-    SIGTERM or Ctrl-C ends it with 0, when the accepted requests are answered.
+    SIGTERM or Ctrl-C stops it after the accepted requests are answered (exit status 0).
 
     Example: textmill serve models:/movie-reviews@champion --port 8080
     """
-    given: dict[str, Any] = locals()
+    arguments: dict[str, Any] = locals()
     if address is not None and model is not None:
-        raise UserError("the model is named twice", where="--model", fix="Name it once")
+        raise UserError("MODEL and --model are both given", where="--model", fix="Give one of them")
     if precision not in ("int8", "fp32"):
-        raise UserError(f"precision = {precision!r}: there are int8 and fp32", where="--precision")
+        raise UserError(f"no precision {precision!r}", where="--precision", fix="Use int8 or fp32")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # batches already use all cores
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     from textmill.serving.access import read_token, require_token
@@ -87,7 +94,7 @@ def serve(
     from textmill.serving.server import serve as run
     from textmill.serving.settings import ServeSettings
 
-    options = {name: given[name] for name in ServeSettings.model_fields if name in given}
+    options = {name: arguments[name] for name in ServeSettings.model_fields if name in arguments}
     run(source, ServeSettings(**options), token, _announce if as_json else lambda _: None)
 
 
@@ -96,7 +103,7 @@ def _announce(address: str) -> None:
 
 
 def _source(model: str | None) -> ModelSource:
-    """Where the model comes from; by default the champion under the project's name."""
+    """Return the source of the model; by default the champion of the project's registered model."""
     from textmill.config.layout import find_layout
     from textmill.registry.versions.following import RegisteredSource
     from textmill.registry.versions.versions import CHAMPION
