@@ -37,7 +37,7 @@ from textmill.files import read_json, write_json
 from textmill.predicting.exported import write_manifest
 from textmill.registry.runs.store import connect
 from textmill.registry.versions import versions
-from textmill.registry.versions.following import RegisteredSource
+from textmill.registry.versions.registered_source import RegisteredSource
 from textmill.stages import export
 
 NAME = "tiny-reviews"
@@ -208,7 +208,7 @@ def test_first_model_must_be_there(layout: Layout) -> None:
     command = [str(Path(sys.executable).parent / "textmill"), "serve", "--port", "0", CHAMPION]
     done = subprocess.run(command, cwd=layout.root, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    advice = f"Run `textmill promote`, or serve another: --model models:/{NAME}@challenger."
+    advice = f"Run `textmill promote`, or serve another version: --model models:/{NAME}@challenger."
     assert done.stderr.endswith(f"{NAME} has no champion yet. {advice}\n")
     assert "Traceback" not in done.stderr
 

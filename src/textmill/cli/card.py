@@ -21,8 +21,8 @@ def card(
     Example: textmill card movie-reviews/3 --output card.md
     """
     from textmill.config.layout import find_layout
-    from textmill.registry.lineage.card import version_card
     from textmill.registry.lineage.lineage import find_origin
+    from textmill.registry.lineage.version_card import version_card
 
     layout = find_layout()
     origin = find_origin(version, layout)

@@ -105,7 +105,7 @@ def _announce(address: str) -> None:
 def _source(model: str | None) -> ModelSource:
     """Return the source of the model; by default the champion of the project's registered model."""
     from textmill.config.layout import find_layout
-    from textmill.registry.versions.following import RegisteredSource
+    from textmill.registry.versions.registered_source import RegisteredSource
     from textmill.registry.versions.versions import CHAMPION
     from textmill.serving.loading import FolderSource
 

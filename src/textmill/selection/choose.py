@@ -11,7 +11,7 @@ from typing import Any
 from textmill.config.layout import Layout
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
-from textmill.registry.versions.family import Family, run_family
+from textmill.registry.runs.nested_runs import NestedRuns, nested_runs
 from textmill.selection.candidate_data import CandidateData
 from textmill.selection.candidates import Candidate, compose_candidate, select_candidates
 from textmill.selection.halving import TrainingCost, allocate_budget, count_rungs, select_survivors
@@ -108,16 +108,16 @@ def choose(
             for name, candidate in selected.items()
         ]
         runtime = candidates[0].config.runtime.model_copy(update={"tracking_experiment": EXPERIMENT})
-        with run_family(f"choose-{problem.name}", layout, runtime) as family:
-            family.parent.log_params({"data": problem.data, "task": problem.task, "budget": limits.budget})
-            _start_trials(screening, candidates, family)
+        with nested_runs(f"choose-{problem.name}", layout, runtime) as runs:
+            runs.parent.log_params({"data": problem.data, "task": problem.task, "budget": limits.budget})
+            _start_trials(screening, candidates, runs)
             if not whole:
                 _run_rungs(screening)
             for trial in screening.trials:
                 if isinstance(trial, BaselineTrial):  # its size grows with the training rows
                     screening.record_serving_cost(trial.name, measure_baseline(trial))
             recommendation = recommend(_results(screening, candidates), problem, screening.trials[0].metric)
-            _log(family, recommendation)
+            _log(runs, recommendation)
     return recommendation
 
 
@@ -130,7 +130,7 @@ def _clock(limits: Limits) -> Clock:
     return time.process_time
 
 
-def _start_trials(screening: _Screening, candidates: Sequence[Candidate], family: Family) -> None:
+def _start_trials(screening: _Screening, candidates: Sequence[Candidate], runs: NestedRuns) -> None:
     """Prepare the data, measure the networks as served, and train each candidate enough to measure its speed.
 
     Raises:
@@ -141,7 +141,7 @@ def _start_trials(screening: _Screening, candidates: Sequence[Candidate], family
     for candidate in [*networks, *(c for c in candidates if c.baseline is not None)]:
         log.info("choose: %s", candidate.title)
         try:
-            trial = _start_trial(screening, candidate, networks, data, family)
+            trial = _start_trial(screening, candidate, networks, data, runs)
         except UserError as error:
             screening.excluded[candidate.name] = str(error)
             log.info("choose: %s is excluded: %s", candidate.name, error)
@@ -155,17 +155,17 @@ def _start_trials(screening: _Screening, candidates: Sequence[Candidate], family
 
 
 def _start_trial(
-    screening: _Screening, candidate: Candidate, networks: Sequence[Candidate], data: CandidateData, family: Family
+    screening: _Screening, candidate: Candidate, networks: Sequence[Candidate], data: CandidateData, runs: NestedRuns
 ) -> Trial | None:
     trial: Trial
     if candidate.baseline is None:
         prepared: Prepared = data.prepare_network(candidate)
         if not screening.record_serving_cost(candidate.name, measure_network(candidate, prepared)):
             return None
-        trial = NetworkTrial(candidate, prepared, screening.clock, family.child(candidate.name))
+        trial = NetworkTrial(candidate, prepared, screening.clock, runs.start_child(candidate.name))
     else:
         prepared = data.prepare_baseline(candidate, networks)
-        trial = BaselineTrial(candidate, prepared, screening.clock, family.child(candidate.name))
+        trial = BaselineTrial(candidate, prepared, screening.clock, runs.start_child(candidate.name))
     trial.advance(1.0 if screening.whole else trial.first_share)
     return trial
 
@@ -243,10 +243,10 @@ def _expected(trial: Trial) -> float | None:
     return None if value is None else sign * value
 
 
-def _log(family: Family, recommendation: Recommendation) -> None:
+def _log(runs: NestedRuns, recommendation: Recommendation) -> None:
     """Log each candidate's measurements to its run, and the recommendation to the parent run."""
     for result in recommendation.results:
-        run = family.children.get(result.name)
+        run = runs.children.get(result.name)
         if run is None:
             continue
         run.log_params({"params": result.params})
@@ -256,4 +256,4 @@ def _log(family: Family, recommendation: Recommendation) -> None:
             run.log_metrics({"full_training_seconds": result.train_seconds})
         if result.excluded:
             run.set_tags({"textmill.excluded": result.excluded})
-    family.parent.set_tags({"textmill.advice": recommendation.best.name, "mlflow.note.content": recommendation.text})
+    runs.parent.set_tags({"textmill.advice": recommendation.best.name, "mlflow.note.content": recommendation.text})

@@ -1,4 +1,4 @@
-"""The whole resolved configuration of a run, kept with the run."""
+"""The resolved configuration stored with a run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ ARTIFACT = "config/resolved.yaml"
 
 
 def copy_configuration(client: MlflowClient, source: str, target: str) -> None:
-    """Give a new run the configuration of the one that it goes on from."""
+    """Copy the stored configuration of the run `source` to the run `target`."""
     content = read_configuration(client, source)
     if content is not None:
         client.log_text(target, resolved.dump(content), ARTIFACT)
 
 
 def read_configuration(client: MlflowClient, run_id: str) -> dict[str, Any] | None:
-    """The sections that a run was made with; None when it kept none."""
+    """Return the configuration sections stored with a run, or None if there are none."""
     folder, _, name = ARTIFACT.partition("/")
-    if not any(found.path == ARTIFACT for found in client.list_artifacts(run_id, folder)):
+    if not any(artifact.path == ARTIFACT for artifact in client.list_artifacts(run_id, folder)):
         return None
     with tempfile.TemporaryDirectory() as temporary:
         file = client.download_artifacts(run_id, f"{folder}/{name}", temporary)

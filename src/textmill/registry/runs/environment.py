@@ -1,4 +1,4 @@
-"""What was installed then, held against what is installed now."""
+"""Compare the packages installed for a run with those installed now."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _ROOT = "textmill"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def differences(listing: str) -> tuple[list[str], int]:
-    """Packages that Textmill needs and that are not as in `listing`; and how many others are not.
+def package_differences(listing: str) -> tuple[list[str], int]:
+    """Return the changes of packages that Textmill needs, and the number of other changed packages.
 
     Args:
-        listing: `name==version`, a line each, as `origin.installed_packages` gives it.
+        listing: One `name==version` a line, as `origin.installed_packages` returns it.
     """
     then, now = _versions(listing), _versions(installed_packages())
     needed = _needed()
     changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
-    told = [f"{name} {then.get(name, 'absent')} -> {now.get(name, 'absent')}" for name in changed if name in needed]
-    return told, len(changed) - len(told)
+    shown = [f"{name} {then.get(name, 'absent')} -> {now.get(name, 'absent')}" for name in changed if name in needed]
+    return shown, len(changed) - len(shown)
 
 
 def _versions(listing: str) -> dict[str, str]:
@@ -30,14 +30,14 @@ def _versions(listing: str) -> dict[str, str]:
 
 
 def _needed() -> set[str]:
-    """Textmill and what it requires, directly or not, without extras."""
-    found: set[str] = set()
+    """Return Textmill and its direct and indirect requirements, without extras."""
+    needed: set[str] = set()
     waiting = [_ROOT]
     while waiting:
         name = _normal(waiting.pop())
-        if name in found:
+        if name in needed:
             continue
-        found.add(name)
+        needed.add(name)
         try:
             requirements = metadata.requires(name) or []
         except metadata.PackageNotFoundError:
@@ -45,7 +45,7 @@ def _needed() -> set[str]:
         for requirement in requirements:
             if "extra ==" not in requirement and (match := _NAME.match(requirement)):
                 waiting.append(match[0])
-    return found
+    return needed
 
 
 def _normal(name: str) -> str:
