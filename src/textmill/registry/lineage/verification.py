@@ -89,7 +89,7 @@ def _download(origin: Origin, temporary: Path) -> Path | UserError:
 def _artifact(origin: Origin, model: Path | UserError) -> str:
     folder = _exported(model)
     if pickle := find_pickle(folder.parent.parent):
-        raise BrokenLinkError(f"{pickle}: pickles are refused, they can run any code")
+        raise BrokenLinkError(f"{pickle}: a pickle can run any code and is refused")
     digest = origin.tag("manifest_sha256")
     try:
         verify(folder)

@@ -12,7 +12,7 @@ from textmill.registry.runs.origin import PREFIX
 from textmill.registry.runs.store import open_store, short_timeout, tracking_errors
 from textmill.registry.versions import versions
 from textmill.registry.versions.versions import CHALLENGER, CHAMPION
-from textmill.serving.loading import Fetched, Identity
+from textmill.serving.loading import FetchedModel, Identity
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,7 +59,7 @@ class RegisteredSource:
         )
         raise UserError(f"{self.name} has no {self._alias} yet", where=self._store, fix=fix)
 
-    def fetch(self, version: str) -> Fetched:
+    def fetch(self, version: str) -> FetchedModel:
         """Return the exported folder of a version, and its identity in the registry.
 
         Raises:
@@ -71,7 +71,7 @@ class RegisteredSource:
             found = find_version(uri, client, self._layout)
             folder = versions.fetch_folder(found, self._layout)
         digest = str(found.tags[f"{PREFIX}manifest_sha256"])
-        return Fetched(folder, Identity(self.name, version, digest, found.tags.get(f"{PREFIX}git_commit")))
+        return FetchedModel(folder, Identity(self.name, version, digest, found.tags.get(f"{PREFIX}git_commit")))
 
     def _client(self) -> MlflowClient:
         if not self._store:
