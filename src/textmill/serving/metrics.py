@@ -44,10 +44,7 @@ class ServingMetrics:
         )
         self.waiting = Gauge("textmill_queue_rows", "Queued inputs.", registry=registry)
         self.model = Gauge(
-            "textmill_model_info",
-            "1 for the served model.",
-            ("name", "version", "manifest_sha256"),
-            registry=registry,
+            "textmill_model_info", "1 for the served model.", ("name", "version", "manifest_sha256"), registry=registry
         )
         self.swaps = Counter("textmill_model_loads", "Models loaded for serving.", registry=registry)
         self.refused = Counter(

@@ -72,10 +72,7 @@ def measure(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) ->
     costs = measure_costs(predictors, [version.folder for version in versions], _rows(frame, predictors[0]), gate)
     measured = [
         Measured(
-            fetched.name,
-            fetched.version.tags.get(f"{PREFIX}data.{SPLIT}_sha256"),
-            predictor.predictions(frame),
-            cost,
+            fetched.name, fetched.version.tags.get(f"{PREFIX}data.{SPLIT}_sha256"), predictor.predictions(frame), cost
         )
         for fetched, predictor, cost in zip(versions, predictors, costs, strict=True)
     ]

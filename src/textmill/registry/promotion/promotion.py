@@ -15,14 +15,7 @@ from textmill.errors import UserError
 from textmill.evaluation.gate import Verdict, judge
 from textmill.files import write_json
 from textmill.predicting.exported import TamperedError
-from textmill.registry.promotion.aliases import (
-    Aliases,
-    AliasMove,
-    move_aliases,
-    read_aliases,
-    recover,
-    recover_locked,
-)
+from textmill.registry.promotion.aliases import Aliases, AliasMove, move_aliases, read_aliases, recover, recover_locked
 from textmill.registry.promotion.events import Event, Outcome, event_stamp, history, record_event
 from textmill.registry.promotion.lock import promotion_lock
 from textmill.registry.promotion.measuring import FetchedVersion, fetch_verified, measure
