@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
 
 
 def adopt(
     source: Annotated[
-        str, typer.Argument(metavar="RUN-OR-EXP", help="DVC experiment, MLflow run id, version or git revision.")
+        str, Argument(metavar="RUN-OR-EXP", help="DVC experiment, MLflow run id, version or git revision.")
     ],
-    name: Annotated[str | None, typer.Argument(help="Name of the new experiment. Default: the source's name.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an experiment of this name.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    name: Annotated[str | None, Argument(help="Name of the new experiment. Default: the source's name.")] = None,
+    force: Annotated[bool, Option("--force", help="Overwrite an experiment of this name.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Save the settings of a run as conf/experiment/NAME.yaml.
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
 from textmill.cli.lineage import VERSION_HELP
 
 
 def card(
-    version: Annotated[str, typer.Argument(help=VERSION_HELP)],
-    output: Annotated[Path | None, typer.Option(help="Write the card to this file, not to the terminal.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    version: Annotated[str, Argument(help=VERSION_HELP)],
+    output: Annotated[Path | None, Option(help="Write the card to this file, not to the terminal.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Print the model card of a version as Markdown: metrics, data, origin, promotions.
 

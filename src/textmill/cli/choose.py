@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from textmill.cli.json_output import print_json
 from textmill.errors import UserError
@@ -20,33 +20,27 @@ _MEGABYTES = {"kb": 1e-3, "mb": 1.0, "gb": 1e3}
 
 
 def choose(
-    data: Annotated[str, typer.Option(help="Name of a file in conf/data/, or a CSV, TSV, JSON Lines or Parquet file.")],
-    task: Annotated[str, typer.Option(help="Name of a file in conf/task/.")],
+    data: Annotated[str, Option(help="Name of a file in conf/data/, or a CSV, TSV, JSON Lines or Parquet file.")],
+    task: Annotated[str, Option(help="Name of a file in conf/task/.")],
     budget: Annotated[
-        str | None,
-        typer.Option(help="Time for all trials, such as 90s or 5min. Default: 20 % of training all candidates."),
+        str | None, Option(help="Time for all trials, such as 90s or 5min. Default: 20 % of training all candidates.")
     ] = None,
     max_latency: Annotated[
-        str | None, typer.Option(help="Maximum latency for one input (95th percentile), such as 20ms.")
+        str | None, Option(help="Maximum latency for one input (95th percentile), such as 20ms.")
     ] = None,
-    max_size: Annotated[str | None, typer.Option(help="Maximum size on disk, such as 100MB.")] = None,
+    max_size: Annotated[str | None, Option(help="Maximum size on disk, such as 100MB.")] = None,
     candidate: Annotated[
-        list[str] | None, typer.Option(help="Add a candidate: hub id, or folder with a model. Repeatable.")
+        list[str] | None, Option(help="Add a candidate: hub id, or folder with a model. Repeatable.")
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Try only this file of conf/candidate/. Repeatable.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="Text column of the file. Default: the task's name.")] = None,
-    label_column: Annotated[
-        str | None, typer.Option(help="Label column of the file. Default: the task's name.")
-    ] = None,
-    experiment: Annotated[
-        str | None, typer.Option(help="Start from the settings of conf/experiment/NAME.yaml.")
-    ] = None,
+    only: Annotated[list[str] | None, Option(help="Try only this file of conf/candidate/. Repeatable.")] = None,
+    text_column: Annotated[str | None, Option(help="Text column of the file. Default: the task's name.")] = None,
+    label_column: Annotated[str | None, Option(help="Label column of the file. Default: the task's name.")] = None,
+    experiment: Annotated[str | None, Option(help="Start from the settings of conf/experiment/NAME.yaml.")] = None,
     setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="KEY=VALUE for all candidates, such as train.max_epochs=1. Repeatable."),
+        list[str] | None, Option("--set", help="KEY=VALUE for all candidates, such as train.max_epochs=1. Repeatable.")
     ] = None,
-    whole: Annotated[bool, typer.Option("--whole", help="Train every candidate to completion (slow, exact).")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    whole: Annotated[bool, Option("--whole", help="Train every candidate to completion (slow, exact).")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Run short trials of the candidates in conf/candidate/ and recommend one.
 
@@ -85,11 +79,7 @@ def choose(
 
 
 def _quantity(option: str, text: str | None, units: dict[str, float]) -> float | None:
-    """Parse a number with a unit; return it in the unit of value 1.
-
-    Raises:
-        UserError: It cannot be parsed, or is not above zero.
-    """
+    """Parse a number above zero with a unit; return it in the unit of value 1."""
     if text is None:
         return None
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text.lower())

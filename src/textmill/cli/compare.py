@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
 
@@ -16,10 +16,10 @@ _HELP = "Version (NAME/VERSION, NAME@ALIAS, or a bare version or alias) or MLflo
 
 
 def compare(
-    first: Annotated[str, typer.Argument(help=_HELP)],
-    second: Annotated[str, typer.Argument(help="Version or run id, as above.")],
-    html: Annotated[Path | None, typer.Option(help="Also write a page with plots to this file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    first: Annotated[str, Argument(help=_HELP)],
+    second: Annotated[str, Argument(help="Version or run id, as above.")],
+    html: Annotated[Path | None, Option(help="Also write a page with plots to this file.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Compare metrics, costs, data and parameters of two versions or runs.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from textmill.cli.exit_codes import INCONCLUSIVE, REFUSED
 from textmill.cli.json_output import print_json
@@ -17,16 +17,14 @@ if TYPE_CHECKING:
 
 
 def drift(
-    file: Annotated[
-        Path, typer.Argument(help="CSV, TSV, JSON Lines or Parquet file; any other file: one text a line.")
-    ],
-    reference: Annotated[str, typer.Option(help=f"{VERSION_HELP} Or a folder with an exported model.")],
-    html: Annotated[Path | None, typer.Option(help="Write the report, one page with plots, to this file.")] = None,
+    file: Annotated[Path, Argument(help="CSV, TSV, JSON Lines or Parquet file; any other file: one text a line.")],
+    reference: Annotated[str, Option(help=f"{VERSION_HELP} Or a folder with an exported model.")],
+    html: Annotated[Path | None, Option(help="Write the report, one page with plots, to this file.")] = None,
     column: Annotated[
-        list[str] | None, typer.Option(help="TASK-COLUMN=FILE-COLUMN, where the names differ. Repeatable.")
+        list[str] | None, Option(help="TASK-COLUMN=FILE-COLUMN, where the names differ. Repeatable.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Maximum rows; a larger file is sampled at random.")] = 2000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    rows: Annotated[int, Option(min=1, help="Maximum rows; a larger file is sampled at random.")] = 2000,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Compare new texts with a version's training data: lengths, words, labels, model outputs.
 
@@ -58,7 +56,7 @@ def drift(
     else:
         _print_table(result, file, reference, html)
     if result.verdict != "no drift":
-        raise typer.Exit(REFUSED if result.verdict == "drift" else INCONCLUSIVE)
+        raise Exit(REFUSED if result.verdict == "drift" else INCONCLUSIVE)
 
 
 def _folder(reference: str) -> Path:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
 from textmill.cli.predict import load_model, read_inputs
@@ -19,31 +19,26 @@ if TYPE_CHECKING:
 
 
 def generate(
-    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts to continue.")] = None,
+    prompts: Annotated[list[str] | None, Argument(help="Prompts to continue.")] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="Folder, models:/NAME@ALIAS or models:/NAME/VERSION. Default: data/exported/model."),
+        str | None, Option(help="Folder, models:/NAME@ALIAS or models:/NAME/VERSION. Default: data/exported/model.")
     ] = None,
-    file: Annotated[Path | None, typer.Option(help="File with one prompt a line; `-` reads standard input.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Maximum number of generated tokens.")] = None,
-    greedy: Annotated[
-        bool, typer.Option("--greedy", help="Always take the most likely token (temperature 0).")
-    ] = False,
+    file: Annotated[Path | None, Option(help="File with one prompt a line; `-` reads standard input.")] = None,
+    max_new_tokens: Annotated[int | None, Option(help="Maximum number of generated tokens.")] = None,
+    greedy: Annotated[bool, Option("--greedy", help="Always take the most likely token (temperature 0).")] = False,
     temperature: Annotated[
-        float | None, typer.Option(help="Sampling temperature; higher is more random, 0 is greedy.")
+        float | None, Option(help="Sampling temperature; higher is more random, 0 is greedy.")
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Sample from the K most likely tokens.")] = None,
+    top_k: Annotated[int | None, Option(help="Sample from the K most likely tokens.")] = None,
     top_p: Annotated[
-        float | None, typer.Option(help="Sample from the most likely tokens with this total probability.")
+        float | None, Option(help="Sample from the most likely tokens with this total probability.")
     ] = None,
-    min_p: Annotated[
-        float | None, typer.Option(help="Drop tokens below this fraction of the highest probability.")
-    ] = None,
-    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: fewer repetitions.")] = None,
-    beams: Annotated[int | None, typer.Option(help="Number of beams of a beam search.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text. Repeatable.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    min_p: Annotated[float | None, Option(help="Drop tokens below this fraction of the highest probability.")] = None,
+    repetition_penalty: Annotated[float | None, Option(help="Above 1: fewer repetitions.")] = None,
+    beams: Annotated[int | None, Option(help="Number of beams of a beam search.")] = None,
+    stop: Annotated[list[str] | None, Option(help="Stop before this text. Repeatable.")] = None,
+    seed: Annotated[int | None, Option(help="Random seed.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     r"""Generate text that continues a prompt.
 
@@ -78,11 +73,7 @@ def generate(
 
 
 def _unescaped(text: str) -> str:
-    r"""Replace Python escapes such as `\n` by the characters they stand for.
-
-    Raises:
-        UserError: An escape is invalid.
-    """
+    r"""Replace Python escapes such as `\n` by the characters they stand for."""
     try:
         return text.encode("latin-1", "backslashreplace").decode("unicode_escape")
     except UnicodeDecodeError as error:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
 
 
 def history(
-    model: Annotated[str | None, typer.Argument(help="Registered model. Default: this project's model.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    model: Annotated[str | None, Argument(help="Registered model. Default: this project's model.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """List all promotions and rollbacks with their reasons, oldest first.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
 
@@ -25,8 +25,8 @@ _MAY_LACK = ("made_from_run", "committed_later_as")
 
 
 def lineage(
-    version: Annotated[str, typer.Argument(help=VERSION_HELP)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    version: Annotated[str, Argument(help=VERSION_HELP)],
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Show what a version was made from: run, git commit, dvc.lock, data, environment.
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
 from textmill.errors import UserError
@@ -20,15 +20,14 @@ _MAX_NUMBERS = 4  # of a vector in the table; `--json` prints all
 
 def predict(
     texts: Annotated[
-        list[str] | None, typer.Argument(help="Inputs; a JSON record where the task has several fields.")
+        list[str] | None, Argument(help="Inputs; a JSON record where the task has several fields.")
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="Folder, models:/NAME@ALIAS or models:/NAME/VERSION. Default: data/exported/model."),
+        str | None, Option(help="Folder, models:/NAME@ALIAS or models:/NAME/VERSION. Default: data/exported/model.")
     ] = None,
-    file: Annotated[Path | None, typer.Option(help="File with one input a line; `-` reads standard input.")] = None,
-    precision: Annotated[str, typer.Option(help="Graph that predicts: int8 (fast) or fp32.")] = "int8",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    file: Annotated[Path | None, Option(help="File with one input a line; `-` reads standard input.")] = None,
+    precision: Annotated[str, Option(help="Graph that predicts: int8 (fast) or fp32.")] = "int8",
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Predict the answers to inputs.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Exit, Option
 
 from textmill.cli.exit_codes import INCONCLUSIVE, REFUSED
 from textmill.cli.json_output import print_json
@@ -13,7 +13,7 @@ from textmill.cli.json_output import print_json
 if TYPE_CHECKING:
     from textmill.registry.promotion.promotion import Promotion
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+AsJson = Annotated[bool, Option("--json", help="Print one JSON document.")]
 
 _CODES = {"moved": 0, "refused": REFUSED, "stale champion": REFUSED, "inconclusive": INCONCLUSIVE}
 _MARKS = {"pass": "[green]pass[/green]", "fail": "[red]fail[/red]", "inconclusive": "[yellow]cannot tell[/yellow]"}
@@ -21,11 +21,10 @@ _MARKS = {"pass": "[green]pass[/green]", "fail": "[red]fail[/red]", "inconclusiv
 
 def promote(
     version: Annotated[
-        str | None,
-        typer.Argument(help="NAME/VERSION, NAME@ALIAS, or a bare version or alias. Default: the challenger."),
+        str | None, Argument(help="NAME/VERSION, NAME@ALIAS, or a bare version or alias. Default: the challenger.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Run the gate; store and move nothing.")] = False,
-    reason: Annotated[str, typer.Option(help="Reason, shown in the history.")] = "",
+    dry_run: Annotated[bool, Option("--dry-run", help="Run the gate; store and move nothing.")] = False,
+    reason: Annotated[str, Option(help="Reason, shown in the history.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Make a version the champion if it passes the gate (conf/gate/).
@@ -43,12 +42,12 @@ def promote(
         print_json(done.as_dict())
     else:
         _print_promotion(done)
-    raise typer.Exit(_CODES[done.event.outcome])
+    raise Exit(_CODES[done.event.outcome])
 
 
 def rollback(
-    reason: Annotated[str, typer.Option(help="Reason, shown in the history.")],
-    model: Annotated[str | None, typer.Option(help="Registered model. Default: this project's model.")] = None,
+    reason: Annotated[str, Option(help="Reason, shown in the history.")],
+    model: Annotated[str | None, Option(help="Registered model. Default: this project's model.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the previous champion the champion again.
@@ -65,7 +64,7 @@ def rollback(
         print_json(done.as_dict())
     else:
         _print_end(done.model, done.recovered, done.as_dict())
-    raise typer.Exit(_CODES[done.event.outcome])
+    raise Exit(_CODES[done.event.outcome])
 
 
 def _print_promotion(done: Promotion) -> None:
@@ -86,7 +85,6 @@ def _print_promotion(done: Promotion) -> None:
 
 
 def _print_end(model: str, recovered: str | None, event: Mapping[str, Any]) -> None:
-    """Print the outcome."""
     from rich.console import Console
     from rich.markup import escape
 

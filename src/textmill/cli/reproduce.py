@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from textmill.cli.exit_codes import REFUSED
 from textmill.cli.json_output import print_json
@@ -18,17 +18,13 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    version: Annotated[str, typer.Argument(help=VERSION_HELP)],
-    force: Annotated[
-        bool, typer.Option("--force", help="Retrain instead of using the weights in DVC's cache.")
-    ] = False,
+    version: Annotated[str, Argument(help=VERSION_HELP)],
+    force: Annotated[bool, Option("--force", help="Retrain instead of using the weights in DVC's cache.")] = False,
     allow_dirty: Annotated[
-        bool, typer.Option("--allow-dirty", help="Continue although the version was built with uncommitted changes.")
+        bool, Option("--allow-dirty", help="Continue although the version was built with uncommitted changes.")
     ] = False,
-    tolerance: Annotated[
-        float, typer.Option(min=0, help="Maximum difference of a metric that counts as equal.")
-    ] = 1e-6,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    tolerance: Annotated[float, Option(min=0, help="Maximum difference of a metric that counts as equal.")] = 1e-6,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Rebuild a version from its git commit in a temporary worktree and compare the metrics.
 
@@ -47,14 +43,14 @@ def reproduce(
         result = run(origin, layout, force=force, allow_dirty=allow_dirty)
     except KeyboardInterrupt:
         print("textmill reproduce: interrupted; the worktree was removed", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise Exit(130) from None
     wrong = result.differing(tolerance)
     if as_json:
         print_json({"version": origin.name, "equal": not wrong, "tolerance": tolerance, **asdict(result)})
     else:
         _print_table(origin.name, result, tolerance)
     if wrong:
-        raise typer.Exit(REFUSED)
+        raise Exit(REFUSED)
 
 
 def _print_table(name: str, result: Reproduction, tolerance: float) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
 from textmill.errors import UserError
@@ -16,61 +16,44 @@ from textmill.errors import UserError
 if TYPE_CHECKING:
     from textmill.serving.loading import ModelSource
 
-_LIMITS = "Limits"
-_BATCHES = "Batches"
+
+def _limit(text: str, least: float = 1) -> Any:
+    return Option(min=least, rich_help_panel="Limits", help=text)
+
+
+def _batches(text: str, least: float = 1, show_default: bool | str = True) -> Any:
+    return Option(min=least, rich_help_panel="Batches", help=text, show_default=show_default)
 
 
 def serve(
     address: Annotated[
         str | None,
-        typer.Argument(
+        Argument(
             metavar="[MODEL]",
             help="models:/NAME@ALIAS, models:/NAME/VERSION, or a folder.",
             show_default="the project's champion",
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The model, as in `textmill predict`.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback requires a token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    token_file: Annotated[
-        Path | None, typer.Option(help="File with the bearer token. Default: $TEXTMILL_TOKEN.")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="Graph that predicts: int8 (fast) or fp32.")] = "int8",
-    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Interval between checks of the alias.")] = 5.0,
-    drain_seconds: Annotated[float, typer.Option(min=0, help="Time to finish requests after SIGTERM.")] = 30.0,
-    max_body_bytes: Annotated[
-        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Maximum size of a request body.")
-    ] = 1 << 20,
-    receive_seconds: Annotated[
-        float,
-        typer.Option(min=0.1, rich_help_panel=_LIMITS, help="Timeout for receiving the head, and again the body."),
-    ] = 10.0,
-    max_inputs: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Maximum inputs of a request.")] = 128,
-    max_characters: Annotated[
-        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Maximum characters of an input.")
-    ] = 20_000,
-    max_waiting: Annotated[
-        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Maximum queued inputs; further ones get 503.")
-    ] = 2048,
-    max_generations: Annotated[
-        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Maximum concurrent generations; further ones get 503.")
-    ] = 2,
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Maximum tokens of a generation.")
-    ] = 1024,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, rich_help_panel=_BATCHES, help="Concurrent batches.", show_default="one per core"),
-    ] = None,
-    batch_tokens: Annotated[
-        int, typer.Option(min=1, rich_help_panel=_BATCHES, help="Maximum tokens of a batch, padding included.")
-    ] = 256,
-    batch_rows: Annotated[int, typer.Option(min=1, rich_help_panel=_BATCHES, help="Maximum inputs of a batch.")] = 32,
-    batch_delay_ms: Annotated[
-        float, typer.Option(min=0, rich_help_panel=_BATCHES, help="Wait for more inputs while a worker is free.")
-    ] = 0.0,
+    model: Annotated[str | None, Option(help="The model, as in `textmill predict`.")] = None,
+    host: Annotated[str, Option(help="Address to listen on; any but loopback requires a token.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    token_file: Annotated[Path | None, Option(help="File with the bearer token. Default: $TEXTMILL_TOKEN.")] = None,
+    precision: Annotated[str, Option(help="Graph that predicts: int8 (fast) or fp32.")] = "int8",
+    poll_seconds: Annotated[float, Option(min=0.1, help="Interval between checks of the alias.")] = 5.0,
+    drain_seconds: Annotated[float, Option(min=0, help="Time to finish requests after SIGTERM.")] = 30.0,
+    max_body_bytes: Annotated[int, _limit("Maximum size of a request body.")] = 1_048_576,
+    receive_seconds: Annotated[float, _limit("Timeout for receiving the head, and again the body.", least=0.1)] = 10.0,
+    max_inputs: Annotated[int, _limit("Maximum inputs of a request.")] = 128,
+    max_characters: Annotated[int, _limit("Maximum characters of an input.")] = 20_000,
+    max_waiting: Annotated[int, _limit("Maximum queued inputs; further ones get 503.")] = 2048,
+    max_generations: Annotated[int, _limit("Maximum concurrent generations; further ones get 503.")] = 2,
+    max_new_tokens: Annotated[int, _limit("Maximum tokens of a generation.")] = 1024,
+    workers: Annotated[int | None, _batches("Concurrent batches.", show_default="one per core")] = None,
+    batch_tokens: Annotated[int, _batches("Maximum tokens of a batch, padding included.")] = 256,
+    batch_rows: Annotated[int, _batches("Maximum inputs of a batch.")] = 32,
+    batch_delay_ms: Annotated[float, _batches("Wait for more inputs while a worker is free.", least=0)] = 0.0,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document with the address once the server listens.")
+        bool, Option("--json", help="Print one JSON document with the address once the server listens.")
     ] = False,
 ) -> None:
     """Serve a model on http://127.0.0.1:8000; a new champion is loaded without a restart.

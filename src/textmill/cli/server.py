@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Option
 
 from textmill.cli.json_output import print_json
 
@@ -18,25 +18,24 @@ Permission = Literal["NO_PERMISSIONS", "READ", "EDIT", "MANAGE"]
 
 
 def server(
-    host: Annotated[str, typer.Option(help="Address to listen on; put TLS in front for other machines.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
+    host: Annotated[str, Option(help="Address to listen on; put TLS in front for other machines.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=1, max=65535, help="Port to listen on.")] = 5000,
     folder: Annotated[
-        Path | None,
-        typer.Option(help="Secrets, logs, artifacts and private database. Default: .dvc/tmp/textmill/server."),
+        Path | None, Option(help="Secrets, logs, artifacts and private database. Default: .dvc/tmp/textmill/server.")
     ] = None,
     artifacts: Annotated[
-        str | None, typer.Option(help="Artifact store, such as s3://bucket. Default: a folder in --folder.")
+        str | None, Option(help="Artifact store, such as s3://bucket. Default: a folder in --folder.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Number of server processes.")] = 2,
-    permission: Annotated[Permission, typer.Option(help="Permission of every user on the work of others.")] = "EDIT",
+    workers: Annotated[int, Option(min=1, help="Number of server processes.")] = 2,
+    permission: Annotated[Permission, Option(help="Permission of every user on the work of others.")] = "EDIT",
     allowed_hosts: Annotated[
-        str | None, typer.Option(help="Host names, separated by commas, under which a proxy calls the server.")
+        str | None, Option(help="Host names, separated by commas, under which a proxy calls the server.")
     ] = None,
     upgrade: Annotated[
-        bool, typer.Option("--upgrade", help="First upgrade the database schema to the installed MLflow.")
+        bool, Option("--upgrade", help="First upgrade the database schema to the installed MLflow.")
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document with the address once the server is ready.")
+        bool, Option("--json", help="Print one JSON document with the address once the server is ready.")
     ] = False,
 ) -> None:
     """Run MLflow for a team: PostgreSQL, proxied artifacts, users and passwords. Ctrl-C stops it.

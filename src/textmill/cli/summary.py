@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from textmill.cli.json_output import print_json
 from textmill.errors import UserError
@@ -19,7 +19,7 @@ _NEXT = (
 )
 
 
-def summary(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+def summary(as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False) -> None:
     """Show the metrics beside the baselines, the registered version and what to try next."""
     from textmill.config.layout import find_layout
 

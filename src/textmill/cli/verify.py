@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from textmill.cli.exit_codes import INCONCLUSIVE, REFUSED
 from textmill.cli.json_output import print_json
@@ -18,8 +18,8 @@ _STYLE = {"holds": "green", "broken": "bold red", "unchecked": "yellow"}
 
 
 def verify(
-    version: Annotated[str, typer.Argument(help=VERSION_HELP)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    version: Annotated[str, Argument(help=VERSION_HELP)],
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Check each link of a version's lineage against this repository and the DVC cache.
 
@@ -40,7 +40,7 @@ def verify(
     else:
         _print_table(origin.name, links)
     if verdict != "holds":
-        raise typer.Exit(REFUSED if verdict == "broken" else INCONCLUSIVE)
+        raise Exit(REFUSED if verdict == "broken" else INCONCLUSIVE)
 
 
 def _print_table(name: str, links: list[Link]) -> None:

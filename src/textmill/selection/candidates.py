@@ -27,7 +27,6 @@ class Candidate:
 
     Attributes:
         name: Name of its file, or derived from the model that the user named.
-        title: A description in a few words.
         baseline: Name of the task's baseline, or None for a network.
         params: The content of `params.yaml` that adopts the candidate.
         config: The composed configuration: `params` on top of `conf/`.
@@ -43,11 +42,7 @@ class Candidate:
 
 
 def read_candidates(layout: Layout) -> dict[str, CandidateConfig]:
-    """Read the files of `conf/candidate/`: name -> content.
-
-    Raises:
-        UserError: A file is not YAML or not a valid candidate.
-    """
+    """Read the files of `conf/candidate/`: name -> content; raise UserError for an invalid one."""
     candidates = {}
     for path in sorted((layout.conf / FOLDER).glob("*.yaml")):
         where = f"conf/{FOLDER}/{path.name}"
@@ -106,13 +101,8 @@ def compose_candidate(
 ) -> Candidate:
     """Create the candidate's temporary project folder `root/name` and compose its configuration.
 
-    Args:
-        project: The project whose `conf/` is used.
-        root: A folder below `Layout.choosing`.
-        name: Name of the candidate.
-        candidate: Content of its file.
-        params: Settings that select data and task.
-        changes: Settings that override those of the candidate.
+    The folder uses `conf/` of `project`. `params` select data and task, the candidate's own override
+    them, and `changes` override both.
 
     Raises:
         UserError: The configuration is invalid.

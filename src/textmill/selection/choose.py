@@ -131,11 +131,7 @@ def _clock(limits: Limits) -> Clock:
 
 
 def _start_trials(screening: _Screening, candidates: Sequence[Candidate], runs: NestedRuns) -> None:
-    """Prepare the data, measure the networks as served, and train each candidate enough to measure its speed.
-
-    Raises:
-        UserError: No candidate is left.
-    """
+    """Prepare the data, measure the networks as served, and train each candidate enough to measure its speed."""
     data = CandidateData()
     networks = [candidate for candidate in candidates if candidate.baseline is None]
     for candidate in [*networks, *(c for c in candidates if c.baseline is not None)]:
@@ -171,11 +167,7 @@ def _start_trial(
 
 
 def _run_rungs(screening: _Screening) -> None:
-    """Run the rungs after the first one, in which all candidates took part.
-
-    Raises:
-        UserError: The first trials used up the budget.
-    """
+    """Run the rungs after the first one, in which all candidates took part."""
     trials = screening.trials
     budget = _budget(screening)
     targets = allocate_budget(budget - screening.elapsed, _costs(trials))
@@ -202,7 +194,6 @@ def _advance(trials: Sequence[Trial], targets: Mapping[str, float]) -> None:
 
 
 def _budget(screening: _Screening) -> float:
-    """Return the seconds for the whole screening."""
     if screening.limits.budget is not None:
         return screening.limits.budget
     costs = [trial.cost for trial in screening.trials]

@@ -53,14 +53,10 @@ ScoredT = TypeVar("ScoredT", bound=Scored)
 
 
 def count_rungs(trials: int, budget: float, fixed: float) -> int:
-    """Return the rungs until one trial is left, or fewer where fixed costs would take most of a rung.
+    """Return the rungs until one of `trials` is left, or fewer where fixed costs would take most of a rung.
 
-    The last trial has a rung for itself.
-
-    Args:
-        trials: Number of incomplete trials.
-        budget: Seconds for all rungs.
-        fixed: Fixed costs of a rung in seconds, summed over the trials.
+    The last trial has a rung for itself. `budget` is in seconds for all rungs, `fixed` for one rung and
+    all trials.
     """
     wanted = 1 + math.ceil(math.log(max(1, trials), ETA))
     affordable = budget / (_MIN_BUDGET_RATIO * fixed) if fixed > 0 else wanted
@@ -93,9 +89,7 @@ def select_survivors(
 ) -> list[ScoredT]:
     """Return the better half (rounded up) of the incomplete trials, and those not clearly worse than its last.
 
-    Args:
-        trials: All trials; complete ones are ignored.
-        is_worse: Whether the first is clearly worse than the second; None keeps the better half only.
+    `is_worse` tells whether the first is clearly worse than the second; None keeps the better half only.
     """
     incomplete = [trial for trial in trials if trial.share < 1]
     ranked = sorted(incomplete, key=lambda trial: trial.quality, reverse=True)

@@ -6,11 +6,7 @@ from collections.abc import Mapping, Sequence
 
 
 def pareto_front(costs: Mapping[str, Sequence[float]]) -> list[str]:
-    """Return the names that no other name dominates, in the given order.
-
-    Args:
-        costs: Name -> values to minimise, the same number for each name.
-    """
+    """Return the names that no other dominates, in order; `costs` are values to minimise, equally many a name."""
     return [
         name
         for name, own in costs.items()

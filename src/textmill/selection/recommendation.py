@@ -22,8 +22,6 @@ class Recommendation:
     """The candidates, ranked, and the one to train.
 
     Attributes:
-        problem: The data and task of the screening.
-        metric: Name of the deciding metric.
         results: All candidates: the ranked ones, best first, then the excluded ones.
         front: Names on the Pareto front of quality, latency, size and training time.
         best: The recommended candidate.
@@ -99,7 +97,6 @@ def recommend(results: list[Result], problem: Problem, metric: Metric) -> Recomm
 
 
 def _paired_tests(ranked: list[Result], metric: Metric) -> dict[str, PairedTest]:
-    """Compare the first with each of the others."""
     best = ranked[0]
     return {
         other.name: paired_test(best.predictions, other.predictions, metric, 0.0, Bootstrap(_RESAMPLES))

@@ -43,14 +43,11 @@ class Result:
     """A candidate at the end of the screening.
 
     Attributes:
-        name: Name of the candidate.
-        title: A description in a few words.
         baseline: Whether it is a baseline, which the pipeline does not export.
         rungs: Measurements; empty if it was never trained.
         expected: The main metric extrapolated to the full training, or None where that is unreliable.
         serving: Latency and size, or None if not measured.
         excluded: The reason for its exclusion, or None.
-        predictions: Predictions for the validation split.
         params: The content of `params.yaml` that adopts it.
     """
 

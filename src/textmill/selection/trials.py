@@ -40,15 +40,10 @@ class Trial(ABC):
     """A candidate in training, with its rungs and its predictions for the validation split.
 
     Attributes:
-        name: Name of the candidate.
-        candidate: The candidate.
-        task: The task it is trained for.
-        prepared: The prepared data.
         metric: The deciding metric.
         rungs: Measurements so far.
         predictions: Predictions for the validation split after the last rung.
         cost: Cost of further training, estimated from the last rung.
-        run: The candidate's MLflow run.
     """
 
     def __init__(self, candidate: Candidate, prepared: Prepared, clock: Clock, run: StageRun) -> None:

@@ -45,11 +45,7 @@ def read_token(file: Path | None) -> str | None:
 
 
 def require_token(host: str, token: str | None) -> None:
-    """Refuse to listen on a network without a token.
-
-    Raises:
-        UserError: `host` is not a loopback address and there is no token.
-    """
+    """Raise UserError if there is no token and `host` is not a loopback address."""
     if token is None and not is_loopback(host):
         raise UserError(
             "other machines can reach this address, but no token is set",

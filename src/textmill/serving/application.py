@@ -34,13 +34,7 @@ _DESCRIPTION = 'Predictions of a registered model. Errors have the form {"error"
 
 
 class Service:
-    """The endpoints and what they share: the current model, the queue, the limits.
-
-    Args:
-        settings: Limits and batching.
-        watcher: Holds the current model.
-        metrics: Metrics shown at `/metrics`.
-    """
+    """The endpoints and what they share: the current model, the queue, the limits."""
 
     def __init__(self, settings: ServeSettings, watcher: Watcher, metrics: ServingMetrics) -> None:
         self.settings = settings

@@ -49,12 +49,7 @@ class _Job:
 
 
 class MicroBatcher:
-    """Computes inputs in batches, in its own threads; used from one event loop.
-
-    Args:
-        settings: Batch size, delay, queue length, number of workers.
-        metrics: Metrics to update.
-    """
+    """Computes inputs in batches, in its own threads; used from one event loop."""
 
     def __init__(self, settings: ServeSettings, metrics: ServingMetrics) -> None:
         self.settings = settings

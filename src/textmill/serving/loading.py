@@ -81,11 +81,7 @@ class FolderSource:
         return ""
 
     def fetch(self, version: str) -> FetchedModel:
-        """Return the folder.
-
-        Raises:
-            UserError: It contains no exported model.
-        """
+        """Return the folder; raise UserError if it contains no exported model."""
         manifest = self.folder / MANIFEST_FILE
         if not manifest.is_file():
             fix = "Run `dvc repro`, or name another folder"
@@ -116,7 +112,6 @@ class LoadedModel:
     """A model that is ready to predict.
 
     Attributes:
-        identity: Its identity.
         predictor: The predictor; a `textmill.serving.streaming.StreamingGenerator` can also generate.
         examples: Natural inputs and this model's answers.
     """

@@ -16,10 +16,7 @@ _MAX_HEAD_BYTES = 64 << 10
 class BoundedHead(HttpToolsProtocol):
     """Uvicorn's protocol with limits; Uvicorn alone waits without end for a head and stores all of it.
 
-    Args:
-        head_seconds: Maximum time to receive a head, from the connection or from the first byte of a
-            later request.
-        options: Options of `HttpToolsProtocol`.
+    `head_seconds` run from the connection, or from the first byte of a later request, to the end of the head.
     """
 
     def __init__(self, *, head_seconds: float, **options: Any) -> None:

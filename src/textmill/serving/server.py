@@ -40,11 +40,7 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT, and answer the requests accepted before.
 
-    Args:
-        source: Source of the model.
-        settings: Settings of the server.
-        token: The token that every request must send, or None.
-        announce: Called with the server's address once it listens.
+    `announce` is called with the server's address once it listens.
 
     Raises:
         UserError: The address is in use or open to a network without a token, or the first model cannot be

@@ -36,21 +36,13 @@ class StreamingGenerator(Protocol):
         The server calls it from several threads. When a client disconnects, the iterator is closed, so a
         generator function can release resources in `finally`.
 
-        Args:
-            value: A natural input, as for `predict`.
-            options: Generation options.
-
         Raises:
             UserError: The input is invalid; raised before the first piece.
         """
 
 
 class GenerationPool:
-    """Runs a limited number of concurrent generations in its own threads.
-
-    Args:
-        settings: Number of generations and maximum tokens.
-    """
+    """Runs a limited number of concurrent generations in its own threads."""
 
     def __init__(self, settings: ServeSettings) -> None:
         self._free = settings.max_generations
@@ -60,10 +52,7 @@ class GenerationPool:
     async def start(self, generator: StreamingGenerator, value: Any, changes: Mapping[str, Any]) -> AsyncIterator[str]:
         """Return the pieces once the first exists, so that an invalid input gets an error status.
 
-        Args:
-            generator: The served predictor.
-            value: The input.
-            changes: The client's changes to `generator.options`.
+        `changes` are the client's changes to `generator.options`.
 
         Raises:
             RequestError: 503 if too many generations run, 422 for an invalid input or option.

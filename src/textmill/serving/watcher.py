@@ -24,12 +24,6 @@ class Watcher:
     A new version is fetched, verified and warmed up while the old one serves; then one assignment replaces
     `current`. After a failure the old version goes on serving. The failure is logged and counted, and
     loading is retried at growing intervals.
-
-    Args:
-        source: Names and fetches the version to serve.
-        load: Fetches and loads a version.
-        metrics: Metrics to update.
-        poll_seconds: Interval between checks.
     """
 
     def __init__(self, source: ModelSource, load: Load, metrics: ServingMetrics, poll_seconds: float) -> None:
@@ -46,11 +40,7 @@ class Watcher:
         self._retry_at = 0.0
 
     def start(self, on_failure: Callable[[BaseException], None]) -> None:
-        """Load the first model and watch the source, in a daemon thread.
-
-        Args:
-            on_failure: Called in that thread if the first model cannot be loaded.
-        """
+        """Load the first model and watch the source, in a thread that calls `on_failure` if the load fails."""
         threading.Thread(target=self._run, args=(on_failure,), name="watch", daemon=True).start()
 
     def stop(self) -> None:
@@ -116,6 +106,5 @@ class Watcher:
 
 
 def _describe(error: BaseException) -> str:
-    """Return an error as one line."""
     translated = error if isinstance(error, UserError) else translate(error)
     return str(translated) if translated else " ".join(f"{type(error).__name__}: {error}".split())

@@ -16,8 +16,8 @@ from textmill.files import atomic_write
 from textmill.registry.lineage.dvc_cache import Cache
 from textmill.registry.lineage.lineage import find_origin
 from textmill.registry.lineage.repository import LOCK, LockFile, Repository
-from textmill.registry.runs.configuration import read_configuration
 from textmill.registry.runs.store import find_active_run, open_store, tracking_errors
+from textmill.registry.runs.tracking import read_configuration
 from textmill.registry.versions.versions import configured_uri
 
 if TYPE_CHECKING:
@@ -35,10 +35,7 @@ class Adopted:
     """An experiment that was written.
 
     Attributes:
-        name: Name of the experiment.
-        path: Its file.
         origin: The source, as a phrase.
-        text: Content of the file.
         overruled: Dotted names of the values that `params.yaml` overrides.
     """
 
@@ -61,11 +58,8 @@ class _Source:
 def adopt(source: str, name: str | None, layout: Layout, *, force: bool = False) -> Adopted:
     """Write `conf/experiment/NAME.yaml`, which composes to the configuration of a run.
 
-    Args:
-        source: DVC experiment, MLflow run id, version address or git revision.
-        name: Name of the experiment; None for the name of the source.
-        layout: The project.
-        force: Whether to overwrite an experiment of this name.
+    `source` is a DVC experiment, MLflow run id, version address or git revision. The name defaults to
+    that of the source. `force` overwrites an experiment of this name.
 
     Raises:
         UserError: The source does not exist or stored no configuration, the name is taken or invalid, or

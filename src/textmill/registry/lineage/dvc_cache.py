@@ -28,11 +28,7 @@ class Cache:
 
     @classmethod
     def of(cls, root: Path) -> Cache:
-        """Return the cache of the DVC repository at `root`.
-
-        Raises:
-            UserError: There is no DVC repository.
-        """
+        """Return the cache of the DVC repository at `root`; raise UserError if there is none."""
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
 

@@ -34,8 +34,6 @@ class Origin:
     Attributes:
         version: The version in the registry.
         run: The MLflow run that created it; None if the store no longer has it.
-        store: Address of the store.
-        repository: The project's git repository.
     """
 
     version: ModelVersion

@@ -51,11 +51,7 @@ class LockFile:
 
 
 class Repository:
-    """The git repository that contains `root`. Without one, all methods return empty results.
-
-    Args:
-        root: The project's folder, which may be below the repository's root.
-    """
+    """The git repository that contains the folder `root`. Without one, all methods return empty results."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -77,13 +77,8 @@ def reproduce(origin: Origin, layout: Layout, *, force: bool = False, allow_dirt
 
     Outputs missing in the cache are pulled from DVC's remote, or else recomputed. Evaluation and export
     always run. Everything happens in a temporary git worktree with its own store, removed in any case.
-    Project, cache and registry do not change.
-
-    Args:
-        origin: The version.
-        layout: The project.
-        force: Whether to train again.
-        allow_dirty: Whether to use the commit although there were uncommitted changes.
+    Project, cache and registry do not change. `force` trains again; `allow_dirty` uses the commit although
+    there were uncommitted changes.
 
     Raises:
         UserError: The commit is missing or incomplete, the run no longer exists, or a stage fails.

@@ -100,7 +100,6 @@ def _artifact(origin: Origin, model: Path | UserError) -> str:
 
 
 def _exported(model: Path | UserError) -> Path:
-    """Return the exported folder in an MLflow model."""
     if isinstance(model, UserError):
         raise BrokenLinkError(str(model))
     manifests = sorted((model / "artifacts").glob(f"*/{MANIFEST_FILE}"))
@@ -252,7 +251,6 @@ def _data(origin: Origin) -> str:
 
 
 def _expected(origin: Origin) -> dict[str, str]:
-    """Return the digests in the version's tags."""
     digests = {**origin.data, "weights": origin.tag("weights_sha256"), "export": origin.tag("manifest_sha256")}
     return {name: digest for name, digest in digests.items() if digest}
 

@@ -48,7 +48,6 @@ class Comparison:
     """The differences between two subjects; pairs are in the order of the subjects.
 
     Attributes:
-        names: Names of the subjects.
         params: Parameters that differ.
         digests: Digests of the data, equal ones included.
         figures: Headline metrics with intervals; None where a subject lacks one.
@@ -84,15 +83,10 @@ class Comparison:
 
 
 def compare(first: str, second: str, layout: Layout) -> Comparison:
-    """Compare two versions or runs.
+    """Compare two versions (addresses as in `addresses.find_version`) or runs (ids).
 
     Two versions whose test split is the prepared one predict it again, together. Otherwise the metrics
     are those logged by the runs, and the differences come from their stored predictions.
-
-    Args:
-        first: Address of a version (see `addresses.find_version`) or run id.
-        second: Address of a version or run id.
-        layout: The project.
 
     Raises:
         UserError: A subject does not exist, or the store does not answer.

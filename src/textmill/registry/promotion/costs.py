@@ -35,14 +35,7 @@ _MEGABYTE = 1e6
 def measure_costs(
     predictors: Sequence[Predictor], folders: Sequence[Path], rows: Sequence[dict[str, Any]], gate: GateConfig
 ) -> list[Costs]:
-    """Return the costs of each model, in order.
-
-    Args:
-        predictors: Loaded models.
-        folders: Their exported folders.
-        rows: Inputs to sample from.
-        gate: Precision, number of rows, repeats and seed.
-    """
+    """Return the costs of each model, in order, on a sample of `rows`."""
     order = np.random.default_rng(gate.seed).permutation(len(rows))
     inputs = [rows[position] for position in order[: gate.budgets.rows]]
     return [
@@ -66,11 +59,6 @@ def latencies(predictors: Sequence[CanPredict], inputs: Sequence[dict[str, Any]]
     The models take turns, so that other load on the machine affects all of them. The fastest repeat of
     an input counts. Extra turns follow, up to five times `repeats`, while a turn makes more than 1 % of the inputs
     faster by a quarter: otherwise disturbed inputs could determine the percentile.
-
-    Args:
-        predictors: Loaded models.
-        inputs: Inputs of each model.
-        repeats: Minimum number of turns.
     """
     best = np.full((len(predictors), len(inputs)), np.inf)
     for predictor in predictors:
@@ -90,11 +78,7 @@ def latencies(predictors: Sequence[CanPredict], inputs: Sequence[dict[str, Any]]
 
 
 def memory(folder: Path, precision: str, inputs: Sequence[dict[str, Any]]) -> float:
-    """Return the resident memory in MB of a process that loads one model and predicts.
-
-    Raises:
-        UserError: The process failed.
-    """
+    """Return the resident memory in MB of a process that loads one model and predicts, or raise UserError."""
     command = [sys.executable, "-m", "textmill.registry.promotion.costs", str(folder), precision]
     done = subprocess.run(
         command, input=json.dumps(list(inputs)), capture_output=True, text=True, timeout=_MEMORY_SECONDS

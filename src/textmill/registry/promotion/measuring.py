@@ -52,10 +52,7 @@ def fetch_verified(version: ModelVersion, layout: Layout, *, fresh: bool = False
 def measure(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) -> Material:
     """Predict the prepared test split with each version and measure the costs.
 
-    Args:
-        versions: The challenger, and the champion if there is one.
-        layout: The project, with `data/prepared`.
-        gate: Precision of the graph, slice columns, cost settings.
+    The first version is the challenger, the second, if any, the champion.
 
     Raises:
         UserError: There is no prepared data, or a version cannot be loaded.

@@ -38,7 +38,6 @@ class Promotion:
     """The result of a promotion.
 
     Attributes:
-        model: Name of the registered model.
         event: The event recorded in the history; with `dry_run`, the one that would be.
         decision: All measurements and checks.
         recovered: The interrupted move that was completed or undone first, as a sentence, or None.
@@ -78,13 +77,9 @@ def current_configuration(layout: Layout) -> PipelineConfig:
 def promote(address: str | None, layout: Layout, *, reason: str = "", dry_run: bool = False) -> Promotion:
     """Measure a version with the champion, run the gate, and make the version champion if it passes.
 
-    It is refused without a verdict if the files of either version were changed.
-
-    Args:
-        address: Address of the version; None for the alias `challenger` of this project's model.
-        layout: The project; the gate uses its prepared test split.
-        reason: Reason for the history.
-        dry_run: Only measure and run the gate.
+    The gate uses the prepared test split. The version is refused without a verdict if the files of either
+    version were changed. Without `address` it is the challenger of this project's model. `dry_run` stores
+    and moves nothing.
 
     Raises:
         UserError: The version does not exist or is champion already, there is no prepared data, or the

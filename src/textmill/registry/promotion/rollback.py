@@ -35,15 +35,10 @@ class Rollback:
 
 
 def rollback(name: str | None, layout: Layout, *, reason: str) -> Rollback:
-    """Make the version with the alias `previous` the champion again.
+    """Make the version with the alias `previous` the champion again; without `name`, of this project's model.
 
     Its files are downloaded again and verified, and it must answer. `previous` then moves to the
     version that it had replaced, so that a second rollback goes back another step.
-
-    Args:
-        name: Name of the registered model; None for this project's model.
-        layout: The project.
-        reason: Reason for the history.
 
     Raises:
         UserError: There is no champion or previous champion, or the store does not answer.

@@ -43,11 +43,8 @@ def model_name(client: MlflowClient, layout: Layout) -> str:
 def find_version(text: str, client: MlflowClient, layout: Layout) -> ModelVersion:
     """Return the version with this address.
 
-    Args:
-        text: `models:/NAME/VERSION`, `models:/NAME@ALIAS`, either without `models:/`, or a bare
-            version number or alias of this project's model.
-        client: Client of an open store.
-        layout: The project.
+    An address is `models:/NAME/VERSION`, `models:/NAME@ALIAS`, either without `models:/`, or a bare
+    version number or alias of this project's model.
 
     Raises:
         UserError: The model, version or alias does not exist.
@@ -69,11 +66,7 @@ def find_version(text: str, client: MlflowClient, layout: Layout) -> ModelVersio
 
 
 def require_run_id(version: ModelVersion) -> str:
-    """Return the id of the run that created a version.
-
-    Raises:
-        UserError: The version names no run.
-    """
+    """Return the id of the run that created a version; raise UserError if it names none."""
     if not version.run_id:
         raise UserError(f"{version.name} version {version.version} names no run", fix="Register it with `dvc repro`")
     return str(version.run_id)

@@ -35,12 +35,7 @@ def run_label(model: Mapping[str, Any]) -> str:
 
 
 def run_description(title: str, metrics: Mapping[str, Any]) -> str:
-    """Return a Markdown table of the test metrics of model and baselines.
-
-    Args:
-        title: Heading above the table.
-        metrics: Content of `data/evaluation/metrics.json`.
-    """
+    """Return a Markdown table of the test metrics of model and baselines, from `evaluation/metrics.json`."""
     baselines: Mapping[str, Any] = metrics["baselines"]
     heads = ["on the test split", "this model", "95 % interval", *(name.replace("_", " ") for name in baselines)]
     rows = [

@@ -12,10 +12,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def package_differences(listing: str) -> tuple[list[str], int]:
-    """Return the changes of packages that Textmill needs, and the number of other changed packages.
+    """Return the changes since `listing` of packages that Textmill needs, and the number of other changed packages.
 
-    Args:
-        listing: One `name==version` a line, as `origin.installed_packages` returns it.
+    `listing` has the form of `origin.installed_packages`.
     """
     then, now = _versions(listing), _versions(installed_packages())
     needed = _needed()

@@ -33,11 +33,6 @@ class NestedRuns:
 def nested_runs(name: str, layout: Layout, runtime: RuntimeConfig) -> Iterator[NestedRuns]:
     """Open a parent run; on exit set the final status of all runs.
 
-    Args:
-        name: Name of the parent run.
-        layout: The project.
-        runtime: Names the store and the experiment.
-
     Raises:
         UserError: The store cannot be reached or refuses.
     """

@@ -54,11 +54,7 @@ def upstream_lock_digest(root: Path, stage: str) -> str | None:
 
 
 def lock_digest(text: str, stage: str) -> str:
-    """Return the digest of the text of a `dvc.lock`; see `upstream_lock_digest`.
-
-    Raises:
-        yaml.YAMLError: The text is not YAML.
-    """
+    """Return the digest of the text of a `dvc.lock`; see `upstream_lock_digest`. Raise YAMLError if it is not YAML."""
     import json
 
     import yaml

@@ -162,7 +162,6 @@ def _access_refused(error: Exception, uri: str) -> UserError | None:
 
 
 def _silence_loggers() -> None:
-    """Hide the info messages of MLflow and Alembic."""
     import logging
 
     for name in ("mlflow", "alembic"):

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import tempfile
 import threading
 import time
 import warnings
@@ -21,7 +22,6 @@ from textmill.config.section import Section
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import read_json, write_json
-from textmill.registry.runs.configuration import ARTIFACT, copy_configuration, read_configuration
 from textmill.registry.runs.origin import PREFIX, installed_packages, lock_tags, origin_tags
 from textmill.registry.runs.store import connect, find_active_run, tracking_errors
 
@@ -35,6 +35,7 @@ __all__ = ["StageRun", "connect", "stage_run"]
 
 log = logging.getLogger("textmill")
 
+_CONFIGURATION = "config/resolved.yaml"
 _FLUSH_SECONDS = 1.0
 _SYSTEM_METRICS_SECONDS = 5.0
 _PARAMS_IN_A_BATCH = 100
@@ -143,7 +144,7 @@ class StageRun:
                 content = resolved.load(layout.resolved.read_text(encoding="utf-8"))
             if content is not None:
                 content[stage] = section.model_dump(mode="json", by_alias=True)
-                self.client.log_text(self.run_id, resolved.dump(content), ARTIFACT)
+                self.client.log_text(self.run_id, resolved.dump(content), _CONFIGURATION)
 
     def write_reference(self, path: Path) -> None:
         """Write `run.json`, from which the next stage reads the run id."""
@@ -219,6 +220,16 @@ def stage_run(
     end_run(run, "FINISHED", monitor, broken=False)
 
 
+def read_configuration(client: MlflowClient, run_id: str) -> dict[str, Any] | None:
+    """Return the configuration sections stored with a run, or None if there are none."""
+    folder = _CONFIGURATION.partition("/")[0]
+    if not any(artifact.path == _CONFIGURATION for artifact in client.list_artifacts(run_id, folder)):
+        return None
+    with tempfile.TemporaryDirectory() as temporary:
+        file = client.download_artifacts(run_id, _CONFIGURATION, temporary)
+        return resolved.load(Path(file).read_text(encoding="utf-8"))
+
+
 def _find_linked(
     client: MlflowClient, experiment: str, previous: str | None, stage: str, fingerprint: str
 ) -> Run | None:
@@ -255,7 +266,7 @@ def create_run(client: MlflowClient, experiment: str, name: str, root: Path) -> 
 
 
 def _copy(client: MlflowClient, source: Run | None, run_id: str, previous: str | None) -> None:
-    """Link a new run to the run `previous` and copy its parameters."""
+    """Link a new run to the run `previous` and copy its parameters and configuration."""
     from mlflow.entities import Param, RunTag
 
     if previous is None:
@@ -266,7 +277,8 @@ def _copy(client: MlflowClient, source: Run | None, run_id: str, previous: str |
         params = [Param(key, value) for key, value in source.data.params.items()]
         train = source.data.tags.get(f"{PREFIX}stage.train")
         tags += [RunTag(f"{PREFIX}stage.train", train)] if train else []
-        copy_configuration(client, source.info.run_id, run_id)
+        if (content := read_configuration(client, source.info.run_id)) is not None:
+            client.log_text(run_id, resolved.dump(content), _CONFIGURATION)
     client.log_batch(run_id, tags=tags)
     for start in range(0, len(params), _PARAMS_IN_A_BATCH):
         client.log_batch(run_id, params=params[start : start + _PARAMS_IN_A_BATCH])

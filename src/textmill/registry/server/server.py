@@ -54,8 +54,6 @@ class ServerSettings:
 
     Attributes:
         folder: Folder of secrets, logs, artifacts and the private database.
-        host: Address to listen on.
-        port: Port to listen on.
         workers: Number of server processes.
         database: `postgresql://...`, or None for a private cluster in `folder`.
         artifacts: Artifact store, a folder or an address such as `s3://bucket/path`; None for `folder`.
@@ -97,10 +95,7 @@ class ServerSettings:
 
 
 def serve(settings: ServerSettings, ready: Callable[[], None]) -> None:
-    """Run the server until SIGTERM or Ctrl-C, then stop it and the private database gracefully.
-
-        settings: Settings of the server.
-        ready: Called once the server answers.
+    """Run the server until SIGTERM or Ctrl-C, then stop it and the private database; call `ready` once it answers.
 
     Raises:
         UserError: A program, package or port is not available, the database refuses, or the server ended.

@@ -55,6 +55,5 @@ def register_exported(config: RegisterConfig, runtime: RuntimeConfig, layout: La
 
 
 def _headline(layout: Layout) -> dict[str, Any]:
-    """Return the metrics of the test split."""
     path: Path = layout.evaluation / "metrics.json"
     return dict(read_json(path)["test"]) if path.is_file() else {}

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 class RegisteredSource:
     """A version (`models:/NAME/VERSION`), or an alias (`models:/NAME@ALIAS`) that may move.
 
-    Args:
-        uri: The address.
-        layout: The project, whose tracking store is used.
-
     Raises:
         UserError: The address is invalid.
     """

@@ -58,14 +58,8 @@ class RegisteredVersion:
 def register(name: str, folder: Path, examples: Path, run_id: str, layout: Layout) -> RegisteredVersion:
     """Register an exported folder as a new version, check it in a fresh process and make it the challenger.
 
-    A folder already registered from the same run keeps its version.
-
-    Args:
-        name: Name of the registered model.
-        folder: The exported model.
-        examples: `examples.json` with inputs and expected answers.
-        run_id: The MLflow run that exported it.
-        layout: The project.
+    A folder already registered from the same run keeps its version. `examples` is `examples.json` with
+    inputs and expected answers.
 
     Raises:
         UserError: The folder was changed after export, the store refuses, or answers differ in a fresh
