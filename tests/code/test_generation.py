@@ -16,12 +16,12 @@ from support.http_client import ask
 
 from textmill.config.sections.generation import GenerationConfig
 from textmill.serving.application import Service, build_application
-from textmill.serving.generation import StreamingGenerator
 from textmill.serving.loading import FolderSource, Identity, LoadedModel
 from textmill.serving.metrics import ServingMetrics
 from textmill.serving.server import DrainingServer, listen
 from textmill.serving.settings import ServeSettings
-from textmill.serving.watching import Watcher
+from textmill.serving.streaming import StreamingGenerator
+from textmill.serving.watcher import Watcher
 from textmill.tasks.base import Task
 
 
@@ -124,7 +124,7 @@ def test_tokens_come_while_they_are_made(parrot: tuple[Parrot, int]) -> None:
         ({"input": "a", "options": {"beams": 17}}, "beams: 17 is more than 16"),
         ({"input": "a", "options": {"length": 3}}, "length: there is no such option"),
         ({"input": "a", "options": 1}, "options must be a record"),
-        ({"input": "a", "stream": "yes"}, "stream true or false"),
+        ({"input": "a", "stream": "yes"}, "stream must be true or false"),
         ({"inputs": ["a", "b"]}, "one"),
         ({"input": "a", "other": 1}, "unknown key"),
     ],

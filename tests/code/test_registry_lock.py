@@ -95,7 +95,7 @@ def test_holder_that_is_late_or_was_removed_may_not_write(client: Any, monkeypat
     with promotion_lock(client, NAME, "http://only-tags") as held:
         held.check()
         client.delete_registered_model_tag(NAME, claims(client)[0])
-        with pytest.raises(UserError, match="ran out"):
+        with pytest.raises(UserError, match="timed out"):
             held.check()
     monkeypatch.setattr(lock, "_HOLD_SECONDS", 0.0)
     late = pytest.raises(UserError)

@@ -57,7 +57,7 @@ def test_runs_without_versions_by_what_they_logged(three_versions: Layout) -> No
     assert found.names == ("one", "two")
     assert [round(side.low, 6) for side in found.figures["accuracy"] if side] == [0.6, 0.7]
     assert found.differences == {}
-    assert found.how.endswith("no paired difference: the run one stored no predictions.")
+    assert found.how.endswith("No paired difference: the run one stored no predictions.")
 
 
 def test_runs_with_stored_predictions_are_paired(three_versions: Layout) -> None:
@@ -81,11 +81,11 @@ def test_runs_with_stored_predictions_are_paired(three_versions: Layout) -> None
         runs.append(run)
     found = compare(*runs, three_versions)
     assert found.differences["accuracy"].value == pytest.approx(6 / 40)
-    assert found.how == "From the predictions of 40 test rows that the runs stored."
+    assert found.how == "From the stored predictions of the runs for 40 test rows."
 
 
 def test_what_is_not_there_is_told(three_versions: Layout) -> None:
-    for asked, said in ((("1", "7"), "has no version 7"), (("1", "0" * 32), "there is no such run")):
+    for asked, said in ((("1", "7"), "has no version 7"), (("1", "0" * 32), "no such run")):
         with pytest.raises(UserError, match=said):
             compare(*asked, three_versions)
     write_json(three_versions.registered / "registered.json", {"name": "nobody"})

@@ -12,7 +12,7 @@ from support.tiny_registry import NAME, aliases, store
 
 from textmill.config.layout import Layout
 from textmill.registry.promotion.aliases import recover
-from textmill.registry.promotion.history import history
+from textmill.registry.promotion.events import history
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +56,7 @@ def test_kill_before_each_write(
     for step in range(30):
         reset(layout, before)
         arguments = (str(layout.root), action, version, before["champion"], step)
-        process = context.Process(target=killed_promotion.settle_and_die, args=arguments)
+        process = context.Process(target=killed_promotion.act_and_die, args=arguments)
         process.start()
         process.join(120)
         if process.exitcode == 0:
@@ -73,7 +73,7 @@ def test_kill_before_each_write(
         else:
             assert [event["outcome"] for event in events] == (["undone"] if said else [])
             undone += 1
-            assert killed_promotion.settle(str(layout.root), action, version, before["champion"]) == "moved"
+            assert killed_promotion.act(str(layout.root), action, version, before["champion"]) == "moved"
             assert aliases(layout) == after
         assert recovered(layout) is None
     else:

@@ -138,7 +138,7 @@ def test_lock_that_was_never_committed_is_the_runs_own(in_project: Project) -> N
         first = in_project.run("git", "rev-list", "--max-parents=0", "HEAD").stdout.strip()
         found.repository.__dict__["find_lock"] = lambda *_: None
         assert found.lock is not None
-        assert found.lock.where == "the artefacts of the run"
+        assert found.lock.where == "the artifacts of the run"
         assert found.commit == first
 
 
@@ -151,7 +151,7 @@ def test_every_link_of_a_sound_version_holds(in_project: Project) -> None:
     assert {link["status"] for link in found["links"]} == {"holds"}, found
     assert (done.exit_code, found["verdict"]) == (0, "holds")
     assert [link["name"] for link in found["links"]] == [
-        *("artefact", "run", "commit", "code", "dvc.lock", "inputs", "data", "environment")
+        *("artifact", "run", "commit", "code", "dvc.lock", "inputs", "data", "environment")
     ]
 
 
@@ -171,7 +171,7 @@ def test_pickle_in_place_of_safetensors_is_refused_and_named(in_project: Project
     with changed(weights, None):
         pickle.write_bytes(b"\x80\x04.")
         try:
-            said = detail(in_project, "artefact")
+            said = detail(in_project, "artifact")
         finally:
             pickle.unlink()
     assert "pytorch_model.bin: a pickle" in said
@@ -185,7 +185,7 @@ def test_forged_manifest_is_not_the_registered_one(in_project: Project) -> None:
     manifest = folder / "manifest.json"
     with changed(folder / "README.md", b"another card"), changed(manifest, manifest.read_bytes()):
         write_manifest(folder)
-        assert "not the one that was registered" in detail(in_project, "artefact")
+        assert "not the one that was registered" in detail(in_project, "artifact")
 
 
 def test_missing_artefact_is_broken(in_project: Project) -> None:
@@ -193,7 +193,7 @@ def test_missing_artefact_is_broken(in_project: Project) -> None:
     folder = model_folder()
     away = folder.rename(folder.with_name("away"))
     try:
-        assert statuses(in_project)["artefact"] == "broken"
+        assert statuses(in_project)["artifact"] == "broken"
     finally:
         if folder.exists():
             shutil.rmtree(folder)
@@ -291,7 +291,7 @@ def test_environment_that_differs_names_the_package(in_project: Project) -> None
     lines = listing.read_text().splitlines(keepends=True)
     other = "".join("torch==0.1\n" if line.startswith("torch==") else line for line in lines)
     with changed(listing, other.encode()):
-        assert "not the one that was recorded" in detail(in_project, "environment")
+        assert "differs from its recorded digest" in detail(in_project, "environment")
         client = mlflow.MlflowClient()
         kept = found.run_tag("environment_sha256")
         client.set_tag(found.run_id, "textmill.environment_sha256", hashlib.sha256(other.encode()).hexdigest())
@@ -326,5 +326,5 @@ def test_through_a_server_outside_git(tmp_path: Path, monkeypatch: pytest.Monkey
     status = {link["name"]: link["status"] for link in json.loads(done.stdout)["links"]}
     assert done.returncode == 4, done.stdout
     assert {name for name, value in status.items() if value == "broken"} == set()
-    assert {name for name, value in status.items() if value == "holds"} == {"artefact", "run", "environment"}
+    assert {name for name, value in status.items() if value == "holds"} == {"artifact", "run", "environment"}
     assert "# Tiny reviews" in card

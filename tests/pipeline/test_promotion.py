@@ -25,7 +25,7 @@ from support.tiny_registry import (
 from textmill.config.layout import Layout
 from textmill.errors import UserError
 from textmill.files import read_json
-from textmill.registry.promotion.history import history
+from textmill.registry.promotion.events import history
 from textmill.registry.promotion.promotion import promote
 from textmill.registry.promotion.rollback import rollback
 
@@ -64,7 +64,7 @@ def test_commands_from_first_champion_to_rollback(layout: Layout) -> None:
     assert json.loads(first.stdout)["outcome"] == "moved"
     second = run("promote", f"{NAME}/2")
     assert second.returncode == 0, second.stdout + second.stderr
-    assert "tiny-reviews version 2 is the champion now in place of version 1." in second.stdout
+    assert "tiny-reviews version 2 is now the champion in place of version 1." in second.stdout
     assert aliases(layout) == {"champion": "2", "previous": "1", "challenger": "3"}
     broken = run("promote")
     assert broken.returncode == 3, broken.stdout + broken.stderr
@@ -72,7 +72,7 @@ def test_commands_from_first_champion_to_rollback(layout: Layout) -> None:
     assert aliases(layout) == {"champion": "2", "previous": "1", "challenger": "3"}
     back = run("rollback", "--reason", "users [complain]")
     assert back.returncode == 0, back.stderr
-    assert "tiny-reviews version 1 is the champion now in place of version 2." in back.stdout
+    assert "tiny-reviews version 1 is now the champion in place of version 2." in back.stdout
     assert aliases(layout) == {"champion": "1", "challenger": "3"}
     told = run("history")
     assert told.returncode == 0
@@ -263,7 +263,7 @@ def test_of_two_promotions_at_once_exactly_one_moves(layout: Layout, numbers: li
 def test_works_through_a_server(layout: Layout, tmp_path: Path) -> None:
     with mlflow_server(tmp_path / "server") as address, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", address)
-        patch.setattr("textmill.registry.versions.versions.try_in_fresh_process", lambda *_: None)
+        patch.setattr("textmill.registry.versions.versions.check_in_fresh_process", lambda *_: None)
         from support.tiny_registry import another_card
 
         register_export(layout)
@@ -291,9 +291,9 @@ def test_works_through_a_server(layout: Layout, tmp_path: Path) -> None:
 
 
 def previous_folder(layout: Layout, number: str) -> Path:
-    from textmill.registry.versions.versions import folder_of
+    from textmill.registry.versions.versions import fetch_folder
 
-    return folder_of(store(layout).get_model_version(NAME, number), layout)
+    return fetch_folder(store(layout).get_model_version(NAME, number), layout)
 
 
 @pytest.mark.slow

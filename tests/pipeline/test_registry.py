@@ -142,7 +142,7 @@ def break_the_tokenizer(layout: Layout) -> None:
 @pytest.mark.parametrize("harm", [change_an_answer, break_the_tokenizer])
 def test_other_answers_withdraw_the_version(exported: Layout, harm: Any) -> None:
     harm(exported)
-    with pytest.raises(UserError, match="in a fresh process it answers row") as caught:
+    with pytest.raises(UserError, match="in a fresh process the model answers row") as caught:
         register.main(register_config(), RUNTIME, exported)
     assert len(str(caught.value).splitlines()) == 1
     store = client(exported)
@@ -189,7 +189,7 @@ def test_server_that_is_down_registers_nothing(exported: Layout) -> None:
 def test_fresh_process_that_cannot_load_is_told(exported: Layout) -> None:
     with pytest.raises(UserError, match="cannot load it"):
         client(exported)
-        versions.try_in_fresh_process("models:/no-such-model/1", exported.exported / "examples.json")
+        versions.check_in_fresh_process("models:/no-such-model/1", exported.exported / "examples.json")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_fresh_process_that_cannot_load_is_told(exported: Layout) -> None:
     ],
 )
 def test_sameness_of_answers(expected: Any, found: Any, equal: bool) -> None:
-    assert fresh_process.same(expected, found) is equal
+    assert fresh_process.answers_equal(expected, found) is equal
 
 
 # -- stores ----------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def test_interrupted_registration_leaves_nothing(exported: Layout) -> None:
         "def wait(uri, examples):\n"
         "    print(uri, flush=True)\n"
         "    import time; time.sleep(60)\n"
-        "versions.try_in_fresh_process = wait\n"
+        "versions.check_in_fresh_process = wait\n"
         "run_program('register', lambda: register.main(register_config(), RUNTIME, Layout(Path(sys.argv[1]))))\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}

@@ -110,8 +110,8 @@ def test_data_that_left_the_cache_is_made_again(in_project: Project, tmp_path: P
         shutil.rmtree(cache)
         shutil.move(away, cache)
     assert done.exit_code == 0, done.output
-    assert "Computed anew: compose, fetch, prepare, train, evaluate, export" in " ".join(done.stdout.split())
-    assert "the weights are the same to the bit" in " ".join(done.stdout.split())
+    assert "Stages run: compose, fetch, prepare, train, evaluate, export" in " ".join(done.stdout.split())
+    assert "the weights are identical" in " ".join(done.stdout.split())
 
 
 def test_uncommitted_changes_are_refused(in_project: Project) -> None:
@@ -174,7 +174,7 @@ def test_adopted_version_composes_to_the_same_values(in_project: Project, adopte
     assert "dvc exp run -S experiment=adopted" in done.stdout
     again = in_project.run("textmill", "adopt", f"{NAME}/1", "adopted", check=False)
     assert again.returncode == 1
-    assert "is there already" in again.stderr
+    assert "the file exists" in again.stderr
     assert adopted.read_text() == text
     assert textmill("adopt", f"{NAME}/1", "adopted", "--force").exit_code == 0
 
@@ -230,7 +230,7 @@ def test_card_adds_what_the_registry_knows(in_project: Project, tmp_path: Path) 
     card = target.read_text()
     assert "## Figures" in card
     assert f"| version | {NAME}/1, challenger |" in card
-    assert "## Where it came from" in card
+    assert "## Origin" in card
     assert json.loads(textmill("card", "1", "--json").stdout)["card"] == card
 
 
@@ -238,14 +238,14 @@ def test_card_tells_the_decisions(in_project: Project) -> None:
     import mlflow
 
     from textmill.registry.lineage.lineage import find_origin
-    from textmill.registry.promotion.history import Event, record
+    from textmill.registry.promotion.events import Event, record_event
 
     find_origin("1", Layout(in_project.root))
     event = Event(
         "1", "2026-01-02T03:04:05+00:00", "ann", "promotion", "1", None, "moved", "pass", "better", "floors | held"
     )
     client = mlflow.MlflowClient()
-    record(client, NAME, event)
+    record_event(client, NAME, event)
     try:
         card = textmill("card", "1").stdout
     finally:

@@ -170,7 +170,7 @@ def test_limits(model: Path, tmp_path: Path, server: Server) -> None:
         large = ask(small.port, "POST", "/predict", {"input": "x" * 400_000})
         assert (large.status, large.json()) == (413, {"error": "the body is larger than 5000 bytes"})
         many = ask(small.port, "POST", "/predict", {"inputs": ["great"] * 21})
-        assert (many.status, many.json()) == (422, {"error": "21 inputs; at most 20 fit into a request"})
+        assert (many.status, many.json()) == (422, {"error": "21 inputs, more than 20"})
         long = ask(small.port, "POST", "/predict", {"inputs": ["great", "x" * 1001]})
         assert long.status == 422
         assert long.json() == {"error": "input 2 has 1001 characters, more than 1000"}
@@ -253,10 +253,13 @@ def test_what_comes_too_slowly_is_refused_and_what_takes_too_long_at_the_end_is_
                 time.sleep(0.05)
             running.process.send_signal(signal.SIGTERM)
             status, told = answer(late)
-        assert (status, told) == (b"HTTP/1.1 503 Service Unavailable", {"error": "the server stops; try again"})
+        assert (status, told) == (
+            b"HTTP/1.1 503 Service Unavailable",
+            {"error": "the server is shutting down; try again"},
+        )
         assert running.process.wait(20) == 0
     log = running.log.read_text()
-    assert "stopped; 1 request(s) took longer than --drain-seconds" in log
+    assert "stopped; 1 request(s) exceeded --drain-seconds" in log
     assert "Traceback" not in log
 
 
@@ -290,14 +293,14 @@ def test_token_is_wanted_everywhere_but_by_probes(model: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
-        (("--host", "0.0.0.0"), {}, "--host 0.0.0.0: reachable from other machines, and no token is set"),
+        (("--host", "0.0.0.0"), {}, "--host 0.0.0.0: other machines can reach this address, but no token is set"),
         (("--host", "::"), {}, "no token is set"),
         ((), {"TEXTMILL_TOKEN": ""}, "$TEXTMILL_TOKEN: the token is shorter than 16 characters"),
         ((), {"TEXTMILL_TOKEN": "short"}, "shorter than 16"),
         (("--token-file", "none"), {}, "none: no such file"),
         (("--host", "203.0.113.1"), {"TEXTMILL_TOKEN": "x" * 20}, "203.0.113.1:8000: cannot listen"),
-        (("--precision", "int4"), {}, "there are int8 and fp32"),
-        (("--model", "models:/a/1"), {}, "named twice"),
+        (("--precision", "int4"), {}, "Use int8 or fp32"),
+        (("--model", "models:/a/1"), {}, "MODEL and --model are both given"),
     ],
 )
 def test_refuses_to_start_in_one_line(
@@ -385,7 +388,7 @@ def test_shutdown_under_load_drops_nothing(model: Path, tmp_path: Path, kind: si
     assert set(outcomes) <= {"200", "refused", "lost"}
     assert 503 in readiness
     assert "Traceback" not in running.log.read_text()
-    assert "every accepted request was answered" in running.log.read_text()
+    assert "all accepted requests were answered" in running.log.read_text()
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ from textmill.files import read_json, write_json
 from textmill.predicting.exported import write_manifest
 from textmill.registry.runs.store import connect
 from textmill.registry.versions import versions
-from textmill.registry.versions.following import RegisteredSource
+from textmill.registry.versions.registered_source import RegisteredSource
 from textmill.stages import export
 
 NAME = "tiny-reviews"
@@ -136,7 +136,7 @@ def test_new_champion_is_picked_up_under_load_without_an_error(layout: Layout, t
     with served(layout.root, tmp_path / "log", CHAMPION, *POLL) as server:
         assert labels(server) == (f"{NAME}/1", LABELS[GOOD])
         asyncio.run(both())
-        server.until("version 2 answers instead of tiny-reviews version 1")
+        server.until("serving tiny-reviews version 2 instead of tiny-reviews version 1")
         assert labels(server) == (f"{NAME}/2", LABELS[OTHER])
         assert ask(server.port, "GET", "/version").json()["version"] == OTHER
         assert server.metric("textmill_model_info{manifest_sha256=") == 1
@@ -158,7 +158,7 @@ def test_broken_versions_are_refused_and_the_old_one_goes_on(layout: Layout, tmp
             assert labels(server) == (f"{NAME}/1", LABELS[GOOD])
             assert server.metric(f'textmill_model_refusals_total{{version="{version}"}}') >= 1
         appoint(layout, OTHER)
-        server.until("version 2 answers")
+        server.until(f"serving {NAME} version 2")
         assert labels(server) == (f"{NAME}/2", LABELS[OTHER])
         client(layout).delete_registered_model_alias(NAME, "champion")
         server.until("has no champion yet")
@@ -208,7 +208,7 @@ def test_first_model_must_be_there(layout: Layout) -> None:
     command = [str(Path(sys.executable).parent / "textmill"), "serve", "--port", "0", CHAMPION]
     done = subprocess.run(command, cwd=layout.root, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    advice = f"Run `textmill promote`, or serve another: --model models:/{NAME}@challenger."
+    advice = f"Run `textmill promote`, or serve another version: --model models:/{NAME}@challenger."
     assert done.stderr.endswith(f"{NAME} has no champion yet. {advice}\n")
     assert "Traceback" not in done.stderr
 
@@ -224,11 +224,11 @@ def test_registry_that_goes_down_is_told_and_harms_nobody(layout: Layout, tmp_pa
         with served(project.root, tmp_path / "log", CHAMPION, *POLL, **quick) as server:
             assert server.metric("textmill_registry_up") == 1
             down(address)
-            server.until("the registry cannot be asked")
+            server.until("the registry does not answer")
             assert server.metric("textmill_registry_up") == 0
             assert labels(server)[0] == f"{NAME}/1"
             assert ask(server.port, "GET", "/ready").status == 200
-            assert server.log.read_text().count("the registry cannot be asked") == 1
+            assert server.log.read_text().count("the registry does not answer") == 1
 
 
 def down(address: str) -> None:

@@ -66,11 +66,11 @@ def test_another_member_predicts_with_a_registered_version(team: Team) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"MLFLOW_TRACKING_PASSWORD": "wrong"}, "the tracking server refuses this user or password"),
-        ({"MLFLOW_TRACKING_USERNAME": "nobody"}, "the tracking server refuses this user or password"),
+        ({"MLFLOW_TRACKING_PASSWORD": "wrong"}, "the tracking server rejects this user or password"),
+        ({"MLFLOW_TRACKING_USERNAME": "nobody"}, "the tracking server rejects this user or password"),
         (
             {"MLFLOW_TRACKING_USERNAME": "", "MLFLOW_TRACKING_PASSWORD": ""},
-            "the tracking server asks for a user and a password",
+            "the tracking server requires a user and a password",
         ),
     ],
 )
@@ -101,7 +101,7 @@ def test_what_a_member_may_not_do_is_told(team: Team) -> None:
         "    print(error)\n"
     )
     done = team.project.run("python", "-c", program, env=team.server.environment("ben"))
-    assert "does not allow this to the user ben. Ask its admin for the permission" in done.stdout
+    assert "denies this to the user ben. Ask its admin for the permission" in done.stdout
 
 
 def test_no_request_without_a_password(team: Team) -> None:
@@ -152,7 +152,7 @@ def test_promote_and_roll_back_on_the_server(team: Team) -> None:
     before = model_aliases(team)
     refused = project.run("textmill", "promote", "1", env=team.server.environment("ben"), check=False)
     assert refused.returncode == 1
-    assert "does not allow this to the user ben" in refused.stderr.strip().splitlines()[-1]
+    assert "denies this to the user ben" in refused.stderr.strip().splitlines()[-1]
     assert model_aliases(team) == before
     assert "textmill.intent" not in as_user(team, "ben", f"client.get_registered_model('{NAME}').tags")
 
@@ -188,7 +188,7 @@ def test_stops_gracefully_keeps_everything_and_starts_again(team: Team) -> None:
         chosen = {**given, "TEXTMILL_ADMIN_PASSWORD": "chosen by the team %"}
         with team_server(folder / "second", **chosen) as server:
             again = server_command("--folder", str(server.folder), "--port", "1025", **chosen)
-            assert "a server runs from this folder already" in again.stderr
+            assert "another server uses this folder" in again.stderr
             server.process.send_signal(signal.SIGTERM)
             assert server.process.wait(60) == 0
             assert server.output.read_text().endswith("Stopped.\n")
@@ -216,11 +216,11 @@ def test_bad_settings_are_one_clear_line(team: Team, tmp_path: Path) -> None:
     for done, says in (
         (server_command("--folder", str(tmp_path / "new"), "--port", port), "cannot listen here"),
         (server_command(*folder, TEXTMILL_DATABASE="sqlite:///x.db"), "not the address of a PostgreSQL database"),
-        (server_command(*folder, TEXTMILL_DATABASE="postgresql://a:b@127.0.0.1:9/c"), "does not let the server in"),
+        (server_command(*folder, TEXTMILL_DATABASE="postgresql://a:b@127.0.0.1:9/c"), "the database refuses"),
         (server_command(*folder, TEXTMILL_DATABASE=wrong), "password authentication failed"),
         (
             server_command("--folder", str(readable), "--port", "1025", TEXTMILL_DATABASE=address),
-            "others may read this secret. Run `chmod 600",
+            "other users can read this secret. Run `chmod 600",
         ),
     ):
         assert done.returncode == 1

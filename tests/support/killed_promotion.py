@@ -19,24 +19,24 @@ WRITES = (
 )
 
 
-def settle(root: str, action: str, version: str, champion: str | None) -> str:
+def act(root: str, action: str, version: str, champion: str | None) -> str:
     """Act on a judged promotion, or a checked rollback; its outcome."""
     import mlflow
 
     from textmill.registry.promotion import promotion, rollback
     from textmill.registry.promotion.aliases import read_aliases
-    from textmill.registry.promotion.history import Event, stamp
+    from textmill.registry.promotion.events import Event, event_stamp
     from textmill.registry.runs.store import open_store
 
     uri = open_store(RuntimeConfig(), Layout(Path(root)))
     client = mlflow.MlflowClient()
-    event = Event(**stamp(), action=action, version=version, champion=champion, outcome="moved", verdict="pass")  # type: ignore[arg-type]
+    event = Event(**event_stamp(), action=action, version=version, champion=champion, outcome="moved", verdict="pass")  # type: ignore[arg-type]
     if action == "promotion":
-        return promotion.settle(client, NAME, uri, event).outcome
-    return rollback._settle(client, NAME, uri, event, read_aliases(client, NAME)).outcome
+        return promotion.complete_promotion(client, NAME, uri, event).outcome
+    return rollback._complete_rollback(client, NAME, uri, event, read_aliases(client, NAME)).outcome
 
 
-def settle_and_die(root: str, action: str, version: str, champion: str | None, step: int) -> None:
+def act_and_die(root: str, action: str, version: str, champion: str | None, step: int) -> None:
     """Die by SIGKILL before write number `step`, counted from 0; end well when there are fewer."""
     import mlflow
 
@@ -55,4 +55,4 @@ def settle_and_die(root: str, action: str, version: str, champion: str | None, s
 
     for name in WRITES:
         setattr(mlflow.MlflowClient, name, dying(getattr(mlflow.MlflowClient, name)))
-    settle(root, action, version, champion)
+    act(root, action, version, champion)

@@ -40,7 +40,7 @@ def build_registry(root: Path, patch: pytest.MonkeyPatch) -> Layout:
     learn_the_test_split(layout)
     export.main(export_config(), RUNTIME, layout)
     # Trying a version in a fresh process has tests of its own.
-    patch.setattr(versions, "try_in_fresh_process", lambda *_: None)
+    patch.setattr(versions, "check_in_fresh_process", lambda *_: None)
     for change in (lambda model: None, another_card, swapped_labels):
         change(layout.exported / "model")
         register_export(layout)
@@ -68,7 +68,7 @@ def learn_the_test_split(layout: Layout) -> None:
     file.with_suffix(".new").replace(file)
 
 
-def register_export(layout: Layout) -> versions.Registered:
+def register_export(layout: Layout) -> versions.RegisteredVersion:
     """The exported folder as the next version, of a run of its own."""
     fingerprint = str(len(list_versions(layout)) + 1)
     connect(RUNTIME, layout)

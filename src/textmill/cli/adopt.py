@@ -1,23 +1,25 @@
-"""`textmill adopt`: a good run becomes an experiment of `conf/`."""
+"""`textmill adopt`: save the settings of a run as an experiment of `conf/`."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
 
 
 def adopt(
     source: Annotated[
-        str, typer.Argument(metavar="RUN-OR-EXP", help="A DVC experiment, an MLflow run id, a version, a git revision.")
+        str, Argument(metavar="RUN-OR-EXP", help="DVC experiment, MLflow run id, version or git revision.")
     ],
-    name: Annotated[str | None, typer.Argument(help="Of the new experiment. Default: that of the source.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an experiment of this name.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    name: Annotated[str | None, Argument(help="Name of the new experiment. Default: the source's name.")] = None,
+    force: Annotated[bool, Option("--force", help="Overwrite an experiment of this name.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Write a run's choices back as conf/experiment/NAME.yaml, which composes to the same values.
+    """Save the settings of a run as conf/experiment/NAME.yaml.
+
+    The file composes to the same configuration as the run.
 
     Example: textmill adopt quick-fox larger_steps && dvc exp run -S experiment=larger_steps
     """
@@ -33,8 +35,8 @@ def adopt(
         return
     print(f"{path}, from {adopted.origin}:\n")
     print("".join(f"    {line}\n" for line in adopted.text.splitlines()))
-    print("It composes to the same values. Run it with:")
+    print("It composes to the same configuration. Run it with:")
     print(f"    dvc exp run -S experiment={adopted.name}")
     if adopted.overruled:
-        print(f"\nBut params.yaml sets otherwise, and wins: {', '.join(adopted.overruled)}.")
-        print("Set those knobs to null there to leave them to the experiment.")
+        print(f"\nWarning: params.yaml overrides it: {', '.join(adopted.overruled)}.")
+        print("Set these parameters to null in params.yaml to use the experiment's values.")

@@ -1,28 +1,28 @@
-"""`textmill card`: the model card of a version."""
+"""`textmill card`: print the model card of a version."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
 from textmill.cli.lineage import VERSION_HELP
 
 
 def card(
-    version: Annotated[str, typer.Argument(help=VERSION_HELP)],
-    output: Annotated[Path | None, typer.Option(help="Write the card to this file instead of the terminal.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    version: Annotated[str, Argument(help=VERSION_HELP)],
+    output: Annotated[Path | None, Option(help="Write the card to this file, not to the terminal.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Render the model card of a version as Markdown: figures, data, origin, decisions.
+    """Print the model card of a version as Markdown: metrics, data, origin, promotions.
 
     Example: textmill card movie-reviews/3 --output card.md
     """
     from textmill.config.layout import find_layout
-    from textmill.registry.lineage.card import version_card
     from textmill.registry.lineage.lineage import find_origin
+    from textmill.registry.lineage.version_card import version_card
 
     layout = find_layout()
     origin = find_origin(version, layout)

@@ -1,17 +1,17 @@
-"""`textmill choose`: which model is worth training on some data."""
+"""`textmill choose`: recommend the model to train for a data set."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from textmill.cli.json_output import print_json
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
-    from textmill.selection.advice import Choice
+    from textmill.selection.recommendation import Recommendation
     from textmill.selection.results import Result
 
 _SECONDS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
@@ -20,32 +20,32 @@ _MEGABYTES = {"kb": 1e-3, "mb": 1.0, "gb": 1e3}
 
 
 def choose(
-    data: Annotated[str, typer.Option(help="A file of conf/data/ by name, or a CSV, TSV, JSON Lines or Parquet file.")],
-    task: Annotated[str, typer.Option(help="A file of conf/task/ by name.")],
+    data: Annotated[str, Option(help="Name of a file in conf/data/, or a CSV, TSV, JSON Lines or Parquet file.")],
+    task: Annotated[str, Option(help="Name of a file in conf/task/.")],
     budget: Annotated[
-        str | None, typer.Option(help="Time for the screening, as 90s or 5min. Default: a fifth of training them all.")
+        str | None, Option(help="Time for all trials, such as 90s or 5min. Default: 20 % of training all candidates.")
     ] = None,
-    max_latency: Annotated[str | None, typer.Option(help="For one input, 95th percentile, as 20ms.")] = None,
-    max_size: Annotated[str | None, typer.Option(help="On disk, as 100MB.")] = None,
+    max_latency: Annotated[
+        str | None, Option(help="Maximum latency for one input (95th percentile), such as 20ms.")
+    ] = None,
+    max_size: Annotated[str | None, Option(help="Maximum size on disk, such as 100MB.")] = None,
     candidate: Annotated[
-        list[str] | None, typer.Option(help="One more: a hub id, or a folder with a model. May be repeated.")
+        list[str] | None, Option(help="Add a candidate: hub id, or folder with a model. Repeatable.")
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only this one of conf/candidate/. May be repeated.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="The file's column of texts, if not the task's own.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="The file's column of labels.")] = None,
-    experiment: Annotated[
-        str | None, typer.Option(help="Start from the settings of this file of conf/experiment/.")
-    ] = None,
+    only: Annotated[list[str] | None, Option(help="Try only this file of conf/candidate/. Repeatable.")] = None,
+    text_column: Annotated[str | None, Option(help="Text column of the file. Default: the task's name.")] = None,
+    label_column: Annotated[str | None, Option(help="Label column of the file. Default: the task's name.")] = None,
+    experiment: Annotated[str | None, Option(help="Start from the settings of conf/experiment/NAME.yaml.")] = None,
     setting: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE for all candidates, as train.max_epochs=1.")
+        list[str] | None, Option("--set", help="KEY=VALUE for all candidates, such as train.max_epochs=1. Repeatable.")
     ] = None,
-    whole: Annotated[bool, typer.Option("--whole", help="Train every candidate to the end: dear, and sure.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    whole: Annotated[bool, Option("--whole", help="Train every candidate to completion (slow, exact).")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Try the candidates of conf/candidate/ with short trainings, and advise one.
+    """Run short trials of the candidates in conf/candidate/ and recommend one.
 
-    Successive halving: all train a little, the better half further, and so on. Prints quality, latency,
-    size and training time, the Pareto front, the advice, and the lines of params.yaml to adopt it.
+    Successive halving: train all briefly, the better half longer, and so on. Print quality, latency,
+    size, training time, the Pareto front, and the params.yaml that adopts the recommended model.
 
     Example: textmill choose --data own.csv --task TASK --max-latency 20ms
     """
@@ -54,36 +54,32 @@ def choose(
     import sys
 
     from textmill.config.layout import find_layout
-    from textmill.selection.question import Limits, Question
+    from textmill.selection.problem import Limits, Problem
 
-    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))  # so that its copies are removed
+    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))  # an exit removes the workspace
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     limits = Limits(
         _quantity("--budget", budget, _SECONDS),
         _quantity("--max-latency", max_latency, _MILLISECONDS),
         _quantity("--max-size", max_size, _MEGABYTES),
     )
-    question = Question(data, task, experiment, text_column, label_column)
+    problem = Problem(data, task, experiment, text_column, label_column)
     changes = _changes(setting or [])
     layout = find_layout()
     from textmill.stages.imports import quick_imports
 
     with quick_imports():
-        from textmill.selection.choosing import choose as run
+        from textmill.selection.choose import choose as run
 
-    found = run(question, limits, layout, only=only or (), added=candidate or (), changes=changes, whole=whole)
+    result = run(problem, limits, layout, only=only or (), added=candidate or (), changes=changes, whole=whole)
     if as_json:
-        print_json(found.as_dict())
+        print_json(result.as_dict())
     else:
-        _print(found)
+        _print(result)
 
 
 def _quantity(option: str, text: str | None, units: dict[str, float]) -> float | None:
-    """A number with a unit, in the first unit of value 1.
-
-    Raises:
-        UserError: It is none, or not above zero.
-    """
+    """Parse a number above zero with a unit; return it in the unit of value 1."""
     if text is None:
         return None
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text.lower())
@@ -102,47 +98,49 @@ def _changes(settings: list[str]) -> dict[str, object]:
     return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
 
 
-def _print(found: Choice) -> None:
+def _print(recommendation: Recommendation) -> None:
     from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.padding import Padding
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, title=f"{found.question.data}, validation split", title_justify="left")
+    title = f"{recommendation.problem.data}, validation split"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("candidate", overflow="fold")
-    for name in (f"{found.metric.replace('_', ' ')} [95 %]", "trained", "expected", "ms", "MB", "training"):
+    metric = f"{recommendation.metric.replace('_', ' ')} [95 %]"
+    for name in (metric, "trained", "expected", "ms", "MB", "training"):
         table.add_column(name, justify="right")
-    for result in found.results:
+    for result in recommendation.results:
         if result.excluded is None:
-            mark = " [bold]*[/bold]" if result.name in found.front else ""
+            mark = " [bold]*[/bold]" if result.name in recommendation.front else ""
             table.add_row(escape(result.name) + mark, *_cells(result))
     console = Console(highlight=False)
     console.print(table)
     notes = [
-        "* on the Pareto front of quality, latency (95th percentile, one input), size and time of the whole training.",
+        "* on the Pareto front of quality, latency (95th percentile, one input), size and full training time.",
         *(
-            f"{result.name} is out: {result.excluded.rstrip('.')}."
-            for result in found.results
+            f"{result.name} is excluded: {result.excluded.rstrip('.')}."
+            for result in recommendation.results
             if result.excluded is not None
         ),
         "",
-        *found.sentences,
+        *recommendation.sentences,
     ]
     for note in notes:
         console.print(Padding(escape(note), (0, 0, 0, 2)))
-    if found.adopted is not None:
-        console.print(f"\n  To adopt [bold]{escape(found.adopted.name)}[/bold], let params.yaml hold:\n")
-        for line in found.lines.splitlines():
+    if recommendation.adopted is not None:
+        console.print(f"\n  To adopt [bold]{escape(recommendation.adopted.name)}[/bold], write to params.yaml:\n")
+        for line in recommendation.params_yaml.splitlines():
             console.print(f"    {line}", markup=False, soft_wrap=True)
 
 
 def _cells(result: Result) -> list[str]:
-    quality, served = result.quality, result.served
+    quality, serving = result.quality, result.serving
     return [
         f"{quality.value:.3f} \\[{quality.low:.3f}, {quality.high:.3f}]",
         f"{result.share:.0%}",
         "" if result.expected is None else f"{result.expected:.3f}",
-        *([f"{served.latency:.2f}", f"{served.size:.1f}"] if served is not None else ["-", "-"]),
+        *([f"{serving.latency:.2f}", f"{serving.size:.1f}"] if serving is not None else ["-", "-"]),
         f"{result.train_seconds:.0f} s",
     ]

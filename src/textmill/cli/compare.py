@@ -1,53 +1,56 @@
-"""`textmill compare`: two versions or runs side by side."""
+"""`textmill compare`: compare two versions or runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from textmill.evaluation.comparison_page import Part
 
-_WHAT = "A version (NAME/VERSION, NAME@ALIAS, a bare version or alias) or the id of a run."
+_HELP = "Version (NAME/VERSION, NAME@ALIAS, or a bare version or alias) or MLflow run id."
 
 
 def compare(
-    first: Annotated[str, typer.Argument(help=_WHAT)],
-    second: Annotated[str, typer.Argument(help="The same.")],
-    html: Annotated[Path | None, typer.Option(help="Write a page with plots here too.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    first: Annotated[str, Argument(help=_HELP)],
+    second: Annotated[str, Argument(help="Version or run id, as above.")],
+    html: Annotated[Path | None, Option(help="Also write a page with plots to this file.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Show what differs, and whether the difference is clear: textmill compare champion challenger.
+    """Compare metrics, costs, data and parameters of two versions or runs.
 
     Differences are the second minus the first, with paired bootstrap intervals on the same rows.
+
+    Example: textmill compare champion challenger
     """
     from textmill.config.layout import find_layout
     from textmill.evaluation.comparison_page import parts_of, render_comparison
     from textmill.files import atomic_write
     from textmill.registry.promotion.comparison import compare as run
 
-    found = run(first, second, find_layout())
+    comparison = run(first, second, find_layout())
     parts = parts_of(
-        found.names,
-        found.figures,
-        found.differences,
-        found.higher_is_better,
-        found.costs,
-        found.digests,
-        found.params,
+        comparison.names,
+        comparison.figures,
+        comparison.differences,
+        comparison.higher_is_better,
+        comparison.costs,
+        comparison.digests,
+        comparison.params,
     )
     if html is not None:
-        atomic_write(html, render_comparison(found.names, found.how, parts, found.figures, found.differences))
+        page = render_comparison(comparison.names, comparison.how, parts, comparison.figures, comparison.differences)
+        atomic_write(html, page)
     if as_json:
-        print_json(found.as_dict())
+        print_json(comparison.as_dict())
         return
     for part in parts:
         _print_part(part)
-    print(f"  {found.how}")
+    print(f"  {comparison.how}")
     if html is not None:
         print(f"  Page with plots: {html}")
 

@@ -1,11 +1,11 @@
-"""`textmill drift`: new texts beside the training data of a version."""
+"""`textmill drift`: compare new texts with the training data of a version."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from textmill.cli.exit_codes import INCONCLUSIVE, REFUSED
 from textmill.cli.json_output import print_json
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def drift(
-    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON Lines or Parquet; any other file has a text a line.")],
-    reference: Annotated[str, typer.Option(help=f"{VERSION_HELP} Or a folder with an exported model.")],
-    html: Annotated[Path | None, typer.Option(help="Write the report, one page with pictures, to this file.")] = None,
+    file: Annotated[Path, Argument(help="CSV, TSV, JSON Lines or Parquet file; any other file: one text a line.")],
+    reference: Annotated[str, Option(help=f"{VERSION_HELP} Or a folder with an exported model.")],
+    html: Annotated[Path | None, Option(help="Write the report, one page with plots, to this file.")] = None,
     column: Annotated[
-        list[str] | None, typer.Option(help="TASK-COLUMN=FILE-COLUMN, where the two differ; may be repeated.")
+        list[str] | None, Option(help="TASK-COLUMN=FILE-COLUMN, where the names differ. Repeatable.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows used at most; of a larger file as many at random.")] = 2000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    rows: Annotated[int, Option(min=1, help="Maximum rows; a larger file is sampled at random.")] = 2000,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Compare new texts with those that a version was trained on: lengths, words, labels, the model's outputs.
+    """Compare new texts with a version's training data: lengths, words, labels, model outputs.
 
-    The version brings what must be known of its training data along. Ends with 0 when there is no
-    drift, 3 when there is, 4 when there are too few rows to say.
+    The statistics of the training data are part of the version. Exit status: 0 no drift, 3 drift,
+    4 too few rows to tell.
 
     Example: textmill drift --reference movie-reviews@challenger july.csv --html drift.html
     """
@@ -42,23 +42,22 @@ def drift(
     columns = dict(_pair(text) for text in column or [])
     folder = _folder(reference)
     predictor = load_predictor(folder, "fp32")
-    known = read_reference(folder)
+    expected = read_reference(folder)
     new = read_new_texts(file, predictor.task, predictor.exported.cleaning, columns, rows)
-    outputs, answers = predictor.answered(new.frame, new.frame) if known.outputs else ({}, [])
+    outputs, answers = predictor.answered(new.frame, new.frame) if expected.outputs else ({}, [])
     comparable = drift_features_of(predictor.task, outputs)
-    found = measure_drift(known, new.frame, new.targets, comparable, answers)
+    result = measure_drift(expected, new.frame, new.targets, comparable, answers)
     if html is not None:
         from textmill.evaluation.drift_report import render_drift
         from textmill.files import atomic_write
 
-        atomic_write(html, render_drift(found, reference, file.name, new.skipped))
+        atomic_write(html, render_drift(result, reference, file.name, new.skipped))
     if as_json:
-        document = {"reference": reference, "file": str(file), "skipped": new.skipped, **found.as_dict()}
-        print_json(document)
+        print_json({"reference": reference, "file": str(file), "skipped": new.skipped, **result.as_dict()})
     else:
-        _print_table(found, file, reference, html)
-    if found.verdict != "no drift":
-        raise typer.Exit(REFUSED if found.verdict == "drift" else INCONCLUSIVE)
+        _print_table(result, file, reference, html)
+    if result.verdict != "no drift":
+        raise Exit(REFUSED if result.verdict == "drift" else INCONCLUSIVE)
 
 
 def _folder(reference: str) -> Path:
@@ -78,20 +77,20 @@ def _pair(text: str) -> tuple[str, str]:
     return name, other
 
 
-def _print_table(found: Drift, file: Path, reference: str, html: Path | None) -> None:
+def _print_table(result: Drift, file: Path, reference: str, html: Path | None) -> None:
     from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    title = f"{file.name} ({found.rows:,} rows) beside the training data of {reference}"
+    title = f"{file.name} ({result.rows:,} rows) compared with the training data of {reference}"
     table = Table(box=box.SIMPLE_HEAD, title=escape(title), title_justify="left")
-    for name in ("of", "measure"):
+    for name in ("subject", "measure"):
         table.add_column(name)
     for name in ("effect", "limit", "p"):
         table.add_column(name, justify="right")
     table.add_column("")
-    for measure in found.measures:
+    for measure in result.measures:
         cells = (f"{measure.effect:.3f}", f"{measure.limit:g}", f"{measure.p_value:.2g}")
         flag = "drift" if measure.flagged else ""
         table.add_row(
@@ -99,6 +98,6 @@ def _print_table(found: Drift, file: Path, reference: str, html: Path | None) ->
         )
     console = Console()
     console.print(table)
-    console.print(f"  Verdict: {found.verdict}.", highlight=False)
+    console.print(f"  Verdict: {result.verdict}.", highlight=False)
     if html is not None:
-        console.print(f"  The report with pictures is {html}.", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  Report with plots: {html}", highlight=False, markup=False, soft_wrap=True)

@@ -1,8 +1,8 @@
-"""How the verbs end, beside 0 (done), 1 (error, told in one line) and typer's own 2 (wrong usage)."""
+"""Exit codes of the commands, besides 0 (success), 1 (error in one line) and 2 (wrong usage, by typer)."""
 
 from __future__ import annotations
 
 REFUSED = 3
-"""Asked rightly and denied: the gate failed, the champion changed meanwhile, a digest differs."""
+"""A check failed: the gate, a digest, a metric, or the champion changed meanwhile."""
 INCONCLUSIVE = 4
-"""The evaluation set is too small to tell; nothing was changed."""
+"""There is too little data to decide; nothing was changed."""

@@ -1,4 +1,4 @@
-"""`textmill generate`: text that a language model writes."""
+"""`textmill generate`: generate text with a language model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
 from textmill.cli.predict import load_model, read_inputs
@@ -19,32 +19,40 @@ if TYPE_CHECKING:
 
 
 def generate(
-    prompts: Annotated[list[str] | None, typer.Argument(help="What to go on from.")] = None,
+    prompts: Annotated[list[str] | None, Argument(help="Prompts to continue.")] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="A folder, or models:/NAME@ALIAS, models:/NAME/VERSION. Default: data/exported/model."),
+        str | None, Option(help="Folder, models:/NAME@ALIAS or models:/NAME/VERSION. Default: data/exported/model.")
     ] = None,
-    file: Annotated[Path | None, typer.Option(help="One prompt a line; `-` reads from a pipe.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens to write at most.")] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token: temperature 0.")] = False,
-    temperature: Annotated[float | None, typer.Option(help="Above 1 bolder, below 1 tamer.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Draw among the K likeliest tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest that have this probability.")] = None,
-    min_p: Annotated[float | None, typer.Option(help="Drop tokens less likely than this times the likeliest.")] = None,
-    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: rarer repetitions.")] = None,
-    beams: Annotated[int | None, typer.Option(help="Beam search with so many beams.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the draws.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    file: Annotated[Path | None, Option(help="File with one prompt a line; `-` reads standard input.")] = None,
+    max_new_tokens: Annotated[int | None, Option(help="Maximum number of generated tokens.")] = None,
+    greedy: Annotated[bool, Option("--greedy", help="Always take the most likely token (temperature 0).")] = False,
+    temperature: Annotated[
+        float | None, Option(help="Sampling temperature; higher is more random, 0 is greedy.")
+    ] = None,
+    top_k: Annotated[int | None, Option(help="Sample from the K most likely tokens.")] = None,
+    top_p: Annotated[
+        float | None, Option(help="Sample from the most likely tokens with this total probability.")
+    ] = None,
+    min_p: Annotated[float | None, Option(help="Drop tokens below this fraction of the highest probability.")] = None,
+    repetition_penalty: Annotated[float | None, Option(help="Above 1: fewer repetitions.")] = None,
+    beams: Annotated[int | None, Option(help="Number of beams of a beam search.")] = None,
+    stop: Annotated[list[str] | None, Option(help="Stop before this text. Repeatable.")] = None,
+    seed: Annotated[int | None, Option(help="Random seed.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    r"""Let a language model write: textmill generate "To be" --temperature 0.8 --stop "\n\n"."""
+    r"""Generate text that continues a prompt.
+
+    Defaults of the options are stored with the model.
+
+    Example: textmill generate "To be" --temperature 0.8 --stop "\n\n"
+    """
     from textmill.tasks.abilities import ContinuesText
 
-    texts = read_inputs(prompts or [], file, "go on from")
+    texts = read_inputs(prompts or [], file, "generate from")
     generator = load_model(model)
     if not isinstance(generator.task, ContinuesText):
-        raise UserError("this model gives answers, it does not go on from a text", fix="Use `textmill predict`")
-    given = {
+        raise UserError("this model answers inputs; it does not generate text", fix="Use `textmill predict`")
+    options = {
         "max_new_tokens": max_new_tokens,
         "temperature": 0.0 if greedy else temperature,
         "top_k": top_k,
@@ -55,28 +63,24 @@ def generate(
         "stop": tuple(map(_unescaped, stop)) if stop else None,
         "seed": seed,
     }
-    chosen = {name: value for name, value in given.items() if value is not None}
-    options = generator.options.changed(chosen, lambda name: f"--{name.replace('_', '-')}")
+    changes = {name: value for name, value in options.items() if value is not None}
+    generation = generator.options.changed(changes, lambda name: f"--{name.replace('_', '-')}")
     if as_json:
-        _print_json(generator, texts, options)
+        _print_json(generator, texts, generation)
     elif len(texts) == 1:
-        _stream(generator, texts[0], options)
+        _stream(generator, texts[0], generation)
     else:
-        for text, answer in zip(texts, generator.generate(texts, options), strict=True):
+        for text, answer in zip(texts, generator.generate(texts, generation), strict=True):
             print(f"{text}{answer['text']}\n")
 
 
 def _unescaped(text: str) -> str:
-    r"""Text in which `\n` and its like stand for what they do in Python.
-
-    Raises:
-        UserError: A backslash stands before nothing that it could stand for.
-    """
+    r"""Replace Python escapes such as `\n` by the characters they stand for."""
     try:
         return text.encode("latin-1", "backslashreplace").decode("unicode_escape")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{text!r}: {error.reason}", where="--stop", fix=r"Write \\ for a backslash and \n for the end of a line"
+            f"{text!r}: {error.reason}", where="--stop", fix=r"Write \\ for a backslash and \n for a line break"
         ) from error
 
 

@@ -1,46 +1,48 @@
-"""`textmill history`: who was champion when, and why."""
+"""`textmill history`: list the promotions and rollbacks of a model."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
 
 
 def history(
-    model: Annotated[str | None, typer.Argument(help="Registered model. Default: this project's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    model: Annotated[str | None, Argument(help="Registered model. Default: this project's model.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Show every promotion and rollback, oldest first: textmill history --json.
+    """List all promotions and rollbacks with their reasons, oldest first.
 
-    A promotion or rollback that was killed midway is completed or undone first.
+    First completes or undoes a promotion or rollback that was killed midway.
+
+    Example: textmill history --json
     """
     from textmill.config.layout import find_layout
     from textmill.registry.promotion.promotion import history_of
 
-    found = history_of(model, find_layout())
+    document = history_of(model, find_layout())
     if as_json:
-        print_json(found)
+        print_json(document)
     else:
-        _print(found)
+        _print(document)
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(document: dict[str, Any]) -> None:
     from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
-    if found["recovered"]:
-        console.print(f"  First, {escape(found['recovered'])}.", soft_wrap=True)
+    if document["recovered"]:
+        console.print(f"  Recovered: {escape(document['recovered'])}.", soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("time (UTC)", "user", "action", "version", "verdict", "outcome"):
         table.add_column(column, no_wrap=True)
     table.add_column("reason", overflow="fold")
-    for event in found["events"]:
+    for event in document["events"]:
         moved = event["outcome"] == "moved"
         step = f"{event['champion'] or 'none'} → {event['version']}"
         why = event["reason"] if moved else ": ".join(filter(None, (event["reason"], _shortened(event["words"]))))
@@ -54,13 +56,13 @@ def _print(found: dict[str, Any]) -> None:
             escape(why),
         )
     console.print(table)
-    held = ", ".join(f"{alias} is version {version}" for alias, version in found["aliases"].items())
-    console.print(f"  {found['model']}: {held or 'no alias is set'}.", soft_wrap=True)
-    if found["moved_elsewhere"]:
-        console.print("  The alias champion was moved last by something else than promote or rollback.", soft_wrap=True)
+    aliases = ", ".join(f"{alias} is version {version}" for alias, version in document["aliases"].items())
+    console.print(f"  {document['model']}: {aliases or 'no alias is set'}.", soft_wrap=True)
+    if document["moved_elsewhere"]:
+        console.print("  The alias champion was last moved outside of promote and rollback.", soft_wrap=True)
 
 
 def _shortened(words: str) -> str:
-    """The first of several reasons; `--json` and the decision have them all."""
+    """Return the first of several reasons; `--json` and the decision have all."""
     first, *others = words.split("; ")
     return f"{first} (and {len(others)} more)" if others else first

@@ -1,10 +1,10 @@
-"""`textmill lineage`: what a version was made of."""
+"""`textmill lineage`: show the origin of a version."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
 
@@ -25,10 +25,10 @@ _MAY_LACK = ("made_from_run", "committed_later_as")
 
 
 def lineage(
-    version: Annotated[str, typer.Argument(help=VERSION_HELP)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    version: Annotated[str, Argument(help=VERSION_HELP)],
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Show what a version was made of: run, git commit, dvc.lock, data, environment.
+    """Show what a version was made from: run, git commit, dvc.lock, data, environment.
 
     Example: textmill lineage movie-reviews/3
     """
@@ -46,7 +46,7 @@ def lineage(
 
 
 def _tree(parts: dict[str, dict[str, Any]]) -> Tree:
-    """Each part a branch of the one above it, as each was made from the next."""
+    """Nest the parts: each was made from the next."""
     from rich.text import Text
     from rich.tree import Tree
 

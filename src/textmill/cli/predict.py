@@ -1,4 +1,4 @@
-"""`textmill predict`: answers of an exported or registered model."""
+"""`textmill predict`: predict with an exported or registered model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
 from textmill.errors import UserError
@@ -15,23 +15,24 @@ from textmill.errors import UserError
 if TYPE_CHECKING:
     from textmill.predicting.loading import Precision
 
-_NUMBERS = 4
-"""Of a vector that the table shows; `--json` gives all of them."""
+_MAX_NUMBERS = 4  # of a vector in the table; `--json` prints all
 
 
 def predict(
     texts: Annotated[
-        list[str] | None, typer.Argument(help="Inputs; a JSON record where the task has several fields.")
+        list[str] | None, Argument(help="Inputs; a JSON record where the task has several fields.")
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="A folder, or models:/NAME@ALIAS, models:/NAME/VERSION. Default: data/exported/model."),
+        str | None, Option(help="Folder, models:/NAME@ALIAS or models:/NAME/VERSION. Default: data/exported/model.")
     ] = None,
-    file: Annotated[Path | None, typer.Option(help="One input a line; `-` reads from a pipe.")] = None,
-    precision: Annotated[str, typer.Option(help="Which graph answers: int8 (fast) or fp32.")] = "int8",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    file: Annotated[Path | None, Option(help="File with one input a line; `-` reads standard input.")] = None,
+    precision: Annotated[str, Option(help="Graph that predicts: int8 (fast) or fp32.")] = "int8",
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Answer with a model: textmill predict "I love this product" "This product is bad"."""
+    """Predict the answers to inputs.
+
+    Example: textmill predict "I love this product" "This product is bad"
+    """
     inputs = read_inputs(texts or [], file)
     answers = load_model(model, precision).predict([_parsed(text) for text in inputs])
     if as_json:
@@ -41,12 +42,12 @@ def predict(
 
 
 def read_inputs(texts: list[str], file: Path | None, purpose: str = "predict") -> list[str]:
-    """The texts given, and the lines of a file (`-` for a pipe) that are not blank.
+    """Return the given texts and the non-blank lines of a file (`-`: standard input).
 
     Raises:
-        UserError: There is none, or the file is not UTF-8.
+        UserError: There is no input, or the file is not UTF-8.
     """
-    nothing = UserError(f"nothing to {purpose}", fix="Give texts, or --file with one a line")
+    nothing = UserError(f"nothing to {purpose}", fix="Give texts, or a file with one a line (--file)")
     if file is None:
         if not texts:
             raise nothing
@@ -57,14 +58,14 @@ def read_inputs(texts: list[str], file: Path | None, purpose: str = "predict") -
     except UnicodeDecodeError as error:
         line = stream[: error.start].count(b"\n") + 1
         raise UserError("not UTF-8", where=f"{file}:{line}", fix="Save the file as UTF-8") from error
-    found = texts + [line for line in lines if line.strip()]
-    if not found:
+    inputs = texts + [line for line in lines if line.strip()]
+    if not inputs:
         raise nothing
-    return found
+    return inputs
 
 
 def _parsed(text: str) -> Any:
-    """A JSON record as a record; any other text as it is."""
+    """Return a JSON record parsed, any other text unchanged."""
     if text.lstrip().startswith("{"):
         try:
             return json.loads(text)
@@ -74,15 +75,15 @@ def _parsed(text: str) -> Any:
 
 
 def load_model(model: str | None, precision: str = "int8") -> Any:
-    """The exported model of a folder or a registered version; None takes the project's own.
+    """Load an exported model from a folder or a registered version; None loads the project's model.
 
     Raises:
-        UserError: There is none, or no such precision.
+        UserError: There is no such model or precision.
     """
     from textmill.predicting.loading import load_predictor
 
     if precision not in ("int8", "fp32"):
-        raise UserError(f"precision = {precision!r}: there are int8 and fp32", where="--precision")
+        raise UserError(f"no precision {precision!r}", where="--precision", fix="Use int8 or fp32")
     chosen: Precision = "int8" if precision == "int8" else "fp32"
     if model is not None and model.startswith("models:/"):
         from textmill.config.layout import find_layout
@@ -116,6 +117,6 @@ def _shown(value: Any) -> str:
         return f"{value:.3f}"
     if isinstance(value, dict):
         return "  ".join(f"{name} {_shown(inner)}" for name, inner in value.items())
-    if isinstance(value, list) and len(value) > _NUMBERS:
-        return f"{' '.join(map(_shown, value[:_NUMBERS]))} ... ({len(value)} numbers)"
+    if isinstance(value, list) and len(value) > _MAX_NUMBERS:
+        return f"{' '.join(map(_shown, value[:_MAX_NUMBERS]))} ... ({len(value)} numbers)"
     return str(value)

@@ -1,11 +1,11 @@
-"""`textmill promote` and `textmill rollback`: changing the champion."""
+"""`textmill promote` and `textmill rollback`: change the champion."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Exit, Option
 
 from textmill.cli.exit_codes import INCONCLUSIVE, REFUSED
 from textmill.cli.json_output import print_json
@@ -13,7 +13,7 @@ from textmill.cli.json_output import print_json
 if TYPE_CHECKING:
     from textmill.registry.promotion.promotion import Promotion
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+AsJson = Annotated[bool, Option("--json", help="Print one JSON document.")]
 
 _CODES = {"moved": 0, "refused": REFUSED, "stale champion": REFUSED, "inconclusive": INCONCLUSIVE}
 _MARKS = {"pass": "[green]pass[/green]", "fail": "[red]fail[/red]", "inconclusive": "[yellow]cannot tell[/yellow]"}
@@ -21,18 +21,18 @@ _MARKS = {"pass": "[green]pass[/green]", "fail": "[red]fail[/red]", "inconclusiv
 
 def promote(
     version: Annotated[
-        str | None,
-        typer.Argument(help="NAME/VERSION, NAME@ALIAS, or a bare version or alias. Default: the challenger."),
+        str | None, Argument(help="NAME/VERSION, NAME@ALIAS, or a bare version or alias. Default: the challenger.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure and judge; store and move nothing.")] = False,
-    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "",
+    dry_run: Annotated[bool, Option("--dry-run", help="Run the gate; store and move nothing.")] = False,
+    reason: Annotated[str, Option(help="Reason, shown in the history.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Make a version the champion if it passes the gate of conf/gate/: textmill promote --dry-run.
+    """Make a version the champion if it passes the gate (conf/gate/).
 
-    Champion and challenger answer the same test split in one session. Ends with 0 when it was
-    promoted (or would be), 3 when it was refused or the champion changed meanwhile, 4 when the
-    split is too small to tell, 1 after an error.
+    The gate measures champion and challenger on the same test split. Exit status: 0 promoted,
+    3 refused or the champion changed meanwhile, 4 the split is too small to tell, 1 error.
+
+    Example: textmill promote --dry-run
     """
     from textmill.config.layout import find_layout
     from textmill.registry.promotion.promotion import promote as run
@@ -42,17 +42,19 @@ def promote(
         print_json(done.as_dict())
     else:
         _print_promotion(done)
-    raise typer.Exit(_CODES[done.event.outcome])
+    raise Exit(_CODES[done.event.outcome])
 
 
 def rollback(
-    reason: Annotated[str, typer.Option(help="Why, for the history.")],
-    model: Annotated[str | None, typer.Option(help="Registered model. Default: this project's.")] = None,
+    reason: Annotated[str, Option(help="Reason, shown in the history.")],
+    model: Annotated[str | None, Option(help="Registered model. Default: this project's model.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the previous champion the champion again: textmill rollback --reason "too many complaints".
+    """Make the previous champion the champion again.
 
-    Only when its files have their digests and it answers; else it ends with 3 and moves nothing.
+    First checks its digests and its stored answers; on a mismatch nothing moves (exit status 3).
+
+    Example: textmill rollback --reason "too many complaints"
     """
     from textmill.config.layout import find_layout
     from textmill.registry.promotion.rollback import rollback as run
@@ -62,7 +64,7 @@ def rollback(
         print_json(done.as_dict())
     else:
         _print_end(done.model, done.recovered, done.as_dict())
-    raise typer.Exit(_CODES[done.event.outcome])
+    raise Exit(_CODES[done.event.outcome])
 
 
 def _print_promotion(done: Promotion) -> None:
@@ -83,22 +85,21 @@ def _print_promotion(done: Promotion) -> None:
 
 
 def _print_end(model: str, recovered: str | None, event: Mapping[str, Any]) -> None:
-    """The last lines: what became of it."""
     from rich.console import Console
     from rich.markup import escape
 
     console = Console(highlight=False, soft_wrap=True)
     if recovered:
-        console.print(f"  First, {escape(recovered)}.")
+        console.print(f"  Recovered: {escape(recovered)}.")
     version = f"{model} version {event['version']}"
     instead = f" in place of version {event['champion']}" if event["champion"] else ""
     if event["outcome"] == "moved" and event.get("dry_run"):
         console.print(f"  [bold]{version}[/bold] would be promoted{instead}. Nothing was moved.")
     elif event["outcome"] == "moved":
-        console.print(f"  [bold]{version}[/bold] is the champion now{instead}.")
+        console.print(f"  [bold]{version}[/bold] is now the champion{instead}.")
     else:
         console.print(f"  [bold]{version}[/bold] is not promoted: {event['outcome']}. Nothing was moved.")
-        if event["verdict"] in (None, "pass"):  # else the table has said it
+        if event["verdict"] in (None, "pass"):  # otherwise the table shows the reason
             console.print(f"  {escape(event['words'])}.")
     if event.get("decision_address"):
         console.print(f"  Decision: {event['decision_address']}")

@@ -1,4 +1,4 @@
-"""`textmill serve`: a model over HTTP."""
+"""`textmill serve`: serve a model over HTTP."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
 from textmill.errors import UserError
@@ -16,67 +16,57 @@ from textmill.errors import UserError
 if TYPE_CHECKING:
     from textmill.serving.loading import ModelSource
 
-_LIMITS = "Limits"
-_BATCHES = "Batches"
+
+def _limit(text: str, least: float = 1) -> Any:
+    return Option(min=least, rich_help_panel="Limits", help=text)
+
+
+def _batches(text: str, least: float = 1, show_default: bool | str = True) -> Any:
+    return Option(min=least, rich_help_panel="Batches", help=text, show_default=show_default)
 
 
 def serve(
     address: Annotated[
         str | None,
-        typer.Argument(
+        Argument(
             metavar="[MODEL]",
             help="models:/NAME@ALIAS, models:/NAME/VERSION, or a folder.",
             show_default="the project's champion",
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The same, as in `textmill predict`.")] = None,
-    host: Annotated[str, typer.Option(help="Any but loopback needs a token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    token_file: Annotated[Path | None, typer.Option(help="File with the bearer token; else $TEXTMILL_TOKEN.")] = None,
-    precision: Annotated[str, typer.Option(help="Which graph answers: int8 (fast) or fp32.")] = "int8",
-    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Time between two looks at the alias.")] = 5.0,
-    drain_seconds: Annotated[float, typer.Option(min=0, help="How long requests may take after SIGTERM.")] = 30.0,
-    max_body_bytes: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Of one request.")] = 1 << 20,
-    receive_seconds: Annotated[
-        float, typer.Option(min=0.1, rich_help_panel=_LIMITS, help="For the head of a request, and again for its body.")
-    ] = 10.0,
-    max_inputs: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Of one request.")] = 128,
-    max_characters: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Of one input.")] = 20_000,
-    max_waiting: Annotated[
-        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Inputs in the queue; more get 503.")
-    ] = 2048,
-    max_generations: Annotated[
-        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Texts written at the same time; more get 503.")
-    ] = 2,
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Of a text that is written.")
-    ] = 1024,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, rich_help_panel=_BATCHES, help="Batches at the same time.", show_default="one a core"),
-    ] = None,
-    batch_tokens: Annotated[
-        int, typer.Option(min=1, rich_help_panel=_BATCHES, help="Of a batch, padding counted.")
-    ] = 256,
-    batch_rows: Annotated[int, typer.Option(min=1, rich_help_panel=_BATCHES, help="Inputs of a batch.")] = 32,
-    batch_delay_ms: Annotated[
-        float, typer.Option(min=0, rich_help_panel=_BATCHES, help="Wait for others while a worker is free.")
-    ] = 0.0,
+    model: Annotated[str | None, Option(help="The model, as in `textmill predict`.")] = None,
+    host: Annotated[str, Option(help="Address to listen on; any but loopback requires a token.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    token_file: Annotated[Path | None, Option(help="File with the bearer token. Default: $TEXTMILL_TOKEN.")] = None,
+    precision: Annotated[str, Option(help="Graph that predicts: int8 (fast) or fp32.")] = "int8",
+    poll_seconds: Annotated[float, Option(min=0.1, help="Interval between checks of the alias.")] = 5.0,
+    drain_seconds: Annotated[float, Option(min=0, help="Time to finish requests after SIGTERM.")] = 30.0,
+    max_body_bytes: Annotated[int, _limit("Maximum size of a request body.")] = 1_048_576,
+    receive_seconds: Annotated[float, _limit("Timeout for receiving the head, and again the body.", least=0.1)] = 10.0,
+    max_inputs: Annotated[int, _limit("Maximum inputs of a request.")] = 128,
+    max_characters: Annotated[int, _limit("Maximum characters of an input.")] = 20_000,
+    max_waiting: Annotated[int, _limit("Maximum queued inputs; further ones get 503.")] = 2048,
+    max_generations: Annotated[int, _limit("Maximum concurrent generations; further ones get 503.")] = 2,
+    max_new_tokens: Annotated[int, _limit("Maximum tokens of a generation.")] = 1024,
+    workers: Annotated[int | None, _batches("Concurrent batches.", show_default="one per core")] = None,
+    batch_tokens: Annotated[int, _batches("Maximum tokens of a batch, padding included.")] = 256,
+    batch_rows: Annotated[int, _batches("Maximum inputs of a batch.")] = 32,
+    batch_delay_ms: Annotated[float, _batches("Wait for more inputs while a worker is free.", least=0)] = 0.0,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document with the address, once the server listens.")
+        bool, Option("--json", help="Print one JSON document with the address once the server listens.")
     ] = False,
 ) -> None:
-    """Serve a model on http://127.0.0.1:8000; a new champion is picked up without a restart.
+    """Serve a model on http://127.0.0.1:8000; a new champion is loaded without a restart.
 
-    SIGTERM or Ctrl-C ends it with 0, when the accepted requests are answered.
+    SIGTERM or Ctrl-C stops it after the accepted requests are answered (exit status 0).
 
     Example: textmill serve models:/movie-reviews@champion --port 8080
     """
-    given: dict[str, Any] = locals()
+    arguments: dict[str, Any] = locals()
     if address is not None and model is not None:
-        raise UserError("the model is named twice", where="--model", fix="Name it once")
+        raise UserError("MODEL and --model are both given", where="--model", fix="Give one of them")
     if precision not in ("int8", "fp32"):
-        raise UserError(f"precision = {precision!r}: there are int8 and fp32", where="--precision")
+        raise UserError(f"no precision {precision!r}", where="--precision", fix="Use int8 or fp32")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # batches already use all cores
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     from textmill.serving.access import read_token, require_token
@@ -87,7 +77,7 @@ def serve(
     from textmill.serving.server import serve as run
     from textmill.serving.settings import ServeSettings
 
-    options = {name: given[name] for name in ServeSettings.model_fields if name in given}
+    options = {name: arguments[name] for name in ServeSettings.model_fields if name in arguments}
     run(source, ServeSettings(**options), token, _announce if as_json else lambda _: None)
 
 
@@ -96,9 +86,9 @@ def _announce(address: str) -> None:
 
 
 def _source(model: str | None) -> ModelSource:
-    """Where the model comes from; by default the champion under the project's name."""
+    """Return the source of the model; by default the champion of the project's registered model."""
     from textmill.config.layout import find_layout
-    from textmill.registry.versions.following import RegisteredSource
+    from textmill.registry.versions.registered_source import RegisteredSource
     from textmill.registry.versions.versions import CHAMPION
     from textmill.serving.loading import FolderSource
 

@@ -1,4 +1,4 @@
-"""`textmill server`: a team's MLflow server."""
+"""`textmill server`: run MLflow for a team."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Option
 
 from textmill.cli.json_output import print_json
 
@@ -18,31 +18,31 @@ Permission = Literal["NO_PERMISSIONS", "READ", "EDIT", "MANAGE"]
 
 
 def server(
-    host: Annotated[str, typer.Option(help="Address to listen on; other machines should come through TLS.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
+    host: Annotated[str, Option(help="Address to listen on; put TLS in front for other machines.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=1, max=65535, help="Port to listen on.")] = 5000,
     folder: Annotated[
-        Path | None, typer.Option(help="Secrets, logs, artefacts, private database. Default: .dvc/tmp/textmill/server.")
+        Path | None, Option(help="Secrets, logs, artifacts and private database. Default: .dvc/tmp/textmill/server.")
     ] = None,
     artifacts: Annotated[
-        str | None, typer.Option(help="Where artefacts are stored, e.g. s3://bucket. Default: in the folder.")
+        str | None, Option(help="Artifact store, such as s3://bucket. Default: a folder in --folder.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 2,
-    permission: Annotated[Permission, typer.Option(help="What every user may do with what others made.")] = "EDIT",
+    workers: Annotated[int, Option(min=1, help="Number of server processes.")] = 2,
+    permission: Annotated[Permission, Option(help="Permission of every user on the work of others.")] = "EDIT",
     allowed_hosts: Annotated[
-        str | None, typer.Option(help="Host names, with commas, by which a proxy in front calls the server.")
+        str | None, Option(help="Host names, separated by commas, under which a proxy calls the server.")
     ] = None,
-    upgrade: Annotated[bool, typer.Option("--upgrade", help="First upgrade the database to this MLflow.")] = False,
+    upgrade: Annotated[
+        bool, Option("--upgrade", help="First upgrade the database schema to the installed MLflow.")
+    ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document with the address, once the server answers.")
+        bool, Option("--json", help="Print one JSON document with the address once the server is ready.")
     ] = False,
 ) -> None:
-    """Run MLflow for a team: PostgreSQL, artefacts proxied, users and passwords. Ctrl-C stops it.
+    """Run MLflow for a team: PostgreSQL, proxied artifacts, users and passwords. Ctrl-C stops it.
 
-    The database is $TEXTMILL_DATABASE (postgresql://...), else a private PostgreSQL in the folder.
-    The first start makes the user admin, with the password of $TEXTMILL_ADMIN_PASSWORD, else a
-    random one in the folder's file admin-password.
+    The database is $TEXTMILL_DATABASE (postgresql://...), or else a private PostgreSQL in --folder.
+    The first start creates the user admin. Its password is $TEXTMILL_ADMIN_PASSWORD, or else a
+    random one in the file admin-password of --folder.
 
     Example: textmill server --folder /var/lib/textmill
     """
@@ -88,18 +88,18 @@ def _announce(settings: ServerSettings) -> None:
     password = f"in {_short(settings.password_file)}" if kept else f"as ${ADMIN_PASSWORD} on the first start"
     print(f"The server answers on {settings.address}", flush=True)
     print(f"  database   {'as $TEXTMILL_DATABASE' if settings.database else _short(settings.folder / 'postgres')}")
-    print(f"  artefacts  {settings.artifacts or _short(settings.folder / 'artifacts')}")
+    print(f"  artifacts  {settings.artifacts or _short(settings.folder / 'artifacts')}")
     print(f"  log        {_short(settings.log)}")
     print(f"  user       {ADMIN}, password {password}")
     if not _is_loopback(settings.host):
-        print("  Passwords travel readably: put TLS in front (docs/team-server.md).")
-    print("Each member of the team sets:")
+        print("  Passwords are sent unencrypted: put TLS in front (docs/team-server.md).")
+    print("Each team member sets:")
     print(f"  export MLFLOW_TRACKING_URI={settings.address}")
     print("  export MLFLOW_TRACKING_USERNAME=...  MLFLOW_TRACKING_PASSWORD=...", flush=True)
 
 
 def _short(path: Path) -> str:
-    """A path as seen from here."""
+    """Return a path relative to the working directory, where it lies below it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 

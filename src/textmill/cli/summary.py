@@ -1,4 +1,4 @@
-"""`textmill summary`: what the last pipeline run made, in a short table."""
+"""`textmill summary`: show the results of the last pipeline run."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from textmill.cli.json_output import print_json
 from textmill.errors import UserError
 
-_ASK = 'textmill predict "I love this product" "This product is bad"'
-_WRITE = 'textmill generate "To be"'
+_PREDICT = 'textmill predict "I love this product" "This product is bad"'
+_GENERATE = 'textmill generate "To be"'
 _NEXT = (
     "mlflow ui                # compare runs on http://127.0.0.1:5000",
     "dvc exp run -S train.max_epochs=1 && dvc exp show",
 )
 
 
-def summary(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
-    """Show the model's figures beside its baselines, the registered version and what to try next."""
+def summary(as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False) -> None:
+    """Show the metrics beside the baselines, the registered version and what to try next."""
     from textmill.config.layout import find_layout
 
     layout = find_layout()
@@ -30,13 +30,13 @@ def summary(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON
         print_json({"metrics": metrics, "registered": registered})
         return
     specification = layout.exported / "model" / "textmill.json"
-    writes = specification.is_file() and _read(specification).get("generation") is not None
-    _print_table(metrics, registered, _WRITE if writes else _ASK)
+    generates = specification.is_file() and _read(specification).get("generation") is not None
+    _print_table(metrics, registered, _GENERATE if generates else _PREDICT)
 
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise UserError("the pipeline has not run to its end", where=str(path), fix="Run `make repro`")
+        raise UserError("the pipeline has not completed", where=str(path), fix="Run `make repro`")
     return json.loads(path.read_text(encoding="utf-8"))
 
 

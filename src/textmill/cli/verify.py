@@ -1,11 +1,11 @@
-"""`textmill verify`: whether each link of a version's lineage holds."""
+"""`textmill verify`: check the lineage of a version."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from textmill.cli.exit_codes import INCONCLUSIVE, REFUSED
 from textmill.cli.json_output import print_json
@@ -18,12 +18,12 @@ _STYLE = {"holds": "green", "broken": "bold red", "unchecked": "yellow"}
 
 
 def verify(
-    version: Annotated[str, typer.Argument(help=VERSION_HELP)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    version: Annotated[str, Argument(help=VERSION_HELP)],
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Check each link of a version's lineage against this repository and the DVC cache.
 
-    Ends with 0 when all hold, 3 when one is broken, 4 when one could not be checked.
+    Exit status: 0 all links hold, 3 a link is broken, 4 a link could not be checked.
 
     Example: textmill verify models:/movie-reviews@challenger
     """
@@ -33,15 +33,14 @@ def verify(
 
     origin = find_origin(version, find_layout())
     links = list(verify_origin(origin))
-    found = {link.status for link in links}
-    verdict = "broken" if "broken" in found else "unchecked" if "unchecked" in found else "holds"
+    statuses = {link.status for link in links}
+    verdict = "broken" if "broken" in statuses else "unchecked" if "unchecked" in statuses else "holds"
     if as_json:
-        document = {"version": origin.name, "verdict": verdict, "links": [asdict(link) for link in links]}
-        print_json(document)
+        print_json({"version": origin.name, "verdict": verdict, "links": [asdict(link) for link in links]})
     else:
         _print_table(origin.name, links)
     if verdict != "holds":
-        raise typer.Exit(REFUSED if verdict == "broken" else INCONCLUSIVE)
+        raise Exit(REFUSED if verdict == "broken" else INCONCLUSIVE)
 
 
 def _print_table(name: str, links: list[Link]) -> None:
@@ -51,7 +50,7 @@ def _print_table(name: str, links: list[Link]) -> None:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, title=f"Links of {name}", title_justify="left")
-    for column in ("link", "status", "what was found"):
+    for column in ("link", "status", "detail"):
         table.add_column(column, overflow="fold")
     for link in links:
         table.add_row(link.name, Text(link.status, style=_STYLE[link.status]), Text(link.detail))

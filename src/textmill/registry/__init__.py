@@ -1,1 +1,1 @@
-"""MLflow: tracking runs and registering model versions."""
+"""Track runs and register model versions with MLflow."""

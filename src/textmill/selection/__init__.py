@@ -1,1 +1,1 @@
-"""Decisions before a training: which model is worth it."""
+"""Choose the model to train: short trials of several candidates under a time budget."""

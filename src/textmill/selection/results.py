@@ -1,4 +1,4 @@
-"""What the screening found, as plain records."""
+"""Records of what a screening measured."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rung:
-    """How far a candidate was at one point, and how good.
+    """A candidate's state after one rung.
 
     Attributes:
-        share: Of its recipe that is done.
-        samples: Rows trained on until then, repetitions counted.
+        share: Share of the full training that is done.
+        samples: Rows trained on so far, repetitions counted.
         quality: The main metric on the validation split.
         seconds: Wall time of this rung.
-        whole_seconds: Wall time of the whole recipe's training, by the speed of this rung.
+        whole_seconds: Wall time of the full training, at the speed of this rung.
     """
 
     share: float
@@ -31,8 +31,8 @@ class Rung:
 
 
 @dataclass(frozen=True)
-class Served:
-    """What an answer costs: ms for one input (95th percentile) and MB on disk."""
+class ServingCost:
+    """Latency in ms for one input (95th percentile) and size in MB on disk."""
 
     latency: float
     size: float
@@ -43,15 +43,12 @@ class Result:
     """A candidate at the end of the screening.
 
     Attributes:
-        name: Of the candidate.
-        title: In words.
         baseline: Whether it is a baseline, which the pipeline does not export.
-        rungs: What was measured; empty where it was never trained.
-        expected: The main metric after the whole recipe, extrapolated; None where that cannot be told.
-        served: What an answer costs; None where it was not measured.
-        excluded: Why it is out of the question; None when it is in.
-        predictions: For the validation split.
-        lines: Of `params.yaml`, to adopt it.
+        rungs: Measurements; empty if it was never trained.
+        expected: The main metric extrapolated to the full training, or None where that is unreliable.
+        serving: Latency and size, or None if not measured.
+        excluded: The reason for its exclusion, or None.
+        params: The content of `params.yaml` that adopts it.
     """
 
     name: str
@@ -59,22 +56,22 @@ class Result:
     baseline: bool
     rungs: list[Rung] = field(default_factory=list)
     expected: float | None = None
-    served: Served | None = None
+    serving: ServingCost | None = None
     excluded: str | None = None
     predictions: pd.DataFrame | None = None
-    lines: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
 
     @property
     def quality(self) -> Interval:
-        """As measured last."""
+        """The main metric as last measured."""
         return self.rungs[-1].quality
 
     @property
     def share(self) -> float:
-        """Of the recipe that was done."""
+        """Share of the full training that is done."""
         return self.rungs[-1].share if self.rungs else 0.0
 
     @property
     def train_seconds(self) -> float:
-        """Wall time of the whole recipe, by the last rung's speed."""
+        """Wall time of the full training, at the speed of the last rung."""
         return self.rungs[-1].whole_seconds

@@ -1,4 +1,4 @@
-"""What an answer of a candidate costs: time for one input and size on disk, as it would be served."""
+"""Latency and size of a candidate as it would be served."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from textmill.data.prepared import Prepared
 from textmill.models.base import Model
 from textmill.predicting.loading import Precision, load_predictor
 from textmill.selection.candidates import Candidate
-from textmill.selection.contenders import SPLIT, Baseline
-from textmill.selection.results import Served
+from textmill.selection.results import ServingCost
+from textmill.selection.trials import SPLIT, BaselineTrial
 from textmill.tasks.abilities import generates, natural_inputs
 from textmill.tasks.base import Task
 
 _ROWS = 50
-_FEW_ROWS = 3  # of a model that writes
+_GENERATION_ROWS = 3
 _REPEATS = 3
 _MEGABYTE = 1e6
-_SERVED: Precision = "int8"  # the graph that is served unless another is asked for
+_SERVED: Precision = "int8"  # the graph that is served by default
 
 
-def network_costs(candidate: Candidate, prepared: Prepared) -> Served:
-    """Of a network with the weights that it begins with: its speed does not depend on them.
+def measure_network(candidate: Candidate, prepared: Prepared) -> ServingCost:
+    """Export the network untrained and measure it: its speed does not depend on the weights.
 
-    A model that writes is timed on few inputs; untrained, it writes as much as it may.
+    A generating model is timed on few inputs; untrained, it generates up to its length limit.
 
     Raises:
         UserError: The architecture does not fit the task, or cannot be exported.
@@ -47,30 +47,29 @@ def network_costs(candidate: Candidate, prepared: Prepared) -> Served:
     write_served(config.export, task, prepared, network, folder)
     write_manifest(folder)
     predictor = load_predictor(folder, _SERVED)
-    rows, repeats = (_FEW_ROWS, 1) if generates(task) else (_ROWS, _REPEATS)
+    rows, repeats = (_GENERATION_ROWS, 1) if generates(task) else (_ROWS, _REPEATS)
     [latency] = latencies([predictor], _inputs(task, prepared, rows), repeats)
-    return Served(latency, size(folder, predictor, _SERVED))
+    return ServingCost(latency, size(folder, predictor, _SERVED))
 
 
-def baseline_costs(baseline: Baseline) -> Served:
-    """Of a fitted baseline: a text is cut into words and answered. It is pickled only to be weighed."""
+def measure_baseline(baseline: BaselineTrial) -> ServingCost:
+    """Measure a fitted baseline: latency with word splitting, and size when pickled."""
     import cloudpickle
 
     from textmill.registry.promotion.costs import latencies
 
-    task, prepared = baseline.task, baseline.prepared
-    [latency] = latencies([_Answering(baseline)], _inputs(task, prepared, _ROWS), _REPEATS)
-    return Served(latency, len(cloudpickle.dumps(baseline.answer)) / _MEGABYTE)
+    [latency] = latencies([_BaselinePredictor(baseline)], _inputs(baseline.task, baseline.prepared, _ROWS), _REPEATS)
+    return ServingCost(latency, len(cloudpickle.dumps(baseline.predict)) / _MEGABYTE)
 
 
 def _inputs(task: Task, prepared: Prepared, rows: int) -> list[dict[str, Any]]:
     return natural_inputs(task, prepared.split(SPLIT).slice(0, rows))[:rows]
 
 
-class _Answering:
-    """A baseline that is asked as a served model is."""
+class _BaselinePredictor:
+    """A baseline with the interface of a served model."""
 
-    def __init__(self, baseline: Baseline) -> None:
+    def __init__(self, baseline: BaselineTrial) -> None:
         from textmill.data.words import word_splitter
 
         self._baseline = baseline
@@ -81,6 +80,6 @@ class _Answering:
         task = self._baseline.task
         frame = task.parse_inputs(values)
         texts = frame[list(task.text_columns)].agg(" ".join, axis=1).tolist()
-        assert self._baseline.answer is not None
-        answered = self._baseline.answer(frame.assign(words=self._words(texts)))
-        return [{str(key): value for key, value in row.items()} for row in answered.to_dict("records")]
+        assert self._baseline.predict is not None
+        answers = self._baseline.predict(frame.assign(words=self._words(texts)))
+        return [{str(key): value for key, value in row.items()} for row in answers.to_dict("records")]

@@ -1,1 +1,1 @@
-"""Predictions from an exported model, without PyTorch."""
+"""Serve an exported model over HTTP."""

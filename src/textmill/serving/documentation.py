@@ -1,12 +1,12 @@
-"""The OpenAPI document, with the task's own examples and the answers that the served model gave to them."""
+"""The OpenAPI document, with the task's examples and the served model's answers to them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.sections.generation import GenerationConfig
-from textmill.serving.generation import StreamingGenerator
 from textmill.serving.limits import characters
+from textmill.serving.streaming import StreamingGenerator
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -18,53 +18,55 @@ _INPUT = {"description": "A text, or a record of the task's fields."}
 _RECORD = {"type": "object", "additionalProperties": True}
 _ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
 _REFUSALS = {
-    "400": "The body is no JSON.",
+    "400": "The body is not JSON.",
     "401": "The bearer token is missing or wrong.",
-    "408": "The head or the body came too slowly.",
+    "408": "The head or the body was not received in time.",
     "413": "The body is too large.",
-    "422": "The body has another form, or an input is too long or not what the task takes.",
+    "422": "The body has another form, an input is too long, or the task rejects it.",
     "431": "The head is too large.",
-    "503": "No model yet, too much to do, or shutting down; come back after `Retry-After` seconds.",
+    "503": "No model yet, overloaded, or shutting down; retry after `Retry-After` seconds.",
 }
 
 
-def document(app: FastAPI, model: LoadedModel | None, settings: ServeSettings, *, token: bool) -> dict[str, Any]:
-    """The document for the model that is served; `/generate` is in it where that model generates.
+def openapi_document(
+    app: FastAPI, model: LoadedModel | None, settings: ServeSettings, *, token: bool
+) -> dict[str, Any]:
+    """Return the document for the served model; it has `/generate` if the model generates.
 
-    With a token it has no examples: a browser can bring no token to this page, and what the model
-    was asked and said is for those who have it.
+    With a token it has no examples: a browser cannot send the token for this page, and inputs and answers
+    are only for clients that have it.
     """
     from fastapi.openapi.utils import get_openapi
 
-    found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    paths = found["paths"]
+    openapi = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    paths = openapi["paths"]
     shape = _request_shape(settings)
     paths["/predict"]["post"] |= {"requestBody": _body(shape), "responses": _answers(_predict_shape())}
     paths["/generate"]["post"] |= {"requestBody": _body(_generate_shape()), "responses": _answers(_stream_shape())}
     if model is None or not isinstance(model.predictor, StreamingGenerator):
         del paths["/generate"]
     if model is not None and not token:
-        inputs, answers = [_natural(asked) for asked, _ in model.examples], [answer for _, answer in model.examples]
+        inputs, answers = [_natural(value) for value, _ in model.examples], [answer for _, answer in model.examples]
         content = paths["/predict"]["post"]["requestBody"]["content"]["application/json"]
         content["examples"] = {
             "several": {"summary": "Several inputs", "value": {"inputs": inputs}},
             "one": {"summary": "One input", "value": {"input": inputs[0]}},
         }
         paths["/predict"]["post"]["responses"]["200"]["content"]["application/json"]["examples"] = {
-            "several": {"summary": f"By {model.identity}", "value": {"outputs": answers}},
-            "one": {"summary": f"By {model.identity}", "value": {"output": answers[0]}},
+            "several": {"summary": f"From {model.identity}", "value": {"outputs": answers}},
+            "one": {"summary": f"From {model.identity}", "value": {"output": answers[0]}},
         }
     if token:
-        found.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        found["security"] = [{"token": []}]
-    return found
+        openapi.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        openapi["security"] = [{"token": []}]
+    return openapi
 
 
-def _natural(asked: Any) -> Any:
-    """A record of one field as the plain text that it may also be sent as."""
-    if isinstance(asked, dict) and len(asked) == 1 and characters(asked):
-        return next(iter(asked.values()))
-    return asked
+def _natural(value: Any) -> Any:
+    """Return the text of a record with one text field; other inputs unchanged."""
+    if isinstance(value, dict) and len(value) == 1 and characters(value):
+        return next(iter(value.values()))
+    return value
 
 
 def _request_shape(settings: ServeSettings) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def _predict_shape() -> dict[str, Any]:
 def _generate_shape() -> dict[str, Any]:
     options = {
         "type": "object",
-        "description": "How to write otherwise than the model is set to.",
+        "description": "Changes to the model's generation options.",
         "properties": GenerationConfig.model_json_schema()["properties"],
         "additionalProperties": False,
     }

@@ -1,4 +1,4 @@
-"""What a request may be: the size of its body, the number and length of its inputs."""
+"""Limits of a request: the size of its body, the number and length of its inputs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 RETRY_AFTER_SECONDS = 1
 _MESSAGE_CHARACTERS = 300
-# Of a body that is refused, so much is still read: a client that is still sending would otherwise
-# see its connection break and never read why.
+# Bytes of a too large body that are still read: otherwise a client that is sending gets a broken connection and
+# does not see the error.
 _LINGER_BYTES = 16 << 20
 
 
-class Refused(Exception):  # noqa: N818 - a refusal is an answer here, not a fault
-    """A request that is answered with a status and one line."""
+class RequestError(Exception):
+    """A request that is answered with an error status and one line."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         self.status = status
@@ -35,64 +35,64 @@ class Refused(Exception):  # noqa: N818 - a refusal is an answer here, not a fau
         super().__init__(self.message)
 
     def response(self) -> Response:
-        """What the client gets."""
+        """Return the HTTP response."""
         from starlette.responses import JSONResponse
 
         return JSONResponse({"error": self.message}, self.status, self.headers)
 
 
-def busy(message: str) -> Refused:
-    """A deliberate 503: come back in a moment."""
-    return Refused(503, message, {"Retry-After": str(RETRY_AFTER_SECONDS)})
+def unavailable(message: str) -> RequestError:
+    """Return a 503 that asks the client to retry."""
+    return RequestError(503, message, {"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
 @dataclass(frozen=True)
-class Question:
-    """The inputs of a request; `single` says that `input` was sent, not `inputs`."""
+class ParsedRequest:
+    """The inputs of a request; `single` if it sent `input`, not `inputs`."""
 
     values: list[Any]
     single: bool
     options: dict[str, Any] = field(default_factory=dict)
 
 
-class HeldBytes:
-    """Counts the bodies that are in memory."""
+class BodyMemory:
+    """Limits the memory of all request bodies together."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.held = 0
+        self.used = 0
 
     @contextmanager
-    def room(self) -> Iterator[_Share]:
-        """Take room for one body; it is given back at the end.
+    def reserve(self) -> Iterator[_Reservation]:
+        """Reserve memory for one body; release it on exit.
 
         Raises:
-            Refused: 503, when the bodies of all requests take too much.
+            RequestError: 503 if the bodies of all requests exceed the limit.
         """
-        share = _Share(self)
+        reservation = _Reservation(self)
         try:
-            yield share
+            yield reservation
         finally:
-            self.held -= share.size
+            self.used -= reservation.size
 
 
-class _Share:
-    def __init__(self, total: HeldBytes) -> None:
-        self.total = total
+class _Reservation:
+    def __init__(self, memory: BodyMemory) -> None:
+        self.memory = memory
         self.size = 0
 
     def add(self, size: int) -> None:
-        if self.total.held + size > self.total.limit:
-            raise busy("too many requests at once; try again")
-        self.total.held += size
+        if self.memory.used + size > self.memory.limit:
+            raise unavailable("too many concurrent requests; try again")
+        self.memory.used += size
         self.size += size
 
 
-async def read_body(request: Request, share: _Share, settings: ServeSettings) -> bytes:
-    """The whole body.
+async def read_body(request: Request, reservation: _Reservation, settings: ServeSettings) -> bytes:
+    """Read the whole body.
 
     Raises:
-        Refused: 413 when it is too large, 408 when it comes too slowly, 400 when it does not come.
+        RequestError: 413 if it is too large, 408 if it is not received in time, 400 if it is incomplete.
     """
     from starlette.requests import ClientDisconnect
 
@@ -104,7 +104,7 @@ async def read_body(request: Request, share: _Share, settings: ServeSettings) ->
             async for chunk in request.stream():
                 size += len(chunk)
                 if size <= limit:
-                    share.add(len(chunk))
+                    reservation.add(len(chunk))
                     chunks.append(chunk)
                 elif size > limit + _LINGER_BYTES:
                     break
@@ -112,44 +112,44 @@ async def read_body(request: Request, share: _Share, settings: ServeSettings) ->
                     chunks.clear()
     except TimeoutError:
         message = f"the body did not arrive in {settings.receive_seconds:g} s"
-        raise Refused(408, message, {"Connection": "close"}) from None
+        raise RequestError(408, message, {"Connection": "close"}) from None
     except ClientDisconnect:
-        raise Refused(400, "the body is incomplete") from None
+        raise RequestError(400, "the body is incomplete") from None
     if size > limit:
-        raise Refused(413, f"the body is larger than {limit} bytes", {"Connection": "close"})
+        raise RequestError(413, f"the body is larger than {limit} bytes", {"Connection": "close"})
     return b"".join(chunks)
 
 
-def parse_question(body: bytes, settings: ServeSettings, *, options: bool = False) -> Question:
-    """The inputs of a body: `{"inputs": [...]}` or `{"input": ...}`, beside `options` where allowed.
+def parse_request(body: bytes, settings: ServeSettings, *, options: bool = False) -> ParsedRequest:
+    """Parse a body: `{"inputs": [...]}` or `{"input": ...}`, with `options` where allowed.
 
     Raises:
-        Refused: 400 for what is no JSON, 422 for another form or an input that is too long.
+        RequestError: 400 if it is not JSON, 422 for another form or an input that is too long.
     """
     try:
-        asked = from_json(body, allow_inf_nan=False)
+        content = from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise Refused(400, f"the body is no JSON: {error}") from None
+        raise RequestError(400, f"the body is not JSON: {error}") from None
     allowed = {"input", "inputs", "options", "stream"} if options else {"input", "inputs"}
-    if not isinstance(asked, dict) or ("input" in asked) == ("inputs" in asked):
-        raise Refused(422, 'send {"inputs": [...]} or {"input": ...}')
-    if unknown := asked.keys() - allowed:
-        raise Refused(422, f"unknown key {sorted(unknown)[0]!r}; there are {', '.join(sorted(allowed))}")
-    single = "input" in asked
-    values = [asked["input"]] if single else asked["inputs"]
+    if not isinstance(content, dict) or ("input" in content) == ("inputs" in content):
+        raise RequestError(422, 'send {"inputs": [...]} or {"input": ...}')
+    if unknown := content.keys() - allowed:
+        raise RequestError(422, f"unknown key {sorted(unknown)[0]!r}; use {', '.join(sorted(allowed))}")
+    single = "input" in content
+    values = [content["input"]] if single else content["inputs"]
     if not isinstance(values, list) or not values:
-        raise Refused(422, "inputs must be a list of at least one input")
+        raise RequestError(422, "inputs must be a list of at least one input")
     if len(values) > settings.max_inputs:
-        raise Refused(422, f"{len(values)} inputs; at most {settings.max_inputs} fit into a request")
+        raise RequestError(422, f"{len(values)} inputs, more than {settings.max_inputs}")
     for position, value in enumerate(values, start=1):
-        if (found := characters(value)) > settings.max_characters:
-            raise Refused(422, f"input {position} has {found} characters, more than {settings.max_characters}")
-    rest = {name: asked[name] for name in ("options", "stream") if name in asked}
-    return Question(values, single, rest)
+        if (length := characters(value)) > settings.max_characters:
+            raise RequestError(422, f"input {position} has {length} characters, more than {settings.max_characters}")
+    rest = {name: content[name] for name in ("options", "stream") if name in content}
+    return ParsedRequest(values, single, rest)
 
 
 def characters(value: Any) -> int:
-    """Characters of all texts in an input, names of fields counted."""
+    """Return the number of characters of all texts in an input, field names included."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""From an exported folder to a model that is checked, warm and ready to answer."""
+"""Load an exported folder for serving: verify it, warm it up."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from textmill.tasks.base import Task
 
 _WARM_UP_ROWS = 16
-_LENGTHS_MAY_BE_OFF_BY = 4
+_LENGTH_TOLERANCE = 4  # factor by which estimated lengths may be too small
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Which model this is.
+    """The identity of a model.
 
     Attributes:
-        name: Of the registered model; the folder's path for a plain folder.
-        version: In the registry; empty for a plain folder.
-        manifest_sha256: Digest of `manifest.json`, which holds those of all other files.
-        commit: The git commit that made it, where known.
+        name: Name of the registered model, or the path of a plain folder.
+        version: Version in the registry; empty for a plain folder.
+        manifest_sha256: Digest of `manifest.json`, which contains the digests of all other files.
+        commit: The git commit it was built from, if known.
     """
 
     name: str
@@ -40,36 +40,36 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Fetched:
-    """An exported folder on this machine, and which model it should be."""
+class FetchedModel:
+    """A local exported folder and the identity it should have."""
 
     folder: Path
     identity: Identity
 
 
 class ModelSource(Protocol):
-    """Where the model to serve comes from."""
+    """A source of the model to serve."""
 
     follows: bool
-    """Whether another version may become the one to serve."""
+    """Whether the version to serve can change."""
 
     def latest(self) -> str:
-        """The version that should be served now.
+        """Return the version to serve now.
 
         Raises:
             UserError: There is none, or the registry does not answer.
         """
 
-    def fetch(self, version: str) -> Fetched:
-        """Bring that version to this machine, its manifest held against the registered digest.
+    def fetch(self, version: str) -> FetchedModel:
+        """Download the version and check its manifest against the registered digest.
 
         Raises:
-            UserError: It is gone, its manifest is another, or the registry does not answer.
+            UserError: It no longer exists, its manifest differs, or the registry does not answer.
         """
 
 
 class FolderSource:
-    """A folder outside any registry. It is loaded once."""
+    """A folder outside the registry. It is loaded once."""
 
     follows = False
 
@@ -77,71 +77,66 @@ class FolderSource:
         self.folder = folder
 
     def latest(self) -> str:
-        """A folder has no versions."""
+        """Return the empty string: a folder has no versions."""
         return ""
 
-    def fetch(self, version: str) -> Fetched:
-        """The folder as it stands.
-
-        Raises:
-            UserError: There is no exported model in it.
-        """
+    def fetch(self, version: str) -> FetchedModel:
+        """Return the folder; raise UserError if it contains no exported model."""
         manifest = self.folder / MANIFEST_FILE
         if not manifest.is_file():
             fix = "Run `dvc repro`, or name another folder"
             raise UserError("no exported model here", where=str(self.folder), fix=fix)
-        return Fetched(self.folder, Identity(str(self.folder), version, sha256_file(manifest)))
+        return FetchedModel(self.folder, Identity(str(self.folder), version, sha256_file(manifest)))
 
 
-class Answerer(Protocol):
-    """What a server needs of a predictor; `Predictor` is one."""
+class ServedPredictor(Protocol):
+    """The part of a predictor that the server uses."""
 
     @property
     def task(self) -> Task:
-        """Checks inputs and has examples of them."""
+        """The task, which checks inputs and has examples."""
 
     def lengths(self, values: Sequence[Any]) -> list[int]:
-        """About how many tokens each input has, at least one, quickly: by this, inputs share a batch."""
+        """Return an estimate of the tokens of each input, at least 1; it must be fast, it decides about batches."""
 
     def predict(self, values: Sequence[Any]) -> list[dict[str, Any]]:
-        """One record of plain JSON values an input, in their order; called from several threads.
+        """Return one record of JSON values for each input, in order; called from several threads.
 
         Raises:
-            UserError: An input is empty or of a wrong kind.
+            UserError: An input is empty or invalid.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model that answers.
+    """A model that is ready to predict.
 
     Attributes:
-        identity: Which one.
-        predictor: Answers; where it also is a `textmill.serving.generation.StreamingGenerator`, it generates.
-        examples: Natural inputs and the answers that this model gave to them.
+        predictor: The predictor; a `textmill.serving.streaming.StreamingGenerator` can also generate.
+        examples: Natural inputs and this model's answers.
     """
 
     identity: Identity
-    predictor: Answerer
+    predictor: ServedPredictor
     examples: list[tuple[Any, dict[str, Any]]]
 
 
-def load_model(fetched: Fetched, precision: Precision, batch_tokens: int) -> LoadedModel:
-    """Load a folder after holding its files against its manifest, and let it answer once.
+def load_model(fetched: FetchedModel, precision: Precision, batch_tokens: int) -> LoadedModel:
+    """Load a folder, check its files against its manifest, and predict once.
 
-    Each batch of a graph is computed in the thread that asks for it: several batches at once keep all
-    cores busy without the waiting for one another that threads within a small batch cost.
+    A graph computes each batch in the calling thread. Several concurrent batches keep all cores busy, without
+    the synchronisation between threads that a small batch would need.
 
     Raises:
-        UserError: A file is changed, missing, unknown or a pickle.
+        UserError: A file was changed, is missing, unexpected or a pickle.
     """
     from textmill.predicting.loading import load_predictor
 
-    writes = read_specification(fetched.folder).generation is not None
-    predictor = load_predictor(fetched.folder, precision, threads=None if writes else 1)
-    predictor.tokens_per_batch = _LENGTHS_MAY_BE_OFF_BY * batch_tokens
+    generates = read_specification(fetched.folder).generation is not None
+    predictor = load_predictor(fetched.folder, precision, threads=None if generates else 1)
+    predictor.tokens_per_batch = _LENGTH_TOLERANCE * batch_tokens
     inputs = predictor.task.example_inputs()
     answers = predictor.predict(inputs)
-    if not writes:  # which has taken long enough once
+    if not generates:  # one generation is slow and warm-up enough
         predictor.predict((inputs * _WARM_UP_ROWS)[:_WARM_UP_ROWS])
     return LoadedModel(fetched.identity, predictor, list(zip(inputs, answers, strict=True)))

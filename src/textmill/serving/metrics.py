@@ -1,4 +1,4 @@
-"""What a server tells Prometheus at `/metrics`."""
+"""Metrics of the server for Prometheus, at `/metrics`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class ServingMetrics:
-    """The figures of one server, in a registry of their own."""
+    """The metrics of one server, in their own Prometheus registry."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -42,27 +42,24 @@ class ServingMetrics:
         self.batch_seconds = Histogram(
             "textmill_batch_seconds", "Time to compute a batch.", buckets=_SECONDS, registry=registry
         )
-        self.waiting = Gauge("textmill_queue_rows", "Inputs that wait for a worker.", registry=registry)
+        self.waiting = Gauge("textmill_queue_rows", "Queued inputs.", registry=registry)
         self.model = Gauge(
-            "textmill_model_info",
-            "1 for the model that is served.",
-            ("name", "version", "manifest_sha256"),
-            registry=registry,
+            "textmill_model_info", "1 for the served model.", ("name", "version", "manifest_sha256"), registry=registry
         )
-        self.swaps = Counter("textmill_model_loads", "Models that were put into service.", registry=registry)
+        self.swaps = Counter("textmill_model_loads", "Models loaded for serving.", registry=registry)
         self.refused = Counter(
-            "textmill_model_refusals", "Attempts to load a version that failed.", ("version",), registry=registry
+            "textmill_model_refusals", "Failed attempts to load a version.", ("version",), registry=registry
         )
         self.registry_up = Gauge(
-            "textmill_registry_up", "Whether the registry answered when last asked.", registry=registry
+            "textmill_registry_up", "Whether the registry answered the last request.", registry=registry
         )
 
-    def serves(self, identity: Identity) -> None:
-        """Note the model that is served from now on."""
+    def set_model(self, identity: Identity) -> None:
+        """Record the model served from now on."""
         self.model.clear()
         self.model.labels(identity.name, identity.version, identity.manifest_sha256).set(1)
         self.swaps.inc()
 
     def page(self) -> bytes:
-        """The text that Prometheus reads."""
+        """Return the text that Prometheus reads."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""The head of a request, which must come in time and be no larger than heads are."""
+"""Limits on the head of a request: its size and the time to receive it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from typing import Any
 from pydantic_core import to_json
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# As usual servers have it; a bearer token and what proxies add are a small part of it.
-_LARGEST_HEAD = 64 << 10
+# A usual limit of servers; a bearer token and the headers of proxies are much smaller.
+_MAX_HEAD_BYTES = 64 << 10
 
 
 class BoundedHead(HttpToolsProtocol):
-    """Uvicorn's protocol, which by itself waits for the head of a request for ever and keeps all of it.
+    """Uvicorn's protocol with limits; Uvicorn alone waits without end for a head and stores all of it.
 
-    Args:
-        head_seconds: How long a client may take from connecting, or from the first byte of a later
-            request, to the end of the head.
-        options: As `HttpToolsProtocol` wants them.
+    `head_seconds` run from the connection, or from the first byte of a later request, to the end of the head.
     """
 
     def __init__(self, *, head_seconds: float, **options: Any) -> None:
@@ -29,54 +26,54 @@ class BoundedHead(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A head is due."""
+        """Start the timer for the first head."""
         super().connection_made(transport)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """None is due any more."""
-        self._head_came()
+        """Stop the timer."""
+        self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes of a head; what follows it in the same piece was read already."""
+        """Count the bytes of a head; bytes after it in the same chunk are already processed."""
         super().data_received(data)
         if self._head_timer is not None:
             self._head_bytes += len(data)
-            if self._head_bytes > _LARGEST_HEAD:
-                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head is over {_LARGEST_HEAD} bytes")
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head is over {_MAX_HEAD_BYTES} bytes")
 
     def on_message_begin(self) -> None:
-        """Another request on the same connection."""
+        """Start the timer for another request on the same connection."""
         super().on_message_begin()
         if self._head_timer is None:
             self._expect_head()
 
     def on_headers_complete(self) -> None:
-        """The application takes over; it has limits of its own for the body."""
-        self._head_came()
+        """Stop the timer; the application limits the body."""
+        self._stop_timer()
         super().on_headers_complete()
 
     def _expect_head(self) -> None:
         self._head_bytes = 0
         self._head_timer = self.loop.call_later(self._head_seconds, self._too_late)
 
-    def _head_came(self) -> None:
+    def _stop_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
     def _too_late(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            self._expect_head()  # of a request sent ahead: the answer before it may take its time
+            self._expect_head()  # a pipelined request: the answer before it may still take time
             return
         self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"the head did not arrive in {self._head_seconds:g} s")
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
-        self._head_came()
+        self._stop_timer()
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:  # else it would stand within another answer
+        if self.cycle is None or self.cycle.response_complete:  # do not write into another answer
             body = to_json({"error": message})
             head = (
                 f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"

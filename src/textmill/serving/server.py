@@ -1,4 +1,4 @@
-"""The server process: its socket, its signals, and an end that drops no accepted request."""
+"""The server process: socket, signals, and a shutdown that drops no accepted request."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from textmill.serving.access import require_token
 from textmill.serving.application import Service, build_application
 from textmill.serving.loading import LoadedModel, ModelSource, load_model
 from textmill.serving.metrics import ServingMetrics
-from textmill.serving.observing import Traffic
 from textmill.serving.protocol import BoundedHead
 from textmill.serving.settings import ServeSettings
-from textmill.serving.watching import Watcher
+from textmill.serving.traffic import Traffic
+from textmill.serving.watcher import Watcher
 
 log = logging.getLogger("textmill")
 
 _BACKLOG = 2048
-# Longer than the minute after which usual proxies give up an idle connection by themselves: whoever
-# closes first must not be the one to whom a request may be on its way.
+# Must exceed the 60 s idle timeout of common proxies; otherwise the server may close a connection while a
+# request is in flight.
 _KEEP_ALIVE_SECONDS = 75
-# An open connection on which nothing comes for so long, while draining, holds no request.
+# While draining, a connection without data for this time has no request in flight.
 _QUIET_SECONDS = 0.5
 _NOTICE_SECONDS = 0.5
 
@@ -38,20 +38,16 @@ _NOTICE_SECONDS = 0.5
 def serve(
     source: ModelSource, settings: ServeSettings, token: str | None, announce: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Serve until SIGTERM or SIGINT; requests accepted before are answered.
+    """Serve until SIGTERM or SIGINT, and answer the requests accepted before.
 
-    Args:
-        source: Where the model comes from.
-        settings: How to serve it.
-        token: That every request must bring, if any.
-        announce: Called with the server's address once it listens.
+    `announce` is called with the server's address once it listens.
 
     Raises:
-        UserError: The address is open to a network without a token or in use, or the first model
-            cannot be loaded.
+        UserError: The address is in use or open to a network without a token, or the first model cannot be
+            loaded.
     """
     require_token(settings.host, token)
-    # Batches are small and several at once: threads within one would only take turns with the workers.
+    # Batches are small and concurrent: threads within a batch would compete with the workers.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     metrics = ServingMetrics()
 
@@ -86,16 +82,16 @@ def serve(
     if failures:
         raise failures[0]
     if service.traffic.cut_off:
-        log.warning("serve: stopped; %d request(s) took longer than --drain-seconds", service.traffic.cut_off)
+        log.warning("serve: stopped; %d request(s) exceeded --drain-seconds", service.traffic.cut_off)
     else:
-        log.info("serve: stopped; every accepted request was answered")
+        log.info("serve: stopped; all accepted requests were answered")
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
+    """Open a listening socket.
 
     Raises:
-        UserError: The address is not this machine's, or in use.
+        UserError: The address does not belong to this machine, or is in use.
     """
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -104,23 +100,23 @@ def listen(host: str, port: int) -> socket.socket:
         listening.bind(where)
         listening.listen(_BACKLOG)
     except OSError as error:
-        fix = "Choose another with --host or --port"
+        fix = "Use another --host or --port"
         raise UserError(f"cannot listen ({error.strerror})", where=f"{host}:{port}", fix=fix) from error
     return listening
 
 
 def address(listening: socket.socket) -> str:
-    """The base URL of a listening socket."""
+    """Return the base URL of a listening socket."""
     host, port = listening.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 class DrainingServer(uvicorn.Server):
-    """Uvicorn, which by itself closes idle connections and the queue of new ones at once at the end.
+    """Uvicorn with a shutdown that drops no request in flight.
 
-    A request may be on its way in both. So first every client is asked to leave
-    (`Connection: close`, `/ready` gives 503), then no new connection is accepted but those that
-    wait already, and connections are closed only when nothing has come on them for a while.
+    Uvicorn closes idle connections and the queue of new ones at once, and a request may be on its way in both.
+    This server first asks clients to close (`Connection: close`, `/ready` gives 503). Then it accepts only
+    connections that already wait, and closes connections without data for a while.
     """
 
     def __init__(self, config: uvicorn.Config, traffic: Traffic, drain_seconds: float) -> None:
@@ -130,22 +126,22 @@ class DrainingServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As Uvicorn, but a signal that has been obeyed does not kill the process afterwards."""
+        """Do the same as Uvicorn, but do not raise a handled signal again afterwards."""
         with super().capture_signals():
             yield
             self._captured_signals.clear()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain, then let Uvicorn wait for what is in progress and cancel what is not done in time."""
+        """Drain, then let Uvicorn wait for requests in progress and cancel those that exceed the time."""
         end = time.monotonic() + self.drain_seconds
         self.traffic.draining = True
         log.info("serve: stopping; %d requests in progress", self.traffic.in_progress)
         if self.server_state.connections:
             await asyncio.sleep(_NOTICE_SECONDS)
         await self._stop_listening(sockets or [])
-        began = time.monotonic()
+        started = time.monotonic()
         while self.server_state.connections and not self.force_exit:
-            quiet = time.monotonic() - max(began, self.traffic.last_arrival)
+            quiet = time.monotonic() - max(started, self.traffic.last_arrival)
             if quiet > _QUIET_SECONDS or time.monotonic() > end:
                 break
             await asyncio.sleep(0.02)
@@ -153,19 +149,19 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def _stop_listening(self, sockets: list[socket.socket]) -> None:
-        """Accept the connections that the kernel has made already, and no more."""
-        waiting = []
+        """Accept the connections in the kernel's queue, and no more."""
+        accepted = []
         for listening in sockets:
             listening.setblocking(False)
             while True:
                 try:
-                    waiting.append(listening.accept()[0])
+                    accepted.append(listening.accept()[0])
                 except BlockingIOError:
                     break
         for server in self.servers:
             server.close()
         loop = asyncio.get_running_loop()
-        for connection in waiting:
+        for connection in accepted:
             await loop.connect_accepted_socket(self._protocol, connection)
 
     def _protocol(self) -> asyncio.Protocol:

@@ -1,4 +1,4 @@
-"""What a server may be told: where it listens, what it accepts, how it batches, when it looks again."""
+"""Settings of the server: address, limits, batching, intervals."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ class ServeSettings(Section):
     """Settings of `textmill serve`; every limit has a default that keeps memory bounded.
 
     Attributes:
-        host: Address to listen on. Any but loopback needs a token.
+        host: Address to listen on. Any but loopback requires a token.
         port: TCP port; 0 takes a free one.
-        precision: Which graph answers.
-        workers: Batches computed at the same time, each in one thread; None takes one for each core.
-        max_body_bytes: Size of a request's body.
-        max_held_bytes: Bodies of all requests that are being read or answered.
-        max_inputs: Inputs of one request.
-        max_characters: Characters of one input, all its fields together.
-        max_waiting: Inputs that may wait for a worker; more are answered with 503.
-        max_generations: Texts generated at the same time; more are answered with 503.
-        max_new_tokens: Tokens of a generated text, unless the model itself is set to more.
-        batch_tokens: Estimated tokens of a batch, padding counted.
-        batch_rows: Inputs of a batch.
-        batch_delay_ms: How long an input may wait, in milliseconds, for others to share its batch
-            while a worker is free.
-        receive_seconds: How long a client may take to send the head of a request, and again its body.
-        poll_seconds: Time between two looks at the registry.
-        drain_seconds: How long requests in progress may take after SIGTERM.
+        precision: Graph that predicts.
+        workers: Concurrent batches, one thread each; None for one per core.
+        max_body_bytes: Maximum size of a request body.
+        max_held_bytes: Maximum size of the bodies of all open requests.
+        max_inputs: Maximum inputs of a request.
+        max_characters: Maximum characters of an input, all fields together.
+        max_waiting: Maximum queued inputs; further ones get 503.
+        max_generations: Maximum concurrent generations; further ones get 503.
+        max_new_tokens: Maximum tokens of a generation, unless the model's own option is higher.
+        batch_tokens: Maximum estimated tokens of a batch, padding included.
+        batch_rows: Maximum inputs of a batch.
+        batch_delay_ms: Maximum delay in milliseconds to wait for more inputs while a worker is free.
+        receive_seconds: Timeout for receiving the head of a request, and again its body.
+        poll_seconds: Interval between checks of the registry.
+        drain_seconds: Time to finish requests after SIGTERM.
     """
 
     host: str = "127.0.0.1"

@@ -24,7 +24,7 @@ def main(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> None
         found = evaluate(config, runtime, layout)
         write_evaluation(found, config, runtime.tracking_experiment, folder)
         run.set_tags(
-            {descriptions.NOTE: descriptions.evaluated_run(runtime.tracking_experiment, found.figures.summary())}
+            {descriptions.NOTE: descriptions.run_description(runtime.tracking_experiment, found.figures.summary())}
         )
         run.log_configuration("evaluate", config, layout)
         run.log_metrics({**found.figures.flat(), **found.own_metrics})

@@ -10,7 +10,7 @@ from textmill.stages.runner import run_stage
 
 def main(config: RegisterConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     """Make `data/registered` and a version in the model registry from `data/exported`."""
-    from textmill.registry.versions.registering import register_exported
+    from textmill.registry.versions.register import register_exported
 
     register_exported(config, runtime, layout)
 

@@ -87,9 +87,9 @@ def segments(messages: Sequence[Message], template: str, special: Mapping[str, s
         asked = render(messages[:number], template, special, ask=True)
         answered = render(messages[: number + 1], template, special, ask=False)
         if not (asked.startswith(rendered) and answered.startswith(asked)):
-            message = "the chat template changes earlier messages when later ones follow, so answers cannot be located"
+            what = "the chat template changes earlier messages when later ones follow, so answers cannot be located"
             fix = "Choose a template that only appends text (task.chat_template)"
-            raise UserError(message, where=TEMPLATE_FILE, fix=fix)
+            raise UserError(what, where=TEMPLATE_FILE, fix=fix)
         yield asked[len(rendered) :], False
         yield answered[len(asked) :], True
         rendered = answered

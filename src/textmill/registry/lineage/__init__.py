@@ -1,1 +1,1 @@
-"""What a version was made of, and whether it still holds."""
+"""The origin of a version: show, verify, reproduce, adopt."""

@@ -1,4 +1,4 @@
-"""The configuration of a good run, version or DVC experiment, written back as an experiment of `conf/`."""
+"""Save the configuration of a run, version or DVC experiment as an experiment of `conf/`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from textmill.errors import UserError
 from textmill.files import atomic_write
 from textmill.registry.lineage.dvc_cache import Cache
 from textmill.registry.lineage.lineage import find_origin
-from textmill.registry.lineage.repository import LOCK, FoundLock, Repository
-from textmill.registry.runs.configuration import read_configuration
-from textmill.registry.runs.store import find_run, open_store, tracking_errors
+from textmill.registry.lineage.repository import LOCK, LockFile, Repository
+from textmill.registry.runs.store import find_active_run, open_store, tracking_errors
+from textmill.registry.runs.tracking import read_configuration
 from textmill.registry.versions.versions import configured_uri
 
 if TYPE_CHECKING:
@@ -35,11 +35,8 @@ class Adopted:
     """An experiment that was written.
 
     Attributes:
-        name: Of the experiment.
-        path: The file.
-        origin: What it was taken from, in words.
-        text: The file's content.
-        overruled: Dotted names of values that `params.yaml` sets otherwise.
+        origin: The source, as a phrase.
+        overruled: Dotted names of the values that `params.yaml` overrides.
     """
 
     name: str
@@ -50,8 +47,8 @@ class Adopted:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Resolved sections, what they are of, and a name for them."""
+class _Source:
+    """Resolved configuration sections, a phrase for their origin, and a name."""
 
     sections: dict[str, Any]
     origin: str
@@ -59,31 +56,28 @@ class _Found:
 
 
 def adopt(source: str, name: str | None, layout: Layout, *, force: bool = False) -> Adopted:
-    """Write `conf/experiment/NAME.yaml`, which composes to the values of a run.
+    """Write `conf/experiment/NAME.yaml`, which composes to the configuration of a run.
 
-    Args:
-        source: A DVC experiment, an MLflow run's id, a version's address, or a git revision.
-        name: Of the experiment; None takes that of the source.
-        layout: The project.
-        force: Whether an experiment of this name may be replaced.
+    `source` is a DVC experiment, MLflow run id, version address or git revision. The name defaults to
+    that of the source. `force` overwrites an experiment of this name.
 
     Raises:
-        UserError: There is no such source or it kept no configuration, the name is taken or none,
-            or `conf/` cannot compose to the values.
+        UserError: The source does not exist or stored no configuration, the name is taken or invalid, or
+            `conf/` cannot compose to the configuration.
     """
     found = _find(source, layout)
     name = name or re.sub(r"[^A-Za-z0-9_-]+", "-", found.name).strip("-")
     if not _NAME.match(name):
-        raise UserError("not the name of an experiment", where=name, fix="Use letters, digits, - and _")
+        raise UserError("not a valid experiment name", where=name, fix="Use letters, digits, - and _")
     path = layout.conf / "experiment" / f"{name}.yaml"
     if path.exists() and not force:
-        raise UserError("is there already", where=str(path), fix="Give another name, or --force to replace it")
+        raise UserError("the file exists", where=str(path), fix="Give another name, or --force to overwrite it")
     text = experiment_text(layout, name, found.sections, f"Adopted from {found.origin}.")
     atomic_write(path, text)
     return Adopted(name, path, found.origin, text, overruled(layout, name, found.sections))
 
 
-def _find(source: str, layout: Layout) -> _Found:
+def _find(source: str, layout: Layout) -> _Source:
     repository = Repository(layout.root)
     if commit := _experiment_commit(repository, source):
         return _of_commit(repository, commit, f"DVC experiment {source}", source)
@@ -92,7 +86,7 @@ def _find(source: str, layout: Layout) -> _Found:
         import mlflow
 
         with tracking_errors(mlflow.get_tracking_uri()):
-            run = find_run(mlflow.MlflowClient(), source)
+            run = find_active_run(mlflow.MlflowClient(), source)
         if run is not None:
             return _of_run(run, f"run {run.info.run_name} ({source})", str(run.info.run_name))
     is_revision = repository.has_commit(source) and not source.isdigit()
@@ -105,22 +99,23 @@ def _find(source: str, layout: Layout) -> _Found:
             "no DVC experiment, run, version or git revision of this name", where=source, fix=str(error.fix or "")
         ) from error
     if origin.run is None:
-        raise UserError(f"its run {origin.run_id} is not in {origin.store} any more", where=origin.name)
+        raise UserError(f"its run {origin.run_id} is no longer in {origin.store}", where=origin.name)
     return _of_run(origin.run, f"version {origin.name} (run {origin.run_id})", origin.name)
 
 
-def _of_run(run: Run, origin: str, name: str) -> _Found:
+def _of_run(run: Run, origin: str, name: str) -> _Source:
     import mlflow
 
     with tracking_errors(mlflow.get_tracking_uri()):
         sections = read_configuration(mlflow.MlflowClient(), run.info.run_id)
     if sections is None:
-        raise UserError("the run kept no configuration", where=origin, fix="Run it again: `dvc repro --force train`")
-    return _Found(sections, origin, name)
+        fix = "Run it again: `dvc repro --force train`"
+        raise UserError("the run stored no configuration", where=origin, fix=fix)
+    return _Source(sections, origin, name)
 
 
 def _experiment_commit(repository: Repository, name: str) -> str | None:
-    """The commit of a DVC experiment; the one over the latest baseline where several have the name."""
+    """Return the commit of a DVC experiment: the latest where several have the name."""
     listed = repository.git("for-each-ref", "--sort=-committerdate", "--format=%(refname) %(objectname)", _EXPERIMENTS)
     for line in (listed or "").splitlines():
         reference, commit = line.split()
@@ -130,14 +125,15 @@ def _experiment_commit(repository: Repository, name: str) -> str | None:
     return None
 
 
-def _of_commit(repository: Repository, commit: str, origin: str, name: str) -> _Found:
-    """What `compose` made in a commit, out of DVC's cache."""
+def _of_commit(repository: Repository, commit: str, origin: str, name: str) -> _Source:
+    """Read the output of `compose` of a commit from DVC's cache."""
     content = repository.file(commit, LOCK)
-    lock = FoundLock(content.decode("utf-8"), commit, origin) if content is not None else None
+    lock = LockFile(content.decode("utf-8"), commit, origin) if content is not None else None
     if lock is None or _RESOLVED not in lock.outputs:
-        raise UserError(f"has no {_RESOLVED} in its {LOCK}", where=origin, fix="Name a revision in which it ran")
+        fix = "Name a revision in which the pipeline ran"
+        raise UserError(f"no {_RESOLVED} in its {LOCK}", where=origin, fix=fix)
     file = Cache.of(repository.root).file_in(lock.outputs[_RESOLVED], "")
     if file is None:
         fix = "Run `dvc exp pull` or `dvc fetch --all-commits` first"
         raise UserError(f"its {_RESOLVED} is not in the DVC cache", where=origin, fix=fix)
-    return _Found(resolved.load(file.read_text(encoding="utf-8")), origin, name)
+    return _Source(resolved.load(file.read_text(encoding="utf-8")), origin, name)

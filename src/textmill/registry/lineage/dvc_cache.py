@@ -1,4 +1,4 @@
-"""Reading DVC's cache: whether the outputs that a `dvc.lock` names are there, and what is in them."""
+"""Read DVC's cache: check that the outputs of a `dvc.lock` exist, and read them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ _FOLDER = ".dir"
 class Cache:
     """DVC's local cache.
 
-    Attributes:
-        folder: With the objects, `ab/cdef...` for a digest `abcdef...`.
-        has_remote: Whether the project names a place to pull missing objects from.
+    folder: Folder of the objects: `ab/cdef...` for the digest `abcdef...`.
+    has_remote: Whether the project has a DVC remote.
     """
 
     folder: Path
@@ -29,11 +28,7 @@ class Cache:
 
     @classmethod
     def of(cls, root: Path) -> Cache:
-        """The cache that the DVC repository at `root` uses.
-
-        Raises:
-            UserError: There is no DVC repository.
-        """
+        """Return the cache of the DVC repository at `root`; raise UserError if there is none."""
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
 
@@ -44,13 +39,13 @@ class Cache:
             raise UserError(f"no DVC repository ({error})", where=str(root)) from error
 
     def object(self, digest: str) -> Path:
-        """Where the object with this MD5 lies, if it is there."""
+        """Return the path of the object with this MD5; it may not exist."""
         return self.folder / digest[:2] / digest[2:]
 
     def entries(self, output: dict[str, Any]) -> dict[str, str] | None:
-        """Files of an output by path relative to it, with their MD5; "" is the path of a file's own.
+        """Return the files of an output: relative path ("" for a single file) -> MD5.
 
-        None when the list of a folder's files is not in the cache.
+        None if the file list of a folder is not in the cache.
         """
         digest = str(output["md5"])
         if not digest.endswith(_FOLDER):
@@ -61,15 +56,15 @@ class Cache:
         return {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_bytes())}
 
     def problem(self, output: dict[str, Any]) -> tuple[str, bool] | None:
-        """What is wrong with an output in the cache, and whether an object is just missing; None when all is well.
+        """Return the problem of an output and whether its object is only missing; None without a problem.
 
-        Every object is read and its MD5 compared.
+        Reads every object and compares its MD5.
         """
         digest = str(output["md5"])
         if digest.endswith(_FOLDER):
             listing = self.object(digest)
             if listing.is_file() and f"{_md5(listing)}{_FOLDER}" != digest:
-                return f"{output['path']}: the list of its files was changed in the cache", False
+                return f"{output['path']}: its file list was changed in the cache", False
         entries = self.entries(output)
         if entries is None:
             return f"{output['path']} is not in the cache", True
@@ -83,13 +78,13 @@ class Cache:
         return None
 
     def sha256_of_folder(self, output: dict[str, Any], inside: str = "") -> str | None:
-        """What `files.sha256_folder` gave for an output, or a folder inside it; None when it is not in the cache."""
+        """Return `files.sha256_folder` of an output, or of a folder inside it; None if it is not in the cache."""
         prefix = f"{inside}/" if inside else ""
         entries = self.entries(output)
         if entries is None:
             return None
-        wanted = {path.removeprefix(prefix): md5 for path, md5 in entries.items() if path.startswith(prefix)}
-        objects = {path: self.object(md5) for path, md5 in wanted.items()}
+        selected = {path.removeprefix(prefix): md5 for path, md5 in entries.items() if path.startswith(prefix)}
+        objects = {path: self.object(md5) for path, md5 in selected.items()}
         if not all(file.is_file() for file in objects.values()):
             return None
         ordered = sorted(objects.items(), key=lambda item: Path(item[0]))
@@ -97,14 +92,14 @@ class Cache:
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def file_in(self, output: dict[str, Any], path: str) -> Path | None:
-        """The object of one file in an output; None when it is not in the cache or not in the output."""
+        """Return the object of one file of an output; None if it is not in the cache or not in the output."""
         digest = (self.entries(output) or {}).get(path)
-        found = self.object(digest) if digest else None
-        return found if found is not None and found.is_file() else None
+        file = self.object(digest) if digest else None
+        return file if file is not None and file.is_file() else None
 
 
-def lend_cache(root: Path, checkout: Path) -> None:
-    """Let a checkout of another commit use the cache and the remotes that the project at `root` has now.
+def share_cache(root: Path, checkout: Path) -> None:
+    """Configure a checkout to use the current cache and remotes of the project at `root`.
 
     The commit may be older than the remotes, and their addresses may be relative to the project.
     """
@@ -119,7 +114,7 @@ def lend_cache(root: Path, checkout: Path) -> None:
 
 
 def folder_md5(files: Iterable[tuple[str, str]]) -> str:
-    """DVC's digest of a folder, from the relative path and MD5 of each of its files."""
+    """Return DVC's digest of a folder from the relative path and MD5 of each file."""
     entries = [{"md5": digest, "relpath": path} for path, digest in sorted(files)]
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + _FOLDER
 

@@ -1,4 +1,4 @@
-"""From a version back to what it was made of: run, git commit, dvc.lock, data, environment."""
+"""Trace a version back to its run, git commit, dvc.lock, data and environment."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.predicting.exported import verify
-from textmill.registry.lineage.repository import LOCK, FoundLock, Repository
+from textmill.registry.lineage.repository import LOCK, LockFile, Repository
 from textmill.registry.runs.addresses import find_version
 from textmill.registry.runs.origin import PREFIX
-from textmill.registry.runs.store import find_run, open_store, tracking_errors
-from textmill.registry.versions.versions import configured_uri, folder_of
+from textmill.registry.runs.store import find_active_run, open_store, tracking_errors
+from textmill.registry.versions.versions import configured_uri, fetch_folder
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -29,13 +29,11 @@ _STAGE = f"{PREFIX}stage."
 
 @dataclass(frozen=True)
 class Origin:
-    """A version with everything that its tags lead to.
+    """A version and what its tags refer to.
 
     Attributes:
-        version: As the registry has it.
-        run: The MLflow run that made it; None when the store has it no more.
-        store: Address of the store.
-        repository: Of this project.
+        version: The version in the registry.
+        run: The MLflow run that created it; None if the store no longer has it.
     """
 
     version: ModelVersion
@@ -49,33 +47,33 @@ class Origin:
         return f"{self.version.name}/{self.version.version}"
 
     def tag(self, name: str) -> str | None:
-        """A tag of the version, by its name without Textmill's prefix."""
+        """Return a tag of the version by its name without the prefix `textmill.`."""
         value = self.version.tags.get(PREFIX + name)
         return None if value is None else str(value)
 
     def run_tag(self, name: str) -> str | None:
-        """A tag of the run, by its name without Textmill's prefix."""
+        """Return a tag of the run by its name without the prefix `textmill.`."""
         value = None if self.run is None else self.run.data.tags.get(PREFIX + name)
         return None if value is None else str(value)
 
     @property
     def run_id(self) -> str:
-        """Of the run that made it."""
+        """Id of the run that created it."""
         return self.tag("run_id") or str(self.version.run_id or "")
 
     @property
     def commit(self) -> str | None:
-        """The commit that was checked out."""
+        """The git commit that was checked out."""
         return self.tag("git_commit")
 
     @property
     def dirty(self) -> bool:
-        """Whether there were changes that were in no commit then."""
+        """Whether there were uncommitted changes."""
         return self.tag("git_dirty") == "true"
 
     @property
     def data(self) -> dict[str, str]:
-        """Digests of the data by what they are of: `corpus`, `train`, ..."""
+        """Name (`corpus`, `train`, ...) -> digest of the data."""
         return {
             key.removeprefix(_DATA).removesuffix(_DIGEST): str(value)
             for key, value in sorted(self.version.tags.items())
@@ -83,29 +81,29 @@ class Origin:
         }
 
     @cached_property
-    def lock(self) -> FoundLock | None:
-        """The `dvc.lock` that the version names: in a commit, in the working folder, else the run's own copy."""
+    def lock(self) -> LockFile | None:
+        """The `dvc.lock` with the version's digest: from a commit, the working folder or the run's copy."""
         digest = self.tag("dvc_lock_upstream_sha256")
         if digest is None:
             return None
-        found = self.repository.find_lock(digest, self.commit)
-        if found is None and (text := self.artifact(f"register/{LOCK}")) is not None:
-            found = FoundLock.checked(text, digest, None, "the artefacts of the run")
-        return found
+        lock = self.repository.find_lock(digest, self.commit)
+        if lock is None and (text := self.artifact(f"register/{LOCK}")) is not None:
+            lock = LockFile.if_matching(text, digest, None, "the artifacts of the run")
+        return lock
 
     @property
     def source_commit(self) -> str | None:
-        """The commit that holds what made the version; None when there is none.
+        """The commit that contains everything the version was made from, or None.
 
-        That is the one that was checked out. When it had changes, it is the later commit or DVC
-        experiment in which this very `dvc.lock` was committed.
+        This is the commit that was checked out. If it had uncommitted changes, it is the later commit or
+        DVC experiment that contains the same `dvc.lock`.
         """
         if not self.dirty:
             return self.commit
         return self.lock.commit if self.lock is not None and self.lock.commit != self.commit else None
 
     def artifact(self, path: str) -> str | None:
-        """The text of an artefact of the run, or None when there is none."""
+        """Return the text of an artifact of the run, or None."""
         import mlflow
         from mlflow.exceptions import MlflowException
 
@@ -122,10 +120,10 @@ class Origin:
 
 
 def find_origin(address: str, layout: Layout) -> Origin:
-    """The version at an address and what it came from.
+    """Return the version at an address with its origin.
 
     Raises:
-        UserError: There is no such version, or the store cannot be reached.
+        UserError: The version does not exist, or the store cannot be reached.
     """
     import mlflow
 
@@ -133,26 +131,26 @@ def find_origin(address: str, layout: Layout) -> Origin:
     client = mlflow.MlflowClient()
     with tracking_errors(store):
         found = find_version(address, client, layout)
-        version = client.get_model_version(found.name, str(found.version))  # by alias it comes without its aliases
+        version = client.get_model_version(found.name, str(found.version))  # a version found by alias lacks its aliases
         run_id = version.tags.get(f"{PREFIX}run_id") or version.run_id
-        run = find_run(client, str(run_id) if run_id else None)
+        run = find_active_run(client, str(run_id) if run_id else None)
     return Origin(version, run, store, Repository(layout.root))
 
 
 def exported_folder(origin: Origin, layout: Layout) -> Path:
-    """The exported folder of a version, every file held against the manifest, and that against the registry.
+    """Return the exported folder of a version after checking all digests.
 
     Raises:
-        UserError: It was tampered with, or the store cannot be reached.
+        UserError: A file was changed, or the store cannot be reached.
     """
     with tracking_errors(origin.store):
-        folder = folder_of(origin.version, layout)
+        folder = fetch_folder(origin.version, layout)
     verify(folder)
     return folder
 
 
 def lineage(origin: Origin) -> dict[str, dict[str, Any]]:
-    """The chain as plain values, one part a link; what is unknown is None."""
+    """Return the lineage as plain values, one entry a link; unknown values are None."""
     lock = origin.lock
     return {
         "version": {
@@ -204,7 +202,7 @@ def _run_part(origin: Origin) -> dict[str, Any]:
 
 
 def _time(milliseconds: int | None) -> str | None:
-    """A time of MLflow's in UTC, as ISO 8601 to the second."""
+    """Return an MLflow time as ISO 8601 in UTC, to the second."""
     if milliseconds is None:
         return None
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")

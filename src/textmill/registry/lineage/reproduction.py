@@ -1,4 +1,4 @@
-"""A version made again from its commit, in a worktree and a store of its own, and held against the registered one."""
+"""Rebuild a version from its commit, in a temporary worktree and store, and compare it with the registered one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from textmill.config.layout import Layout
 from textmill.errors import UserError
 from textmill.files import atomic_write, read_json, sha256_folder
 from textmill.processes import end_family
-from textmill.registry.lineage.dvc_cache import Cache, lend_cache
+from textmill.registry.lineage.dvc_cache import Cache, share_cache
 from textmill.registry.lineage.lineage import Origin
 from textmill.registry.lineage.repository import LOCK, Repository
 
@@ -32,20 +32,20 @@ _DATA = ("compose", "fetch", "prepare")
 _TRAIN = "train"
 _MEASURED = ("evaluate", "export")
 _FIGURES = ("test/", "baseline/", "difference/", "export/")
-_LINES_OF_ERROR = 3
-_PATIENCE_SECONDS = 20
+_ERROR_LINES = 3
+_STOP_SECONDS = 20
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A metric of the version beside the same of its reproduction."""
+class ReproducedMetric:
+    """A metric of the registered version and of its reproduction, or None where that lacks it."""
 
     name: str
     registered: float
     reproduced: float | None
 
     def same(self, tolerance: float) -> bool:
-        """Whether the two differ by no more than the tolerance, in the metric's own unit."""
+        """Return whether both differ by at most the tolerance, an absolute value."""
         if self.reproduced is None:
             return False
         return math.isclose(self.registered, self.reproduced, rel_tol=0, abs_tol=tolerance)
@@ -53,74 +53,69 @@ class Figure:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What came out.
+    """The result of a reproduction.
 
     Attributes:
-        commit: That was checked out.
-        ran: The stages that were computed anew; the outputs of the others came from DVC's cache.
-        figures: Every metric that the version's run has of its evaluation and export.
-        same_weights: Whether the trained weights are the same to the bit.
+        commit: The commit that was checked out.
+        ran: Stages that ran; outputs of the others came from DVC's cache.
+        figures: All metrics of the run's evaluation and export.
+        same_weights: Whether the trained weights are bit-identical.
     """
 
     commit: str
     ran: list[str]
-    figures: list[Figure]
+    figures: list[ReproducedMetric]
     same_weights: bool
 
-    def differing(self, tolerance: float) -> list[Figure]:
-        """The metrics that did not come out as they were."""
+    def differing(self, tolerance: float) -> list[ReproducedMetric]:
+        """Return the metrics that differ."""
         return [figure for figure in self.figures if not figure.same(tolerance)]
 
 
 def reproduce(origin: Origin, layout: Layout, *, force: bool = False, allow_dirty: bool = False) -> Reproduction:
-    """Make the version again from its commit: its data and, without `force`, its weights from DVC's cache.
+    """Rebuild the version from its commit: data and, without `force`, weights come from DVC's cache.
 
-    What is not in the cache is pulled from DVC's remote, else made anew. Evaluation and export are
-    always computed. Everything happens in a temporary git worktree with a store of its own, which
-    are removed whatever happens; neither the project, its cache nor its registry change.
-
-    Args:
-        origin: The version.
-        layout: The project.
-        force: Train again, too.
-        allow_dirty: Go on from the commit although there were uncommitted changes.
+    Outputs missing in the cache are pulled from DVC's remote, or else recomputed. Evaluation and export
+    always run. Everything happens in a temporary git worktree with its own store, removed in any case.
+    Project, cache and registry do not change. `force` trains again; `allow_dirty` uses the commit although
+    there were uncommitted changes.
 
     Raises:
-        UserError: The commit is not here or does not hold everything, the run is gone, or a stage fails.
+        UserError: The commit is missing or incomplete, the run no longer exists, or a stage fails.
     """
     commit = _commit(origin, allow_dirty=allow_dirty)
     if origin.run is None:
-        raise UserError(f"its run {origin.run_id} is not in {origin.store} any more", where=origin.name)
+        raise UserError(f"its run {origin.run_id} is no longer in {origin.store}", where=origin.name)
     with _stopped_by_signals(), _worktree(origin.repository, commit) as (root, temporary):
-        place = _Place(root, temporary, layout)
+        checkout = _Checkout(root, temporary, layout)
         if origin.lock is not None:
             atomic_write(root / LOCK, origin.lock.text)
-        place.share_cache()
-        ran = [stage for stage in _DATA if place.provide(stage, origin)]
-        place.disconnect()
-        if force or not place.take_from_cache(_TRAIN, origin):
-            place.run(_TRAIN)
+        checkout.share_cache()
+        ran = [stage for stage in _DATA if checkout.restore_or_run(stage, origin)]
+        checkout.remove_tracking_uri()
+        if force or not checkout.restore(_TRAIN, origin):
+            checkout.run(_TRAIN)
             ran.append(_TRAIN)
         for stage in _MEASURED:
-            place.run(stage)
-        found = place.metrics()
+            checkout.run(stage)
+        metrics = checkout.metrics()
         weights = sha256_folder(Layout(root).trained / "model")
     registered = {
         key: float(value) for key, value in sorted(origin.run.data.metrics.items()) if key.startswith(_FIGURES)
     }
-    figures = [Figure(name, value, found.get(name)) for name, value in registered.items()]
+    figures = [ReproducedMetric(name, value, metrics.get(name)) for name, value in registered.items()]
     if not figures:
-        raise UserError("its run has no figures to compare with", where=origin.run_id)
+        raise UserError("its run has no metrics to compare with", where=origin.run_id)
     return Reproduction(commit, [*ran, *_MEASURED], figures, weights == origin.tag("weights_sha256"))
 
 
 def _commit(origin: Origin, *, allow_dirty: bool) -> str:
     commit = origin.source_commit or (origin.commit if allow_dirty else None)
     if origin.commit is None:
-        raise UserError("the version was made outside git, so there is nothing to check out", where=origin.name)
+        raise UserError("the version was made outside git: there is no commit to check out", where=origin.name)
     if commit is None:
-        fix = "Give --allow-dirty to try from the bare commit"
-        changes = f"commit {origin.commit[:12]} had uncommitted changes, and no later commit has their dvc.lock"
+        fix = "Use --allow-dirty to try the commit without the changes"
+        changes = f"commit {origin.commit[:12]} had uncommitted changes, and no later commit contains their dvc.lock"
         raise UserError(changes, where=origin.name, fix=fix)
     if not origin.repository.has_commit(commit):
         raise UserError(f"commit {commit[:12]} is not in this repository", where=origin.name, fix="Run `git fetch`")
@@ -132,17 +127,17 @@ def _commit(origin: Origin, *, allow_dirty: bool) -> str:
 
 @contextmanager
 def _worktree(repository: Repository, commit: str) -> Iterator[tuple[Path, Path]]:
-    """The project's folder in a checkout of its own, and a temporary folder beside it; both go at the end."""
+    """Create a temporary checkout; yield its project folder and a temporary folder; remove both on exit."""
     temporary = Path(tempfile.mkdtemp(prefix="textmill-reproduce-"))
     interrupt = signal.getsignal(signal.SIGINT)
     checkout = temporary / "worktree"
     prefix = (repository.git("rev-parse", "--show-prefix") or "").strip()
     try:
         if repository.git("worktree", "add", "--detach", "--quiet", str(checkout), commit) is None:
-            raise UserError(f"git cannot check {commit[:12]} out into a worktree", where=str(checkout))
+            raise UserError(f"git cannot check out {commit[:12]} into a worktree", where=str(checkout))
         yield checkout / prefix, temporary
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the removal
         repository.git("worktree", "remove", "--force", str(checkout))
         shutil.rmtree(temporary, ignore_errors=True)
         repository.git("worktree", "prune")
@@ -151,21 +146,21 @@ def _worktree(repository: Repository, commit: str) -> Iterator[tuple[Path, Path]
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """Let SIGTERM end the block by an exception, as Ctrl-C does, so that it is cleaned up after."""
+    """Turn SIGTERM into an exception, as Ctrl-C is, so that the worktree is removed."""
 
     def stop(signum: int, _frame: FrameType | None) -> None:
         sys.exit(128 + signum)
 
-    kept = signal.signal(signal.SIGTERM, stop)
+    previous = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, kept)
+        signal.signal(signal.SIGTERM, previous)
 
 
 @dataclass(frozen=True)
-class _Place:
-    """The checkout `root`, a `temporary` folder for everything that outlives a stage, and the project itself."""
+class _Checkout:
+    """The checkout `root`, a `temporary` folder for store and logs, and the project itself."""
 
     root: Path
     temporary: Path
@@ -173,15 +168,15 @@ class _Place:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For the stages: this interpreter, the checkout's code, a store and a home that are thrown away."""
-        found = {
+        """Environment of the stages: this interpreter, the checkout's code, temporary store and home."""
+        kept = {
             key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_EXP", "DVC_ROOT"))
         }
         source = self.root / "src"
         paths = [str(source)] if source.is_dir() else []
-        paths += [found["PYTHONPATH"]] if found.get("PYTHONPATH") else []
-        return found | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{found.get('PATH', '')}",
+        paths += [kept["PYTHONPATH"]] if kept.get("PYTHONPATH") else []
+        return kept | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
             "PYTHONPATH": os.pathsep.join(paths),
             "MLFLOW_TRACKING_URI": self.store,
             "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -191,29 +186,29 @@ class _Place:
 
     @property
     def store(self) -> str:
-        """Address of the store that is thrown away."""
+        """Address of the temporary store."""
         return f"sqlite:///{self.temporary / 'home' / 'mlflow.db'}"
 
     def share_cache(self) -> None:
-        """Let the checkout use the project's cache and remotes, and the home its downloads."""
-        lend_cache(self.project.root, self.root)
+        """Use the project's DVC cache, remotes and downloads."""
+        share_cache(self.project.root, self.root)
         state = Layout(self.temporary / "home").state
         state.parent.mkdir(parents=True, exist_ok=True)
         if (downloads := self.project.state / "downloads").is_dir():
             state.mkdir()
             (state / downloads.name).symlink_to(downloads)
 
-    def provide(self, stage: str, origin: Origin) -> bool:
-        """Have the outputs of a stage, from cache or remote; else run it. Gives whether it ran."""
-        if self.take_from_cache(stage, origin):
+    def restore_or_run(self, stage: str, origin: Origin) -> bool:
+        """Restore the outputs of a stage from cache or remote, else run it; return whether it ran."""
+        if self.restore(stage, origin):
             return False
         for entry in self._entry(stage, origin).get("deps", []):
-            self._bring_own_files(entry["path"])
+            self._copy_user_files(entry["path"])
         self.run(stage)
         return True
 
-    def take_from_cache(self, stage: str, origin: Origin) -> bool:
-        """Check the outputs of a stage out of the cache, pulled from the remote before if need be."""
+    def restore(self, stage: str, origin: Origin) -> bool:
+        """Restore the outputs of a stage from the cache or the remote; return False if they are not there."""
         outputs = self._entry(stage, origin).get("outs", [])
         if not outputs:
             return False
@@ -229,18 +224,18 @@ class _Place:
     def _is_missing(cache: Cache, outputs: Sequence[Mapping[str, str]]) -> bool:
         return any(cache.problem(dict(out)) for out in outputs)
 
-    def disconnect(self) -> None:
-        """Take the configured tracking store out, which would come before the environment's."""
+    def remove_tracking_uri(self) -> None:
+        """Remove the configured tracking store, which would override the environment's."""
         path = Layout(self.root).resolved
         content = resolved.load(path.read_text(encoding="utf-8"))
         content.setdefault("runtime", {})["tracking_uri"] = None
         atomic_write(path, resolved.dump(content))
 
     def run(self, stage: str) -> None:
-        """Run one stage, whatever DVC thinks of it, and keep nothing of it in the cache.
+        """Run one stage unconditionally, without adding its outputs to the cache.
 
         Raises:
-            UserError: It fails; the last lines it wrote are told.
+            UserError: It fails; the error contains its last lines of output.
         """
         log.info("%s ...", stage)
         output = self.temporary / f"{stage}.log"
@@ -248,11 +243,11 @@ class _Place:
             status = self._dvc("repro", "--single-item", "--force", "--no-commit", stage, output=file)
         if status:
             lines = [line for line in output.read_text(encoding="utf-8").splitlines() if line.strip()]
-            told = [line for line in lines if ": error: " in line] or lines
-            raise UserError(f"the stage fails there: {' / '.join(told[-_LINES_OF_ERROR:])}", where=stage)
+            errors = [line for line in lines if ": error: " in line] or lines
+            raise UserError(f"the stage fails in the checkout: {' / '.join(errors[-_ERROR_LINES:])}", where=stage)
 
     def metrics(self) -> dict[str, float]:
-        """What the stages logged to the store that is thrown away."""
+        """Return the metrics that the stages logged to the temporary store."""
         import mlflow
 
         run_id = read_json(Layout(self.root).exported / "run.json")["run_id"]
@@ -261,8 +256,8 @@ class _Place:
     def _entry(self, stage: str, origin: Origin) -> Mapping[str, Sequence[Mapping[str, str]]]:
         return origin.lock.stages.get(stage, {}) if origin.lock is not None else {}
 
-    def _bring_own_files(self, path: str) -> None:
-        """A user's own files: what `dvc add` noted, in the commit or since, else as they lie in the project now."""
+    def _copy_user_files(self, path: str) -> None:
+        """Copy a user's untracked data; files known to DVC are restored as of the commit."""
         source, target = self.project.root / path, self.root / path
         if not source.is_dir() or not Repository(self.project.root).ignores(f"{path}/file"):
             return
@@ -270,21 +265,21 @@ class _Place:
         shutil.copytree(source, target, dirs_exist_ok=True)
         for name, content in notes.items():
             (target / name).write_bytes(content)
-        if noted := [str(note.relative_to(self.root)) for note in target.rglob("*.dvc")]:
-            self._dvc("fetch", *noted)
-            self._dvc("checkout", "--force", *noted)
+        if tracked := [str(note.relative_to(self.root)) for note in target.rglob("*.dvc")]:
+            self._dvc("fetch", *tracked)
+            self._dvc("checkout", "--force", *tracked)
 
     def _dvc(self, *arguments: str, output: IO[str] | None = None) -> int:
-        """Run DVC in the checkout; it ends with us. Gives its exit status."""
+        """Run DVC in the checkout and return its exit status; an exception here ends DVC too."""
         sink = subprocess.DEVNULL if output is None else output
         command = [sys.executable, "-m", "dvc", *arguments]
-        # A session of its own, so that the stage below DVC can be ended with it
+        # In a session of its own, so that the stage started by DVC can be ended too.
         process = subprocess.Popen(
             command, cwd=self.root, env=self.environment, stdout=sink, stderr=sink, start_new_session=True
         )
         try:
             return process.wait()
         except BaseException:
-            # The stage below DVC ends its run in the store first: only then may the store go
-            end_family(process, _PATIENCE_SECONDS)
+            # The stage marks its run as ended before its store is removed.
+            end_family(process, _STOP_SECONDS)
             raise

@@ -1,4 +1,4 @@
-"""Each link of a version's lineage, held against this repository, DVC's cache and what is installed."""
+"""Check each link of a version's lineage against this repository, DVC's cache and the installed packages."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from textmill.predicting.exported import MANIFEST_FILE, find_pickle, verify, ver
 from textmill.registry.lineage.dvc_cache import Cache, folder_md5
 from textmill.registry.lineage.lineage import Origin
 from textmill.registry.lineage.repository import blob_digest
-from textmill.registry.runs.environment import differences
+from textmill.registry.runs.environment import package_differences
 from textmill.registry.versions.versions import ARTIFACT
 
 Status = Literal["holds", "broken", "unchecked"]
 
 _EXPORTED = "data/exported"
-_NAMED = 3
+_MAX_NAMED = 3
 
 
 @dataclass(frozen=True)
 class Link:
-    """What was found about one link: whether it holds, and why (not)."""
+    """The result of checking one link, with an explanation."""
 
     name: str
     status: Status
@@ -34,21 +34,21 @@ class Link:
 
 
 class BrokenLinkError(Exception):
-    """A link does not hold; the text says why."""
+    """A link does not hold; the message says why."""
 
 
 class UncheckedLinkError(Exception):
-    """A link could not be checked; the text says why."""
+    """A link could not be checked; the message says why."""
 
 
 def verify_origin(origin: Origin) -> Iterator[Link]:
-    """Check one link after the other. Whatever goes wrong in a check ends as a link, not as an exception.
+    """Check the links one by one. An error in a check becomes an unchecked link, not an exception.
 
-    The artefact is fetched from the store anew, past every local copy.
+    The artifact is downloaded from the store, without local copies.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        model = _fetched(origin, Path(temporary))
-        yield _link("artefact", lambda: _artefact(origin, model))
+        model = _download(origin, Path(temporary))
+        yield _link("artifact", lambda: _artifact(origin, model))
         yield _link("run", lambda: _run(origin))
         yield _link("commit", lambda: _commit(origin))
         yield _link("code", lambda: _code(origin, model))
@@ -65,16 +65,16 @@ def _link(name: str, check: Callable[[], str]) -> Link:
         return Link(name, "broken", str(error))
     except UncheckedLinkError as error:
         return Link(name, "unchecked", str(error))
-    except Exception as error:  # of any library: a check that cannot be made is an answer, too
-        told = translate(error) or f"{type(error).__name__}: {error}"
-        return Link(name, "unchecked", " ".join(str(told).split())[:300])
+    except Exception as error:  # any library's error means that the check could not be made
+        text = translate(error) or f"{type(error).__name__}: {error}"
+        return Link(name, "unchecked", " ".join(str(text).split())[:300])
 
 
-# -- artefact ----------------------------------------------------------------------------------
+# -- artifact ----------------------------------------------------------------------------------
 
 
-def _fetched(origin: Origin, temporary: Path) -> Path | UserError:
-    """The version's MLflow model as the store has it now, or why it cannot be had."""
+def _download(origin: Origin, temporary: Path) -> Path | UserError:
+    """Download the version's MLflow model from the store; return an error if that fails."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -83,10 +83,10 @@ def _fetched(origin: Origin, temporary: Path) -> Path | UserError:
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=local))
     except (MlflowException, OSError) as error:
-        return UserError(f"cannot be fetched ({' '.join(str(error).split())[:200]})", where=uri)
+        return UserError(f"cannot be downloaded ({' '.join(str(error).split())[:200]})", where=uri)
 
 
-def _artefact(origin: Origin, model: Path | UserError) -> str:
+def _artifact(origin: Origin, model: Path | UserError) -> str:
     folder = _exported(model)
     if pickle := find_pickle(folder.parent.parent):
         raise BrokenLinkError(f"{pickle}: a pickle can run any code and is refused")
@@ -100,13 +100,12 @@ def _artefact(origin: Origin, model: Path | UserError) -> str:
 
 
 def _exported(model: Path | UserError) -> Path:
-    """The exported folder within an MLflow model."""
     if isinstance(model, UserError):
         raise BrokenLinkError(str(model))
-    found = sorted((model / "artifacts").glob(f"*/{MANIFEST_FILE}"))
-    if not found:
+    manifests = sorted((model / "artifacts").glob(f"*/{MANIFEST_FILE}"))
+    if not manifests:
         raise BrokenLinkError(f"{model / 'artifacts'}: no exported folder with a manifest ({ARTIFACT}) in the model")
-    return found[0].parent
+    return manifests[0].parent
 
 
 # -- run, commit, code -------------------------------------------------------------------------
@@ -118,10 +117,10 @@ def _run(origin: Origin) -> str:
             f"the run {origin.run_id or 'that made it'} is not in {origin.store}, or was deleted there"
         )
     exported = origin.run_tag("manifest_sha256")
-    if exported not in (None, origin.tag("manifest_sha256")):  # none where export ran in another store
-        raise BrokenLinkError(f"the run exported {exported}, the version is {origin.tag('manifest_sha256')}")
+    if exported not in (None, origin.tag("manifest_sha256")):  # None if export ran in another store
+        raise BrokenLinkError(f"the run exported {exported}, the version has {origin.tag('manifest_sha256')}")
     trained = origin.run_tag("git_commit")
-    at = f", begun at commit {trained[:12]}" if trained and trained != origin.commit else ""
+    at = f", started at commit {trained[:12]}" if trained and trained != origin.commit else ""
     return f"{origin.run.info.run_name} ({origin.run_id[:12]}) is {origin.run.info.status}{at}"
 
 
@@ -130,15 +129,15 @@ def _commit(origin: Origin) -> str:
     if commit is None:
         raise UncheckedLinkError("the version was made outside git")
     if not origin.repository.exists:
-        raise UncheckedLinkError(f"this folder is in no git repository; the version was made from {commit[:12]}")
+        raise UncheckedLinkError(f"this folder is not in a git repository; the version was made from {commit[:12]}")
     if not origin.repository.has_commit(commit):
-        raise BrokenLinkError(f"{commit[:12]} is not in this repository; `git fetch` may bring it")
+        raise BrokenLinkError(f"{commit[:12]} is not in this repository; try `git fetch`")
     if not origin.dirty:
         return f"{commit[:12]} {origin.repository.subject(commit)}"
     later = origin.source_commit
     if later is None:
         raise UncheckedLinkError(
-            f"{commit[:12]} is here, but there were uncommitted changes, and no commit has their dvc.lock"
+            f"{commit[:12]} exists, but had uncommitted changes, and no commit contains their dvc.lock"
         )
     return f"{commit[:12]} with changes, committed later as {later[:12]} {origin.repository.subject(later)}"
 
@@ -151,29 +150,29 @@ def _source(origin: Origin) -> str:
 
 
 def _code(origin: Origin, model: Path | UserError) -> str:
-    """The code that the artefact brings along, file by file, against the same files of the commit."""
+    """Compare the code stored with the model with the files of the commit."""
     folder = _exported(model).parent.parent / "code"
     commit = _source(origin)
     packages = sorted(path for path in folder.iterdir() if path.name != "__pycache__") if folder.is_dir() else []
     if not packages:
-        raise BrokenLinkError(f"{folder}: the model brings no code")
+        raise BrokenLinkError(f"{folder}: no code is stored with the model")
     compared = 0
     for package in packages:
         places = [place for place in (f"src/{package.name}", package.name) if origin.repository.blobs(commit, place)]
         if not places:
-            raise UncheckedLinkError(f"the package {package.name} does not lie in this repository")
+            raise UncheckedLinkError(f"the package {package.name} is not in this repository")
         expected = origin.repository.blobs(commit, places[0])
-        found = _files(package)
-        for path in sorted(found.keys() | expected.keys()):
+        files = _files(package)
+        for path in sorted(files.keys() | expected.keys()):
             where = str(package / path) if path else str(package)
-            if path not in found:
+            if path not in files:
                 raise BrokenLinkError(f"{where} is missing; the commit has it")
             if path not in expected:
                 raise BrokenLinkError(f"{where} is not in the commit {commit[:12]}")
-            if blob_digest(found[path].read_bytes(), expected[path]) != expected[path]:
+            if blob_digest(files[path].read_bytes(), expected[path]) != expected[path]:
                 raise BrokenLinkError(f"{where} differs from the commit {commit[:12]}")
-        compared += len(found)
-    return f"{compared} files of the model's code are those of {commit[:12]}"
+        compared += len(files)
+    return f"{compared} code files of the model are those of {commit[:12]}"
 
 
 def _files(package: Path) -> dict[str, Path]:
@@ -189,19 +188,16 @@ def _files(package: Path) -> dict[str, Path]:
 def _lock(origin: Origin) -> str:
     digest = origin.tag("dvc_lock_upstream_sha256")
     if digest is None:
-        raise UncheckedLinkError("the version was made without dvc.lock")
+        raise UncheckedLinkError("the version was made without a dvc.lock")
     if origin.lock is None:
-        raise BrokenLinkError(
-            f"no dvc.lock with the digest {digest[:12]} in any commit, in the working folder or in the run"
-        )
+        raise BrokenLinkError(f"no dvc.lock with the digest {digest[:12]} in any commit, the working folder or the run")
     return f"{digest[:12]}, in {origin.lock.where}"
 
 
 def _inputs(origin: Origin) -> str:
-    """The files of the commit that the stages read (configuration, code), against the digests in dvc.lock.
+    """Compare the committed inputs of the stages (configuration, code) with the digests in dvc.lock.
 
-    Folders whose files git ignores (a user's own data) are no part of a commit; what was made of
-    them is among the outputs.
+    Files ignored by git (a user's own data) are not part of a commit; outputs made from them are checked as data.
     """
     if origin.lock is None:
         raise UncheckedLinkError("needs dvc.lock")
@@ -217,15 +213,15 @@ def _inputs(origin: Origin) -> str:
             continue
         names = origin.repository.blobs(commit, path)
         content = {name: origin.repository.file(commit, f"{path}/{name}".rstrip("/")) or b"" for name in names}
-        digests = {name: hashlib.md5(found, usedforsecurity=False).hexdigest() for name, found in content.items()}
+        digests = {name: hashlib.md5(data, usedforsecurity=False).hexdigest() for name, data in content.items()}
         if (digests.get("") or folder_md5(digests.items())) != expected:
-            raise BrokenLinkError(f"{path} of {commit[:12]} is not what dvc.lock says the stages read")
+            raise BrokenLinkError(f"{path} of {commit[:12]} differs from its digest in dvc.lock")
         compared += 1
-    return f"{compared} files and folders of {commit[:12]} are what the stages read"
+    return f"{compared} files and folders of {commit[:12]} are as in dvc.lock"
 
 
 def _data(origin: Origin) -> str:
-    """Every output in dvc.lock against the cache; the version's digests against what is in there."""
+    """Compare the cache with every output in dvc.lock, and with the version's digests."""
     lock = origin.lock
     if lock is None:
         raise UncheckedLinkError("needs dvc.lock")
@@ -243,25 +239,24 @@ def _data(origin: Origin) -> str:
     if missing and not cache.has_remote:
         raise BrokenLinkError(f"{_few(missing)}, and there is no DVC remote to pull it from")
     for name, expected in _expected(origin).items():
-        found = _found(cache, outputs, name)
-        if found is not None and found != expected:
+        digest = _cached_digest(cache, outputs, name)
+        if digest is not None and digest != expected:
             raise BrokenLinkError(
-                f"the {name} in dvc.lock has the digest {found[:12]}, the version names {expected[:12]}"
+                f"the {name} in dvc.lock has the digest {digest[:12]}, the version has {expected[:12]}"
             )
     if missing:
         raise UncheckedLinkError(f"{_few(missing)}; run `dvc pull`")
     size = sum(int(out.get("size", 0)) for out in outputs.values())
-    return f"{len(outputs)} outputs ({size / 1e6:.1f} MB) are in the DVC cache, digests as the version names them"
+    return f"{len(outputs)} outputs ({size / 1e6:.1f} MB) are in the DVC cache and have the version's digests"
 
 
 def _expected(origin: Origin) -> dict[str, str]:
-    """Digests that the version's tags name."""
-    named = {**origin.data, "weights": origin.tag("weights_sha256"), "export": origin.tag("manifest_sha256")}
-    return {name: digest for name, digest in named.items() if digest}
+    digests = {**origin.data, "weights": origin.tag("weights_sha256"), "export": origin.tag("manifest_sha256")}
+    return {name: digest for name, digest in digests.items() if digest}
 
 
-def _found(cache: Cache, outputs: dict[str, dict[str, str]], name: str) -> str | None:
-    """The same digest of what the cache holds; None where it cannot be told."""
+def _cached_digest(cache: Cache, outputs: dict[str, dict[str, str]], name: str) -> str | None:
+    """Return the same digest of the content of the cache; None if it is not there."""
     if name == "corpus":
         provenance = cache.file_in(outputs["data/raw"], "provenance.json") if "data/raw" in outputs else None
         return read_json(provenance).get("sha256") if provenance else None
@@ -273,8 +268,8 @@ def _found(cache: Cache, outputs: dict[str, dict[str, str]], name: str) -> str |
 
 
 def _few(texts: list[str]) -> str:
-    more = f" (and {len(texts) - _NAMED} more)" if len(texts) > _NAMED else ""
-    return "; ".join(texts[:_NAMED]) + more
+    more = f" (and {len(texts) - _MAX_NAMED} more)" if len(texts) > _MAX_NAMED else ""
+    return "; ".join(texts[:_MAX_NAMED]) + more
 
 
 # -- environment -------------------------------------------------------------------------------
@@ -285,8 +280,8 @@ def _environment(origin: Origin) -> str:
     if listing is None:
         raise UncheckedLinkError("the run has no list of installed packages")
     if hashlib.sha256(listing.encode()).hexdigest() != origin.run_tag("environment_sha256"):
-        raise BrokenLinkError("the run's list of installed packages is not the one that was recorded")
-    needed, others = differences(listing)
+        raise BrokenLinkError("the run's list of installed packages differs from its recorded digest")
+    needed, others = package_differences(listing)
     if needed:
-        raise BrokenLinkError(f"installed now is something else: {_few(needed)}")
-    return "the packages that Textmill needs are installed as then" + (f"; {others} others differ" if others else "")
+        raise BrokenLinkError(f"installed packages differ: {_few(needed)}")
+    return "the packages that Textmill needs are unchanged" + (f"; {others} other packages differ" if others else "")

@@ -1,4 +1,4 @@
-"""Two versions or runs side by side: parameters, data, figures, paired differences, costs."""
+"""Compare two versions or runs: parameters, data, metrics, paired differences, costs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from textmill.evaluation.figures import GROUP
 from textmill.evaluation.gate import Costs
 from textmill.metrics.base import Metric
 from textmill.metrics.bootstrap import Bootstrap, Interval, intervals, paired_differences
-from textmill.registry.promotion.measuring import fetched, measure
-from textmill.registry.promotion.promotion import configuration
-from textmill.registry.runs.addresses import find_run, find_version, run_id_of
+from textmill.registry.promotion.measuring import fetch_verified, measure
+from textmill.registry.promotion.promotion import current_configuration
+from textmill.registry.runs.addresses import find_run, find_version, require_run_id
 from textmill.registry.runs.origin import PREFIX
 from textmill.registry.runs.store import open_store, tracking_errors
 from textmill.tasks.base import Task
@@ -36,7 +36,7 @@ _PREDICTIONS = "evaluation/predictions.parquet"
 
 @dataclass(frozen=True)
 class Subject:
-    """One of the two: a run, and the version made of it where there is one."""
+    """A run to compare, and the latest version registered from it, if any."""
 
     name: str
     run: Run
@@ -45,17 +45,16 @@ class Subject:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is alike and what is not, the first of each pair belonging to the first subject.
+    """The differences between two subjects; pairs are in the order of the subjects.
 
     Attributes:
-        names: Of the two.
         params: Parameters that differ.
-        digests: Digests of the data, equal or not.
-        figures: Headline metrics with intervals; None where one has none.
-        differences: Second minus first, on paired draws; empty when the rows are not the same.
-        higher_is_better: Of each metric that was measured now.
-        costs: Measured side by side; empty for what is no version.
-        how: Where figures and differences come from, in words.
+        digests: Digests of the data, equal ones included.
+        figures: Headline metrics with intervals; None where a subject lacks one.
+        differences: Paired differences, second minus first; empty if the rows differ.
+        higher_is_better: Metric name -> direction, for metrics computed here.
+        costs: Costs measured together; empty unless both are versions.
+        how: Source of metrics and differences, as a sentence.
     """
 
     names: tuple[str, str]
@@ -68,68 +67,59 @@ class Comparison:
     how: str
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return plain JSON values."""
         return {
             "names": list(self.names),
             "params": {name: list(pair) for name, pair in self.params.items()},
             "digests": {name: list(pair) for name, pair in self.digests.items()},
             "figures": {
-                name: [found.as_dict() if found else None for found in pair] for name, pair in self.figures.items()
+                name: [interval.as_dict() if interval else None for interval in pair]
+                for name, pair in self.figures.items()
             },
-            "differences": {name: found.as_dict() for name, found in self.differences.items()},
+            "differences": {name: interval.as_dict() for name, interval in self.differences.items()},
             "costs": [asdict(costs) for costs in self.costs],
             "how": self.how,
         }
 
 
 def compare(first: str, second: str, layout: Layout) -> Comparison:
-    """Compare two versions or runs.
+    """Compare two versions (addresses as in `addresses.find_version`) or runs (ids).
 
-    Two versions made beside the test split at hand answer it anew, in one session. Otherwise the
-    figures are those that the runs logged, and the differences come from their stored predictions.
-
-    Args:
-        first: A version's address (see `addresses.find_version`) or the id of a run.
-        second: The same.
-        layout: The project.
+    Two versions whose test split is the prepared one predict it again, together. Otherwise the metrics
+    are those logged by the runs, and the differences come from their stored predictions.
 
     Raises:
-        UserError: One is not there, or the store does not answer.
+        UserError: A subject does not exist, or the store does not answer.
     """
-    config = configuration(layout)
+    config = current_configuration(layout)
     uri = open_store(config.runtime, layout)
     import mlflow
 
     client = mlflow.MlflowClient()
     with tracking_errors(uri):
         pair = (_subject(first, client, layout), _subject(second, client, layout))
-        digests = _pairs(_digests(pair[0]), _digests(pair[1]))
+        params = _pairs(pair[0].run.data.params, pair[1].run.data.params)
         common: dict[str, Any] = {
             "names": (pair[0].name, pair[1].name),
-            "params": {
-                name: values
-                for name, values in _pairs(pair[0].run.data.params, pair[1].run.data.params).items()
-                if values[0] != values[1]
-            },
-            "digests": digests,
+            "params": {name: values for name, values in params.items() if values[0] != values[1]},
+            "digests": _pairs(_digests(pair[0]), _digests(pair[1])),
         }
-        if _can_answer(pair, layout):
-            return Comparison(**common, **_measured(pair, layout, config))
-        return Comparison(**common, **_logged(pair, layout, config))
+        compare_pair = _measured if _have_current_test_split(pair, layout) else _logged
+        return Comparison(**common, **compare_pair(pair, layout, config))
 
 
 def _subject(text: str, client: MlflowClient, layout: Layout) -> Subject:
     run = find_run(text, client)
     if run is None:
         version = find_version(text, client, layout)
-        return Subject(f"{version.name}/{version.version}", client.get_run(run_id_of(version)), version)
-    made = client.search_model_versions(f"run_id = '{text}'")
-    last = max(made, key=lambda found: int(found.version), default=None)
+        return Subject(f"{version.name}/{version.version}", client.get_run(require_run_id(version)), version)
+    versions = client.search_model_versions(f"run_id = '{text}'")
+    last = max(versions, key=lambda version: int(version.version), default=None)
     return Subject(run.info.run_name or text, run, last)
 
 
 def _digests(subject: Subject) -> dict[str, str]:
-    """Of the splits and the corpus; a run without a version knows what it logged as its datasets."""
+    """Return the digests of splits and corpus from the version's tags, or else from the run's logged datasets."""
     if subject.version is not None:
         tags = subject.version.tags
         return {
@@ -137,16 +127,16 @@ def _digests(subject: Subject) -> dict[str, str]:
             for key, value in sorted(tags.items())
             if key.startswith(_DIGESTS)
         }
-    used = subject.run.inputs.dataset_inputs if subject.run.inputs else []
-    return {found.dataset.name: found.dataset.digest for found in used}
+    inputs = subject.run.inputs.dataset_inputs if subject.run.inputs else []
+    return {logged.dataset.name: logged.dataset.digest for logged in inputs}
 
 
 def _pairs(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
     return {name: (first.get(name), second.get(name)) for name in dict.fromkeys([*first, *second])}
 
 
-def _can_answer(pair: tuple[Subject, Subject], layout: Layout) -> bool:
-    """Whether both are versions made beside the test split at hand."""
+def _have_current_test_split(pair: tuple[Subject, Subject], layout: Layout) -> bool:
+    """Return whether both are versions whose test split is the prepared one."""
     if not (layout.prepared / "state.json").is_file() or any(subject.version is None for subject in pair):
         return False
     digest = Prepared(layout.prepared).digest("test")
@@ -154,17 +144,15 @@ def _can_answer(pair: tuple[Subject, Subject], layout: Layout) -> bool:
 
 
 def _measured(pair: tuple[Subject, Subject], layout: Layout, config: PipelineConfig) -> dict[str, Any]:
-    sides = [fetched(subject.version, layout) for subject in pair if subject.version]
-    material = measure(sides, layout, config.gate)
-    assert material.champion is not None, "two sides were given"
+    versions = [fetch_verified(subject.version, layout) for subject in pair if subject.version]
+    material = measure(versions, layout, config.gate)
+    assert material.champion is not None, "two versions were given"
     tables = (material.challenger.predictions, material.champion.predictions)
-    how = (
-        f"Both answered the {len(material.frame)} rows of the test split now, by their {config.gate.precision} graphs."
-    )
+    rows, precision = len(material.frame), config.gate.precision
     return {
         **_figures(tables, material.metrics, material.target_columns, config),
         "costs": (material.challenger.costs, material.champion.costs),
-        "how": how,
+        "how": f"Both predicted the {rows} rows of the test split now, with their {precision} graphs.",
     }
 
 
@@ -176,8 +164,8 @@ def _figures(
     try:
         first, second = (intervals(table, headline, bootstrap) for table in tables)
         differences = paired_differences(tables[1], tables[0], headline, bootstrap, targets)
-    except (KeyError, ValueError) as error:  # a metric met labels or columns that it does not know
-        raise UserError(f"the two cannot be measured alike ({error!r})", fix="Compare models of one task") from error
+    except (KeyError, ValueError) as error:  # unknown labels or columns
+        raise UserError(f"the two have no common metrics ({error!r})", fix="Compare models of one task") from error
     return {
         "figures": {metric.name: (first[metric.name], second[metric.name]) for metric in headline},
         "differences": differences,
@@ -186,15 +174,15 @@ def _figures(
 
 
 def _logged(pair: tuple[Subject, Subject], layout: Layout, config: PipelineConfig) -> dict[str, Any]:
-    """From the runs alone: their stored predictions where they are of the same rows, else their figures."""
+    """Compare stored predictions if both have them for the same rows, or else logged metrics."""
     try:
         tables = (_predictions(pair[0].run), _predictions(pair[1].run))
         task = Task.build(config.evaluate.task)
         metrics = evaluator_of(task).metrics(Prepared(layout.prepared).state)
-        how = f"From the predictions of {len(tables[0])} test rows that the runs stored."
+        how = f"From the stored predictions of the runs for {len(tables[0])} test rows."
         return {**_figures(tables, metrics, task.target_columns, config), "costs": (), "how": how}
     except UserError as error:
-        why = error.what
+        reason = error.what
     first, second = (_logged_intervals(subject.run.data.metrics) for subject in pair)
     names = dict.fromkeys([*first, *second])
     return {
@@ -202,7 +190,7 @@ def _logged(pair: tuple[Subject, Subject], layout: Layout, config: PipelineConfi
         "differences": {},
         "higher_is_better": {},
         "costs": (),
-        "how": f"As the runs logged them. There is no paired difference: {why}.",
+        "how": f"As logged by the runs. No paired difference: {reason}.",
     }
 
 
@@ -220,7 +208,7 @@ def _predictions(run: Run) -> pd.DataFrame:
 
 
 def _logged_intervals(metrics: Mapping[str, float]) -> dict[str, Interval]:
-    """Headline figures of the test split, with their bounds."""
+    """Return the headline metrics of the test split with their intervals."""
     names = [name.removeprefix(_TEST) for name in metrics if name.startswith(_TEST)]
     return {
         name: Interval(metrics[_TEST + name], metrics[f"{_TEST}{name}_low"], metrics[f"{_TEST}{name}_high"])

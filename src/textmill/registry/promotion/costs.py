@@ -1,7 +1,7 @@
-"""What versions cost, measured side by side: time for one row, memory, size.
+"""Serving costs of models, measured together: latency for one row, memory, size.
 
 As a program (`python -m textmill.registry.promotion.costs FOLDER PRECISION`, inputs as JSON on stdin) it
-loads a model, answers, and prints its resident memory in MB; so other models weigh nothing there.
+loads one model, predicts, and prints its resident memory in MB: a process holds no other models.
 """
 
 from __future__ import annotations
@@ -25,27 +25,19 @@ if TYPE_CHECKING:
     from textmill.predicting.predictor import Predictor
 
 _WARM_UP = 5
-_MUCH_FASTER = 0.25
-_SETTLED = 0.01
-_MOST_TURNS = 5
+_MUCH_FASTER = 0.25  # share of the time of an input
+_STABLE = 0.01  # share of the inputs
+_MAX_TURN_FACTOR = 5
 _MEMORY_SECONDS = 300
 _MEGABYTE = 1e6
 
 
-def costs_of(
+def measure_costs(
     predictors: Sequence[Predictor], folders: Sequence[Path], rows: Sequence[dict[str, Any]], gate: GateConfig
 ) -> list[Costs]:
-    """The costs of each model, in their order.
-
-    Args:
-        predictors: Loaded models.
-        folders: Their exported folders.
-        rows: Inputs, from which as many are drawn as the configuration says.
-        gate: Names the graph, the number of rows and the seed.
-    """
-    chooser = np.random.default_rng(gate.seed)
-    drawn = chooser.permutation(len(rows))[: gate.budgets.rows]
-    inputs = [rows[position] for position in drawn]
+    """Return the costs of each model, in order, on a sample of `rows`."""
+    order = np.random.default_rng(gate.seed).permutation(len(rows))
+    inputs = [rows[position] for position in order[: gate.budgets.rows]]
     return [
         Costs(latency, memory(folder, gate.precision, inputs), size(folder, predictor, gate.precision))
         for latency, folder, predictor in zip(
@@ -54,31 +46,25 @@ def costs_of(
     ]
 
 
-class Answering(Protocol):
-    """Whatever answers natural inputs."""
+class CanPredict(Protocol):
+    """A model that answers natural inputs."""
 
     def predict(self, values: Sequence[Any]) -> list[dict[str, Any]]:
-        """One record an input."""
+        """Return one record for each input."""
 
 
-def latencies(predictors: Sequence[Answering], inputs: Sequence[dict[str, Any]], repeats: int) -> list[float]:
-    """95th percentile over the inputs of the time to answer one alone, in ms, for each model.
+def latencies(predictors: Sequence[CanPredict], inputs: Sequence[dict[str, Any]], repeats: int) -> list[float]:
+    """Return the 95th percentile of the latency of single inputs, in ms, for each model.
 
-    The models take turns, so that what disturbs the machine disturbs all, and of an input's repeats the
-    fastest counts. Still so many inputs may be disturbed in each repeat that they make the percentile, so
-    there are further turns for as long as one makes more than 1 % of the inputs faster by a quarter,
-    up to five times as many as asked.
-
-    Args:
-        predictors: Loaded models.
-        inputs: What each of them is asked.
-        repeats: How often at least.
+    The models take turns, so that other load on the machine affects all of them. The fastest repeat of
+    an input counts. Extra turns follow, up to five times `repeats`, while a turn makes more than 1 % of the inputs
+    faster by a quarter: otherwise disturbed inputs could determine the percentile.
     """
     best = np.full((len(predictors), len(inputs)), np.inf)
     for predictor in predictors:
         for row in inputs[:_WARM_UP]:
             predictor.predict([row])
-    for turn in range(1, _MOST_TURNS * repeats + 1):
+    for turn in range(1, _MAX_TURN_FACTOR * repeats + 1):
         before = best.copy()
         for position, row in enumerate(inputs):
             for number, predictor in enumerate(predictors):
@@ -86,29 +72,25 @@ def latencies(predictors: Sequence[Answering], inputs: Sequence[dict[str, Any]],
                 predictor.predict([row])
                 best[number, position] = min(best[number, position], time.perf_counter() - started)
         faster = best < (1 - _MUCH_FASTER) * before
-        if turn >= repeats and (faster.mean(axis=1) <= _SETTLED).all():
+        if turn >= repeats and (faster.mean(axis=1) <= _STABLE).all():
             break
     return [float(value) for value in 1000 * np.quantile(best, 0.95, axis=1)]
 
 
 def memory(folder: Path, precision: str, inputs: Sequence[dict[str, Any]]) -> float:
-    """Resident memory of a process of its own after it has answered, in MB.
-
-    Raises:
-        UserError: The process failed.
-    """
+    """Return the resident memory in MB of a process that loads one model and predicts, or raise UserError."""
     command = [sys.executable, "-m", "textmill.registry.promotion.costs", str(folder), precision]
     done = subprocess.run(
         command, input=json.dumps(list(inputs)), capture_output=True, text=True, timeout=_MEMORY_SECONDS
     )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"its memory cannot be measured: {last[:300]}", where=str(folder))
+        raise UserError(f"memory cannot be measured: {last[:300]}", where=str(folder))
     return float(done.stdout)
 
 
 def size(folder: Path, predictor: Predictor, precision: str) -> float:
-    """The graph that answers, with its weights, in MB; the weights alone where PyTorch answers."""
+    """Return the size in MB of the graph with its weights; of the weights alone where PyTorch predicts."""
     return (folder / predictor.exported.graphs.get(precision, "model.safetensors")).stat().st_size / _MEGABYTE
 
 

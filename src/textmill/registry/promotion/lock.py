@@ -1,14 +1,14 @@
-"""One promotion at a time: a lock kept in the tags of a registered model.
+"""A lock in the tags of a registered model: one promotion at a time.
 
-MLflow has no compare-and-set, but its tags are registers that one process writes and all can read.
-That is all that Lamport's bakery needs ("A New Solution of Dijkstra's Concurrent Programming
-Problem", CACM 1974): each process writes a claim of its own, takes a number above all that it sees,
-and waits for the smaller ones. A SQLite store is guarded by a lock of its file too.
+MLflow has no compare-and-set, but each tag is a register that one process writes and all can read.
+Lamport's bakery algorithm needs no more ("A New Solution of Dijkstra's Concurrent Programming
+Problem", CACM 1974): each process writes its own claim, takes a number above all others, and waits for
+the smaller ones. A file lock also guards a SQLite store.
 
-A claim that its process left behind is told by the dead process on the same machine, or, from
-another machine, by a minute of silence. So a process must not write after half a minute; `Held`
-refuses that, and looks whether its claim still stands before each write. What remains is a process
-that is suspended for a minute exactly between that look and its write.
+A claim is abandoned if its process on the same machine is dead, or if a process on another machine is
+silent for a minute. A process must therefore not write after half a minute. `HeldLock` checks this, and
+that its claim still exists, before each write. A gap remains: a process that is suspended for a minute
+between this check and its write.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from textmill.errors import UserError
 from textmill.registry.runs.origin import PREFIX
-from textmill.registry.runs.store import answers_soon, database_file
+from textmill.registry.runs.store import database_file, short_timeout
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,14 +42,14 @@ _LOOK_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Claim:
-    """What a process writes while it wants or has the lock.
+    """The tag of a process that waits for the lock or holds it.
 
     Attributes:
-        number: Its place in the queue; 0 while it is choosing.
-        machine: Where it runs: host, boot and process namespace.
-        pid: Its process there.
-        started: When that process began, by the machine's clock, so that a reused pid is told apart.
-        beat: Counts up while it waits.
+        number: Place in the queue; 0 while the process chooses.
+        machine: Host, boot and process namespace.
+        pid: Process id on that machine.
+        started: Start time of the process by the machine's clock; detects a reused pid.
+        beat: Counter that increases while the process waits.
     """
 
     number: int
@@ -59,39 +59,39 @@ class Claim:
     beat: int = 0
 
 
-class Held:
-    """The lock, as its holder has it."""
+class HeldLock:
+    """The lock in the hands of its holder."""
 
     def __init__(self, client: MlflowClient, name: str, key: str) -> None:
         self._client, self._name, self._key = client, name, key
         self._since = _clock()
 
     def check(self) -> None:
-        """Make sure that the lock is still held, right before a write.
+        """Check right before a write that the lock is still held.
 
         Raises:
-            UserError: It took too long; nothing more may be written.
+            UserError: The lock timed out; nothing more may be written.
         """
         late = _clock() - self._since > _HOLD_SECONDS
         if late or self._key not in self._client.get_registered_model(self._name).tags:
             raise UserError(
-                f"the store was too slow: the lock on {self._name} ran out",
-                fix="Run the same command again; it first completes or undoes what was begun",
+                f"the store was too slow: the lock on {self._name} timed out",
+                fix="Run the command again; it first completes or undoes the interrupted move",
             )
 
 
 @contextmanager
-def promotion_lock(client: MlflowClient, name: str, uri: str) -> Iterator[Held]:
+def promotion_lock(client: MlflowClient, name: str, uri: str) -> Iterator[HeldLock]:
     """Hold the lock of a registered model.
 
     Raises:
-        UserError: Another process holds it for minutes.
+        UserError: Another process holds it for more than 150 s.
     """
     from filelock import FileLock, Timeout
 
     key = f"{CLAIM}{uuid.uuid4().hex}"
     with ExitStack() as stack:
-        stack.enter_context(answers_soon())
+        stack.enter_context(short_timeout())
         if database := database_file(uri):
             try:
                 stack.enter_context(FileLock(f"{database}-promotion-lock", timeout=_WAIT_SECONDS))
@@ -99,7 +99,7 @@ def promotion_lock(client: MlflowClient, name: str, uri: str) -> Iterator[Held]:
                 raise _taken(name, "another process of this machine") from error
         stack.callback(client.delete_registered_model_tag, name, key)
         _queue(client, name, key)
-        yield Held(client, name, key)
+        yield HeldLock(client, name, key)
 
 
 def _queue(client: MlflowClient, name: str, key: str) -> None:
@@ -114,23 +114,23 @@ def _queue(client: MlflowClient, name: str, key: str) -> None:
     while True:
         claims = _claims(client, name)
         now = _clock()
-        # Others may have taken this process for dead, and its claim may stand only because it wrote again.
+        # Others may have deleted the claim as abandoned, before this process wrote it again.
         if claims.pop(key, None) is None or now - beaten > _HOLD_SECONDS:
             raise _taken(name, "another process")
         before = {
-            other: found
-            for other, found in claims.items()
-            if found.number == 0 or (found.number, other) < (claim.number, key)
+            other: rival
+            for other, rival in claims.items()
+            if rival.number == 0 or (rival.number, other) < (claim.number, key)
         }
         if not before:
             return
-        for other, found in before.items():
-            if other not in seen or seen[other][0] != found:
-                seen[other] = (found, now)
-            if _is_dead(found) or now - seen[other][1] > _SILENT_SECONDS:
+        for other, rival in before.items():
+            if other not in seen or seen[other][0] != rival:
+                seen[other] = (rival, now)
+            if _is_dead(rival) or now - seen[other][1] > _SILENT_SECONDS:
                 client.delete_registered_model_tag(name, other)
         if now > end:
-            first = min(before.values(), key=lambda found: found.number)
+            first = min(before.values(), key=lambda rival: rival.number)
             raise _taken(name, f"process {first.pid} on {first.machine.split()[0]}")
         if now - beaten > _BEAT_SECONDS:
             claim, beaten = replace(claim, beat=claim.beat + 1), now
@@ -139,12 +139,12 @@ def _queue(client: MlflowClient, name: str, key: str) -> None:
 
 
 def _clock() -> float:
-    """Seconds that pass even while the machine sleeps."""
+    """Return a clock in seconds that also counts suspended time."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _taken(name: str, who: str) -> UserError:
-    return UserError(f"{who} is promoting a version of {name}", fix="Wait for it, then run the same command again")
+    return UserError(f"{who} is promoting a version of {name}", fix="Wait for it, then run the command again")
 
 
 def _claims(client: MlflowClient, name: str) -> dict[str, Claim]:
@@ -163,7 +163,7 @@ def _own_claim() -> Claim:
 
 
 def _is_dead(claim: Claim) -> bool:
-    """Whether the process is known to have ended; of another machine nothing is known."""
+    """Return whether the process has ended; False for processes of other machines."""
     import psutil
 
     if claim.machine != _machine():
@@ -175,7 +175,7 @@ def _is_dead(claim: Claim) -> bool:
 
 
 def _machine() -> str:
-    """Host, boot and process namespace: where a pid means one process."""
+    """Return host, boot and process namespace, within which a pid is unique."""
     parts = [socket.gethostname()]
     boot = Path("/proc/sys/kernel/random/boot_id")
     namespace = Path("/proc/self/ns/pid")

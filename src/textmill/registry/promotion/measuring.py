@@ -1,4 +1,4 @@
-"""Challenger and champion on the same rows in one session: the material of the gate."""
+"""Measure challenger and champion on the same rows, together: the input of the gate."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from textmill.errors import UserError
 from textmill.evaluation.evaluator import evaluator_of, predict_rows
 from textmill.evaluation.gate import Material, Measured
 from textmill.predicting.exported import verify
-from textmill.registry.promotion.costs import costs_of
+from textmill.registry.promotion.costs import measure_costs
 from textmill.registry.runs.origin import PREFIX
-from textmill.registry.versions.versions import folder_of
+from textmill.registry.versions.versions import fetch_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,36 +27,33 @@ SPLIT = "test"
 
 
 @dataclass(frozen=True)
-class Side:
-    """A version, and its exported folder with every digest checked."""
+class FetchedVersion:
+    """A version and its exported folder with verified digests."""
 
     version: ModelVersion
     folder: Path
 
     @property
     def name(self) -> str:
-        """In words."""
+        """`version NUMBER`."""
         return f"version {self.version.version}"
 
 
-def fetched(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> Side:
-    """A version with its folder, held against its manifest, and the manifest against the version's tag.
+def fetch_verified(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> FetchedVersion:
+    """Fetch a version's folder and verify every file: manifest against the version's tag, files against the manifest.
 
     Raises:
-        UserError: A file is changed, missing, unknown or a pickle; it is named.
+        UserError: A file was changed, is missing, unexpected or a pickle; the error names it.
     """
-    folder = folder_of(version, layout, fresh=fresh)
+    folder = fetch_folder(version, layout, fresh=fresh)
     verify(folder)
-    return Side(version, folder)
+    return FetchedVersion(version, folder)
 
 
-def measure(sides: list[Side], layout: Layout, gate: GateConfig) -> Material:
-    """Let every side answer the prepared test split, and measure what they cost.
+def measure(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) -> Material:
+    """Predict the prepared test split with each version and measure the costs.
 
-    Args:
-        sides: The challenger, and the champion where there is one.
-        layout: The project, with `data/prepared`.
-        gate: Which graph answers, which columns cut slices, what is timed.
+    The first version is the challenger, the second, if any, the champion.
 
     Raises:
         UserError: There is no prepared data, or a version cannot be loaded.
@@ -68,12 +65,14 @@ def measure(sides: list[Side], layout: Layout, gate: GateConfig) -> Material:
     frame: pd.DataFrame = test.drop([name for name in ("input_ids",) if name in test.column_names]).to_pandas()
     if not len(frame):
         raise UserError("the test split has no rows", where=str(prepared.folder / SPLIT), fix="Raise splits.test")
-    predictors = [load_predictor(side.folder, gate.precision) for side in sides]
+    predictors = [load_predictor(version.folder, gate.precision) for version in versions]
     task, state = predictors[0].task, predictors[0].exported.state
-    costs = costs_of(predictors, [side.folder for side in sides], _rows(frame, predictors[0]), gate)
+    costs = measure_costs(predictors, [version.folder for version in versions], _rows(frame, predictors[0]), gate)
     measured = [
-        Measured(side.name, side.version.tags.get(f"{PREFIX}data.{SPLIT}_sha256"), predict_rows(predictor, frame), cost)
-        for side, predictor, cost in zip(sides, predictors, costs, strict=True)
+        Measured(
+            fetched.name, fetched.version.tags.get(f"{PREFIX}data.{SPLIT}_sha256"), predict_rows(predictor, frame), cost
+        )
+        for fetched, predictor, cost in zip(versions, predictors, costs, strict=True)
     ]
     return Material(
         metrics=evaluator_of(task).metrics(state),
@@ -83,25 +82,27 @@ def measure(sides: list[Side], layout: Layout, gate: GateConfig) -> Material:
         champion=measured[1] if len(measured) > 1 else None,
         digest=prepared.digest(SPLIT),
         frame=frame,
-        overlap=overlap(prepared, sides[0].version, frame, task.text_columns),
+        overlap=count_overlap(prepared, versions[0].version, frame, task.text_columns),
     )
 
 
-def overlap(prepared: Prepared, version: ModelVersion, frame: pd.DataFrame, columns: tuple[str, ...]) -> int | None:
-    """Rows of `frame` whose normalised texts the version's training split holds too.
+def count_overlap(
+    prepared: Prepared, version: ModelVersion, frame: pd.DataFrame, columns: tuple[str, ...]
+) -> int | None:
+    """Return the number of rows whose normalised texts are in the version's training split.
 
-    None when the training split at hand is not the one that the version was made from.
+    None if the prepared training split is not the one of the version.
     """
     from textmill.data.minhash import normalise
 
     if prepared.digest("train") != version.tags.get(f"{PREFIX}data.train_sha256"):
         return None
-    asked = list(zip(*(frame[name].map(normalise) for name in columns), strict=True))
-    wanted, found = set(asked), set()
+    keys = list(zip(*(frame[name].map(normalise) for name in columns), strict=True))
+    wanted, found = set(keys), set()
     for batch in prepared.split("train").select(list(columns)).to_batches(max_chunksize=10_000):
         texts = ([normalise(text) for text in batch.column(name).to_pylist()] for name in columns)
         found |= wanted.intersection(zip(*texts, strict=True))
-    return sum(key in found for key in asked)
+    return sum(key in found for key in keys)
 
 
 def _rows(frame: pd.DataFrame, predictor: Predictor) -> list[dict[str, Any]]:

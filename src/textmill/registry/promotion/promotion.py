@@ -1,4 +1,4 @@
-"""Promoting a version to champion: measured beside the champion, judged by the gate, moved under a lock."""
+"""Promote a version to champion: measure it with the champion, run the gate, move the aliases under a lock."""
 
 from __future__ import annotations
 
@@ -15,18 +15,11 @@ from textmill.errors import UserError
 from textmill.evaluation.gate import Verdict, judge
 from textmill.files import write_json
 from textmill.predicting.exported import TamperedError
-from textmill.registry.promotion.aliases import (
-    Aliases,
-    Intent,
-    move,
-    read_aliases,
-    recover,
-    recover_held,
-)
-from textmill.registry.promotion.history import Event, Outcome, history, record, stamp
+from textmill.registry.promotion.aliases import Aliases, AliasMove, move_aliases, read_aliases, recover, recover_locked
+from textmill.registry.promotion.events import Event, Outcome, event_stamp, history, record_event
 from textmill.registry.promotion.lock import promotion_lock
-from textmill.registry.promotion.measuring import Side, fetched, measure
-from textmill.registry.runs.addresses import find_version, model_name, run_id_of
+from textmill.registry.promotion.measuring import FetchedVersion, fetch_verified, measure
+from textmill.registry.runs.addresses import find_version, model_name, require_run_id
 from textmill.registry.runs.origin import PREFIX
 from textmill.registry.runs.store import open_store, tracking_errors
 from textmill.registry.versions.versions import CHALLENGER
@@ -42,14 +35,13 @@ _OUTCOMES: dict[str, Outcome] = {"pass": "moved", "fail": "refused", "inconclusi
 
 @dataclass(frozen=True)
 class Promotion:
-    """How a promotion ended.
+    """The result of a promotion.
 
     Attributes:
-        model: Name of the registered model.
-        event: As the history has it; with `dry_run`, as it would have it.
-        decision: Everything that was measured and judged.
-        recovered: What an earlier command had left, in words.
-        dry_run: Nothing was stored or moved.
+        event: The event recorded in the history; with `dry_run`, the one that would be.
+        decision: All measurements and checks.
+        recovered: The interrupted move that was completed or undone first, as a sentence, or None.
+        dry_run: Whether nothing was stored or moved.
     """
 
     model: str
@@ -59,7 +51,7 @@ class Promotion:
     dry_run: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return plain JSON values."""
         return {
             "model": self.model,
             "dry_run": self.dry_run,
@@ -70,10 +62,10 @@ class Promotion:
         }
 
 
-def configuration(layout: Layout) -> PipelineConfig:
-    """The configuration as `conf/` and `params.yaml` say now; without them, as it was last composed.
+def current_configuration(layout: Layout) -> PipelineConfig:
+    """Compose the configuration of `conf/` and `params.yaml`; without `conf/`, read the last composed one.
 
-    The gate must be the declared one even when `conf/gate/` was edited after the last `dvc repro`.
+    The gate applies as declared now, even if `conf/gate/` was edited after the last `dvc repro`.
     """
     if (layout.conf / "config.yaml").is_file():
         from textmill.config.compose import compose
@@ -83,21 +75,17 @@ def configuration(layout: Layout) -> PipelineConfig:
 
 
 def promote(address: str | None, layout: Layout, *, reason: str = "", dry_run: bool = False) -> Promotion:
-    """Measure a version beside the champion, judge it, and make it champion when it passes.
+    """Measure a version with the champion, run the gate, and make the version champion if it passes.
 
-    It is refused without a verdict when it or the champion was tampered with.
-
-    Args:
-        address: Of the version; None is the alias `challenger` of this project's model.
-        layout: The project; its prepared test split is the evaluation set.
-        reason: Why, for the history.
-        dry_run: Only measure and judge.
+    The gate uses the prepared test split. The version is refused without a verdict if the files of either
+    version were changed. Without `address` it is the challenger of this project's model. `dry_run` stores
+    and moves nothing.
 
     Raises:
-        UserError: There is no such version, it is champion already, there is no prepared data, or
-            the store does not answer.
+        UserError: The version does not exist or is champion already, there is no prepared data, or the
+            store does not answer.
     """
-    config = configuration(layout)
+    config = current_configuration(layout)
     uri = open_store(config.runtime, layout)
     import mlflow
 
@@ -109,35 +97,40 @@ def promote(address: str | None, layout: Layout, *, reason: str = "", dry_run: b
         before = read_aliases(client, name)
         if before.champion == number:
             raise UserError(f"{name} version {number} is the champion already", fix="Name another version")
-        begun = Event(
-            **stamp(), action="promotion", version=number, champion=before.champion, outcome="refused", reason=reason
+        started = Event(
+            **event_stamp(),
+            action="promotion",
+            version=number,
+            champion=before.champion,
+            outcome="refused",
+            reason=reason,
         )
         try:
-            sides = [fetched(version, layout)]
+            versions = [fetch_verified(version, layout)]
             if before.champion is not None:
-                sides.append(fetched(client.get_model_version(name, before.champion), layout))
+                versions.append(fetch_verified(client.get_model_version(name, before.champion), layout))
         except TamperedError as error:
-            event = replace(begun, words=str(error).rstrip("."))
+            event = replace(started, words=str(error).rstrip("."))
             if not dry_run:
-                record(client, name, event)
+                record_event(client, name, event)
             return Promotion(name, event, {**asdict(event), "checks": []}, recovered, dry_run)
-        verdict, decision = _judged(sides, layout, config.gate)
+        verdict, decision = _run_gate(versions, layout, config.gate)
         event = replace(
-            begun, outcome=_OUTCOMES[verdict.status], verdict=verdict.status, words="; ".join(verdict.reasons)
+            started, outcome=_OUTCOMES[verdict.status], verdict=verdict.status, words="; ".join(verdict.reasons)
         )
         if not dry_run:
-            event = replace(event, decision=_store(client, sides[0], event, decision))
-            event = settle(client, name, uri, event)
+            event = replace(event, decision=_store(client, versions[0], event, decision))
+            event = complete_promotion(client, name, uri, event)
     return Promotion(name, event, {**asdict(event), **decision}, recovered, dry_run)
 
 
 def history_of(name: str | None, layout: Layout) -> dict[str, Any]:
-    """The history of a registered model (None: this project's), and what had to be recovered first.
+    """Return the history of a registered model (None: this project's), after recovery of an interrupted move.
 
     Raises:
         UserError: The model is not registered, or the store does not answer.
     """
-    uri = open_store(configuration(layout).runtime, layout)
+    uri = open_store(current_configuration(layout).runtime, layout)
     import mlflow
 
     client = mlflow.MlflowClient()
@@ -147,16 +140,16 @@ def history_of(name: str | None, layout: Layout) -> dict[str, Any]:
         return {**history(client, name), "recovered": recovered}
 
 
-def settle(client: MlflowClient, name: str, uri: str, event: Event) -> Event:
-    """Act on a judged promotion: note its decision, and move the aliases or only record why not.
+def complete_promotion(client: MlflowClient, name: str, uri: str, event: Event) -> Event:
+    """Tag the version with its verdict, then move the aliases or record the refusal.
 
-    The champion that the version was compared with must still be it; else nothing moves. All of it
-    happens under the lock: two promotions of one version would write the same tags.
+    Nothing moves if the champion changed since the measurement. The lock covers all of it, because two
+    promotions of one version would write the same tags.
     """
-    with promotion_lock(client, name, uri) as held:
-        recover_held(client, name, held)
-        held.check()
-        _note(client, name, event)
+    with promotion_lock(client, name, uri) as lock:
+        recover_locked(client, name, lock)
+        lock.check()
+        _tag_version(client, name, event)
         now = read_aliases(client, name)
         if event.outcome == "moved" and now.champion != event.champion:
             event = replace(
@@ -165,60 +158,60 @@ def settle(client: MlflowClient, name: str, uri: str, event: Event) -> Event:
                 words=f"compared with version {event.champion or 'none'}, but the champion is now "
                 f"version {now.champion or 'none'}",
             )
-        held.check()
+        lock.check()
         if event.outcome == "moved":
             after = Aliases(champion=event.version, previous=now.champion)
-            move(client, name, Intent(now, after, event), held)
+            move_aliases(client, name, AliasMove(now, after, event), lock)
         else:
-            record(client, name, event)
+            record_event(client, name, event)
     return event
 
 
-def _judged(sides: list[Side], layout: Layout, gate: GateConfig) -> tuple[Verdict, dict[str, Any]]:
-    """The verdict, and all that led to it."""
-    material = measure(sides, layout, gate)
+def _run_gate(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) -> tuple[Verdict, dict[str, Any]]:
+    """Return the verdict, and the decision with all measurements."""
+    material = measure(versions, layout, gate)
     verdict = judge(material, gate)
-    measured = [side for side in (material.challenger, material.champion) if side is not None]
+    measured = [one for one in (material.challenger, material.champion) if one is not None]
     decision = {
         **verdict.as_dict(),
         "gate": gate.model_dump(mode="json"),
         "evaluation_set": {"split": "test", "sha256": material.digest, "rows": len(material.frame)},
         "versions": {
             role: {
-                "version": str(side.version.version),
-                "run_id": side.version.run_id,
-                "manifest_sha256": side.version.tags.get(f"{PREFIX}manifest_sha256"),
-                "costs": asdict(found.costs),
+                "version": str(fetched.version.version),
+                "run_id": fetched.version.run_id,
+                "manifest_sha256": fetched.version.tags.get(f"{PREFIX}manifest_sha256"),
+                "costs": asdict(one.costs),
             }
-            for role, side, found in zip(("challenger", "champion"), sides, measured, strict=False)
+            for role, fetched, one in zip(("challenger", "champion"), versions, measured, strict=False)
         },
     }
     return verdict, decision
 
 
-def _store(client: MlflowClient, side: Side, event: Event, decision: dict[str, Any]) -> str:
-    """Store the decision and the card with the version's run; return their address."""
-    version, run_id = side.version, run_id_of(side.version)
+def _store(client: MlflowClient, fetched: FetchedVersion, event: Event, decision: dict[str, Any]) -> str:
+    """Store decision and model card with the version's run; return their address."""
+    version, run_id = fetched.version, require_run_id(fetched.version)
     place = f"promotion/version-{version.version}/{event.id}"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_json(folder / DECISION_FILE, {**asdict(event), **decision, "model": version.name})
-        card = side.folder / "README.md"
+        card = fetched.folder / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else f"# {version.name} version {version.version}\n"
         (folder / CARD_FILE).write_text(text + _section(version.name, event, decision), encoding="utf-8")
         client.log_artifacts(run_id, str(folder), place)
     return f"runs:/{run_id}/{place}"
 
 
-def _note(client: MlflowClient, name: str, event: Event) -> None:
-    """Note the last verdict, and where its decision is, in the version's tags."""
+def _tag_version(client: MlflowClient, name: str, event: Event) -> None:
+    """Write the last verdict and the address of its decision to the version's tags."""
     for key, value in {"verdict": event.verdict or "", "decided": event.time, "decision": event.decision or ""}.items():
         client.set_model_version_tag(name, event.version, f"{PREFIX}{key}", value)
 
 
 def _section(name: str, event: Event, decision: dict[str, Any]) -> str:
-    """The decision in the model card's form."""
-    against = f"version {event.champion}" if event.champion else "no champion"
+    """Return the decision as a section of the model card."""
+    opponent = f"version {event.champion}" if event.champion else "no champion"
     lines = [f"- {check['status']}: {check['words']}" for check in decision["checks"]]
-    title = f"{name} version {event.version} against {against}, {event.time}, by {event.user}: {event.verdict}."
+    title = f"{name} version {event.version} compared with {opponent}, {event.time}, by {event.user}: {event.verdict}."
     return "\n".join(["", "## Promotion", "", title, "", *lines, ""])

@@ -1,4 +1,4 @@
-"""Going back to the previous champion, after it has shown that it is whole and answers."""
+"""Roll back to the previous champion after checking its digests and answers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from textmill.config.layout import Layout
 from textmill.errors import UserError
-from textmill.registry.promotion.aliases import Aliases, Intent, move, read_aliases, recover, recover_held
-from textmill.registry.promotion.history import Event, events_of, predecessor, record, stamp
+from textmill.registry.promotion.aliases import Aliases, AliasMove, move_aliases, read_aliases, recover, recover_locked
+from textmill.registry.promotion.events import Event, event_stamp, read_events, record_event, replaced_version
 from textmill.registry.promotion.lock import promotion_lock
-from textmill.registry.promotion.measuring import fetched
-from textmill.registry.promotion.promotion import configuration
+from textmill.registry.promotion.measuring import fetch_verified
+from textmill.registry.promotion.promotion import current_configuration
 from textmill.registry.runs.addresses import model_name
 from textmill.registry.runs.store import open_store, tracking_errors
 
@@ -23,32 +23,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rollback:
-    """How a rollback ended; `recovered` says what an earlier command had left."""
+    """The result of a rollback; `recovered` describes the interrupted move completed or undone first."""
 
     model: str
     event: Event
     recovered: str | None
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return plain JSON values."""
         return {"model": self.model, "recovered": self.recovered, **asdict(self.event)}
 
 
 def rollback(name: str | None, layout: Layout, *, reason: str) -> Rollback:
-    """Make the version under alias `previous` the champion again.
+    """Make the version with the alias `previous` the champion again; without `name`, of this project's model.
 
-    Its files are fetched anew and held against their digests, and it must answer. `previous` then
-    goes to the version that it had replaced itself, so that rolling back twice goes back two steps.
-
-    Args:
-        name: Of the registered model; None is this project's.
-        layout: The project.
-        reason: Why, for the history.
+    Its files are downloaded again and verified, and it must answer. `previous` then moves to the
+    version that it had replaced, so that a second rollback goes back another step.
 
     Raises:
-        UserError: There is no champion or no previous one, or the store does not answer.
+        UserError: There is no champion or previous champion, or the store does not answer.
     """
-    config = configuration(layout)
+    config = current_configuration(layout)
     uri = open_store(config.runtime, layout)
     import mlflow
 
@@ -59,9 +54,9 @@ def rollback(name: str | None, layout: Layout, *, reason: str) -> Rollback:
         before = read_aliases(client, name)
         if before.champion is None or before.previous is None:
             missing = "champion" if before.champion is None else "previous champion"
-            raise UserError(f"{name} has no {missing}", fix="Look at `textmill history`")
+            raise UserError(f"{name} has no {missing}", fix="See `textmill history`")
         event = Event(
-            **stamp(),
+            **event_stamp(),
             action="rollback",
             version=before.previous,
             champion=before.champion,
@@ -71,45 +66,45 @@ def rollback(name: str | None, layout: Layout, *, reason: str) -> Rollback:
         problem = _problem(client.get_model_version(name, before.previous), layout, config.gate.precision)
         if problem is not None:
             event = replace(event, outcome="refused", words=problem)
-            record(client, name, event)
+            record_event(client, name, event)
         else:
-            event = _settle(client, name, uri, event, before)
+            event = _complete_rollback(client, name, uri, event, before)
     return Rollback(name, event, recovered)
 
 
-def _settle(client: MlflowClient, name: str, uri: str, event: Event, before: Aliases) -> Event:
-    """Move the aliases when they are still those that were looked at."""
-    with promotion_lock(client, name, uri) as held:
-        recover_held(client, name, held)
+def _complete_rollback(client: MlflowClient, name: str, uri: str, event: Event, before: Aliases) -> Event:
+    """Move the aliases if they have not changed since `before`."""
+    with promotion_lock(client, name, uri) as lock:
+        recover_locked(client, name, lock)
         model = client.get_registered_model(name)
         now = read_aliases(client, name)
         if (now.champion, now.previous) != (before.champion, before.previous):
-            words = f"the champion is now version {now.champion or 'none'}, no more version {before.champion}"
+            words = f"the champion is now version {now.champion or 'none'}, no longer version {before.champion}"
             event = replace(event, outcome="stale champion", words=words)
-            held.check()
-            record(client, name, event)
+            lock.check()
+            record_event(client, name, event)
             return event
-        earlier = predecessor(events_of(model.tags), event.version)
+        earlier = replaced_version(read_events(model.tags), event.version)
         if earlier is not None and not _exists(client, name, earlier):
             earlier = None
         after = Aliases(champion=event.version, previous=earlier)
-        move(client, name, Intent(now, after, event), held)
+        move_aliases(client, name, AliasMove(now, after, event), lock)
     return event
 
 
 def _problem(version: ModelVersion, layout: Layout, precision: Any) -> str | None:
-    """Why the version must not serve, or None."""
+    """Return the reason why the version must not serve, or None."""
     from textmill.predicting.loading import load_predictor
 
     try:
-        predictor = load_predictor(fetched(version, layout, fresh=True).folder, precision)
+        predictor = load_predictor(fetch_verified(version, layout, fresh=True).folder, precision)
         answers = predictor.predict(predictor.task.example_inputs())
     except UserError as error:
         return str(error)
-    except Exception as error:  # whatever a damaged graph raises: it does not answer
+    except Exception as error:  # a damaged graph can raise anything
         return f"version {version.version} does not answer: {' '.join(str(error).split())[:300]}"
     if not answers or not _finite(answers):
-        return f"version {version.version} answers with no finite number"
+        return f"version {version.version} gives answers that are not finite numbers"
     return None
 
 
@@ -122,4 +117,4 @@ def _finite(value: Any) -> bool:
 
 
 def _exists(client: MlflowClient, name: str, version: str) -> bool:
-    return any(str(found.version) == version for found in client.search_model_versions(f"name = '{name}'"))
+    return any(str(model.version) == version for model in client.search_model_versions(f"name = '{name}'"))

@@ -1,1 +1,1 @@
-"""MLflow runs and the store that keeps them."""
+"""MLflow runs and their tracking store."""

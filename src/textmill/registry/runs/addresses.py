@@ -1,4 +1,4 @@
-"""Which version of which model a user means by a few characters."""
+"""Resolve the short names of versions, runs and models that users type."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FORMS = "NAME/VERSION, NAME@ALIAS, or a bare version or alias of this project's 
 
 
 def model_name(client: MlflowClient, layout: Layout) -> str:
-    """The registered model of this project: as configured, as last registered, or the only one there is.
+    """Return the registered model of this project: as configured, as last registered, or the only one.
 
     Raises:
-        UserError: The project names none and the store has none or several.
+        UserError: The project names none, and the store has none or several.
     """
     from textmill.config import resolved
 
@@ -36,21 +36,18 @@ def model_name(client: MlflowClient, layout: Layout) -> str:
     names = [model.name for model in client.search_registered_models(max_results=20)]
     if len(names) != 1:
         known = ", ".join(names) or "none; run `dvc repro`"
-        raise UserError("this project names no registered model", fix=f"Write NAME/VERSION; registered: {known}")
+        raise UserError("this project has no registered model", fix=f"Write NAME/VERSION; registered: {known}")
     return str(names[0])
 
 
 def find_version(text: str, client: MlflowClient, layout: Layout) -> ModelVersion:
-    """The version that `text` names.
+    """Return the version with this address.
 
-    Args:
-        text: `models:/NAME/VERSION`, `models:/NAME@ALIAS`, the same without `models:/`, or a bare
-            version number or alias of this project's model.
-        client: Of an open store.
-        layout: The project.
+    An address is `models:/NAME/VERSION`, `models:/NAME@ALIAS`, either without `models:/`, or a bare
+    version number or alias of this project's model.
 
     Raises:
-        UserError: There is no such model, version or alias.
+        UserError: The model, version or alias does not exist.
     """
     name, version, alias = parse_address(text)
     name = name or model_name(client, layout)
@@ -68,22 +65,18 @@ def find_version(text: str, client: MlflowClient, layout: Layout) -> ModelVersio
         ) from error
 
 
-def run_id_of(version: ModelVersion) -> str:
-    """The run that made a version.
-
-    Raises:
-        UserError: The version names none.
-    """
+def require_run_id(version: ModelVersion) -> str:
+    """Return the id of the run that created a version; raise UserError if it names none."""
     if not version.run_id:
         raise UserError(f"{version.name} version {version.version} names no run", fix="Register it with `dvc repro`")
     return str(version.run_id)
 
 
 def find_run(text: str, client: MlflowClient) -> Run | None:
-    """The run with this id; None when `text` has not the form of a run's id.
+    """Return the run with this id, or None if `text` is not a run id.
 
     Raises:
-        UserError: There is no such run.
+        UserError: The run does not exist.
     """
     from mlflow.exceptions import MlflowException
 
@@ -94,11 +87,11 @@ def find_run(text: str, client: MlflowClient) -> Run | None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST" and not is_forbidden(error):
             raise
-        raise UserError("there is no such run", where=text, fix="Look at `mlflow ui` or `dvc exp show`") from error
+        raise UserError("no such run", where=text, fix="See `mlflow ui` or `dvc exp show`") from error
 
 
 def parse_address(text: str) -> tuple[str, str, str]:
-    """Name (empty for this project's), version and alias; one of the last two is empty."""
+    """Split an address into name (empty for this project's model), version and alias; one of the last two is empty."""
     bare = text.removeprefix(_SCHEME)
     name, at, alias = bare.rpartition("@")
     if at:
@@ -109,19 +102,19 @@ def parse_address(text: str) -> tuple[str, str, str]:
         if name and alias:
             name = alias = ""
     if not (version or alias) or (text.startswith(_SCHEME) and not name):
-        raise UserError("not the address of a version", where=text or '""', fix=f"Write {FORMS}")
+        raise UserError("not the address of a version", where=text or '""', fix=f"Use {FORMS}")
     return name, version, alias
 
 
 def _known(client: MlflowClient, name: str) -> str:
-    """What there is instead."""
-    found = client.search_model_versions(f"name = '{name}'")
-    if not found:
+    """Describe the existing versions, or else the existing models."""
+    versions = client.search_model_versions(f"name = '{name}'")
+    if not versions:
         models = ", ".join(sorted(model.name for model in client.search_registered_models(max_results=20)))
         return f"Registered models: {models or 'none; run `dvc repro`'}"
     aliases = client.get_registered_model(name).aliases
     shown = [
         " ".join([str(number), *(f"@{alias}" for alias, version in sorted(aliases.items()) if int(version) == number)])
-        for number in sorted(int(version.version) for version in found)[-10:]
+        for number in sorted(int(version.version) for version in versions)[-10:]
     ]
     return f"Versions: {', '.join(shown)}"

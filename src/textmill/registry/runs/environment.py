@@ -1,4 +1,4 @@
-"""What was installed then, held against what is installed now."""
+"""Compare the packages installed for a run with those installed now."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from textmill.registry.runs.origin import installed_packages
 _ROOT = "textmill"
 
 
-def differences(listing: str) -> tuple[list[str], int]:
-    """Packages that Textmill needs and that are not as in `listing`; and how many others are not.
+def package_differences(listing: str) -> tuple[list[str], int]:
+    """Return the changes since `listing` of packages that Textmill needs, and the number of other changed packages.
 
-    Args:
-        listing: `name==version`, a line each, as `origin.installed_packages` gives it.
+    `listing` has the form of `origin.installed_packages`.
     """
     then, now = _versions(listing), _versions(installed_packages())
     needed = _needed()
     changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
-    told = [f"{name} {then.get(name, 'absent')} -> {now.get(name, 'absent')}" for name in changed if name in needed]
-    return told, len(changed) - len(told)
+    shown = [f"{name} {then.get(name, 'absent')} -> {now.get(name, 'absent')}" for name in changed if name in needed]
+    return shown, len(changed) - len(shown)
 
 
 def _versions(listing: str) -> dict[str, str]:
@@ -31,14 +30,14 @@ def _versions(listing: str) -> dict[str, str]:
 
 
 def _needed() -> set[str]:
-    """Textmill and what it requires, directly or not, without extras."""
-    found: set[str] = set()
+    """Return Textmill and its direct and indirect requirements, without extras."""
+    needed: set[str] = set()
     waiting = [_ROOT]
     while waiting:
         name = canonicalize_name(waiting.pop())
-        if name in found:
+        if name in needed:
             continue
-        found.add(name)
+        needed.add(name)
         try:
             requirements = metadata.requires(name) or []
         except metadata.PackageNotFoundError:
@@ -46,4 +45,4 @@ def _needed() -> set[str]:
         for requirement in map(Requirement, requirements):
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 waiting.append(requirement.name)
-    return found
+    return needed

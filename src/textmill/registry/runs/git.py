@@ -1,4 +1,4 @@
-"""Asking git; where there is no git, repository or answer, there is None."""
+"""Run git; failures are None."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SECONDS = 60
 
 
 def git_bytes(root: Path, *arguments: str) -> bytes | None:
-    """The output of a git command in the folder `root`, or None when it failed or there is no git or repository."""
+    """Return the output of a git command in the folder `root`, or None if it fails or there is no git or repository."""
     try:
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, timeout=_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
@@ -18,6 +18,6 @@ def git_bytes(root: Path, *arguments: str) -> bytes | None:
 
 
 def git(root: Path, *arguments: str) -> str | None:
-    """The same as text."""
+    """Return the output as text; see `git_bytes`."""
     output = git_bytes(root, *arguments)
     return None if output is None else output.decode("utf-8", "replace")

@@ -14,9 +14,9 @@ PREFIX = "textmill."
 
 
 def origin_tags(root: Path) -> dict[str, str]:
-    """Tags that lead from a run back to code, lock and surroundings; what is unknown is left out.
+    """Return tags with commit, lock, packages and platform of a run; unknown values are omitted.
 
-    The names that begin with `mlflow.` are those that MLflow's UI shows in its own columns.
+    MLflow's UI shows the tags `mlflow.…` in columns of their own.
     """
     tags = {
         f"{PREFIX}python": platform.python_version(),
@@ -38,27 +38,23 @@ def origin_tags(root: Path) -> dict[str, str]:
 
 
 def lock_tags(root: Path) -> dict[str, str]:
-    """The digest of `dvc.lock` as it stands now; DVC writes a stage into it after the stage ended."""
+    """Return the digest of `dvc.lock` as it is now; DVC adds a stage after the stage has ended."""
     lock = root / "dvc.lock"
     return {f"{PREFIX}dvc_lock_sha256": sha256_file(lock)} if lock.is_file() else {}
 
 
 def upstream_lock_digest(root: Path, stage: str) -> str | None:
-    """SHA-256 of `dvc.lock` without the entry of `stage`, as canonical JSON; None without a lock.
+    """Return the SHA-256 of `dvc.lock` without the entry of `stage`, as canonical JSON; None without a lock.
 
-    While a stage runs, DVC has written all stages before it into the lock, but not yet the stage
-    itself. So this digest, unlike one of the file, is the same during the stage and ever after.
+    DVC adds a stage to the lock after the stage has ended. Without that entry the digest is the same
+    during the stage and afterwards.
     """
     lock = root / "dvc.lock"
     return lock_digest(lock.read_text(encoding="utf-8"), stage) if lock.is_file() else None
 
 
 def lock_digest(text: str, stage: str) -> str:
-    """The same of the text of a `dvc.lock`.
-
-    Raises:
-        yaml.YAMLError: It is no YAML.
-    """
+    """Return the digest of the text of a `dvc.lock`; see `upstream_lock_digest`. Raise YAMLError if it is not YAML."""
     import json
 
     import yaml
@@ -69,10 +65,10 @@ def lock_digest(text: str, stage: str) -> str:
 
 
 def uncommitted_changes(root: Path) -> str:
-    """Git's short status of what could change a result and is in no commit.
+    """Return git's short status of uncommitted changes that can affect a result.
 
-    These are changed tracked files anywhere and new files in `conf/` and `src/`. `dvc.lock` is left
-    out: DVC rewrites it while the pipeline runs, and its digest is recorded beside.
+    These are changed tracked files and new files in `conf/` and `src/`. `dvc.lock` is excluded: DVC
+    rewrites it while the pipeline runs, and its digest is recorded separately.
     """
     changed = git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude,top)dvc.lock") or ""
     new = git(root, "ls-files", "--others", "--exclude-standard", "--", "conf", "src") or ""
@@ -80,6 +76,6 @@ def uncommitted_changes(root: Path) -> str:
 
 
 def installed_packages() -> str:
-    """Every installed distribution as `name==version`, a line each, sorted: a `pip freeze`."""
-    names = {f"{found.name}=={found.version}" for found in metadata.distributions()}
+    """Return all installed distributions as sorted lines `name==version`, as `pip freeze` does."""
+    names = {f"{package.name}=={package.version}" for package in metadata.distributions()}
     return "\n".join(sorted(names, key=str.lower)) + "\n"

@@ -1,4 +1,4 @@
-"""One pipeline run as one MLflow run: opened by `train`, continued by the later stages."""
+"""One MLflow run for each pipeline run: opened by `train`, continued by the later stages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import tempfile
 import threading
 import time
 import warnings
@@ -21,9 +22,8 @@ from textmill.config.section import Section
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import read_json, write_json
-from textmill.registry.runs.configuration import ARTIFACT, copy_configuration, read_configuration
 from textmill.registry.runs.origin import PREFIX, installed_packages, lock_tags, origin_tags
-from textmill.registry.runs.store import connect, find_run, tracking_errors
+from textmill.registry.runs.store import connect, find_active_run, tracking_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,15 +35,16 @@ __all__ = ["StageRun", "connect", "stage_run"]
 
 log = logging.getLogger("textmill")
 
+_CONFIGURATION = "config/resolved.yaml"
 _FLUSH_SECONDS = 1.0
 _SYSTEM_METRICS_SECONDS = 5.0
 _PARAMS_IN_A_BATCH = 100
 _METRICS_IN_A_BATCH = 1000
-_DIGEST_LENGTH = 12  # as much as MLflow's tables show; the whole one stands in the profile
+_DIGEST_LENGTH = 12  # MLflow's tables show no more; the profile has the whole digest
 
 
 class StageRun:
-    """An open MLflow run. Metrics are written at most about once a second, and all at the end."""
+    """An open MLflow run. Metrics are buffered and written about once a second."""
 
     def __init__(self, client: MlflowClient, uri: str, run_id: str, experiment: str) -> None:
         self.run_id = run_id
@@ -54,7 +55,7 @@ class StageRun:
         self._flushed = time.monotonic()
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log parameters; nested mappings get dotted names. One that is logged already stays."""
+        """Log parameters; nested mappings get dotted names. Parameters logged before keep their values."""
         from mlflow.entities import Param
 
         with tracking_errors(self.uri):
@@ -64,7 +65,7 @@ class StageRun:
                 self.client.log_batch(self.run_id, params=new[start : start + _PARAMS_IN_A_BATCH])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log figures, at `step` when given."""
+        """Log metrics, at `step` if given."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -73,7 +74,7 @@ class StageRun:
             self.flush()
 
     def flush(self) -> None:
-        """Write the metrics that wait."""
+        """Write the buffered metrics."""
         with tracking_errors(self.uri):
             while self._pending:
                 self.client.log_batch(self.run_id, metrics=self._pending[:_METRICS_IN_A_BATCH])
@@ -81,17 +82,17 @@ class StageRun:
         self._flushed = time.monotonic()
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Store a file with the run, in `folder` of its artefacts."""
+        """Store a file in `folder` of the run's artifacts."""
         with tracking_errors(self.uri):
             self.client.log_artifact(self.run_id, str(path), folder)
 
     def log_folder(self, path: Path, folder: str) -> None:
-        """Store a folder's content with the run, under `folder`."""
+        """Store a folder's content in `folder` of the run's artifacts."""
         with tracking_errors(self.uri):
             self.client.log_artifacts(self.run_id, str(path), folder)
 
     def log_figure(self, figure: Figure, name: str) -> None:
-        """Store a picture with the run; `name` ends in its format, for example `plots/history.png`."""
+        """Store a figure in the run's artifacts; `name` includes the format, such as `plots/history.png`."""
         with tracking_errors(self.uri):
             self.client.log_figure(self.run_id, figure, name)
 
@@ -105,15 +106,15 @@ class StageRun:
     def log_input_table(
         self, head: pd.DataFrame, *, name: str, source: str, digest: str, context: str, rows: int
     ) -> None:
-        """Record a dataset that the stage read.
+        """Log a dataset as input of the run.
 
         Args:
-            head: A few of its rows, from which its schema is told.
-            name: As shown in the UI.
-            source: Path or address it can be read from again.
+            head: A few rows, from which the schema is inferred.
+            name: Name in the UI.
+            source: Path or address of the data.
             digest: SHA-256 of the whole dataset.
-            context: What it was used for: `training`, `validation`, `test`.
-            rows: Rows of the whole dataset.
+            context: Its use: `training`, `validation` or `test`.
+            rows: Number of rows of the whole dataset.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.models import infer_signature
@@ -128,14 +129,14 @@ class StageRun:
                 schema=json.dumps({"mlflow_colspec": infer_signature(head).inputs.to_dict()}),
                 profile=json.dumps({"num_rows": rows, "sha256": digest}),
             )
-            used = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
-            self.client.log_inputs(self.run_id, datasets=[used])
+            dataset_input = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+            self.client.log_inputs(self.run_id, datasets=[dataset_input])
 
     def log_configuration(self, stage: str, section: Section, layout: Layout) -> None:
-        """Keep the resolved configuration with the run; `section` is what `stage` really used.
+        """Store the resolved configuration with the run; `section` is the one that `stage` used.
 
-        A stage run by hand may use other values than `data/resolved.yaml`, and a continued run
-        keeps the values of the stages before.
+        A stage run by hand may use other values than `data/resolved.yaml`, and a continued run keeps the
+        values of its earlier stages.
         """
         with tracking_errors(self.uri):
             content = read_configuration(self.client, self.run_id)
@@ -143,10 +144,10 @@ class StageRun:
                 content = resolved.load(layout.resolved.read_text(encoding="utf-8"))
             if content is not None:
                 content[stage] = section.model_dump(mode="json", by_alias=True)
-                self.client.log_text(self.run_id, resolved.dump(content), ARTIFACT)
+                self.client.log_text(self.run_id, resolved.dump(content), _CONFIGURATION)
 
     def write_reference(self, path: Path) -> None:
-        """Write `run.json`, by which the next stage finds this run."""
+        """Write `run.json`, from which the next stage reads the run id."""
         write_json(path, {"run_id": self.run_id, "experiment": self.experiment})
 
 
@@ -162,24 +163,24 @@ def stage_run(
     name: str | None = None,
     system_metrics: bool = False,
 ) -> Iterator[StageRun]:
-    """Open the MLflow run of a stage and end it as it went.
+    """Open or resume the stage's MLflow run; set its final status on exit.
 
-    The run of the stage before is continued, unless it already holds this stage with another
-    fingerprint (the same training evaluated in two ways) or is not in this store; then a new run,
-    or the one made so before, links to it by the tag `textmill.upstream_run_id` and has a copy of
-    its parameters.
+    The stage continues the run of the stage before. A new run is opened when that run is not in this
+    store, or has this stage with another fingerprint (one training evaluated in two ways). The new run
+    names its predecessor in the tag `textmill.upstream_run_id` and copies its parameters. A repeated
+    stage finds this run again.
 
-    The run ends FINISHED; FAILED after an exception; KILLED after Ctrl-C or SIGTERM.
+    The status is FINISHED, FAILED after an exception, or KILLED after Ctrl-C or SIGTERM.
 
     Args:
-        stage: The stage's name.
+        stage: Name of the stage.
         layout: The project.
         runtime: Names the store and the experiment.
         upstream: `run.json` of the stage before, or None to open a new run.
-        fingerprint: Digest of everything that decides the stage's result.
-        resume_run_id: A run of this very stage that was cut off, to be continued.
-        name: What the run's name shows beside the fingerprint: the model.
-        system_metrics: Whether to log CPU, memory and GPU while the stage runs.
+        fingerprint: Digest of everything that determines the stage's result.
+        resume_run_id: Interrupted run of this stage to continue.
+        name: Label of the run, followed by the fingerprint: the model.
+        system_metrics: Whether to log CPU, memory and GPU usage.
 
     Raises:
         UserError: The store cannot be reached or refuses.
@@ -190,16 +191,16 @@ def stage_run(
     client, uri = mlflow.MlflowClient(), mlflow.get_tracking_uri()
     run = monitor = None
     try:
-        with signals_wait(), tracking_errors(uri):
+        with delay_signals(), tracking_errors(uri):
             previous = read_json(upstream)["run_id"] if upstream and upstream.is_file() else None
-            source = find_run(client, resume_run_id or previous)
+            source = find_active_run(client, resume_run_id or previous)
             if source is None or (resume_run_id is None and _holds_another(source, stage, fingerprint)):
-                found = _find_linked(client, runtime.tracking_experiment, previous, stage, fingerprint)
+                existing = _find_linked(client, runtime.tracking_experiment, previous, stage, fingerprint)
             else:
-                found = source
-            if found is not None:
-                client.update_run(found.info.run_id, status="RUNNING")
-                run = StageRun(client, uri, found.info.run_id, runtime.tracking_experiment)
+                existing = source
+            if existing is not None:
+                client.update_run(existing.info.run_id, status="RUNNING")
+                run = StageRun(client, uri, existing.info.run_id, runtime.tracking_experiment)
             else:
                 label = f"{name or stage}-{fingerprint[:8]}"
                 run_id = create_run(
@@ -214,20 +215,30 @@ def stage_run(
         run.flush()
     except BaseException as error:
         if run is not None:
-            end_run(run, status_after(error), monitor, broken=True)
+            end_run(run, run_status(error), monitor, broken=True)
         raise
     end_run(run, "FINISHED", monitor, broken=False)
+
+
+def read_configuration(client: MlflowClient, run_id: str) -> dict[str, Any] | None:
+    """Return the configuration sections stored with a run, or None if there are none."""
+    folder = _CONFIGURATION.partition("/")[0]
+    if not any(artifact.path == _CONFIGURATION for artifact in client.list_artifacts(run_id, folder)):
+        return None
+    with tempfile.TemporaryDirectory() as temporary:
+        file = client.download_artifacts(run_id, _CONFIGURATION, temporary)
+        return resolved.load(Path(file).read_text(encoding="utf-8"))
 
 
 def _find_linked(
     client: MlflowClient, experiment: str, previous: str | None, stage: str, fingerprint: str
 ) -> Run | None:
-    """The run that an earlier call made for this very stage after `previous`."""
+    """Return the run that an earlier call opened for this stage after the run `previous`."""
     store = client.get_experiment_by_name(experiment)
     if previous is None or store is None:
         return None
-    wanted = {f"{PREFIX}upstream_run_id": previous, f"{PREFIX}stage.{stage}": fingerprint}
-    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
+    tags = {f"{PREFIX}upstream_run_id": previous, f"{PREFIX}stage.{stage}": fingerprint}
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
     return next(iter(client.search_runs([store.experiment_id], query, max_results=1)), None)
 
 
@@ -236,7 +247,7 @@ def _holds_another(run: Run, stage: str, fingerprint: str) -> bool:
 
 
 def create_run(client: MlflowClient, experiment: str, name: str, root: Path) -> str:
-    """Open a run with the tags that tell where it came from; gives its id."""
+    """Create a run with the tags of its origin and return its id."""
     import getpass
 
     tags = origin_tags(root) | {
@@ -247,15 +258,15 @@ def create_run(client: MlflowClient, experiment: str, name: str, root: Path) -> 
     try:
         tags["mlflow.user"] = os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
     except (OSError, KeyError):
-        log.debug("this user has no name")
+        log.debug("the user has no name")
     found = client.get_experiment_by_name(experiment)
     if found is None:
-        raise UserError(f"the experiment {experiment!r} has vanished from the tracking store")
+        raise UserError(f"the experiment {experiment!r} no longer exists in the tracking store")
     return str(client.create_run(found.experiment_id, run_name=name, tags=tags).info.run_id)
 
 
 def _copy(client: MlflowClient, source: Run | None, run_id: str, previous: str | None) -> None:
-    """Link a new run to the one before and give it that one's parameters."""
+    """Link a new run to the run `previous` and copy its parameters and configuration."""
     from mlflow.entities import Param, RunTag
 
     if previous is None:
@@ -266,7 +277,8 @@ def _copy(client: MlflowClient, source: Run | None, run_id: str, previous: str |
         params = [Param(key, value) for key, value in source.data.params.items()]
         train = source.data.tags.get(f"{PREFIX}stage.train")
         tags += [RunTag(f"{PREFIX}stage.train", train)] if train else []
-        copy_configuration(client, source.info.run_id, run_id)
+        if (content := read_configuration(client, source.info.run_id)) is not None:
+            client.log_text(run_id, resolved.dump(content), _CONFIGURATION)
     client.log_batch(run_id, tags=tags)
     for start in range(0, len(params), _PARAMS_IN_A_BATCH):
         client.log_batch(run_id, params=params[start : start + _PARAMS_IN_A_BATCH])
@@ -281,8 +293,8 @@ def _start_monitor(run_id: str, resume: bool) -> Any:
 
 
 def end_run(run: StageRun, status: str, monitor: Any = None, *, broken: bool) -> None:
-    """Mark the run as ended. After an error in the stage, that error counts more than one in here."""
-    with signals_wait():
+    """End the run. With `broken`, errors of the store are only logged, so that the stage's error is raised."""
+    with delay_signals():
         try:
             if monitor is not None:
                 monitor.finish()
@@ -295,10 +307,10 @@ def end_run(run: StageRun, status: str, monitor: Any = None, *, broken: bool) ->
             log.warning("could not mark the run %s as %s: %s", run.run_id, status, error)
 
 
-def status_after(error: BaseException) -> str:
-    """KILLED when someone stopped the stage, FAILED when it failed.
+def run_status(error: BaseException) -> str:
+    """Return KILLED for an interruption, FAILED for any other error.
 
-    Lightning turns Ctrl-C into a `SystemExit(1)` and SIGTERM into a `SystemExit` without a code.
+    Lightning turns Ctrl-C into `SystemExit(1)` and SIGTERM into a `SystemExit` without a code.
     """
     if isinstance(error, SystemExit) and isinstance(error.code, int) and 0 < error.code < 128:
         return "KILLED" if isinstance(error.__context__, KeyboardInterrupt) else "FAILED"
@@ -306,19 +318,19 @@ def status_after(error: BaseException) -> str:
 
 
 @contextmanager
-def signals_wait() -> Iterator[None]:
-    """Put SIGINT and SIGTERM off until the block ends, so that no run is opened and then forgotten."""
+def delay_signals() -> Iterator[None]:
+    """Delay SIGINT and SIGTERM until the block ends, so that no run is created and left open."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     arrived: list[tuple[int, FrameType | None]] = []
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in kept:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in handlers:
         signal.signal(number, lambda signum, frame: arrived.append((signum, frame)))
     try:
         yield
     finally:
-        for number, handler in kept.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
     for signum, _ in arrived:
         os.kill(os.getpid(), signum)

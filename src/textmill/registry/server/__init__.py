@@ -1,1 +1,1 @@
-"""MLflow for a team."""
+"""Run MLflow for a team."""

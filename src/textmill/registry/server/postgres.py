@@ -1,4 +1,4 @@
-"""A private PostgreSQL: a cluster in a folder of its own, on a loopback port, with a random password."""
+"""A private PostgreSQL cluster: its own folder, a loopback port, a random password."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from textmill.errors import UserError
-from textmill.registry.server.secret_files import kept_secret
+from textmill.registry.server.secret_files import read_or_create_secret
 
 USER = "textmill"
 DATABASE = "textmill"
 
-_NONE_FOUND = (
+_INSTALL = (
     "Set $TEXTMILL_DATABASE=postgresql://USER:PASSWORD@HOST/DATABASE, or install PostgreSQL"
     " (Debian, Ubuntu: apt-get install postgresql; macOS: brew install postgresql)"
 )
@@ -29,17 +29,17 @@ _SECONDS = 60
 
 @contextmanager
 def private_cluster(folder: Path) -> Iterator[str]:
-    """Start the cluster in `folder`, made on first use; gives its database's address and stops it in the end.
+    """Start the cluster in `folder`, created on first use; yield its database's address; stop it on exit.
 
-    The address holds the password. A cluster that a killed server left running is taken over.
+    The address contains the password. A cluster left running by a killed server is taken over.
 
     Raises:
-        UserError: PostgreSQL is not installed, is of another version than the cluster, or does not start.
+        UserError: PostgreSQL is not installed, does not start, or has another major version than the cluster.
     """
     data = folder / "postgres"
     binaries = _binaries(data)
     account = _account(folder)
-    password = kept_secret(folder / "database-password")
+    password = read_or_create_secret(folder / "database-password")
     if not data.exists():
         _initialise(binaries, data, password, account)
     if _run([binaries / "pg_ctl", "--pgdata", data, "status"], account, check=False).returncode == 0:
@@ -57,27 +57,27 @@ def private_cluster(folder: Path) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def _binaries(data: Path) -> Path:
-    """The folder of PostgreSQL's programs, of the version that made the cluster if there is one."""
+    """Return the folder of PostgreSQL's programs; an existing cluster needs its own major version."""
     on_path = shutil.which("initdb")
-    found = [Path(on_path).resolve().parent] if on_path else []
+    folders = [Path(on_path).resolve().parent] if on_path else []
     for pattern in _PLACES:
-        found += [place for place in Path("/").glob(pattern.removeprefix("/")) if (place / "initdb").is_file()]
-    if not found:
-        raise UserError("no database for the server, and PostgreSQL is not installed", fix=_NONE_FOUND)
-    versions = {_major(place): place for place in reversed(found)}
+        folders += [place for place in Path("/").glob(pattern.removeprefix("/")) if (place / "initdb").is_file()]
+    if not folders:
+        raise UserError("no database for the server, and PostgreSQL is not installed", fix=_INSTALL)
+    versions = {_major(place): place for place in reversed(folders)}
     if not data.exists():
         return versions[max(versions)]
     made_by = int((data / "PG_VERSION").read_text().split(".")[0])
     if made_by not in versions:
         raise UserError(
-            f"the cluster was made by PostgreSQL {made_by}, here is {', '.join(map(str, sorted(versions)))}",
+            f"the cluster needs PostgreSQL {made_by}; installed: {', '.join(map(str, sorted(versions)))}",
             where=str(data),
             fix=f"Install PostgreSQL {made_by}, or restore a backup into a new folder (docs/team-server.md)",
         )
@@ -91,7 +91,7 @@ def _major(place: Path) -> int:
 
 
 def _account(folder: Path) -> dict[str, Any]:
-    """As whom PostgreSQL runs, as options of `subprocess.run`: it refuses to run as root."""
+    """Return the account that runs PostgreSQL, as options of `subprocess.run`: it refuses to run as root."""
     if os.geteuid() != 0:
         return {}
     account: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []}
@@ -111,7 +111,7 @@ def _account(folder: Path) -> dict[str, Any]:
 
 
 def _initialise(binaries: Path, data: Path, password: str, account: dict[str, Any]) -> None:
-    """Make the cluster; it appears whole or not at all."""
+    """Create the cluster; an interruption leaves none."""
     partial = data.with_name(data.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(mode=0o700)
@@ -134,9 +134,9 @@ def _stop(binaries: Path, data: Path, account: dict[str, Any]) -> None:
 def _run(
     command: list[Any], account: dict[str, Any], *, check: bool = True, explained_by: Path | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run one of PostgreSQL's programs; tell its last line when it fails.
+    """Run one of PostgreSQL's programs; on failure raise an error with its last line.
 
-    Its output goes into a file, since the server that `pg_ctl` starts would keep a pipe open.
+    The output goes to a file, because the server that `pg_ctl` starts would keep a pipe open.
     """
     with tempfile.TemporaryFile() as output:
         done: subprocess.CompletedProcess[bytes] = subprocess.run(
@@ -150,11 +150,11 @@ def _run(
             **account,
         )
         output.seek(0)
-        told = output.read().decode(errors="replace")
+        text = output.read().decode(errors="replace")
     if check and done.returncode:
         if explained_by is not None and explained_by.is_file():
-            told = explained_by.read_text(errors="replace")
-        lines = [line for line in told.splitlines() if "FATAL" in line or "error" in line] or told.splitlines()
+            text = explained_by.read_text(errors="replace")
+        lines = [line for line in text.splitlines() if "FATAL" in line or "error" in line] or text.splitlines()
         last = lines[-1].strip() if lines else "no message"
         raise UserError(f"PostgreSQL's {Path(command[0]).name} failed: {last[:300]}", where=str(explained_by or ""))
     return done
@@ -166,6 +166,6 @@ def _ensure_database(port: int, password: str) -> None:
 
     address = f"postgresql://{USER}:{password}@127.0.0.1:{port}/postgres"
     with psycopg.connect(address, autocommit=True) as connection:
-        found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
-        if found is None:
+        exists = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
+        if exists is None:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))

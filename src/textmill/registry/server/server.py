@@ -1,4 +1,4 @@
-"""A team's tracking server: `mlflow server` over PostgreSQL, artefacts proxied, MLflow's authentication on."""
+"""A tracking server for a team: `mlflow server` over PostgreSQL, with proxied artifacts and authentication."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from types import FrameType
 from textmill.errors import UserError
 from textmill.processes import end_family
 from textmill.registry.server.postgres import private_cluster
-from textmill.registry.server.secret_files import kept_secret, write_secret
+from textmill.registry.server.secret_files import read_or_create_secret, write_secret
 
 DATABASE = "TEXTMILL_DATABASE"
 ADMIN_PASSWORD = "TEXTMILL_ADMIN_PASSWORD"
@@ -28,7 +28,7 @@ ADMIN = "admin"
 
 _START_SECONDS = 120
 _STOP_SECONDS = 30
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _CONFIG = """\
 [mlflow]
 default_permission = {permission}
@@ -37,10 +37,10 @@ admin_username = {admin}
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 auth_cache_ttl_seconds = 60
 """
-# Passwords are hashed to be slow to guess, and a training makes hundreds of requests: so a worker remembers
-# for a minute that one was right. A changed password or a deleted user is refused after that at the latest.
+# Password hashes are slow to check and a training sends hundreds of requests: a worker caches a successful
+# login for 60 s. A changed password or a deleted user takes effect after that.
 
-# `mlflow db upgrade ADDRESS` and its like for users; a command line would show the password to everyone.
+# `mlflow db upgrade ADDRESS` for both schemas; on a command line every user could see the password.
 _UPGRADES = (
     f"import os; from mlflow.cli import cli; cli(['db', 'upgrade', os.environ['{DATABASE}']])",
     "import os; from mlflow.server.auth.cli import commands; "
@@ -50,18 +50,16 @@ _UPGRADES = (
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How the server runs.
+    """Settings of the server.
 
     Attributes:
-        folder: Where secrets, logs, artefacts and the private database lie.
-        host: The address it listens on.
-        port: The port it listens on.
-        workers: Processes that answer.
+        folder: Folder of secrets, logs, artifacts and the private database.
+        workers: Number of server processes.
         database: `postgresql://...`, or None for a private cluster in `folder`.
-        artifacts: Where artefacts are stored, a folder or an address such as `s3://bucket/path`.
-        permission: What every user may do with what others made: `READ`, `EDIT`, `MANAGE` or `NO_PERMISSIONS`.
-        allowed_hosts: Host names, with commas, by which a proxy in front calls the server.
-        upgrade: Whether to bring the database's schema to the installed MLflow's first.
+        artifacts: Artifact store, a folder or an address such as `s3://bucket/path`; None for `folder`.
+        permission: Permission of every user on the work of others: `READ`, `EDIT`, `MANAGE` or `NO_PERMISSIONS`.
+        allowed_hosts: Host names, separated by commas, under which a proxy calls the server.
+        upgrade: Whether to upgrade the database schema to the installed MLflow first.
     """
 
     folder: Path
@@ -76,35 +74,31 @@ class ServerSettings:
 
     @property
     def address(self) -> str:
-        """Where the server answers on this machine."""
+        """Address of the server on this machine."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def password_file(self) -> Path:
-        """The admin's password, unless `$TEXTMILL_ADMIN_PASSWORD` gave it."""
+        """File with the admin's password, unless `$TEXTMILL_ADMIN_PASSWORD` set it."""
         return self.folder / "admin-password"
 
     @property
     def password_given(self) -> Path:
-        """There when a first start was told the admin's password, so that no file holds it."""
+        """Marker file: `$TEXTMILL_ADMIN_PASSWORD` set the password at the first start, so no file has it."""
         return self.folder / "admin-password-was-given"
 
     @property
     def log(self) -> Path:
-        """What the server says."""
+        """Log file of the server."""
         return self.folder / "server.log"
 
 
 def serve(settings: ServerSettings, ready: Callable[[], None]) -> None:
-    """Run the server until SIGTERM or Ctrl-C, then stop it and the private database gracefully.
-
-    Args:
-        settings: How it runs.
-        ready: Called once the server answers.
+    """Run the server until SIGTERM or Ctrl-C, then stop it and the private database; call `ready` once it answers.
 
     Raises:
-        UserError: Something is missing or in use, the database refuses, or the server ended by itself.
+        UserError: A program, package or port is not available, the database refuses, or the server ended.
     """
     from filelock import FileLock, Timeout
 
@@ -115,7 +109,7 @@ def serve(settings: ServerSettings, ready: Callable[[], None]) -> None:
         lock.acquire(timeout=0)
     except Timeout as error:
         fix = "Stop it, or choose another folder with --folder"
-        raise UserError("a server runs from this folder already", where=str(settings.folder), fix=fix) from error
+        raise UserError("another server uses this folder", where=str(settings.folder), fix=fix) from error
     with lock, _stopped_by_signal() as stopped, _database(settings) as database:
         _require_database(database)
         environment = _environment(settings, database)
@@ -127,21 +121,21 @@ def serve(settings: ServerSettings, ready: Callable[[], None]) -> None:
             while not stopped():
                 if process.poll() is not None:
                     raise _ended(settings)
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
 
 
 def upgrade(database: str) -> None:
-    """Bring the schemas of MLflow and of its authentication to the installed version.
+    """Upgrade the schemas of MLflow and its authentication to the installed version.
 
     Raises:
-        UserError: A migration fails; the database is left at the last one that succeeded.
+        UserError: A migration failed; the schema stays at the last successful one.
     """
     for program in _UPGRADES:
         environment = {**os.environ, DATABASE: database}
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1].replace(database, "the database")
-            raise UserError(f"the database could not be upgraded: {last[:300]}", fix="Restore the backup")
+            raise UserError(f"the database upgrade failed: {last[:300]}", fix="Restore the backup")
 
 
 @contextmanager
@@ -151,15 +145,15 @@ def _database(settings: ServerSettings) -> Iterator[str]:
             write_secret(settings.folder / "database-address", address)
             yield address
         return
-    scheme, found, rest = settings.database.partition("://")
-    if not found or scheme.partition("+")[0] not in ("postgresql", "postgres"):
+    scheme, separator, rest = settings.database.partition("://")
+    if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
         fix = "Write postgresql://USER:PASSWORD@HOST/DATABASE, or unset it for a private PostgreSQL"
         raise UserError("not the address of a PostgreSQL database", where=f"${DATABASE}", fix=fix)
     yield f"{scheme.replace('postgres', 'postgresql') if scheme == 'postgres' else scheme}://{rest}"
 
 
 def _require_database(database: str) -> None:
-    """Make sure that the database lets us in; an error never shows the password."""
+    """Check that the database accepts a connection; errors do not show the password."""
     from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -171,16 +165,14 @@ def _require_database(database: str) -> None:
         fix = "Run `make server`, or install the extra: pip install 'textmill[server]'"
         raise UserError(f"a package for PostgreSQL is missing: {error.name}", fix=fix) from error
     except (SQLAlchemyError, ValueError) as error:
-        told = str(getattr(error, "orig", None) or error).strip()
-        reason = (told.splitlines() or ["no message"])[0]
+        text = str(getattr(error, "orig", None) or error).strip()
+        reason = (text.splitlines() or ["no message"])[0]
         fix = "Check host, user, password and that the database exists"
-        raise UserError(
-            f"the database does not let the server in: {reason[:300]}", where=f"${DATABASE}", fix=fix
-        ) from (error)
+        raise UserError(f"the database refuses: {reason[:300]}", where=f"${DATABASE}", fix=fix) from error
 
 
 def _environment(settings: ServerSettings, database: str) -> dict[str, str]:
-    """The server's environment: secrets stand here and in files of mode 600, never on a command line."""
+    """Return the server's environment: secrets are here and in files of mode 600, never on a command line."""
     config = settings.folder / "basic_auth.ini"
     escaped = database.replace("%", "%%")  # configparser interpolates
     write_secret(config, _CONFIG.format(permission=settings.permission, database=escaped, admin=ADMIN))
@@ -190,28 +182,28 @@ def _environment(settings: ServerSettings, database: str) -> dict[str, str]:
         "MLFLOW_AUTH_CONFIG_PATH": str(config),
         "MLFLOW_AUTH_ADMIN_PASSWORD": _admin_password(settings),
         "MLFLOW_BACKEND_STORE_URI": database,
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": kept_secret(settings.folder / "session-key"),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": read_or_create_secret(settings.folder / "session-key"),
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        # Background jobs serve MLflow's features for agents and traces, which Textmill does not use.
+        # Background jobs serve MLflow's agent and trace features, which Textmill does not use.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": os.environ.get("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false"),
     }
 
 
 def _admin_password(settings: ServerSettings) -> str:
-    """What the user admin is made with on the first start; later ones change nothing, but MLflow wants one."""
+    """Return the password for creating the user admin; MLflow wants one at later starts too, without effect."""
     if given := os.environ.get(ADMIN_PASSWORD):
         settings.password_given.touch(mode=0o600)
         return given
     if settings.password_given.exists() and not settings.password_file.exists():
         return secrets.token_urlsafe()
-    return kept_secret(settings.password_file)
+    return read_or_create_secret(settings.password_file)
 
 
 @contextmanager
 def _process(settings: ServerSettings, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """`mlflow server` in a session of its own, so that Ctrl-C reaches this process alone."""
+    """Run `mlflow server` in its own session, so that Ctrl-C reaches only this process."""
     artifacts = settings.artifacts or str(settings.folder / "artifacts")
-    if settings.artifacts is None:  # there before the first artefact is, for a backup; and nobody else's to read
+    if settings.artifacts is None:  # exists before the first artifact, for backups; only the owner can read it
         Path(artifacts).mkdir(mode=0o700, exist_ok=True)
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"]
     command += ["--host", settings.host, "--port", str(settings.port), "--workers", str(settings.workers)]
@@ -230,7 +222,7 @@ def _process(settings: ServerSettings, environment: dict[str, str]) -> Iterator[
 
 
 def _wait_until_ready(settings: ServerSettings, process: subprocess.Popen[bytes], stopped: Callable[[], bool]) -> bool:
-    """Wait for the first answer; False when a signal came first."""
+    """Wait for the first answer; return False if a signal arrives first."""
     end = time.monotonic() + _START_SECONDS
     while not stopped():
         if process.poll() is not None:
@@ -241,15 +233,15 @@ def _wait_until_ready(settings: ServerSettings, process: subprocess.Popen[bytes]
             with urllib.request.urlopen(f"{settings.address}/health", timeout=5):
                 return True
         except (urllib.error.URLError, OSError):
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
     return False
 
 
 def _ended(settings: ServerSettings) -> UserError:
-    """What the log says of a server that ended by itself."""
+    """Return an error with the log's last message of a server that ended."""
     lines = settings.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    telling = [line for line in lines[-200:] if "Exception:" in line or "Error:" in line or line.startswith("Error")]
-    last = (telling or lines or ["no message"])[-1].strip()
+    errors = [line for line in lines[-200:] if "Exception:" in line or "Error:" in line or line.startswith("Error")]
+    last = (errors or lines or ["no message"])[-1].strip()
     fix = "Make a backup, then run `textmill server --upgrade`" if "out-of-date" in last else None
     return UserError(f"the server ended: {last[:300]}", where=str(settings.log), fix=fix)
 
@@ -262,23 +254,23 @@ def _require_free_port(settings: ServerSettings) -> None:
             probe.bind((settings.host, settings.port))
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
-        raise UserError(f"cannot listen here ({error.strerror})", where=where, fix="Choose another --port") from error
+        raise UserError(f"cannot listen here ({error.strerror})", where=where, fix="Use another --port") from error
 
 
 @contextmanager
 def _stopped_by_signal() -> Iterator[Callable[[], bool]]:
-    """Tells whether SIGINT or SIGTERM came, any number of times.
+    """Yield a function that tells whether SIGINT or SIGTERM arrived.
 
-    No `threading.Event`: a second signal within the handler of the first would wait for its lock for ever.
+    A `threading.Event` could deadlock: a second signal within the first one's handler waits for its lock.
     """
-    came: list[int] = []
+    arrived: list[int] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        came.append(number)
+        arrived.append(number)
 
-    kept = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(arrived)
     finally:
-        for number, handler in kept.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -1,8 +1,8 @@
-"""A program for a process of its own: load a registered model and compare its answers with stored ones.
+"""Load a registered model in a fresh process and compare its answers with the stored ones.
 
-It imports nothing of Textmill before the model is loaded, so that the code that the model brings
-along is what answers. Usage: `python fresh_process.py models:/NAME/VERSION examples.json`; prints
-one JSON record with `problem` (null when all is well) and `rows`.
+Nothing of Textmill is imported before the model is loaded, so that the code stored with the model
+answers. Usage: `python fresh_process.py models:/NAME/VERSION examples.json`. Prints one JSON record
+with `problem` (null without one) and `rows`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PICKLES = (".pkl", ".pickle", ".bin", ".pt", ".pth", ".joblib")
 
 
 def check(uri: str, examples: dict[str, Any]) -> str | None:
-    """What is wrong with the registered model, or None."""
+    """Return the problem of the registered model, or None."""
     import mlflow
     import pandas as pd
 
@@ -27,37 +27,37 @@ def check(uri: str, examples: dict[str, Any]) -> str | None:
     folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     pickles = [path.name for path in folder.rglob("*") if path.suffix.lower() in _PICKLES]
     if pickles:
-        return f"holds a pickle, {pickles[0]}"
+        return f"contains a pickle, {pickles[0]}"
     model = mlflow.pyfunc.load_model(str(folder))
     code = Path(sys.modules["textmill"].__file__ or "")
     if not code.is_relative_to(folder):
-        return f"runs code from {code.parent} instead of its own"
+        return f"runs code from {code.parent} instead of the code stored with it"
     answers = model.predict(pd.DataFrame(examples["inputs"])).to_dict("records")
     if len(answers) != len(examples["outputs"]):
         return f"gives {len(answers)} answers to {len(examples['outputs'])} rows"
-    for row, (expected, found) in enumerate(zip(examples["outputs"], answers, strict=True), start=1):
-        if not same(expected, found):
-            return f"answers row {row} with {str(found)[:120]} instead of {str(expected)[:120]}"
+    for row, (expected, answer) in enumerate(zip(examples["outputs"], answers, strict=True), start=1):
+        if not answers_equal(expected, answer):
+            return f"answers row {row} with {str(answer)[:120]} instead of {str(expected)[:120]}"
     return None
 
 
-def same(expected: Any, found: Any) -> bool:
-    """Whether two answers are equal: words exactly, numbers within the tolerance; NaN equals nothing."""
+def answers_equal(expected: Any, answer: Any) -> bool:
+    """Return whether two answers are equal: numbers within the tolerance, NaN never, all else exactly."""
     if isinstance(expected, dict):
         return (
-            isinstance(found, dict)
-            and expected.keys() == found.keys()
-            and all(same(value, found[name]) for name, value in expected.items())
+            isinstance(answer, dict)
+            and expected.keys() == answer.keys()
+            and all(answers_equal(value, answer[name]) for name, value in expected.items())
         )
     if isinstance(expected, list):
         return (
-            isinstance(found, list)
-            and len(expected) == len(found)
-            and all(same(*pair) for pair in zip(expected, found, strict=True))
+            isinstance(answer, list)
+            and len(expected) == len(answer)
+            and all(answers_equal(*pair) for pair in zip(expected, answer, strict=True))
         )
     if isinstance(expected, float):
-        return isinstance(found, float) and math.isclose(expected, found, rel_tol=0, abs_tol=TOLERANCE)
-    return bool(expected == found)
+        return isinstance(answer, float) and math.isclose(expected, answer, rel_tol=0, abs_tol=TOLERANCE)
+    return bool(expected == answer)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Versions of a registered model: logging, registering, trying out, fetching."""
+"""Versions of a registered model: log, register, check and fetch them."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ log = logging.getLogger("textmill")
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 """Aliases of registered versions."""
 _HERE = Path(__file__).parent
-_NEEDED_TO_SERVE = ("mlflow", "numpy", "pandas", "onnxruntime", "tokenizers", "pydantic", "ftfy")
-_NEEDED_TO_GENERATE = ("torch", "safetensors", "transformers")
+_REQUIREMENTS = ("mlflow", "numpy", "pandas", "onnxruntime", "tokenizers", "pydantic", "ftfy")
+_GENERATION_REQUIREMENTS = ("torch", "safetensors", "transformers")
 _FRESH_PROCESS_SECONDS = 300
 
 
 @dataclass(frozen=True)
-class Registered:
+class RegisteredVersion:
     """A version of a registered model."""
 
     name: str
@@ -56,21 +56,15 @@ class Registered:
     uri: str
 
 
-def register(name: str, folder: Path, examples: Path, run_id: str, layout: Layout) -> Registered:
-    """Register an exported folder as a new version, try it in a fresh process, make it the challenger.
+def register(name: str, folder: Path, examples: Path, run_id: str, layout: Layout) -> RegisteredVersion:
+    """Register an exported folder as a new version, check it in a fresh process and make it the challenger.
 
-    The same folder of the same run is not registered twice.
-
-    Args:
-        name: Of the registered model.
-        folder: The exported model.
-        examples: `examples.json` with rows and the answers that must come.
-        run_id: The MLflow run that made it.
-        layout: The project.
+    A folder already registered from the same run keeps its version. `examples` is `examples.json` with
+    inputs and expected answers.
 
     Raises:
-        UserError: The folder was tampered with, the store refuses, or a fresh process answers
-            otherwise; then neither a new version nor a moved alias is left.
+        UserError: The folder was changed after export, the store refuses, or answers differ in a fresh
+            process. Then no new version remains and no alias moves.
     """
     import mlflow
 
@@ -79,22 +73,22 @@ def register(name: str, folder: Path, examples: Path, run_id: str, layout: Layou
     tags = version_tags(folder, run_id, layout)
     with tracking_errors(mlflow.get_tracking_uri()):
         version = _same_version(client, name, tags)
-        made = version is None
+        created = version is None
         if version is None:
             version = _create(client, name, folder, run_id, tags, _metrics(layout))
         uri = f"models:/{name}/{version.version}"
         try:
-            try_in_fresh_process(uri, examples)
+            check_in_fresh_process(uri, examples)
         except BaseException:
-            if made:
+            if created:
                 _delete(client, version)
             raise
         client.set_registered_model_alias(name, CHALLENGER, version.version)
-    return Registered(name, str(version.version), CHALLENGER, run_id, uri)
+    return RegisteredVersion(name, str(version.version), CHALLENGER, run_id, uri)
 
 
 def version_tags(folder: Path, run_id: str, layout: Layout) -> dict[str, str]:
-    """What leads from a version back to run, commit, data and lock."""
+    """Return the tags of a version: digests of manifest, weights, data and lock, run id and git commit."""
     provenance = read_json(folder / "provenance.json")
     origin = origin_tags(layout.root)
     kept = ("git_commit", "git_dirty", "environment_sha256")
@@ -112,13 +106,13 @@ def version_tags(folder: Path, run_id: str, layout: Layout) -> dict[str, str]:
     return tags
 
 
-def try_in_fresh_process(uri: str, examples: Path) -> None:
-    """Load the version in a process that knows nothing but MLflow, and compare its answers.
+def check_in_fresh_process(uri: str, examples: Path) -> None:
+    """Load the version in a process of its own and compare its answers with the stored ones.
 
     Raises:
-        UserError: It cannot be loaded there, or answers otherwise.
+        UserError: It cannot be loaded, or its answers differ.
     """
-    fix = "The version is withdrawn; run `dvc repro --force export` and look at the message above"
+    fix = "The version was withdrawn. Run `dvc repro --force export`"
     command = [sys.executable, "-P", str(_HERE / "fresh_process.py"), uri, str(examples)]
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "TQDM_DISABLE": "1"}
     environment["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
@@ -131,31 +125,31 @@ def try_in_fresh_process(uri: str, examples: Path) -> None:
         raise UserError(f"a fresh process cannot load it: {last[:300]}", where=uri, fix=fix)
     problem = json.loads(done.stdout.strip().splitlines()[-1])["problem"]
     if problem:
-        raise UserError(f"in a fresh process it {problem}", where=uri, fix=fix)
+        raise UserError(f"in a fresh process the model {problem}", where=uri, fix=fix)
 
 
 def download(uri: str, layout: Layout) -> Path:
-    """The exported folder of a version, named as in `addresses.find_version`.
+    """Return the exported folder of the version at an address; see `addresses.find_version`.
 
-    From a remote store it is fetched once, into the project's local state.
+    A remote version is downloaded once, into the project's state.
 
     Raises:
-        UserError: There is no such version, or the store cannot be reached.
+        UserError: The version does not exist, or the store cannot be reached.
     """
     open_store(RuntimeConfig(tracking_uri=configured_uri(layout)), layout)
     import mlflow
 
     with tracking_errors(mlflow.get_tracking_uri()):
-        return folder_of(find_version(uri, mlflow.MlflowClient(), layout), layout)
+        return fetch_folder(find_version(uri, mlflow.MlflowClient(), layout), layout)
 
 
-def folder_of(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> Path:
-    """The exported folder of a version; from a remote store fetched once, or anew when `fresh`.
+def fetch_folder(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> Path:
+    """Return the exported folder of a version, downloaded once from a remote store, or again when `fresh`.
 
-    Its manifest is held against the registry's digest, the other files against it by whoever loads them.
+    Checks the manifest against the registry's digest. Callers check the other files against the manifest.
 
     Raises:
-        UserError: The manifest is missing or not the one that was registered.
+        UserError: The manifest is missing or differs from the registered one.
     """
     import mlflow
 
@@ -166,30 +160,30 @@ def folder_of(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> 
     source += "/" + flavor["artifacts"][ARTIFACT]["path"]
     digest = version.tags.get(f"{PREFIX}manifest_sha256")
     if mlflow.get_tracking_uri().startswith("sqlite:"):
-        found = Path(mlflow.artifacts.download_artifacts(artifact_uri=source))
+        exported = Path(mlflow.artifacts.download_artifacts(artifact_uri=source))
     else:
-        kept = layout.state / "models" / str(digest)
-        if fresh or not kept.is_dir():
-            with atomic_folder(kept) as folder:
+        local = layout.state / "models" / str(digest)
+        if fresh or not local.is_dir():
+            with atomic_folder(local) as folder:
                 mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder))
-        found = next((path.parent for path in kept.rglob(MANIFEST_FILE)), kept)
-    verify_registered(found, digest)
-    return found
+        exported = next((path.parent for path in local.rglob(MANIFEST_FILE)), local)
+    verify_registered(exported, digest)
+    return exported
 
 
 def configured_uri(layout: Layout) -> str | None:
-    """`runtime.tracking_uri` of the last composed configuration, if there is one."""
+    """Return `runtime.tracking_uri` of the last composed configuration, or None."""
     from textmill.config import resolved
 
     return resolved.read(layout.resolved).runtime.tracking_uri if layout.resolved.is_file() else None
 
 
 def _same_version(client: MlflowClient, name: str, tags: Mapping[str, str]) -> ModelVersion | None:
-    """The latest version with the same content and run, if any."""
-    found = client.search_model_versions(f"name = '{name}'")
-    same = (f"{PREFIX}run_id", f"{PREFIX}manifest_sha256")
-    matching = [version for version in found if all(version.tags.get(key) == tags[key] for key in same)]
-    return max(matching, key=lambda version: int(version.version), default=None)
+    """Return the latest version with the same content and run, or None."""
+    keys = (f"{PREFIX}run_id", f"{PREFIX}manifest_sha256")
+    versions = client.search_model_versions(f"name = '{name}'")
+    same = [version for version in versions if all(version.tags.get(key) == tags[key] for key in keys)]
+    return max(same, key=lambda version: int(version.version), default=None)
 
 
 def _metrics(layout: Layout) -> dict[str, Any]:
@@ -220,7 +214,7 @@ def _create(
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     logged = Model.log(
         artifact_path=None,
-        name=re.sub(r"[^A-Za-z0-9_-]", "-", name),  # as MLflow's lists of models show it
+        name=re.sub(r"[^A-Za-z0-9_-]", "-", name),  # MLflow allows no other characters here
         flavor=mlflow.pyfunc,
         run_id=run_id,
         python_model=str(_HERE / "served_model.py"),
@@ -231,7 +225,7 @@ def _create(
         pip_requirements=requirements(exported.task),
     )
     try:
-        client.create_registered_model(name, description=descriptions.registered_model(task.name))
+        client.create_registered_model(name, description=descriptions.model_description(task.name))
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
             raise
@@ -240,30 +234,30 @@ def _create(
         logged.model_uri,
         run_id=run_id,
         tags=tags,
-        description=descriptions.version(metrics),
+        description=descriptions.version_description(metrics),
         model_id=logged.model_id,
     )
 
 
 def code_paths(task: Mapping[str, Any]) -> list[str]:
-    """The packages whose source a model needs: Textmill, and that of a task from elsewhere."""
+    """Return the source folders to store with a model: Textmill's, and the task's unless it is a distribution."""
     package = str(task[TARGET]).split(".", 1)[0]
     return [str(_source(name)) for name in dict.fromkeys(("textmill", package)) if not _is_distribution(name)]
 
 
 def requirements(task: Mapping[str, Any]) -> list[str]:
-    """Pinned distributions that answering needs, and no others."""
-    needed = list(_NEEDED_TO_SERVE)
+    """Return the pinned distributions that the model needs to answer."""
+    needed = list(_REQUIREMENTS)
     package = str(task[TARGET]).split(".", 1)[0]
     if issubclass(Task.find(str(task[TARGET])), ContinuesText | GeneratesText):
-        needed += _NEEDED_TO_GENERATE
+        needed += _GENERATION_REQUIREMENTS
     if _is_distribution(package):
         needed.append(metadata.packages_distributions()[package][0])
     return [f"{name}=={metadata.version(name)}" for name in needed]
 
 
 def _is_distribution(package: str) -> bool:
-    """Whether a package can be had from the index; Textmill itself is never taken from there."""
+    """Return whether a package is an installed distribution; Textmill itself is always stored as source."""
     return package != "textmill" and package in metadata.packages_distributions()
 
 
@@ -274,7 +268,7 @@ def _source(package: str) -> Path:
 
 
 def _delete(client: MlflowClient, version: ModelVersion) -> None:
-    """Take back a version that did not stand the test; a registered model without versions goes too."""
+    """Delete a version that failed its check, and its registered model if no version is left."""
     client.delete_model_version(version.name, version.version)
     client.delete_logged_model(str(version.source).removeprefix("models:/"))
     if not client.search_model_versions(f"name = '{version.name}'"):

@@ -1,4 +1,4 @@
-"""The stage `register`: the exported model into the registry, and a note of it into the project."""
+"""The stage `register`: register the exported model and write `data/registered`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def register_exported(config: RegisterConfig, runtime: RuntimeConfig, layout: La
     model, examples = layout.exported / "model", layout.exported / "examples.json"
     exported = read_specification(model)
     if not examples.is_file():
-        raise UserError("no stored answers", where=str(examples), fix="Run `dvc repro --force export`")
+        raise UserError("file missing: no stored answers", where=str(examples), fix="Run `dvc repro --force export`")
     manifest = sha256_file(model / MANIFEST_FILE)
     key = json.dumps([config.name, manifest, sha256_file(examples)])
     fingerprint = hashlib.sha256(key.encode()).hexdigest()
@@ -41,7 +41,7 @@ def register_exported(config: RegisterConfig, runtime: RuntimeConfig, layout: La
         run.log_configuration("register", config, layout)
         run.log_artifact(examples, "register")
         if (lock := layout.root / "dvc.lock").is_file():
-            run.log_artifact(lock, "register")  # it may never be committed
+            run.log_artifact(lock, "register")  # this state of the lock may never be committed
         registered = versions.register(config.name, model, examples, run.run_id, layout)
         run.set_tags({"textmill.registered": f"{registered.name}/{registered.version}"})
         write_json(folder / "registered.json", {**asdict(registered), "metrics": _headline(layout)})
@@ -55,6 +55,5 @@ def register_exported(config: RegisterConfig, runtime: RuntimeConfig, layout: La
 
 
 def _headline(layout: Layout) -> dict[str, Any]:
-    """The test split's figures from the evaluation."""
     path: Path = layout.evaluation / "metrics.json"
     return dict(read_json(path)["test"]) if path.is_file() else {}

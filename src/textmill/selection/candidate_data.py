@@ -1,4 +1,4 @@
-"""The candidates' data: fetched once, prepared once for each tokenizer, by the pipeline's own rooms."""
+"""Data of the candidates: fetched once, prepared once for each tokenizer."""
 
 from __future__ import annotations
 
@@ -14,22 +14,17 @@ from textmill.fetching.pretrained import fetch_pretrained
 from textmill.selection.candidates import Candidate
 
 
-class Materials:
-    """Gives each candidate `data/raw`, `data/pretrained` and `data/prepared` in its copy.
+class CandidateData:
+    """Creates `data/raw`, `data/pretrained` and `data/prepared` of each candidate, shared where equal."""
 
-    Args:
-        root: The folder of the copies; what candidates share lies beside them.
-    """
+    def __init__(self) -> None:
+        self._folders: dict[str, Path] = {}
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._made: dict[str, Path] = {}
-
-    def prepared(self, candidate: Candidate) -> Prepared:
-        """The prepared splits of a network, with its weights and tokenizer.
+    def prepare_network(self, candidate: Candidate) -> Prepared:
+        """Return the prepared splits of a network, and fetch its weights and tokenizer.
 
         Raises:
-            UserError: Corpus or weights cannot be had, or do not fit the task.
+            UserError: Corpus or weights cannot be fetched, or do not fit the task.
         """
         config, layout = candidate.config, candidate.layout
         pretrained = config.fetch.model_dump_json(include={"pretrained", "pretrained_sha256"})
@@ -40,20 +35,20 @@ class Materials:
         self._share("prepared", parts, layout, lambda at: prepare(config.prepare, config.runtime, at))
         return Prepared(layout.prepared)
 
-    def words(self, candidate: Candidate, networks: Sequence[Candidate]) -> Prepared:
-        """The prepared splits for a baseline, which sees words: those of a network, if there is one."""
+    def prepare_baseline(self, candidate: Candidate, networks: Sequence[Candidate]) -> Prepared:
+        """Return the prepared splits for a baseline: those of any network, since it uses words, not tokens."""
         for network in networks:
             if network.layout.prepared.is_dir():
                 return Prepared(network.layout.prepared)
-        return self.prepared(candidate)
+        return self.prepare_network(candidate)
 
-    def _share(self, name: str, key: object, layout: Layout, make: Callable[[Layout], None]) -> None:
-        """Make `data/NAME` in the copy, unless one with the same key is there already."""
+    def _share(self, name: str, key: object, layout: Layout, create: Callable[[Layout], None]) -> None:
+        """Create `data/NAME`, or link to the one that was created with the same key."""
         digest = hashlib.sha256(f"{name} {key}".encode()).hexdigest()
         own = layout.root / "data" / name
-        if digest in self._made:
+        if digest in self._folders:
             own.parent.mkdir(exist_ok=True)
-            own.symlink_to(self._made[digest], target_is_directory=True)
+            own.symlink_to(self._folders[digest], target_is_directory=True)
             return
-        make(layout)
-        self._made[digest] = own
+        create(layout)
+        self._folders[digest] = own

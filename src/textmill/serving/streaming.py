@@ -1,4 +1,4 @@
-"""`/generate`: what a predictor must offer for it, and how its tokens stream to the client."""
+"""Streaming of generated text (`/generate`), and what a predictor needs for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic_core import to_json
 
 from textmill.config.sections.generation import GenerationConfig
 from textmill.errors import UserError
-from textmill.serving.limits import Refused, busy
+from textmill.serving.limits import RequestError, unavailable
 
 if TYPE_CHECKING:
     from textmill.serving.settings import ServeSettings
@@ -20,75 +20,63 @@ if TYPE_CHECKING:
 log = logging.getLogger("textmill")
 
 _END = object()
-_MOST_BEAMS = 16
+_MAX_BEAMS = 16
 
 
 @runtime_checkable
 class StreamingGenerator(Protocol):
-    """A predictor that writes text, as `textmill.predicting.generator.Generator` does. Its server has `/generate`."""
+    """A predictor that generates text, such as `textmill.predicting.generator.Generator`."""
 
     options: GenerationConfig
-    """How it writes unless it is asked otherwise."""
+    """Default generation options."""
 
     def stream(self, value: Any, options: GenerationConfig) -> Iterator[str]:
-        """Pieces of the text that goes on from `value`, as they are made.
+        """Yield pieces of the text that continues `value`, as they are generated.
 
-        Called from threads of the server's, for several inputs at the same time. When the client
-        goes away, the iterator is closed, so a generator function may release what it holds in
-        `finally`.
-
-        Args:
-            value: A natural input, as for `predict`.
-            options: How to write.
+        The server calls it from several threads. When a client disconnects, the iterator is closed, so a
+        generator function can release resources in `finally`.
 
         Raises:
-            UserError: The input is wrong; raised before the first piece.
+            UserError: The input is invalid; raised before the first piece.
         """
 
 
-class Generations:
-    """Runs generations in threads of its own, a limited number at the same time.
-
-    Args:
-        settings: How many, and how long a text may become.
-    """
+class GenerationPool:
+    """Runs a limited number of concurrent generations in its own threads."""
 
     def __init__(self, settings: ServeSettings) -> None:
         self._free = settings.max_generations
-        self._most_tokens = settings.max_new_tokens
+        self._max_tokens = settings.max_new_tokens
         self._pool = ThreadPoolExecutor(settings.max_generations, thread_name_prefix="generate")
 
     async def start(self, generator: StreamingGenerator, value: Any, changes: Mapping[str, Any]) -> AsyncIterator[str]:
-        """The pieces, once the first has been made, so that a wrong input is told by a status.
+        """Return the pieces once the first exists, so that an invalid input gets an error status.
 
-        Args:
-            generator: Of the served model.
-            value: The input.
-            changes: What the client wants otherwise than `generator.options` have it.
+        `changes` are the client's changes to `generator.options`.
 
         Raises:
-            Refused: 503 when too many texts are being generated, 422 for a wrong input or option.
+            RequestError: 503 if too many generations run, 422 for an invalid input or option.
         """
         options = self._options(generator, changes)
         if not self._free:
-            raise busy("too many texts are being generated; try again")
+            raise unavailable("too many generations are running; try again")
         self._free -= 1
         pieces = self._pieces(generator, value, options)
         try:
             first = await anext(pieces, None)
         except UserError as error:
-            raise Refused(422, str(error)) from error
+            raise RequestError(422, str(error)) from error
         return _after(first, pieces)
 
     def _options(self, generator: StreamingGenerator, changes: Mapping[str, Any]) -> GenerationConfig:
-        """The options of a request; what the model itself is set to is never too much."""
+        """Return the options of a request; limits never go below the model's own options."""
         try:
             options = generator.options.changed(changes)
         except UserError as error:
-            raise Refused(422, str(error)) from error
-        for name, most in (("max_new_tokens", self._most_tokens), ("beams", _MOST_BEAMS)):
-            if getattr(options, name) > max(most, getattr(generator.options, name)):
-                raise Refused(422, f"{name}: {getattr(options, name)} is more than {most}")
+            raise RequestError(422, str(error)) from error
+        for name, limit in (("max_new_tokens", self._max_tokens), ("beams", _MAX_BEAMS)):
+            if getattr(options, name) > max(limit, getattr(generator.options, name)):
+                raise RequestError(422, f"{name}: {getattr(options, name)} is more than {limit}")
         return options
 
     async def _pieces(self, generator: StreamingGenerator, value: Any, options: GenerationConfig) -> AsyncIterator[str]:
@@ -106,7 +94,7 @@ class Generations:
                     return
                 yield piece
         finally:
-            # A generator cannot be closed while it works on a piece that nobody waits for any more.
+            # A generator cannot be closed while it computes a piece, even if its client has disconnected.
             if step is None or step.done():
                 self._end(running)
             else:
@@ -119,7 +107,7 @@ class Generations:
             self._pool.submit(close)
 
     def close(self) -> None:
-        """Let the threads end."""
+        """Stop the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -137,8 +125,8 @@ async def _after(first: str | None, pieces: AsyncIterator[str]) -> AsyncIterator
         await pieces.aclose()  # type: ignore[attr-defined]
 
 
-async def events(pieces: AsyncIterator[str]) -> AsyncIterator[bytes]:
-    """Server-sent events: a `token` for each piece, then `end` with the whole text, or `error`."""
+async def server_sent_events(pieces: AsyncIterator[str]) -> AsyncIterator[bytes]:
+    """Yield server-sent events: a `token` for each piece, then `end` with the whole text, or `error`."""
     text: list[str] = []
     try:
         async for piece in pieces:

@@ -1,4 +1,4 @@
-"""ASGI middleware around every request: counts and times it, and asks clients to leave while draining."""
+"""ASGI middleware that counts and times all requests, and closes connections while draining."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import time
 from functools import cache
 from typing import TYPE_CHECKING
 
-from textmill.serving.limits import busy
+from textmill.serving.limits import unavailable
 from textmill.serving.metrics import ServingMetrics
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Any other path counts as one, so that a client cannot make up metrics without end.
+# Other paths count as one, so that a client cannot create any number of metrics.
 _PATHS = frozenset({"/predict", "/generate", "/health", "/ready", "/metrics", "/version", "/docs", "/openapi.json"})
 
 
 class Traffic:
-    """Requests of one server.
+    """State of the requests of one server.
 
     Attributes:
-        draining: Whether the server is about to end.
-        in_progress: Requests being answered.
-        cut_off: Requests that took too long at the end.
-        last_arrival: When the last one began, on the monotonic clock.
+        draining: Whether the server is shutting down.
+        in_progress: Number of requests being answered.
+        cut_off: Number of requests cancelled at shutdown.
+        last_arrival: Start of the last request, on the monotonic clock.
     """
 
     def __init__(self) -> None:
@@ -34,8 +34,8 @@ class Traffic:
         self.last_arrival = time.monotonic()
 
 
-class Observed:
-    """Wraps an application."""
+class TrafficMiddleware:
+    """Middleware that measures the requests to an application."""
 
     def __init__(self, app: ASGIApp, traffic: Traffic, metrics: ServingMetrics) -> None:
         self.app = app
@@ -45,18 +45,18 @@ class Observed:
         self._seconds = cache(metrics.seconds.labels)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and note how it went."""
+        """Pass the request on; record its status and duration."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         path = scope["path"] if scope["path"] in _PATHS else "other"
-        status, begun = 500, False
+        status, response_started = 500, False
         traffic = self.traffic
 
-        async def noting(message: Message) -> None:
-            nonlocal status, begun
+        async def send_recorded(message: Message) -> None:
+            nonlocal status, response_started
             if message["type"] == "http.response.start":
-                status, begun = message["status"], True
+                status, response_started = message["status"], True
                 if traffic.draining:
                     message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
             await send(message)
@@ -65,11 +65,11 @@ class Observed:
         traffic.in_progress += 1
         self.metrics.in_progress.set(traffic.in_progress)
         try:
-            await self.app(scope, receive, noting)
-        except asyncio.CancelledError:  # only at the end of the server, to which the request took too long
+            await self.app(scope, receive, send_recorded)
+        except asyncio.CancelledError:  # only at shutdown, when a request takes too long
             traffic.cut_off += 1
-            if not begun:
-                await busy("the server stops; try again").response()(scope, receive, noting)
+            if not response_started:
+                await unavailable("the server is shutting down; try again").response()(scope, receive, send_recorded)
         finally:
             traffic.in_progress -= 1
             self.metrics.in_progress.set(traffic.in_progress)

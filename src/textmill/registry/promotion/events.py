@@ -1,4 +1,4 @@
-"""What happened to a registered model: one tag of it for each promotion and rollback."""
+"""Events of a registered model: one tag for each promotion and rollback."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ UNKNOWN_USER = "unknown"
 Action = Literal["promotion", "rollback"]
 Outcome = Literal["moved", "refused", "inconclusive", "stale champion", "undone"]
 
-_MOST_CHARACTERS = 1200
-"""Of the reason and of the words, so that an event fits into a tag of PostgreSQL (5,000)."""
+_MAX_CHARACTERS = 1200  # of reason and words, so that an event fits into a tag of PostgreSQL (5,000)
 
 
 @dataclass(frozen=True)
@@ -31,17 +30,17 @@ class Event:
     """One attempt to change the champion.
 
     Attributes:
-        id: Sorts by time.
+        id: Identifier; sorts by time.
         time: UTC, ISO 8601.
-        user: Of the tracking server, else of the machine.
-        action: What was asked for.
-        version: That was to become champion.
-        champion: That was it before; None for the first.
-        outcome: `moved` when the alias moved.
-        verdict: Of the gate; None for a rollback.
-        reason: As the user gave it.
-        words: Why it ended so.
-        decision: Where the decision is stored: `runs:/RUN_ID/FOLDER`.
+        user: User of the tracking server, else of the machine.
+        action: The requested action.
+        version: The version to become champion.
+        champion: The champion before, or None.
+        outcome: `moved` if the alias moved.
+        verdict: Verdict of the gate; None for a rollback.
+        reason: Reason given by the user.
+        words: Explanation of the outcome.
+        decision: Address of the stored decision: `runs:/RUN_ID/FOLDER`.
     """
 
     id: str
@@ -58,22 +57,22 @@ class Event:
 
     @property
     def key(self) -> str:
-        """Name of its tag."""
+        """Name of the event's tag."""
         return f"{EVENT}{self.id}"
 
     def as_tag(self) -> str:
-        """The tag's value."""
-        short = {"reason": self.reason[:_MOST_CHARACTERS], "words": self.words[:_MOST_CHARACTERS]}
+        """Return the tag's value."""
+        short = {"reason": self.reason[:_MAX_CHARACTERS], "words": self.words[:_MAX_CHARACTERS]}
         return json.dumps({**asdict(self), **short}, ensure_ascii=False)
 
     @classmethod
     def from_tag(cls, value: str) -> Event:
-        """Read a tag's value."""
+        """Parse a tag's value."""
         return cls(**json.loads(value))
 
 
-def stamp() -> dict[str, str]:
-    """Id, time and user of an event that happens now."""
+def event_stamp() -> dict[str, str]:
+    """Return id, time and user of an event that happens now."""
     now = datetime.now(UTC)
     return {
         "id": f"{now:%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:6]}",
@@ -82,21 +81,21 @@ def stamp() -> dict[str, str]:
     }
 
 
-def events_of(tags: Mapping[str, str]) -> list[Event]:
-    """The events among a registered model's tags, oldest first."""
-    found = [Event.from_tag(value) for key, value in tags.items() if key.startswith(EVENT)]
-    return sorted(found, key=lambda event: event.id)
+def read_events(tags: Mapping[str, str]) -> list[Event]:
+    """Return the events among a registered model's tags, oldest first."""
+    events = [Event.from_tag(value) for key, value in tags.items() if key.startswith(EVENT)]
+    return sorted(events, key=lambda event: event.id)
 
 
-def record(client: MlflowClient, name: str, event: Event) -> None:
-    """Write an event; writing it twice changes nothing."""
+def record_event(client: MlflowClient, name: str, event: Event) -> None:
+    """Write an event; writing it again changes nothing."""
     client.set_registered_model_tag(name, event.key, event.as_tag())
 
 
 def history(client: MlflowClient, name: str) -> dict[str, Any]:
-    """All events of a model, its aliases, and whether someone moved the champion by other means."""
+    """Return the events of a model, its aliases, and whether the champion was moved by other means."""
     model = client.get_registered_model(name)
-    events = events_of(model.tags)
+    events = read_events(model.tags)
     last = next((event.version for event in reversed(events) if event.outcome == "moved"), None)
     champion = model.aliases.get("champion")
     return {
@@ -107,8 +106,8 @@ def history(client: MlflowClient, name: str) -> dict[str, Any]:
     }
 
 
-def predecessor(events: list[Event], version: str) -> str | None:
-    """Whom a version replaced when it was last promoted."""
+def replaced_version(events: list[Event], version: str) -> str | None:
+    """Return the champion that a version replaced in its last promotion, or None."""
     promotions = (event for event in reversed(events) if event.action == "promotion" and event.outcome == "moved")
     return next((event.champion for event in promotions if event.version == version), None)
 
