@@ -16,7 +16,7 @@ from textmill.metrics.pictures import data_uri, interval_chart, png
 if TYPE_CHECKING:
     import pandas as pd
 
-    from textmill.evaluation.evaluating import Evaluation
+    from textmill.evaluation.evaluate import Evaluation
 
 _TEMPLATE = "report.html.jinja"
 _MODELS = "models"

@@ -10,7 +10,7 @@ from textmill.stages.runner import run_stage
 
 def main(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     """Make `data/evaluation` from `data/prepared` and `data/trained`."""
-    from textmill.evaluation.evaluating import evaluate, fingerprint
+    from textmill.evaluation.evaluate import evaluate, fingerprint
     from textmill.evaluation.report import write_evaluation
     from textmill.files import atomic_folder
     from textmill.registry.runs import descriptions
