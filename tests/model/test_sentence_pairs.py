@@ -77,7 +77,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     from textmill.data.prepared import Prepared
     from textmill.evaluation.evaluate import evaluate
     from textmill.evaluation.report import write_evaluation
-    from textmill.export.exporting import export
+    from textmill.export.export import export
     from textmill.training.loading import save_network
     from textmill.training.training import Training
 

@@ -10,7 +10,7 @@ from textmill.stages.runner import run_stage
 
 def main(config: ExportConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     """Make `data/exported` from `data/prepared`, `data/trained` and `data/evaluation`."""
-    from textmill.export.exporting import MODEL_FOLDER, export, fingerprint
+    from textmill.export.export import MODEL_FOLDER, export, fingerprint
     from textmill.files import atomic_folder, write_json
     from textmill.registry.runs.tracking import stage_run
 
