@@ -145,7 +145,7 @@ def _check_generator(
     target: Path,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Parity and sizes, beside a checkpoint for transformers where it has the architecture, and the card."""
-    from textmill.export.card import render_generator_card
+    from textmill.export.model_card import render_generator_card
     from textmill.export.checkpoint import CHECKPOINT_FOLDER, write_checkpoint
 
     if isinstance(task, ContinuesText):
@@ -169,7 +169,7 @@ def _check_graphs(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The graphs held against the evaluation's outputs, and their sizes, beside the card and the reference."""
     from textmill.evaluation.reference import write_reference
-    from textmill.export.card import render_card
+    from textmill.export.model_card import render_card
 
     served = _served_names(task, exported)
     if exported.head is not None:
