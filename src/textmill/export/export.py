@@ -145,8 +145,8 @@ def _check_generator(
     target: Path,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Parity and sizes, beside a checkpoint for transformers where it has the architecture, and the card."""
-    from textmill.export.model_card import render_generator_card
     from textmill.export.checkpoint import CHECKPOINT_FOLDER, write_checkpoint
+    from textmill.export.model_card import render_generator_card
 
     if isinstance(task, ContinuesText):
         parity = write_checkpoint(network, task, prepared, target / CHECKPOINT_FOLDER, config.checkpoint_tolerance)
