@@ -47,7 +47,7 @@ class Export:
     sizes: dict[str, float]
     manifest_sha256: str
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """All numbers as one flat record, for `metrics.json`."""
         return self.parity | self.sizes
 
@@ -233,10 +233,10 @@ def _agreement(
         UserError: It is less than nine in ten.
     """
     from textmill.data.tokenizing import load_tokenizer
-    from textmill.predicting.writer import Writer
+    from textmill.predicting.text_generator import TextGenerator
 
     test = prepared.split("test").slice(0, EXAMPLES)
-    writer = Writer(exported, load_tokenizer(prepared.tokenizer_folder), network.eval())
+    writer = TextGenerator(exported, load_tokenizer(prepared.tokenizer_folder), network.eval())
     found = writer.outputs(test.select(list(task.text_columns)).to_pandas())
     expected = _evaluated_outputs(evaluated)
     shares = {name: float((values == expected[name][: len(values)]).mean()) for name, values in found.items()}

@@ -25,7 +25,7 @@ _MOST_BEAMS = 16
 
 @runtime_checkable
 class StreamingGenerator(Protocol):
-    """A predictor that writes text, as `textmill.predicting.generator.Generator` does. Its server has `/generate`."""
+    """A predictor that continues prompts, such as `TextContinuer`. Its server has `/generate`."""
 
     options: GenerationConfig
     """How it writes unless it is asked otherwise."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from textmill.predicting.exported import ExportedModel
 
 
-class Writer(Predictor):
+class TextGenerator(Predictor):
     """An exported model whose answers are texts of their own (see `GeneratesText`).
 
     Args:
@@ -32,7 +32,7 @@ class Writer(Predictor):
         self.network = network
 
     @classmethod
-    def load_verified(cls, folder: Path, exported: ExportedModel, *, threads: int | None = None) -> Writer:
+    def load_verified(cls, folder: Path, exported: ExportedModel, *, threads: int | None = None) -> TextGenerator:
         """Load a folder whose digests were checked; see `load_predictor`."""
         from textmill.data.tokenizing import load_tokenizer
 

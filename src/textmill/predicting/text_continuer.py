@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from textmill.config.sections.generation import GenerationConfig
 from textmill.predicting.predictor import Predictor
-from textmill.predicting.writer import load_network
+from textmill.predicting.text_generator import load_network
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ _REPLACEMENT = "\ufffd"
 """What a decoder puts where a character is not whole yet."""
 
 
-class Generator(Predictor):
+class TextContinuer(Predictor):
     """An exported language model, ready to write.
 
     Args:
@@ -38,7 +38,7 @@ class Generator(Predictor):
         self._end = int(exported.state["end_of_text"])
 
     @classmethod
-    def load_verified(cls, folder: Path, exported: ExportedModel, *, threads: int | None = None) -> Generator:
+    def load_verified(cls, folder: Path, exported: ExportedModel, *, threads: int | None = None) -> TextContinuer:
         """Load a folder whose digests were checked; see `load_predictor`."""
         from textmill.data.tokenizing import load_tokenizer
 
