@@ -77,9 +77,9 @@ def conversations(number: int) -> list[Any]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """A project in which every stage up to the export has run."""
-    from textmill.evaluation.evaluating import evaluate
+    from textmill.evaluation.evaluate import evaluate
     from textmill.evaluation.report import write_evaluation
-    from textmill.export.exporting import export
+    from textmill.export.export import export
     from textmill.training.loading import save_network
     from textmill.training.training import Training
 

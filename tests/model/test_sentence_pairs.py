@@ -75,9 +75,9 @@ def project(root: Path, kind: str, lines: list[dict[str, Any]]) -> Layout:
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Layout]:
     """A project in which every stage up to the export has run."""
     from textmill.data.prepared import Prepared
-    from textmill.evaluation.evaluating import evaluate
+    from textmill.evaluation.evaluate import evaluate
     from textmill.evaluation.report import write_evaluation
-    from textmill.export.exporting import export
+    from textmill.export.export import export
     from textmill.training.loading import save_network
     from textmill.training.training import Training
 

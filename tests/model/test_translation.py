@@ -20,7 +20,7 @@ from textmill.errors import UserError
 from textmill.files import read_json
 from textmill.models.losses.likelihood import IGNORED
 from textmill.predicting.loading import load_predictor
-from textmill.predicting.writer import Writer
+from textmill.predicting.text_generator import TextGenerator
 from textmill.tasks.translation import Translation
 
 
@@ -114,7 +114,7 @@ def test_the_exported_folder_translates_as_it_did_at_export(exported: Layout) ->
     folder = exported.exported / "model"
     stored = read_json(exported.exported / "examples.json")
     writer = load_predictor(folder)
-    assert isinstance(writer, Writer)
+    assert isinstance(writer, TextGenerator)
     assert writer.predict(stored["inputs"]) == stored["outputs"]
     assert set(stored["outputs"][0]) == {"translation"}
     assert read_json(exported.exported / "metrics.json")["texts_agree"] >= 0.9
