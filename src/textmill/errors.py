@@ -33,6 +33,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"Did you mean {near[0]!r}? " if near else ""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 200 characters, or the error's type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]
+
+
 _DISK_FULL = ("no space left on device", "disk is full", "disk full")
 _FREE_SPACE = "Free some space and rerun the command; earlier outputs are unchanged"
 

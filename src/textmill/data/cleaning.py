@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from textmill.config.sections.prepare import CleaningConfig
@@ -61,12 +62,7 @@ def _repairer(config: CleaningConfig) -> Callable[[str], str]:
     import ftfy
 
     options = ftfy.TextFixerConfig(normalization=config.normal_form, explain=False)
-
-    def repair(text: str) -> str:
-        repaired: str = ftfy.fix_text(text, options)
-        return repaired
-
-    return repair
+    return partial(ftfy.fix_text, config=options)
 
 
 def _language_detector(languages: Sequence[str]) -> Callable[[str], str | None]:

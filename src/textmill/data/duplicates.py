@@ -84,9 +84,7 @@ def find_exact(
     for positions, groups in equal_groups(keys, usable):
         order = np.lexsort((positions, rank[positions], groups))
         positions, groups = positions[order], groups[order]
-        first = np.ones(len(groups), bool)
-        first[1:] = groups[1:] != groups[:-1]
-        keeper = positions[first][np.cumsum(first) - 1] if len(positions) else positions
+        first, keeper = _keepers(positions, groups)
         duplicates.exact[positions[~first]] = True
         _count_across(duplicates, rank, positions[~first], keeper[~first])
         unlike = targets[positions] != targets[keeper]
@@ -126,24 +124,23 @@ def find_near(
             _unite(component, pairs[similar])
     members = np.flatnonzero(among & (np.bincount(component, minlength=len(component))[component] > 1))
     order = members[np.lexsort((members, rank[members], component[members]))]
-    if not len(order):
-        return
-    first = np.ones(len(order), bool)
-    first[1:] = component[order[1:]] != component[order[:-1]]
-    keeper = order[first][np.cumsum(first) - 1]
+    first, keeper = _keepers(order, component[order])
     duplicates.near[order[~first]] = True
     _count_across(duplicates, rank, order[~first], keeper[~first])
+
+
+def _keepers(positions: NDArray[np.int64], groups: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Return a mask of the first position of each group, and for each position its group's first."""
+    first = np.ones(len(groups), bool)
+    first[1:] = groups[1:] != groups[:-1]
+    return first, positions[first][np.cumsum(first) - 1]
 
 
 def _candidates(
     positions: NDArray[np.int64], groups: NDArray[np.int64], component: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Return pairs to compare, shape (pairs, 2): each row with its group's first row and with the row before."""
-    if not len(positions):
-        return np.empty((0, 2), np.int64)
-    begins = np.ones(len(groups), bool)
-    begins[1:] = groups[1:] != groups[:-1]
-    first = positions[begins][np.cumsum(begins) - 1]
+    begins, first = _keepers(positions, groups)
     with_first = np.stack([first[~begins], positions[~begins]], axis=1)
     with_previous = np.stack([positions[:-1][~begins[1:]], positions[~begins]], axis=1)
     pairs = np.unique(np.concatenate([with_first, with_previous]), axis=0)

@@ -30,14 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class SplitCounts:
-    """Counts of one split.
-
-    Attributes:
-        rows: Number of rows.
-        classes: Rows by value of the task's `stratify_column`.
-        lengths: Rows by length in tokens; the index is the length.
-        characters: Characters of all texts.
-    """
+    """Counts of one split: `classes` by value of the task's `stratify_column`, `lengths` by tokens (the index)."""
 
     rows: int = 0
     classes: Counter[str] = field(default_factory=Counter)

@@ -38,15 +38,10 @@ _MAX_PENDING = 3
 
 @dataclass
 class FirstPassResult:
-    """Summary of the rows read.
+    """Summary of the rows read, rejected ones included.
 
-    Attributes:
-        files: Names of the files, as in messages.
-        rows: Rows read, rejected ones included.
-        splits: Splits that the source provides.
-        has_ids: Whether the data has ids.
-        bands: Bands of the MinHash signatures; 0 without near-duplicate removal.
-        classes: Hash of a class -> its name.
+    `files` are named as in messages, and `splits` are those that the source provides. Without
+    near-duplicate removal, `bands` of the MinHash signatures is 0. `classes` maps hashes to names.
     """
 
     files: list[str] = field(default_factory=list)
@@ -231,9 +226,7 @@ def as_frame(columns: dict[str, Any], names: Sequence[str]) -> pd.DataFrame:
 
 def hashes(values: Sequence[str]) -> NDArray[np.uint64]:
     """Return a 64-bit hash of each string."""
-    array = np.empty(len(values), object)
-    array[:] = values
-    hashed: NDArray[np.uint64] = hash_array(array, categorize=False)
+    hashed: NDArray[np.uint64] = hash_array(np.array(values, dtype=object), categorize=False)
     return hashed
 
 
@@ -263,11 +256,7 @@ def _put(
 
 
 def _list_files(raw: Path) -> list[tuple[str, Path]]:
-    """Return the fetched files with their splits, in a fixed order.
-
-    Raises:
-        UserError: There are no files.
-    """
+    """Return the fetched files with their splits, in a fixed order."""
     files = [(split, path) for split in SPLIT_CODES for path in sorted((raw / split).glob("*")) if path.is_file()]
     if not files:
         raise UserError("no fetched files here", where=str(raw), fix="Run `dvc repro fetch`")

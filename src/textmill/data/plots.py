@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from textmill.errors import UserError
@@ -44,9 +43,7 @@ class PlotProcess:
             lines = messages.strip().splitlines() or ["it ended without a message"]
             raise UserError(f"the plots could not be drawn ({lines[-1]})", where=str(folder))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()

@@ -92,7 +92,7 @@ def _text(values: dict[str, Any], rejected_file: str) -> str:
         f"{values['rejected']['total']} were rejected, {duplicates['total']} dropped as duplicates, "
         f"{sum(split['rows'] for split in splits.values())} are left.",
         "",
-        "| split | rows | tokens | tokens a row | median | 90 % | 99 % | longest | cut |",
+        "| split | rows | tokens | tokens per row | median | 90 % | 99 % | longest | cut |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, split in splits.items():

@@ -91,11 +91,7 @@ def _duplicates(
 
 
 def _shares(config: SplitsConfig, provided: list[str]) -> dict[str, float]:
-    """Return the splits to cut, `test` first, and their shares.
-
-    Raises:
-        UserError: A share is 0.
-    """
+    """Return the splits to cut, `test` first, and their shares."""
     shares = {name: getattr(config, name) for name in ("test", "validation") if name not in provided}
     for name, share in shares.items():
         if share == 0:

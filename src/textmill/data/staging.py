@@ -1,6 +1,6 @@
 """Keep clean rows on disk between the two passes of `prepare`.
 
-What is needed of all rows at once (duplicates, splits) is kept as columns of numbers, one file
+Values that duplicates and splits need of all rows at once are kept as columns of numbers, one file
 each, so that memory does not grow with the texts.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -79,7 +78,5 @@ class Staging:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stack.close()

@@ -56,12 +56,9 @@ class Documentation:
 
 
 def read_numpydoc(text: str, wanted: Sequence[str], most_summary: int) -> Documentation:
-    """Parse the summary and the sections `wanted` of a docstring.
+    """Parse the summary and the sections `wanted` (lower-case titles) of a docstring without indentation.
 
-    Args:
-        text: Docstring without indentation, as `inspect.cleandoc` returns it.
-        wanted: Lower-case titles of the sections to keep.
-        most_summary: Maximum characters before the first section; cut after a paragraph.
+    The text before the first section is cut to `most_summary` characters, after a paragraph.
     """
     parts = _parts(text)
     summary = ""

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from textmill.config.layout import Layout
 from textmill.config.sections.fetch import FetchConfig
-from textmill.errors import UserError
+from textmill.errors import UserError, first_line
 from textmill.fetching.sources.archives import Archive, open_archive
 from textmill.fetching.sources.local import places
 from textmill.fetching.sources.package_index import Requirement, download
@@ -127,9 +127,8 @@ def _from_hub(name: str, revision: str | None, folder: Path) -> None:
     try:
         copy = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS))
     except Exception as error:  # of the library, its HTTP library or the operating system
-        line = (str(error).splitlines() or [type(error).__name__])[0]
         fix = "Check its name and revision, the network, and $HF_HUB_OFFLINE; a local folder starts with ./ or /"
-        raise UserError(f"cannot be fetched from the hub ({line})", where=name, fix=fix) from error
+        raise UserError(f"cannot be fetched from the hub ({first_line(error)})", where=name, fix=fix) from error
     _from_folder(Path(copy), name, folder)
 
 

@@ -51,7 +51,7 @@ class KeyValueCache:
         """Return the view of one layer, counted from 0."""
         return LayerCache(self, layer)
 
-    def admit(self, batch: int, length: int, attention_mask: Tensor | None) -> Tensor | None:
+    def append_mask(self, batch: int, length: int, attention_mask: Tensor | None) -> Tensor | None:
         """Store the mask of the next `length` tokens and return that of all tokens, or None.
 
         Raises:

@@ -48,11 +48,8 @@ class EncoderDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the mean loss of the targets, and each token's unsmoothed negative log-likelihood (B, T) in nats.
 
-        Args:
-            input_ids: Sources (B, S).
-            attention_mask: 0 at padding of the sources.
-            labels: Targets (B, T), each with the end token; `IGNORED` at padding.
-            label_smoothing: Share of the target spread evenly over the vocabulary (Szegedy et al. 2016).
+        Targets `labels` (B, T) have the end token and are `IGNORED` at padding. `label_smoothing` is the
+        share of a target spread evenly over the vocabulary (Szegedy et al. 2016).
         """
         from textmill.models.losses.likelihood import mean_cross_entropy
 

@@ -20,11 +20,7 @@ class EncoderDecoderModel(Model):
     name: ClassVar[str] = "encoder_decoder"
 
     class Config(Architecture):
-        """Options in `conf/model/`: see `Architecture`.
-
-        Attributes:
-            n_encoder_layers: Layers of the encoder; None: `n_layers`, as in the decoder.
-        """
+        """Options in `conf/model/`: `Architecture`, and the layers of the encoder (None: `n_layers`)."""
 
         n_encoder_layers: Count | None = None
 

@@ -50,7 +50,7 @@ def generate(
     new_tokens: list[list[int]] = [[] for _ in prompts]
     open_rows = set(range(len(prompts)))
     for _ in range(options.max_new_tokens):
-        logits = process(window.tokens(), window.next_logits())
+        logits = process(window.ids, window.next_logits())
         chosen = _choose(logits, generators, greedy=options.temperature == 0)
         step: list[int | None] = [None] * len(prompts)
         for row in sorted(open_rows):
@@ -168,7 +168,10 @@ class _Beams:
 
 
 class _Window:
-    """The model's current context and its cache; when it is full, the newer half is kept."""
+    """The model's current context and its cache; when it is full, the newer half is kept.
+
+    `ids` (B, T) are padded on the left with each row's first token.
+    """
 
     def __init__(
         self,
@@ -188,18 +191,14 @@ class _Window:
         self._source = self._select_sources()
         self._context = model.architecture.max_length
         self._room = min(self._context, max(map(len, rows)) + new)
-        self._ids: Tensor
+        self.ids: Tensor
         self._mask: Tensor | None
         self._cache: KeyValueCache | None
         self._fill()
 
-    def tokens(self) -> Tensor:
-        """The current context (B, T), padded on the left with each row's first token."""
-        return self._ids
-
     def next_logits(self) -> Tensor:
         """Compute the logits (B, V) of the next token, in float32."""
-        fresh = self._ids if self._cache is None else self._ids[:, self._cache.length :]
+        fresh = self.ids if self._cache is None else self.ids[:, self._cache.length :]
         mask = None
         if self._mask is not None:
             # A cache stores the mask of earlier tokens
@@ -213,19 +212,19 @@ class _Window:
         """Append a token to each row."""
         for row, token in zip(self._rows, tokens, strict=True):
             row.append(token)
-        if self._ids.size(1) >= self._context:
+        if self.ids.size(1) >= self._context:
             self._fill()
             return
-        new = torch.tensor(tokens, device=self._ids.device)[:, None]
-        self._ids = torch.cat([self._ids, new], dim=1)
+        new = torch.tensor(tokens, device=self.ids.device)[:, None]
+        self.ids = torch.cat([self.ids, new], dim=1)
         if self._mask is not None:
             self._mask = torch.cat([self._mask, torch.ones_like(new)], dim=1)
 
     def reorder(self, rows: Sequence[int]) -> None:
         """Keep these rows, in this order."""
-        index = torch.tensor(rows, device=self._ids.device)
+        index = torch.tensor(rows, device=self.ids.device)
         self._rows = [list(self._rows[row]) for row in rows]
-        self._ids = self._ids[index]
+        self.ids = self.ids[index]
         self._mask = None if self._mask is None else self._mask[index]
         if self._cache is not None:
             self._cache.reorder(index)
@@ -246,7 +245,7 @@ class _Window:
         rows = [row[-kept:] for row in self._rows]
         width = max(map(len, rows))
         device = self._model.output_weight.device
-        self._ids = torch.tensor([row[:1] * (width - len(row)) + row for row in rows], device=device)
+        self.ids = torch.tensor([row[:1] * (width - len(row)) + row for row in rows], device=device)
         self._mask = None
         if any(len(row) < width for row in rows):
             self._mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)

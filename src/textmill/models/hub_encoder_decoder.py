@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textmill.config.section import Section
 from textmill.config.types import Sha256
-from textmill.errors import UserError
+from textmill.errors import UserError, first_line
 from textmill.models.base import Model
 from textmill.models.pretrained_encoder import WEIGHTS_FILE, silence_transformers
 
@@ -64,10 +64,11 @@ class HubEncoderDecoder(Model):
                 fix = "Set `pretrained` or `architecture` in conf/model/"
                 raise UserError(message, where="model", fix=fix)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
             where = str(pretrained) if pretrained is not None else "model.architecture"
             fix = "Choose another `pretrained` in conf/model/"
-            raise UserError(f"not an encoder-decoder of transformers ({reason})", where=where, fix=fix) from error
+            raise UserError(
+                f"not an encoder-decoder of transformers ({first_line(error)})", where=where, fix=fix
+            ) from error
         known = backbone.get_input_embeddings().num_embeddings
         if vocabulary_size > known:
             message = f"the tokenizer has {vocabulary_size} tokens, the model {known}"

@@ -72,7 +72,7 @@ class HubLanguageModel(nn.Module):
         options: dict[str, Any] = {"use_cache": False}
         if cache is not None:
             options = {"use_cache": True, self._cache_option: cache.keys_and_values}
-            attention_mask = cache.admit(input_ids, attention_mask)
+            attention_mask = cache.append_mask(input_ids, attention_mask)
         if attention_mask is not None:
             positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
             options |= {"attention_mask": attention_mask, "position_ids": positions[:, -input_ids.size(1) :]}
@@ -121,7 +121,7 @@ class HubCache:
         """Tokens so far, padding included."""
         return int(self.keys_and_values.get_seq_length())
 
-    def admit(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def append_mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Store the mask of new tokens (B, T) and return that of all tokens."""
         new = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         self._mask = new if self._mask is None else torch.cat([self._mask, new], dim=1)

@@ -18,12 +18,7 @@ from textmill.models.transformer import Decoder, Source, initialise
 
 @dataclass(frozen=True)
 class Hidden:
-    """Output of the decoder.
-
-    Attributes:
-        states: Normalised hidden states (B, T, D), to be multiplied by the output weights.
-        routing: One record for each layer with experts, from the input upwards.
-    """
+    """Normalised hidden states (B, T, D), and one routing record for each layer with experts."""
 
     states: Tensor
     routing: list[RoutingRecord]

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from textmill.config.section import Section
 from textmill.config.types import Fraction, Sha256
-from textmill.errors import UserError
+from textmill.errors import UserError, first_line
 from textmill.models.base import Model
 from textmill.models.lora import LoraConfig, add_adapters
 
@@ -89,7 +89,7 @@ class PretrainedEncoder(Model):
             try:
                 architecture = AutoConfig.from_pretrained(pretrained, local_files_only=True)
             except (OSError, ValueError, KeyError) as error:
-                message = f"not a configuration that transformers knows ({_first_line(error)})"
+                message = f"not a configuration that transformers knows ({first_line(error)})"
                 fix = "Choose another `pretrained` in conf/model/"
                 raise UserError(message, where=str(pretrained / CONFIG_FILE), fix=fix) from error
         elif self.config.architecture is not None:
@@ -97,7 +97,7 @@ class PretrainedEncoder(Model):
             try:
                 architecture = AutoConfig.for_model(values.pop("model_type", "bert"), **values)
             except (ValueError, TypeError) as error:
-                raise UserError(_first_line(error), where="model.architecture") from error
+                raise UserError(first_line(error), where="model.architecture") from error
         else:
             raise UserError(
                 "no pretrained weights and no architecture to train from scratch",
@@ -147,7 +147,7 @@ def _load(backbone_class: Any, architecture: Any, folder: Path, options: dict[st
             **options,
         )
     except (RuntimeError, ValueError, OSError, SafetensorError) as error:
-        message = f"the weights do not fit the architecture in {CONFIG_FILE} ({_first_line(error)})"
+        message = f"the weights do not fit the architecture in {CONFIG_FILE} ({first_line(error)})"
         fix = "Fetch them again, or choose another `pretrained` in conf/model/"
         raise UserError(message, where=str(folder / WEIGHTS_FILE), fix=fix) from error
     if missing := sorted(report["missing_keys"]):
@@ -167,12 +167,6 @@ def _set_first(architecture: Any, names: tuple[str, ...], value: float | None) -
         if hasattr(architecture, name):
             setattr(architecture, name, value)
             return
-
-
-def _first_line(error: BaseException) -> str:
-    """Return the first non-empty line of a message, cut to 200 characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]
 
 
 def _attention() -> str:

@@ -10,12 +10,7 @@ from torch.autograd.function import once_differentiable
 
 
 class Rotation(NamedTuple):
-    """Rotation of each position, (T, d) or (B, 1, T, d), for heads (B, H, T, d).
-
-    Attributes:
-        cosine: Cosines of the d/2 angles, repeated.
-        sine: Sines of the same angles, first negated, then not.
-    """
+    """Rotation of each position, (T, d) or (B, 1, T, d): cosines, repeated, and sines, negated and not."""
 
     cosine: Tensor
     sine: Tensor

@@ -21,12 +21,7 @@ from textmill.models.routing.record import RoutingRecord
 
 @dataclass(frozen=True)
 class Source:
-    """Keys and values of a source for the layers of a decoder.
-
-    Attributes:
-        keys_values: Keys and values (B, K, S, d) of each layer.
-        mask: Additive mask (B, 1, 1, S).
-    """
+    """Keys and values (B, K, S, d) of a source for each layer, and its additive mask (B, 1, 1, S)."""
 
     keys_values: list[tuple[Tensor, Tensor]]
     mask: Tensor
@@ -110,7 +105,7 @@ class Decoder(nn.Module):
         """
         batch, length, _ = states.shape
         start = 0 if cache is None else cache.length
-        valid = attention_mask if cache is None else cache.admit(batch, length, attention_mask)
+        valid = attention_mask if cache is None else cache.append_mask(batch, length, attention_mask)
         dtype = compute_dtype(states)
         rotation = self.positions(_positions(start, length, document_ids, valid), dtype)
         mask = _mask(states, start, document_ids, valid, dtype)

@@ -9,13 +9,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PairWindows:
-    """Windows of one pair.
+    """Windows of one pair: token ids, and start and end of each token in the long text, -1 outside of it.
 
-    Attributes:
-        ids: Token ids of each window.
-        starts: Start in the long text of each token of each window; -1 outside of it.
-        ends: End (exclusive) in the long text of each token of each window; -1 outside of it.
-        tokens: Tokens of the whole pair, uncut.
+    `tokens` counts the whole pair, uncut.
     """
 
     ids: list[list[int]]
@@ -36,14 +32,10 @@ class PairWindows:
 def pair_windows(
     tokenizer: Any, pairs: Sequence[tuple[str, str]], *, max_length: int, most_first: int, overlap: int
 ) -> list[PairWindows]:
-    """Tokenise pairs, with the tokenizer's special tokens.
+    """Tokenise pairs of a short and a long text in windows of `max_length` tokens, special ones included.
 
-    Args:
-        tokenizer: A `tokenizers.Tokenizer` without padding or truncation.
-        pairs: Short and long text.
-        max_length: Maximum tokens of a window.
-        most_first: Maximum tokens of the short text, and at most half a window; the rest is cut off.
-        overlap: Tokens of the long text that consecutive windows share; at most half of them.
+    The short text is cut to `most_first` tokens and half a window. Consecutive windows share
+    `overlap` tokens of the long text, at most half of them.
     """
     return [
         _windows(encoding, max_length, min(most_first, max_length // 2), overlap)

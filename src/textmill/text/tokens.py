@@ -54,8 +54,8 @@ def special_id(tokenizer: Any, token: str, key: str) -> int:
     Raises:
         UserError: The tokenizer has no such token; the message names the configuration `key`.
     """
-    found: int | None = tokenizer.token_to_id(token)
-    if found is None:
+    token_id: int | None = tokenizer.token_to_id(token)
+    if token_id is None:
         fix = "Name the special token that ends a text in this vocabulary"
         raise UserError(f"the tokenizer has no token {token!r}", where=key, fix=fix)
-    return found
+    return token_id

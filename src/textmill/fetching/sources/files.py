@@ -30,7 +30,6 @@ class FilesSourceConfig(Section):
         files: Split -> a path, glob or fsspec address (`s3://bucket/part-*.parquet`), or a list
             of them. Paths are relative to the project's folder.
         sha256: File name -> its digest, for files that must not change unnoticed.
-        licence: Licence of the corpus.
         storage_options: Options for fsspec.
     """
 

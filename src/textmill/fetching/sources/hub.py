@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from textmill.config.section import Section
-from textmill.errors import UserError
+from textmill.errors import UserError, first_line
 from textmill.fetching.sources.base import Provenance, Source, Split
 
 
@@ -20,7 +20,6 @@ class HubSourceConfig(Section):
         revision: Git commit or tag; required, because a branch changes.
         subset: The dataset's configuration, if it has several.
         splits: Split here -> name of the split in the dataset.
-        licence: Licence of the corpus.
     """
 
     name: str
@@ -48,11 +47,7 @@ class HubSource(Source):
                 rows = datasets.load_dataset(path, config.subset, split=name, revision=config.revision)
             except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
                 fix = "Check its name, revision, split and the network"
-                raise UserError(f"cannot be fetched ({_first_line(error)})", where=config.name, fix=fix) from error
+                raise UserError(f"cannot be fetched ({first_line(error)})", where=config.name, fix=fix) from error
             (destination / split).mkdir()
             rows.to_parquet(destination / split / f"{Path(config.name).name}.parquet")
         return Provenance(f"hub:{config.name}", config.revision, config.licence, None)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

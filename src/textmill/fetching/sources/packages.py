@@ -27,7 +27,6 @@ class PinnedPackage(Section):
         requirement: `NAME==VERSION`.
         sha256: Digest of the file.
         artefact: Whether it is a wheel or a source distribution.
-        licence: Licence of its texts.
         split: Split of all its rows.
     """
 

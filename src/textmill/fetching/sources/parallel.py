@@ -25,7 +25,6 @@ class ParallelSourceConfig(Section):
         files: Split -> column -> path of a file with one text a line, plain or `.gz`, relative to
             the project's folder. The files of a split have the same number of lines.
         sha256: File name -> its digest, for files that must not change unnoticed.
-        licence: Licence of the corpus.
     """
 
     files: Annotated[dict[Split, Halves], Field(min_length=1)]

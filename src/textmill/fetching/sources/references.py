@@ -23,7 +23,6 @@ class ReferencesSourceConfig(Section):
         id: Field of the row's name.
         text: Field of the text.
         references: Fields of the references; a row has at least one of them.
-        licence: Licence of the corpus.
     """
 
     files: Annotated[dict[Split, str], Field(min_length=1)]

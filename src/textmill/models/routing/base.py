@@ -41,10 +41,8 @@ class Routing:
 class TokenRule:
     """Rule for single tokens in evaluation, with which other libraries can run the model.
 
-    Attributes:
-        k: Number of experts of a token, those with the highest scores.
-        score: `softmax` or `sigmoid` of the logits.
-        normalised: Whether the k scores are divided by their sum.
+    The k highest scores (`softmax` or `sigmoid` of the logits) are the weights, with `normalised`
+    divided by their sum.
     """
 
     k: int
@@ -73,8 +71,8 @@ class Router(nn.Module, Plugin):
 
     @property
     def experts_per_token(self) -> float:
-        """Mean number of experts of a token."""
-        return 1.0
+        """Mean number of experts of a token: the option `k`, or 1 without one."""
+        return float(getattr(self.config, "k", 1))
 
     @property
     def token_rule(self) -> TokenRule | None:
@@ -102,12 +100,7 @@ class GatedRouter(Router):
     """A router with a linear gate that scores the experts of each token."""
 
     class Config(Section):
-        """Options.
-
-        Attributes:
-            balance: Coefficient of the load-balancing loss.
-            z: Coefficient of the router z-loss.
-        """
+        """Coefficients of the load-balancing loss, `balance`, and of the router z-loss, `z`."""
 
         balance: Coefficient = 0.01
         z: Coefficient = 0.001

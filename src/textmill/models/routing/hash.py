@@ -24,11 +24,7 @@ class Hash(Router):
     """
 
     class Config(Section):
-        """Options.
-
-        Attributes:
-            k: Number of experts of a token, consecutive modulo E, each with weight 1/k.
-        """
+        """Option `k`: number of experts of a token, consecutive modulo E, each with weight 1/k."""
 
         k: ExpertsPerToken = 1
 
@@ -39,11 +35,6 @@ class Hash(Router):
         # A tensor, since torch.compile would compile a kernel for every number
         self.register_buffer("multiplier", torch.tensor(_MULTIPLIER + 2 * layer * 7919), persistent=False)
         self.multiplier: Tensor
-
-    @property
-    def experts_per_token(self) -> float:
-        """The option `k`."""
-        return float(self.config.k)
 
     def forward(self, states: Tensor, token_ids: Tensor, capacity_factor: float | None) -> Routing:
         """Route; see `Router.forward`."""

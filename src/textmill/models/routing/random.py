@@ -18,20 +18,11 @@ class Random(Router):
     """
 
     class Config(Section):
-        """Options.
-
-        Attributes:
-            k: Number of experts of a token.
-        """
+        """Option `k`: number of experts of a token."""
 
         k: ExpertsPerToken = 2
 
     config: Config
-
-    @property
-    def experts_per_token(self) -> float:
-        """The option `k`."""
-        return float(self.config.k)
 
     def forward(self, states: Tensor, token_ids: Tensor, capacity_factor: float | None) -> Routing:
         """Route; see `Router.forward`."""

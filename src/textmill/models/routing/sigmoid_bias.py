@@ -41,11 +41,6 @@ class SigmoidBias(GatedRouter):
         self.bias: Tensor
 
     @property
-    def experts_per_token(self) -> float:
-        """The option `k`."""
-        return float(self.config.k)
-
-    @property
     def token_rule(self) -> TokenRule:
         """Sigmoid, top k."""
         return TokenRule(self.config.k, "sigmoid", self.config.normalised)

@@ -22,11 +22,7 @@ class Sinkhorn(GatedRouter):
     looks_ahead = True
 
     class Config(GatedRouter.Config):
-        """Options.
-
-        Attributes:
-            iterations: Iterations of Sinkhorn's algorithm.
-        """
+        """Options of `GatedRouter`, and `iterations` of Sinkhorn's algorithm."""
 
         iterations: Annotated[int, Field(ge=1)] = 8
         balance: Coefficient = 0.0

@@ -18,9 +18,7 @@ from textmill.models.routing.base import Router, Routing
 class Mixture(Assignment):
     """Slots that are weighted means of a sequence's tokens, and the weights to map them back.
 
-    Attributes:
-        into_slots: (B, T, E, S); these weights sum to one over the tokens.
-        out_of_slots: (B, T, E, S); these weights sum to one over all slots.
+    The weights (B, T, E, S) sum to one over the tokens into slots, and over all slots out of them.
     """
 
     into_slots: Tensor
@@ -56,11 +54,7 @@ class Soft(Router):
     causal_in_evaluation = False
 
     class Config(Section):
-        """Options.
-
-        Attributes:
-            slots: Slots of each expert for a sequence.
-        """
+        """Option `slots`: slots of each expert for a sequence."""
 
         slots: Annotated[int, Field(ge=1)] = 8
 

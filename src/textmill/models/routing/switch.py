@@ -17,11 +17,7 @@ class Switch(GatedRouter):
     """
 
     class Config(GatedRouter.Config):
-        """Options.
-
-        Attributes:
-            jitter: In training, the router's input is multiplied by random numbers within 1 ± this.
-        """
+        """Option `jitter`: in training, inputs are multiplied by random numbers within 1 ± this."""
 
         jitter: Fraction = 0.0
 

@@ -38,11 +38,6 @@ class TopK(GatedRouter):
         self.noise_gate = nn.Linear(width, n_experts, bias=False) if config.noise else None
 
     @property
-    def experts_per_token(self) -> float:
-        """The option `k`."""
-        return float(self.config.k)
-
-    @property
     def token_rule(self) -> TokenRule:
         """Softmax, top k."""
         return TokenRule(self.config.k, "softmax", self.config.normalised)
