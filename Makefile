@@ -25,21 +25,22 @@ INSTALLED_TEST := $(VENV)/.installed-test
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
-install: $(INSTALLED) ## Make .venv and install Textmill with pinned packages
+install: $(INSTALLED) ## Create .venv and install Textmill with pinned packages
 
-repro: $(INSTALLED) ## Rebuild whatever changed, from raw text to the registered model
+repro: $(INSTALLED) ## Rebuild what changed, from raw text to the registered model
 	@dvc repro || { status=$$?; dvc checkout --quiet || true; exit $$status; }
 	@textmill summary
 
 test: $(INSTALLED_TEST) ## Run all tests, slow ones too
 	@pytest -n auto --maxprocesses 4 --dist loadfile
 
-lint: $(INSTALLED_TEST) ## Check style and types
+lint: $(INSTALLED_TEST) ## Check style, types and words
 	@ruff check .
 	@ruff format --check .
 	@mypy
+	@python tools/words.py
 
-format: $(INSTALLED_TEST) ## Put the code into its standard form
+format: $(INSTALLED_TEST) ## Format the code
 	@ruff check --fix .
 	@ruff format .
 
@@ -49,10 +50,10 @@ ui: $(INSTALLED) ## Compare runs in the MLflow UI on http://127.0.0.1:5000
 server: $(INSTALLED_SERVER) ## Run MLflow for a team: PostgreSQL, users and passwords (docs/team-server.md)
 	@exec textmill server
 
-bench: $(INSTALLED_TEST) ## Measure Textmill against its rivals, into docs/benchmarks.md
+bench: $(INSTALLED_TEST) ## Compare Textmill with its alternatives, into docs/benchmarks.md
 	@python -m bench
 
-bench-gpu: $(INSTALLED) ## Measure language models on one GPU, into docs/benchmarks.md
+bench-gpu: $(INSTALLED) ## Measure language models on a GPU, into docs/benchmarks.md
 	@python -m bench gpu
 
 routing-study: $(INSTALLED_TEST) ## Compare all routers with the dense model, into docs/routing.md
@@ -62,13 +63,13 @@ clean: ## Remove .venv and the pipeline's outputs; tracked runs and DVC's cache 
 	@rm -rf $(VENV) data/resolved.yaml data/raw data/pretrained data/prepared data/trained data/evaluation data/exported data/registered
 
 $(VENV)/pyvenv.cfg:
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found. Install one, or say make PYTHON=/path/to/python." >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found. Install one, or run make PYTHON=/path/to/python." >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 	@echo "Installing Textmill and its pinned packages into $(VENV) ..."
 	@python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
-	@# A bare `mlflow` or `dvc` of this environment must not phone home either.
+	@# `mlflow` and `dvc` send no telemetry in this environment, even when they are called directly.
 	@python -c "import sysconfig, pathlib; pathlib.Path(sysconfig.get_paths()['purelib'], 'textmill_no_telemetry.pth').write_text('import os; os.environ.setdefault(\"MLFLOW_DISABLE_TELEMETRY\", \"true\"); os.environ.setdefault(\"DVC_NO_ANALYTICS\", \"1\")\n')"
 	@touch $@
 

@@ -19,27 +19,27 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 BENCHMARKS = {
     "pipeline": "The whole pipeline",
     "quality": "Quality of the default model over three seeds",
-    "question_answering": "Question answering beside its baselines",
-    "translation": "Translation beside translation memory",
-    "summarisation": "Summaries beside the beginning of the text",
-    "finetuning": "Fine-tuning against `transformers.Trainer`",
-    "nanogpt": "Characters of tiny Shakespeare against nanoGPT",
-    "generation": "Generation with a cache against generation without",
-    "inference": "Inference: exported int8 against eager fp32 PyTorch",
-    "serving": "Serving: `textmill serve` against `mlflow models serve`",
-    "dispatch": "Mixture of experts against dense at equal active FLOPs",
+    "question_answering": "Question answering and its baselines",
+    "translation": "Translation and translation memory",
+    "summarisation": "Summaries and the beginning of the text",
+    "finetuning": "Fine-tuning compared with `transformers.Trainer`",
+    "nanogpt": "Characters of tiny Shakespeare compared with nanoGPT",
+    "generation": "Generation with and without a cache",
+    "inference": "Inference: exported int8 compared with eager fp32 PyTorch",
+    "serving": "Serving: `textmill serve` compared with `mlflow models serve`",
+    "dispatch": "Mixture of experts compared with dense at equal active FLOPs",
     "gpu": "Language models on one GPU",
-    "likelihood": "Memory of the loss: in chunks against all logits at once",
-    "semantic": "Meaning of texts: STS-B, and search against BM25",
-    "choose": "Choosing a model: the advice against training them all",
+    "likelihood": "Memory of the loss: in chunks, and all logits at once",
+    "semantic": "Similarity on STS-B, and search compared with BM25",
+    "choose": "Choosing a model: the advice compared with training all",
     "startup": "Start-up and fixed costs",
     "memory": "Memory of `prepare` on 1 GB of text",
 }
 NEEDS_A_GPU = "gpu"
 INTRODUCTION = """# Benchmarks
 
-Both sides of every table were measured in one run on the machine named beneath its heading.
-`make bench` measures all of them again but those on a GPU, which `make bench-gpu` measures; `python -m bench NAME` one.
+All rows of a table were measured in one run on the machine named below its heading. `make bench` repeats all
+measurements on a CPU, `make bench-gpu` those on a GPU, and `python -m bench NAME` one of them.
 """
 
 

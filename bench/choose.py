@@ -1,6 +1,6 @@
 """`textmill choose` against training every candidate to the end: the advice, the truth, and what both cost.
 
-For two corpora four candidates are trained to the end (`--whole`), then screened. Costs are
+For two corpora four candidates are trained to completion (`--whole`), then screened. Costs are
 processor seconds of the whole command, imports and exports among them: other programs on the machine
 change them little. Both sides measure on the validation split.
 """
@@ -52,7 +52,7 @@ def run(data: str, settings: tuple[str, ...], *options: str) -> Side:
 
 
 def trained_to_the_end(data: str, kept: Path | None) -> Side:
-    """All candidates trained to the end, now or, where a folder keeps it, before."""
+    """All candidates trained to completion, now or, where a folder keeps it, before."""
     file = kept / f"{data}.json" if kept is not None else None
     if file is not None and file.is_file():
         return Side(**json.loads(file.read_text()))
@@ -68,7 +68,7 @@ def print_corpus(data: str, whole: Side, screened: Side) -> bool:
     by_name = {result["name"]: result for result in screened.found["candidates"]}
     metric = whole.found["metric"].replace("_", " ")
     print(f"\n### {data}\n")
-    print(f"| candidate | {metric}, trained to the end | {metric}, screened | share of its recipe | ms, p95 | MB |")
+    print(f"| candidate | {metric}, trained to completion | {metric}, screened | share of its recipe | ms, p95 | MB |")
     print("|---|---:|---:|---:|---:|---:|")
     for result in whole.found["candidates"]:
         name, brief = result["name"], by_name[result["name"]]
@@ -82,7 +82,7 @@ def print_corpus(data: str, whole: Side, screened: Side) -> bool:
     rival = whole.found["candidates"][1]
     print(
         f"\nTruth: **{truth}**, ahead of {rival['name']} by {shown(rival['behind_the_best'], 3, '+')}; advice: "
-        f"**{advice}**. Processor seconds: {whole.seconds:.0f} for all to the end, {screened.seconds:.0f} for the "
+        f"**{advice}**. Processor seconds: {whole.seconds:.0f} for all to completion, {screened.seconds:.0f} for the "
         f"screening, **{share:.0%}** (goal: at most {MOST:.0%})."
     )
     return truth == advice and share <= MOST

@@ -81,15 +81,13 @@ def main(repetitions: int) -> None:
 
     torch.set_num_threads(THREADS)
     keep_freed_memory()  # as every training does
-    print(f"4 layers of width 128, {CONTEXT} tokens of context, 0.81 million active weights (4.6 or 2.4 million in all")
-    print(f"with 8 experts); forward, backward and AdamW; {THREADS} threads, median of {repetitions} steps in turn.")
+    print(f"4 layers of width 128, {CONTEXT} tokens of context, 0.81 million active weights (4.6 or 2.4 million in")
+    print(f"total with 8 experts). Forward, backward and AdamW; {THREADS} threads, median of {repetitions} steps.")
     print(
-        "Milliseconds a step; in brackets as a multiple of the dense model's. Goal: at most 1.5x. What is left at small"
+        "Milliseconds per step; in brackets as a multiple of the dense model's. Goal: at most 1.5x. The additional time"
     )
-    print(
-        "batches does not depend on the number of tokens: casts, gradients and AdamW over all experts' weights, and the"
-    )
-    print("start of many small products.\n")
+    print("at small batches does not depend on the number of tokens: casts, gradients and AdamW over all experts'")
+    print("weights, and the start of many small products.\n")
     settings = [(rows, low) for rows in (12, 64) for low in (False, True)]
     cells: dict[str, list[str]] = {name: [] for name in ("dense", *ROUTERS)}
     for rows, low in settings:

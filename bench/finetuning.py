@@ -1,4 +1,4 @@
-"""Fine-tuning against `transformers.Trainer` with its defaults: same weights, rows, rows a batch, threads.
+"""Fine-tuning compared with `transformers.Trainer` with its defaults: same weights, rows, rows a batch, threads.
 
 The rival computes in fp32 and pads to the longest of 32 rows drawn at random; ours is the pipeline's
 own training with the default recipe, but with R-Drop off, which would compute every row twice. Both
@@ -31,7 +31,6 @@ def ours(data: Path, rows: int | None, seed: int) -> dict[str, float]:
     """Train with the default recipe, batches of at most 32 rows; score the test split."""
     from textmill.config.compose import compose
     from textmill.config.layout import Layout
-    from textmill.config.plugins import build
     from textmill.data.prepared import Prepared
     from textmill.tasks.base import Task
     from textmill.training.inference import predict_table
@@ -48,7 +47,7 @@ def ours(data: Path, rows: int | None, seed: int) -> dict[str, float]:
         trained = training.run()
     network = trained.network
     network.load_state_dict(trained.weights)
-    task = build(config.train.task, Task)  # type: ignore[type-abstract]
+    task = Task.build(config.train.task)
     test = Prepared(data / "prepared").split("test")
     logits = predict_table(network.eval(), task, test)["logits"]
     return {

@@ -106,7 +106,7 @@ def experts(size: Size) -> None:
 
     sides = {"dense": None, "`top_k`, 2 of 8": "top_k.TopK", "`switch`, 1 of 8": "switch.Switch"}
     taken: dict[tuple[str, bool], float] = {}
-    print("| feed-forward | weights in all | active | ms a step, as it stands | ms a step, layers compiled |")
+    print("| feed-forward | total weights | active | ms per step, as it stands | ms per step, layers compiled |")
     print("|---|---:|---:|---:|---:|")
     for name, router in sides.items():
         cells = []
@@ -158,7 +158,7 @@ def main(options: Sequence[str] | None = None) -> None:
     rate = arguments.learning_rate
     parts: dict[str, Callable[[], None]] = {
         "A dense model of GPT-2's size": lambda: speed(size),
-        "Mixture of experts against dense at equal active FLOPs": lambda: experts(size),
+        "Mixture of experts compared with dense at equal active FLOPs": lambda: experts(size),
         "Characters of tiny Shakespeare: time to nanoGPT's loss": lambda: characters(size, text, rate),
     }
     del model

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from textmill.text.batches import length_batches, pad
+
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = min(2, len(os.sched_getaffinity(0)))
 REPETITIONS = 5
@@ -30,11 +32,8 @@ Batch = dict[str, Any]
 
 def padded(ids: Sequence[Sequence[int]], rows: Sequence[int]) -> Batch:
     """`input_ids` and `attention_mask` of some rows."""
-    lengths = np.array([len(ids[row]) for row in rows])
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    values = np.zeros(mask.shape, np.int64)
-    values[mask] = np.concatenate([np.asarray(ids[row], np.int64) for row in rows])
-    return {"input_ids": values, "attention_mask": mask.astype(np.int64)}
+    values, mask = pad([ids[row] for row in rows])
+    return {"input_ids": values, "attention_mask": mask}
 
 
 def medians(sides: dict[str, Callable[[], None]]) -> dict[str, float]:
@@ -53,13 +52,11 @@ def main(folder: Path) -> None:
     """Measure and print the table."""
     import torch
 
-    from textmill.config.plugins import build
     from textmill.data.prepared import Prepared
     from textmill.models.base import Model
     from textmill.predicting.exported import read_specification
     from textmill.predicting.loading import load_predictor
     from textmill.tasks.base import Task
-    from textmill.text.batches import length_batches
     from textmill.training.loading import load_network
 
     torch.set_num_threads(THREADS)
@@ -67,14 +64,14 @@ def main(folder: Path) -> None:
     exported = read_specification(folder)
     prepared = Prepared(data / "prepared")
     ids = prepared.split("test").column("input_ids").to_pylist()
-    task, model = build(exported.task, Task), build(exported.model, Model)  # type: ignore[type-abstract]
+    task, model = Task.build(exported.task), Model.build(exported.model)
     network = load_network(task, model, exported.state, data / "trained").eval()
     int8, fp32 = (load_predictor(folder, precision, threads=THREADS) for precision in ("int8", "fp32"))
 
     lengths = np.array([len(row) for row in ids])
     orders: dict[str, Sequence[Any]] = {
-        f"by length, {TOKENS} tokens a batch": length_batches(lengths, TOKENS),
-        f"as given, {ROWS} rows a batch": [
+        f"by length, {TOKENS} tokens per batch": length_batches(lengths, TOKENS),
+        f"as given, {ROWS} rows per batch": [
             list(range(i, min(i + ROWS, len(ids)))) for i in range(0, len(ids), 4 * ROWS)
         ],
         "one by one": [[row] for row in range(0, len(ids), 8)],

@@ -55,13 +55,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer tokens")
     share = 16 if parser.parse_args().quick else 1
     print(
-        f"Forward and backward pass in float32, width {WIDTH}; megabytes at the peak, beside the inputs. Among them are"
+        f"Forward and backward pass in float32, width {WIDTH}; megabytes at the peak, without the inputs. They include"
     )
-    print(
-        "the gradients that are asked for, of hidden states and output weights. Goal: no growth with vocabulary times"
-    )
+    print("the gradients of hidden states and output weights. Goal: no growth with vocabulary times")
     print("tokens. In chunks the peak grows with the gradients only, which grow with vocabulary plus tokens.\n")
-    print("| vocabulary | tokens | all logits would be | these gradients | `cross_entropy` of PyTorch | in chunks |")
+    print("| vocabulary | tokens | all logits would be | gradients | `cross_entropy` of PyTorch | in chunks |")
     print(f"|{'---:|' * 6}")
     for vocabulary in VOCABULARIES:
         for tokens in (count // share for count in TOKENS):

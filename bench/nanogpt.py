@@ -1,4 +1,4 @@
-"""Characters of tiny Shakespeare against nanoGPT's published CPU configuration: time to a loss, loss in a time.
+"""Characters of tiny Shakespeare compared with nanoGPT's published CPU configuration: time to a loss, loss in a time.
 
 The rival is written anew in plain PyTorch after nanoGPT's `train.py` with the options that its README
 gives for a CPU: 4 layers, 4 heads, width 128, context 64, batches of 12, 2,000 steps, no dropout, and
@@ -34,7 +34,7 @@ CONTEXT = 64
 RIVAL_STEPS, RIVAL_BATCH = 2000, 12
 # Optimizer steps of 1,024 tokens that fit a third of the rival's time, and all of it.
 OUR_STEPS = {"ours, a third of the time": 400, "ours, the same time": 1600}
-GOALS = {"ours, a third of the time": "the rival's loss or less", "ours, the same time": "1.70 or less"}
+GOALS = {"ours, a third of the time": "nanoGPT's loss or less", "ours, the same time": "1.70 or less"}
 
 
 # -- the rival ------------------------------------------------------------------------------
@@ -226,9 +226,9 @@ def compare(arguments: argparse.Namespace) -> None:
         prepare_text(arguments.text, Path(name))
         other = measure("rival", RIVAL_STEPS // share, arguments, Path(name))
         found = {title: measure("ours", steps // share, arguments, Path(name)) for title, steps in OUR_STEPS.items()}
-    print("Of ours, the learning rate was picked from two by the loss on this same split, which flatters it a little.")
+    print("Our learning rate was chosen from two by the loss on this split, which favours it a little.")
     print()
-    print("| side | weights | tokens seen | seconds in all | validation loss | goal |\n|---|---:|---:|---:|---:|---|")
+    print("| side | weights | tokens seen | total seconds | validation loss | goal |\n|---|---:|---:|---:|---:|---|")
     rows = {"nanoGPT's configuration": (other, "")} | {title: (one, GOALS[title]) for title, one in found.items()}
     for title, (one, goal) in rows.items():
         print(

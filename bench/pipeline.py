@@ -38,7 +38,7 @@ def main() -> None:
     print("| stage | seconds |\n|---|---:|")
     for stage, taken in _STAGE.findall(done.stderr):
         print(f"| {stage} | {float(taken):.1f} |")
-    print(f"| **`dvc repro`, all in all** | **{whole:.0f}** (goal ≤ {LIMIT}) |")
+    print(f"| **`dvc repro`, total** | **{whole:.0f}** (goal ≤ {LIMIT}) |")
 
 
 if __name__ == "__main__":

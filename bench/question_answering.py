@@ -38,7 +38,7 @@ def main() -> None:
             print(f"| `squad2` | not measured: {SQUAD} is missing | | | | |")
             continue
         print("\n".join(rows(experiment)))
-    print("\nFigures of the test split with 95 % bootstrap intervals. Test packages and articles are not in training.")
+    print("\nMetrics of the test split with 95 % bootstrap intervals. Test packages and articles are not in training.")
 
 
 if __name__ == "__main__":

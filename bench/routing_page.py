@@ -218,8 +218,8 @@ def _sorted(found: Found) -> list[str]:
 def loss_table(found: Found) -> str:
     """Weights, loss and difference to the dense model."""
     lines = [
-        "| feed-forward | experts a token passes, of 8 | weights in all | active | validation loss | 95 % interval "
-        "| less that of dense (paired) |",
+        "| feed-forward | experts per token, of 8 | total weights | active | validation loss | 95 % interval "
+        "| minus that of dense (paired) |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for arm in _sorted(found):
@@ -239,7 +239,7 @@ def balance_table(found: Found) -> str:
     """Load, dropped tokens and speed."""
     lines = [
         "| feed-forward | load entropy | max/mean load | the same in validation | choices dropped "
-        "| tokens through no expert | choices beyond capacity 1.25 | training, tokens a processor second |",
+        "| tokens through no expert | choices beyond capacity 1.25 | training, tokens per processor second |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for arm in _sorted(found):
@@ -276,7 +276,7 @@ def verdict(found: Found) -> str:
 
 
 def _compared(gap: Interval, seeds: int) -> str:
-    amount = f"{abs(gap.value):.4f} nats a token ({_range(gap, '+.4f')})"
+    amount = f"{abs(gap.value):.4f} nats per token ({_range(gap, '+.4f')})"
     if seeds > 1 and gap.high < 0:
         return f"is better by {amount} than"
     if seeds > 1 and gap.low > 0:

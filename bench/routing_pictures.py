@@ -35,7 +35,7 @@ def loss_picture(found: Found) -> Figure:
         axes.set_xlim(min(measured) - room, max(measured) + room)
         axes.set_yticks(range(len(names)), [title(arm) for arm in names])
         axes.invert_yaxis()
-        axes.set_xlabel("validation loss less that of dense, nats a token; left is better")
+        axes.set_xlabel("validation loss minus that of dense, nats per token; left is better")
         axes.grid(axis="x")
     return figure
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from textmill.models.base import Model
 from textmill.models.language_model import LanguageModel
 from textmill.models.routing.record import RoutingRecord
-from textmill.tasks.base import State
+from textmill.tasks.base import State, StepOutput
 from textmill.tasks.language_modelling import LanguageModelling
 
 CAPACITY_FACTOR = 1.25
@@ -36,15 +37,16 @@ class WatchedLanguageModelling(LanguageModelling):
             mixture.register_forward_hook(self._watch)
         return network
 
-    def loss(self, network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Loss and terms of language modelling, and in training the routers' figures."""
+    def loss(self, network: nn.Module, batch: Mapping[str, Tensor]) -> StepOutput:
+        """Compute the loss and terms of language modelling, and in training the routers' metrics."""
         self._seen.clear()
-        outputs = super().loss(network, batch)
+        step = super().loss(network, batch)
         if not self._seen:
-            return outputs
+            return step
         names = self._seen[0]
         means = {name: statistics.fmean(layer[name] for layer in self._seen) for name in names}
-        return outputs | {f"routing/{name}": torch.tensor(mean) for name, mean in means.items()}
+        logged = {f"routing/{name}": torch.tensor(mean) for name, mean in means.items()}
+        return replace(step, logged={**step.logged, **logged})
 
     def _watch(self, mixture: nn.Module, _: Any, output: tuple[Tensor, RoutingRecord]) -> None:
         if not mixture.training:

@@ -44,22 +44,24 @@ def before_training(project: Path) -> tuple[Any, Any, dict[str, Any]]:
     """The task, the predictions of the pretrained encoder for the test split, and its figures with intervals."""
     import yaml
 
-    from textmill.config.plugins import build
     from textmill.data.prepared import Prepared
+    from textmill.evaluation.evaluator import evaluator_of
     from textmill.metrics.bootstrap import Bootstrap, intervals
     from textmill.models.base import Model
+    from textmill.tasks.abilities import examples_of
     from textmill.tasks.base import Task
     from textmill.training.inference import predict_table
 
     config = yaml.safe_load((project / "data/resolved.yaml").read_text())["evaluate"]
-    task = build(config["task"], Task)  # type: ignore[type-abstract]
+    task = Task.build(config["task"])
     prepared = Prepared(project / "data/prepared")
     test = prepared.split("test")
-    network = task.build_network(build(config["model"], Model), project / "data/pretrained", prepared.state).eval()
+    network = task.build_network(Model.build(config["model"]), project / "data/pretrained", prepared.state).eval()
     outputs = predict_table(network, task, test)
-    predictions = task.predictions(outputs, task.examples(test).frame(), prepared.state)
+    evaluator = evaluator_of(task)
+    predictions = evaluator.predictions(outputs, examples_of(task, test).frame(), prepared.state)
     bootstrap = Bootstrap(config["resamples"], config["confidence"], config["seed"])
-    found = intervals(predictions, task.metrics(prepared.state), bootstrap)
+    found = intervals(predictions, evaluator.metrics(prepared.state), bootstrap)
     return task, predictions, {name: interval.as_dict() for name, interval in found.items()}
 
 
@@ -67,6 +69,7 @@ def print_table(experiment: str, project: Path) -> None:
     """One experiment's table, and the gain by training on the same draws."""
     import pandas as pd
 
+    from textmill.evaluation.evaluator import evaluator_of
     from textmill.metrics.bootstrap import Bootstrap, paired_differences
 
     title, metrics = TABLES[experiment]
@@ -79,7 +82,7 @@ def print_table(experiment: str, project: Path) -> None:
     for name, found in rows.items():
         print(f"| {name.replace('_', ' ')} | " + " | ".join(shown(found[metric], 4) for metric in metrics) + " |")
     after = pd.read_parquet(project / "data/evaluation/predictions.parquet")
-    gains = paired_differences(after, before, task.metrics({}), Bootstrap(1000), task.target_columns)
+    gains = paired_differences(after, before, evaluator_of(task).metrics({}), Bootstrap(1000), task.target_columns)
     gain = shown(gains[task.main_metric].as_dict(), 4)
     print(f"\nGain by training in {task.main_metric.replace('_', ' ')}, on the same {len(after)} rows: {gain}.")
     for name, found in figures["difference"].items():

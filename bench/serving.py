@@ -220,12 +220,10 @@ def compare(project: Path, seconds: float) -> None:
 
 def main(projects: list[Path], seconds: float) -> None:
     """Measure and print."""
-    print("One text a request. The three servers stand side by side and are asked in turn,")
-    print(
-        f"{seconds:.0f} s each time; answers a second are the median of {REPETITIONS} turns, their range in brackets."
-    )
+    print("One text per request. The three servers run at the same time and are queried in turn,")
+    print(f"{seconds:.0f} s each time. Answers per second are the median of {REPETITIONS} turns, with their range.")
     print(f"Goal: {GOAL:.0f} times the throughput of `mlflow models serve`. No server answers faster than its graph;")
-    print("where that alone gives less, the goal is out of reach of this machine.")
+    print("where the graph alone is slower than the goal, this machine cannot reach it.")
     for project in projects:
         compare(project, seconds)
 

@@ -81,7 +81,7 @@ def main() -> None:
     print(f"| what | seconds, median of {REPEATS} | goal |\n|---|---:|---:|")
     for name, taken, goal in rows:
         print(f"| {name} | {taken:.2f} | {f'≤ {goal}' if goal else ''} |")
-    print("\nThe work is that of a second run in one process, on 240 short rows; the rest is fixed cost.\n")
+    print("\nThe work is measured by a second run in one process, on 240 short rows; the rest is fixed cost.\n")
     print("| stage | whole process, s | its work, s | fixed cost, s | goal |\n|---|---:|---:|---:|---:|")
     for stage, whole, inner, limit in stages:
         print(f"| `{stage}` | {whole:.2f} | {inner:.2f} | **{whole - inner:.2f}** | ≤ {limit} |")

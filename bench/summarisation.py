@@ -24,8 +24,8 @@ def main() -> None:
         ("extractive_summarisation", "a sentence chosen by MiniLM"),
     ):
         print("\n".join(rows("docstrings", model, run(experiment), FIGURES)))
-    print("\nF1, stemmed, the nearest of several references, with 95 % bootstrap intervals; those of a difference")
-    print("are of paired draws. Lead takes as many sentences (or turns) as are best on validation.")
+    print("\nF1 of stemmed words, best of several references, with 95 % bootstrap intervals; those of a difference")
+    print("are of paired draws. Lead takes the number of sentences (or turns) that is best on validation.")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from textmill import __version__
 from textmill.cli.json_output import print_json
 from textmill.cli.main import app
 
@@ -43,3 +45,17 @@ def test_json_is_what_other_programs_read(capsys: pytest.CaptureFixture[str]) ->
     told = capsys.readouterr().out
     assert "größer" in told
     assert json.loads(told, parse_constant=refuse) == {"text": "größer", "numbers": [1.5, None, None]}
+
+
+def test_help_groups_commands_in_order_of_use() -> None:
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).stdout
+    panels = re.findall(r"^╭─ (\w+) ─", shown, flags=re.MULTILINE)
+    assert panels == ["Options", "Make", "Judge", "Serve", "Inspect"]
+    for earlier, later in [("compare", "promote"), ("promote", "rollback"), ("predict", "serve"), ("serve", "lineage")]:
+        assert re.search(rf"│ {earlier} .*│ {later} ", shown, flags=re.DOTALL)
+    assert all(re.search(rf"│ {command} ", shown) for command in COMMANDS)
+
+
+def test_version_is_the_packages() -> None:
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"textmill {__version__}\n")

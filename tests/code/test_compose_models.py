@@ -9,7 +9,6 @@ import pytest
 
 from textmill.config.compose import compose
 from textmill.config.layout import Layout
-from textmill.config.plugins import build
 from textmill.errors import UserError
 from textmill.models.base import Model
 
@@ -33,7 +32,7 @@ def test_every_router_composes_and_is_built(layout: Layout) -> None:
     assert len(names) >= 9
     for name in names:
         config = compose(layout, ["model=shakespeare_moe", f"router={name}", "model.width=16", "model.n_layers=1"])
-        model = build(config.train.model, Model)
+        model = Model.build(config.train.model)
         counts = model.build_decoder(11, None).parameter_counts()
         assert counts["active"] < counts["total"]
 
@@ -41,7 +40,7 @@ def test_every_router_composes_and_is_built(layout: Layout) -> None:
 def test_small_dense_model_keeps_to_its_size(layout: Layout) -> None:
     config = compose(layout, ["model=shakespeare_dense"])
     assert config.train.model["router"] is None
-    counts = build(config.train.model, Model).build_decoder(65, None).parameter_counts()
+    counts = Model.build(config.train.model).build_decoder(65, None).parameter_counts()
     assert counts["total"] == counts["active"] <= 850_000
 
 
@@ -50,7 +49,7 @@ def test_gpt2_small_has_124_million_weights(layout: Layout) -> None:
 
     config = compose(layout, ["model=gpt2_small"])
     with torch.device("meta"):
-        counts = build(config.train.model, Model).build_decoder(50_257, None).parameter_counts()
+        counts = Model.build(config.train.model).build_decoder(50_257, None).parameter_counts()
     assert 123e6 < counts["total"] < 125e6
 
 

@@ -1,7 +1,8 @@
-"""The documentation tells the truth: links lead somewhere, excerpts are the code's, examples answer as printed."""
+"""Check the documentation: links lead to files, excerpts are in their source, examples print what the page shows."""
 
 from __future__ import annotations
 
+import ast
 import doctest
 import re
 from pathlib import Path
@@ -10,7 +11,8 @@ from textwrap import indent
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+ARCHITECTURE = ROOT / "docs/architecture.md"
 TEXTBOOK = ROOT / "docs/how-it-works.md"
 
 _BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -75,6 +77,24 @@ def test_excerpts_stand_in_their_source() -> None:
 )
 def test_an_excerpt_that_differs_is_noticed(excerpt: str, expected: bool) -> None:
     assert occurs(excerpt, "def f():\n    a = 1\n    b = 2\n    c = 3\n") is expected
+
+
+def rooms() -> list[str]:
+    """Return the rooms in the order that test_rooms.py enforces."""
+    source = (ROOT / "tests/code/test_rooms.py").read_text(encoding="utf-8")
+    return ast.literal_eval(re.findall(r"^ROOMS = (\[.*?\])$", source, re.MULTILINE | re.DOTALL)[0])
+
+
+def test_architecture_lists_the_rooms_in_their_order() -> None:
+    listed = next(text for _, text in blocks(ARCHITECTURE) if text.startswith("errors "))
+    assert re.findall(r"\w+", listed) == rooms()
+
+
+def test_readme_is_short_and_maps_the_rooms_in_their_order() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 150
+    mapped = re.findall(r"^│   .── (\w+)/", readme, re.MULTILINE)
+    assert mapped == [room for room in rooms() if (ROOT / "src/textmill" / room).is_dir()]
 
 
 @pytest.mark.slow

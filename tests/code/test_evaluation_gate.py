@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from textmill.config.sections.gate import GateConfig
-from textmill.evaluation.gate import Costs, Material, Measured, Verdict, holm, judge
+from textmill.evaluation.gate import Costs, Material, Measured, Verdict, judge
 from textmill.metrics.base import Metric
 
 ROWS = 400
@@ -175,7 +175,7 @@ def test_budgets_are_held(cost: str) -> None:
     assert failed(judge(replace(found, champion=None), limited)) == [cost]
 
 
-# -- slices and Holm -------------------------------------------------------------------------
+# -- slices ----------------------------------------------------------------------------------
 
 
 def test_harm_in_one_slice_fails_where_the_whole_gains() -> None:
@@ -187,12 +187,6 @@ def test_harm_in_one_slice_fails_where_the_whole_gains() -> None:
     small = judge(material(ours, theirs), gate(slices={"min_rows": 150}))
     assert small.status == "pass"
     assert any("1 slices of fewer than 150" in reason or "slices of fewer" in reason for reason in small.reasons)
-
-
-def test_holm_is_that_of_the_paper() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 def test_many_harmless_slices_refuse_seldom() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from textmill.config import plugins
 from textmill.config.compose import compose
 from textmill.config.layout import Layout
 from textmill.errors import UserError
@@ -73,9 +72,9 @@ def layout(tmp_path: Path, repository_root: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_outside_plugins_compose_and_work(layout: Layout, tmp_path: Path) -> None:
     config = compose(layout, ["experiment=tickets"])
-    assert plugins.build(config.prepare.task, Task).name == "ticket_routing"  # type: ignore[type-abstract]
-    assert plugins.build(config.train.model, Model).name == "ticket_model"
-    source = plugins.build(config.fetch.source, Source)  # type: ignore[type-abstract]
+    assert Task.build(config.prepare.task).name == "ticket_routing"
+    assert Model.build(config.train.model).name == "ticket_model"
+    source = Source.build(config.fetch.source)
     assert source.fetch(tmp_path / "raw", tmp_path).origin == "tickets of billing"
     assert (tmp_path / "raw/all/tickets.csv").is_file()
 

@@ -14,7 +14,6 @@ import pytest
 import uvicorn
 from support.http_client import ask
 
-from textmill.config.plugins import build
 from textmill.config.sections.generation import GenerationConfig
 from textmill.serving.application import Service, build_application
 from textmill.serving.loading import FolderSource, Identity, LoadedModel
@@ -30,7 +29,7 @@ class Parrot:
     """A real, if small, generator: says the words of its input again and again."""
 
     def __init__(self) -> None:
-        self.task = build({"_target_": "textmill.tasks.text_classification.TextClassification"}, Task)
+        self.task = Task.build({"_target_": "textmill.tasks.text_classification.TextClassification"})
         self.options = GenerationConfig(max_new_tokens=5)
         self.closed = threading.Event()
         self.may_go_on = threading.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -187,7 +188,7 @@ def test_answers_follow_their_context_through_cleaning() -> None:
         "context": list(cleaned),
         "answers": ['[{"text": "ﬁrst mill", "start": 6}, {"text": "Eling", "start": 20}]', "1785", "yes"],
     }
-    problems = QuestionAnswering.from_options().follow_cleaning({"context": given}, columns)
+    problems = QuestionAnswering.from_options().realign_targets({"context": given}, columns)
     assert problems == {2: ("answers", "'yes' is not in the context")}
     first = read_answers(columns["answers"][0], cleaned[0])
     assert [(answer.text, answer.start) for answer in first] == [("first mill", 4), ("Eling", 17)]
@@ -201,17 +202,17 @@ def test_training_needs_an_answer() -> None:
         task.fit([frame([("q", "c", "[]")])])
 
 
-def test_a_tokenizer_without_special_tokens_is_refused() -> None:
+def test_a_tokenizer_without_special_tokens_is_refused(tmp_path: Path) -> None:
     bare = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
     with pytest.raises(UserError, match="no special token"):
-        QuestionAnswering.from_options().learn_tokens({}, bare)
+        QuestionAnswering.from_options().bind_tokenizer({}, bare, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ([], "no input"),
-        (["who?"], "'who\\?' is no record"),
+        (["who?"], "neither a text nor a record: 'who\\?'"),
         ([{"question": "who?"}], "input 1: there is no context"),
         ([{"question": "", "context": "x"}], "input 1: the question is empty"),
     ],

@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from textmill.errors import UserError
+from textmill.evaluation.evaluator import evaluator_of
 from textmill.tasks.text_classification import TextClassification
 
 STATE = {"labels": ["bad", "good", "so-so"]}
@@ -106,7 +107,7 @@ def test_r_drop_adds_the_divergence_of_two_passes_in_training_only(task, tokeniz
     network = Noisy()
     batch = task.collate(task.encode(frame(["x", "y"], ["good", "bad"]), tokenizer, STATE, 8))
     regular = TextClassification.from_options(r_drop=0.5)
-    one, two = (made.loss(network.train(), batch)["loss"] for made in (task, regular))
+    one, two = (made.loss(network.train(), batch).loss for made in (task, regular))
     assert network.rows == 4
     logs = network(torch.zeros(4), None)["logits"].log_softmax(dim=1)
     kl = nn.functional.kl_div
@@ -130,7 +131,7 @@ def test_training_aims_at_the_shares_where_there_are_some(task, tokenizer):
     assert columns["label_probabilities"] == [[0.25, 0.75, 0.0], [0.0, 1.0, 0.0]]
     batch = task.collate(columns)
     logits = torch.tensor([[0.3, 0.1, -0.2], [0.0, 1.0, 0.5]])
-    loss = task.loss(lambda **_: {"logits": logits}, batch)["loss"]
+    loss = task.loss(lambda **_: {"logits": logits}, batch).loss
     logs = logits.log_softmax(dim=1)
     expected = -(0.25 * logs[0, 0] + 0.75 * logs[0, 1] + logs[1, 1]) / 2
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
@@ -190,19 +191,19 @@ def test_loss_is_smoothed_cross_entropy():
     found = task.loss(Fixed(), task.collate({"input_ids": [[1], [1]], "label_id": [0, 2]}))
     target = torch.full((2, 3), 0.1 / 3) + 0.9 * torch.nn.functional.one_hot(torch.tensor([0, 2]), 3)
     wanted = -(target * logits.log_softmax(1)).sum(1).mean()
-    assert float(found["loss"]) == pytest.approx(float(wanted), rel=1e-6)
-    assert found["logits"] is logits
+    assert float(found.loss) == pytest.approx(float(wanted), rel=1e-6)
+    assert found.outputs["logits"] is logits
 
 
 # -- figures and predictions -------------------------------------------------------------------
 
 
-def test_validation_figures_equal_scikit_learn(task):
+def test_validation_metrics_equal_scikit_learn(task):
     from sklearn.metrics import accuracy_score, f1_score, log_loss
 
     chooser = np.random.default_rng(0)
     logits, actual = chooser.normal(size=(200, 3)).astype("f4"), chooser.integers(0, 3, 200)
-    found = task.validation_figures({"logits": logits}, {"label_id": actual.tolist()}, STATE)
+    found = task.validation_metrics({"logits": logits}, {"label_id": actual.tolist()}, STATE)
     probabilities = np.exp(logits.astype(float))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     predicted = logits.argmax(axis=1)
@@ -220,17 +221,19 @@ def test_validation_figures_equal_scikit_learn(task):
 def test_predictions_and_errors(task):
     logits = np.array([[4, 0, 0], [0, 3, 0], [0, 0, 1], [9, 0, 0]], "f4")
     rows = frame(["w", "x", "y", "z"], ["bad", "bad", "good", "so-so"])
-    found = task.predictions({"logits": logits}, rows, STATE)
+    found = evaluator_of(task).predictions({"logits": logits}, rows, STATE)
     assert found["prediction"].tolist() == ["bad", "good", "so-so", "bad"]
     assert found["probability_good"].iloc[1] == found["confidence"].iloc[1] == pytest.approx(0.909443, abs=1e-6)
-    assert task.errors(found, STATE)["text"].tolist() == ["z", "x", "y"], "least probable truth first"
-    assert len(task.errors(found.head(1), STATE)) == 0
+    assert evaluator_of(task).report(found, STATE).errors["text"].tolist() == ["z", "x", "y"], (
+        "least probable truth first"
+    )
+    assert len(evaluator_of(task).report(found.head(1), STATE).errors) == 0
 
 
 def test_decode_gives_plain_probabilities(task):
     import json
 
-    (record,) = task.decode({"logits": np.array([[0, 2, 0]], "f4")}, STATE)
+    (record,) = task.answers({"logits": np.array([[0, 2, 0]], "f4")}, {}, {}, STATE)
     assert record["label"] == "good"
     assert record["probability"] == record["probabilities"]["good"] == pytest.approx(0.786986, abs=1e-6)
     assert sum(record["probabilities"].values()) == pytest.approx(1)
@@ -250,11 +253,11 @@ def test_strings_and_records_are_inputs(task):
     [
         ("", "input 2: the text is empty"),
         (" \n", "input 2: the text is empty"),
-        ({"txt": "x"}, r"input 2: no text among \['txt'\]"),
+        ({"txt": "x"}, r"input 2: there is no text among \['txt'\]"),
         ({"text": ""}, "input 2: the text is empty"),
-        (3, "input 2: 3 is no text"),
-        (None, "input 2: None is no text"),
-        (float("nan"), "input 2: nan is no text"),
+        (3, "input 2: neither a text nor a record: '3'"),
+        (None, "input 2: neither a text nor a record: 'None'"),
+        (float("nan"), "input 2: neither a text nor a record: 'nan'"),
     ],
 )
 def test_bad_inputs_are_told_by_number(task, value, message):
@@ -281,7 +284,7 @@ def words_frame(rows: int, seed: int) -> pd.DataFrame:
 
 def test_baselines_learn_from_words(task):
     train, validation, test = (words_frame(rows, seed) for rows, seed in ((80, 0), (20, 1), (40, 2)))
-    fitted = task.baselines(train, validation, STATE, {"strengths": [0.1, 10.0]}, 0)
+    fitted = evaluator_of(task).baselines(train, validation, STATE, {"strengths": [0.1, 10.0]}, 0)
     majority = fitted["majority"](test)
     assert set(majority["prediction"]) == {"good"}
     assert majority["confidence"].iloc[0] == pytest.approx((train["label"] == "good").mean())
@@ -295,15 +298,17 @@ def test_strength_is_chosen_on_validation(task):
     train, validation = words_frame(80, 0), words_frame(20, 1)
     hopeless, fine = 1e-9, 10.0  # the first leaves only the majority
     for options in ([hopeless, fine], [fine, hopeless]):
-        linear = task.baselines(train, validation, STATE, {"strengths": options}, 0)["tfidf_logistic_regression"]
+        linear = evaluator_of(task).baselines(train, validation, STATE, {"strengths": options}, 0)[
+            "tfidf_logistic_regression"
+        ]
         assert linear(validation)["prediction"].nunique() == 2
 
 
 def test_baseline_options_are_checked(task):
     with pytest.raises(UserError, match=r"evaluate\.baselines\.strenghts.*The options are models, strengths"):
-        task.baselines(words_frame(8, 0), words_frame(8, 1), STATE, {"strenghts": [1]}, 0)
+        evaluator_of(task).baselines(words_frame(8, 0), words_frame(8, 1), STATE, {"strenghts": [1]}, 0)
     with pytest.raises(UserError, match="finds no words"):
-        task.baselines(words_frame(8, 0).assign(words="!"), words_frame(8, 1), STATE, {}, 0)
+        evaluator_of(task).baselines(words_frame(8, 0).assign(words="!"), words_frame(8, 1), STATE, {}, 0)
 
 
 def test_serving_and_preparing_do_without_torch():
@@ -314,7 +319,7 @@ def test_serving_and_preparing_do_without_torch():
         task = TextClassification.from_options()
         rows = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
         state = task.fit([rows]); task.check(rows, state); task.parse_inputs(["a"])
-        task.decode({"logits": np.zeros((1, 2), "f4")}, state)
+        task.answers({"logits": np.zeros((1, 2), "f4")}, {}, {}, state)
         assert not {"torch", "transformers", "sklearn", "matplotlib"} & set(sys.modules), "heavy"
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)

@@ -54,7 +54,6 @@ def write_split(folder: Path, rows: int, seed: int) -> None:
 def make_project(root: Path) -> Layout:
     import torch
 
-    from textmill.config.plugins import build
     from textmill.models.base import Model
     from textmill.tasks.base import Task
     from textmill.training.loading import save_network
@@ -76,8 +75,8 @@ def make_project(root: Path) -> Layout:
         "intermediate_size": 64,
         "max_position_embeddings": 64,
     }
-    model = build(MODEL | {"architecture": architecture}, Model)
-    network = build(TASK, Task).build_network(model, None, {"labels": LABELS})
+    model = Model.build(MODEL | {"architecture": architecture})
+    network = Task.build(TASK).build_network(model, None, {"labels": LABELS})
     save_network(layout.trained / "model", network, network.state_dict())
     return layout
 
@@ -147,7 +146,6 @@ def test_metrics_are_those_of_the_stored_predictions(layout):
 def test_outputs_are_stored_in_the_order_of_the_rows(layout):
     import torch
 
-    from textmill.config.plugins import build
     from textmill.data.prepared import Prepared
     from textmill.models.base import Model
     from textmill.tasks.base import Task
@@ -156,7 +154,7 @@ def test_outputs_are_stored_in_the_order_of_the_rows(layout):
     prepared = Prepared(layout.prepared)
     stored = np.load(layout.evaluation / "outputs.npz")["logits"]
     assert stored.dtype == np.float32
-    network = load_network(build(TASK, Task), build(MODEL, Model), prepared.state, layout.trained)
+    network = load_network(Task.build(TASK), Model.build(MODEL), prepared.state, layout.trained)
     ids = prepared.split("test").column("input_ids").to_pylist()
     with torch.inference_mode():
         for row in (0, 17, ROWS - 1):

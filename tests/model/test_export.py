@@ -14,7 +14,6 @@ import pytest
 from support.tiny_export import MODEL, RUNTIME, STATE, TASK, build_evaluated_project, export_config
 
 from textmill.config.layout import Layout
-from textmill.config.plugins import build
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.export import parity
@@ -48,7 +47,7 @@ def model(exported: Layout, tmp_path: Path) -> Path:
 def test_graph_answers_like_the_network_at_any_size(exported: Layout, rows: int, length: int) -> None:
     import torch
 
-    network = load_network(build(TASK, Task), build(MODEL, Model), STATE, exported.trained)
+    network = load_network(Task.build(TASK), Model.build(MODEL), STATE, exported.trained)
     ids = np.random.default_rng(rows).integers(5, 40, (rows, length))
     mask = np.ones_like(ids)
     mask[-1, (length + 1) // 2 :] = 0
@@ -136,7 +135,7 @@ def test_half_precision_weights_are_stored_in_full(tmp_path: Path, evaluated: La
 
     from textmill.predicting.weights import write_weights
 
-    network = load_network(build(TASK, Task), build(MODEL, Model), STATE, evaluated.trained).bfloat16()
+    network = load_network(Task.build(TASK), Model.build(MODEL), STATE, evaluated.trained).bfloat16()
     write_weights(network, tmp_path)
     assert {value.dtype for value in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
 
@@ -194,7 +193,7 @@ def test_wrong_graph_fails_the_stage_and_keeps_the_earlier_export(
 
 
 def test_bad_int8_fails(exported: Layout) -> None:
-    task = build(TASK, Task)
+    task = Task.build(TASK)
     frame = Prepared(exported.prepared).frame("test")
     logits = np.where(frame[["label"]] == "good", [[0.0, 2.0]], [[2.0, 0.0]]).astype(np.float32)
     broken = logits.copy()

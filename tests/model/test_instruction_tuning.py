@@ -205,9 +205,9 @@ def test_inputs_that_are_no_conversation() -> None:
     task = InstructionTuning.from_options()
     for values, message in (
         ([], "no input"),
-        ([""], "is no text"),
-        ([{"messages": []}], "the conversation is no list of messages"),
-        ([3], "3 is no text"),
+        ([""], "the input is empty"),
+        ([{"messages": []}], "messages: is no list of messages"),
+        ([3], "neither a text nor a record: '3'"),
     ):
         with pytest.raises(UserError, match=message):
             task.parse_inputs(values)

@@ -11,7 +11,6 @@ import torch
 from tiny_decoder import ROUTERS, VOCABULARY, architecture, language_model, router, token_ids
 from torch.nn.functional import cross_entropy, linear
 
-from textmill.config.plugins import build
 from textmill.errors import UserError
 from textmill.models.base import Model
 from textmill.models.language_model import LanguageModel
@@ -187,13 +186,13 @@ def test_shapes_that_do_not_fit_are_refused(options: dict[str, Any], message: st
 
 
 def test_plugin_builds_a_decoder_and_no_encoder(tmp_path: Path) -> None:
-    model = build({"_target_": "textmill.models.decoder_model.DecoderModel", "n_layers": 1}, Model)
+    model = Model.build({"_target_": "textmill.models.decoder_model.DecoderModel", "n_layers": 1})
     assert isinstance(model.build_decoder(VOCABULARY, None), LanguageModel)
     with pytest.raises(UserError, match="no encoder"):
         model.build_encoder(None)
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(UserError, match="cannot take pretrained"):
         model.build_decoder(VOCABULARY, tmp_path)
-    encoder = build({"_target_": "textmill.models.pretrained_encoder.PretrainedEncoder"}, Model)
+    encoder = Model.build({"_target_": "textmill.models.pretrained_encoder.PretrainedEncoder"})
     with pytest.raises(UserError, match="no decoder"):
         encoder.build_decoder(VOCABULARY, None)

@@ -4,7 +4,6 @@ import pytest
 import torch
 from tiny_training import ARCHITECTURE, MODEL
 
-from textmill.config.plugins import build
 from textmill.config.sections.train import OptimizerConfig
 from textmill.models.base import Model
 from textmill.models.sequence_classifier import SequenceClassifier
@@ -18,7 +17,7 @@ from textmill.training.optimizer import (
 
 
 def network(**options: object) -> SequenceClassifier:
-    model = build(MODEL | {"architecture": ARCHITECTURE} | options, Model)
+    model = Model.build(MODEL | {"architecture": ARCHITECTURE} | options)
     return SequenceClassifier(model.build_encoder(None), 3)
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from textmill.data.shards import ShardWriter, open_split
+from textmill.tasks.abilities import examples_of
 from textmill.tasks.examples.packing import PackedWindows
 from textmill.tasks.language_modelling import LanguageModelling
 
@@ -70,7 +71,7 @@ def test_a_text_shorter_than_a_window_still_trains(table: pa.Table) -> None:
 
 def test_collated_windows_predict_the_next_token_and_keep_documents_apart(table: pa.Table) -> None:
     task = LanguageModelling.from_options(sequence_length=8)
-    packed = task.examples(table)
+    packed = examples_of(task, table)
     batch = task.collate(packed.__getitems__([0, 7]))
     assert batch["input_ids"].shape == (2, 8)
     assert batch["labels"][0].tolist() == (batch["input_ids"][0] + 1).tolist()

@@ -10,14 +10,15 @@ import pytest
 from support.tiny_questions import MAX_LENGTH, MODEL, TASK, prepared_project, run_stages
 
 from textmill.config.layout import Layout
-from textmill.config.plugins import build
 from textmill.data.prepared import Prepared
 from textmill.evaluation.drift import measure_drift
+from textmill.evaluation.evaluator import evaluator_of, predict_rows
 from textmill.evaluation.reference import read_reference
 from textmill.files import read_json
 from textmill.models.base import Model
 from textmill.predicting.loading import load_predictor
 from textmill.predicting.predictor import Predictor
+from textmill.tasks.abilities import drift_features_of, examples_of
 from textmill.tasks.base import Task
 from textmill.text.answers import read_answers
 from textmill.training.inference import predict_table
@@ -44,8 +45,8 @@ def test_whole_articles_are_in_one_split(project: Layout) -> None:
 
 def test_windows_hold_every_token_of_the_context_and_the_answer_where_it_is(project: Layout) -> None:
     prepared = Prepared(project.prepared)
-    task = build(TASK, Task)
-    examples = task.examples(prepared.split("train"))
+    task = Task.build(TASK)
+    examples = examples_of(task, prepared.split("train"))
     frame = examples.frame()
     assert len(examples) > len(frame), "some contexts are longer than a window"
     windows = examples.__getitems__(list(range(len(examples))))
@@ -71,8 +72,8 @@ def test_windows_hold_every_token_of_the_context_and_the_answer_where_it_is(proj
 
 
 def test_order_of_batches_does_not_change_what_a_window_gets(project: Layout) -> None:
-    task, prepared = build(TASK, Task), Prepared(project.prepared)
-    network = load_network(task, build(MODEL, Model), prepared.state, project.trained)
+    task, prepared = Task.build(TASK), Prepared(project.prepared)
+    network = load_network(task, Model.build(MODEL), prepared.state, project.trained)
     table = prepared.split("test")
     together = predict_table(network, task, table, tokens_per_batch=4096)
     alone = predict_table(network, task, table, tokens_per_batch=1)
@@ -93,12 +94,14 @@ def test_figures_stand_beside_both_baselines(project: Layout) -> None:
 
 
 def test_margin_chosen_on_validation_is_in_the_weights(project: Layout) -> None:
-    task, prepared = build(TASK, Task), Prepared(project.prepared)
-    network = load_network(task, build(MODEL, Model), prepared.state, project.trained)
+    task, prepared = Task.build(TASK), Prepared(project.prepared)
+    network = load_network(task, Model.build(MODEL), prepared.state, project.trained)
     chosen = read_json(project.trained / "metrics.json")
     assert float(network.no_answer_bias) == pytest.approx(chosen["no_answer_bias"], rel=1e-5)
     outputs = predict_table(network, task, prepared.split("validation"))
-    table = task.predictions(outputs, task.examples(prepared.split("validation")).frame(), prepared.state)
+    table = evaluator_of(task).predictions(
+        outputs, examples_of(task, prepared.split("validation")).frame(), prepared.state
+    )
     assert table["f1"].mean() == pytest.approx(chosen["f1"], abs=1e-6)
 
 
@@ -123,11 +126,11 @@ def test_predictions_of_another_encoding_are_told_apart_by_id(project: Layout) -
     """What `promote` measures: the model encodes the rows itself, whatever windows they were prepared with."""
     predictor = load_predictor(project.exported / "model", "fp32")
     frame = Prepared(project.prepared).frame("test").drop(columns=["input_ids"])
-    expected = predictor.predictions(frame)
+    expected = predict_rows(predictor, frame)
     shorter = Predictor(
         predictor.exported.model_copy(update={"max_length": MAX_LENGTH - 6}), predictor.tokenizer, predictor.session
     )
-    found = shorter.predictions(frame)
+    found = predict_rows(shorter, frame)
     assert found["id"].tolist() == expected["id"].tolist() == frame["id"].tolist()
     stored = pd.read_parquet(project.evaluation / "predictions.parquet")
     assert expected["prediction"].tolist() == stored["prediction"].tolist()
@@ -135,7 +138,7 @@ def test_predictions_of_another_encoding_are_told_apart_by_id(project: Layout) -
 
 def test_graph_takes_any_number_of_windows(project: Layout) -> None:
     predictor = load_predictor(project.exported / "model", "fp32")
-    task = build(TASK, Task)
+    task = Task.build(TASK)
     outputs = predictor.outputs_of_ids([[2, 7, 3, 9, 10, 3], [2, 7, 3, 9, 3]])
     assert outputs["start_logits"].shape == (2, 6)
     assert np.isnan(outputs["start_logits"][1, 5]) and not np.isnan(outputs["start_logits"][1, :5]).any()
@@ -143,7 +146,7 @@ def test_graph_takes_any_number_of_windows(project: Layout) -> None:
 
 
 def test_folder_can_be_trained_further(project: Layout, tmp_path: Path) -> None:
-    network = build(TASK, Task).build_network(build(MODEL, Model), project.exported / "model", {})
+    network = Task.build(TASK).build_network(Model.build(MODEL), project.exported / "model", {})
     assert float(network.no_answer_bias) == 0.0, "what one training chose is no start for the next"
 
 
@@ -152,5 +155,5 @@ def test_outputs_of_texts_of_any_length_can_be_compared_for_drift(project: Layou
     predictor = load_predictor(project.exported / "model", "fp32")
     frame = pd.DataFrame({"question": ["plot"] * 3, "context": ["plot superb", "plot awful here", "film"]})
     outputs, answers = predictor.answered(frame, frame)
-    found = measure_drift(reference, frame, {}, predictor.task.fixed_width(outputs), answers)
+    found = measure_drift(reference, frame, {}, drift_features_of(predictor.task, outputs), answers)
     assert found.outputs is not None and found.outputs[0].shape[1] == found.outputs[1].shape[1] == 4

@@ -13,7 +13,6 @@ import pytest
 from support.project import NEGATIVE, POSITIVE, SUBJECTS, write_tiny_bert
 
 from textmill.config.layout import Layout
-from textmill.config.plugins import build
 from textmill.config.sections.evaluate import EvaluateConfig
 from textmill.config.sections.export import ExportConfig
 from textmill.config.sections.prepare import PrepareConfig
@@ -149,16 +148,16 @@ def test_graphs_give_what_the_network_gave(made: tuple[str, Layout]) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("", "input 1: the text is empty"),
+        ("", "input 1: the text_a is empty"),
         ({"text_a": "film"}, "neither a text nor a pair"),
-        ({"text_a": "film", "text_b": " "}, "the text is empty"),
-        ({"text_a": "film", "text_b": 3}, "3 is no text"),
-        (7, "7 is no text"),
+        ({"text_a": "film", "text_b": " "}, "the text_b is empty"),
+        ({"text_a": "film", "text_b": 3}, "the text_b is not a text: '3'"),
+        (7, "neither a text nor a record: '7'"),
     ],
 )
 @pytest.mark.parametrize("kind", list(TASKS))
 def test_inputs_that_are_no_pair(kind: str, value: Any, message: str) -> None:
-    task = build({"_target_": TASKS[kind]}, Task)  # type: ignore[type-abstract]
+    task = Task.build({"_target_": TASKS[kind]})
     with pytest.raises(UserError, match=message):
         task.parse_inputs([value])
     with pytest.raises(UserError, match="no input"):
@@ -193,4 +192,4 @@ def test_training_splits_that_teach_nothing() -> None:
     same = pd.DataFrame({"text_a": ["x"], "text_b": ["y"], "score": ["1"], "label": ["yes"]})
     for target in TASKS.values():
         with pytest.raises(UserError, match=r"the training split"):
-            build({"_target_": target}, Task).fit([same])  # type: ignore[type-abstract]
+            Task.build({"_target_": target}).fit([same])

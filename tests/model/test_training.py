@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_training import ARCHITECTURE, MODEL, TASK, runtime_config, train_config, write_prepared
 
-from textmill.config.plugins import build
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.models.base import Model
@@ -27,11 +26,11 @@ STATE = {"labels": ["0", "1"]}
 
 
 def tiny_model(**options: Any) -> Model:
-    return build(MODEL | {"architecture": ARCHITECTURE} | options, Model)  # type: ignore[type-abstract]
+    return Model.build(MODEL | {"architecture": ARCHITECTURE} | options)
 
 
 def tiny_task() -> Task:
-    return build(TASK, Task)  # type: ignore[type-abstract]
+    return Task.build(TASK)
 
 
 class Recorder:
@@ -94,7 +93,7 @@ def test_the_result_is_the_best_validation_not_the_last(tmp_path: Path, prepared
     network.load_state_dict(trained.weights)
     outputs = predict_table(network.eval(), tiny_task(), Prepared(prepared_folder).split("validation"))
     actual = Prepared(prepared_folder).split("validation")["label_id"].to_pylist()
-    figures = tiny_task().validation_figures(outputs, {"label_id": actual}, STATE)
+    figures = tiny_task().validation_metrics(outputs, {"label_id": actual}, STATE)
     assert figures["weighted_f1"] == pytest.approx(max(scores))
 
 
@@ -178,7 +177,7 @@ def test_a_saved_network_loads_with_its_own_architecture(tmp_path: Path) -> None
     network = task.build_network(tiny_model(), None, STATE).eval()
     save_network(tmp_path / "model", network, network.state_dict())
     # Its architecture comes from model/config.json, not from the options.
-    loaded = load_network(task, build(MODEL, Model), STATE, tmp_path)
+    loaded = load_network(task, Model.build(MODEL), STATE, tmp_path)
     assert not loaded.training
     for name, value in network.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
@@ -232,7 +231,7 @@ def test_rows_of_unequal_width_are_filled_with_nan() -> None:
 
 
 def test_pretrained_weights_are_in_the_encoder(pretrained: Path) -> None:
-    encoder: Any = build(MODEL, Model).build_encoder(pretrained)
+    encoder: Any = Model.build(MODEL).build_encoder(pretrained)
     weights = load_file(pretrained / "model.safetensors")
     name = "embeddings.word_embeddings.weight"
     assert torch.equal(encoder.backbone.state_dict()[name], weights[name])
@@ -245,7 +244,7 @@ def test_weights_that_do_not_fit_are_told(tmp_path: Path, pretrained: Path) -> N
     weights = load_file(pretrained / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
     save_file(weights, tmp_path / "model.safetensors")
-    model = build(MODEL, Model)
+    model = Model.build(MODEL)
     with pytest.raises(UserError, match="do not fit the architecture"):
         model.build_encoder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
@@ -258,7 +257,7 @@ def test_weights_that_do_not_fit_are_told(tmp_path: Path, pretrained: Path) -> N
 
 def test_neither_weights_nor_architecture_is_told() -> None:
     with pytest.raises(UserError, match="no pretrained weights and no architecture"):
-        build(MODEL, Model).build_encoder(None)
+        Model.build(MODEL).build_encoder(None)
 
 
 @pytest.mark.parametrize(("kind", "positions"), [("bert", 20), ("roberta", 18)])  # RoBERTa's first two are no token's

@@ -131,7 +131,11 @@ def test_the_commands_translate_and_do_not_go_on(exported: Layout) -> None:
     assert set(answer["translation"].split()) <= set(WORDS.values())
     wrong = runner.invoke(app, ["generate", "a dog", "--model", folder])
     assert isinstance(wrong.exception, UserError) and "textmill predict" in str(wrong.exception)
-    for value, reason in (("  ", "empty"), ({"txt": "a"}, "is no text"), (3, "is no text")):
+    for value, reason in (
+        ("  ", "empty"),
+        ({"txt": "a"}, "there is no text among"),
+        (3, "neither a text nor a record"),
+    ):
         with pytest.raises(UserError, match=reason):
             load_predictor(exported.exported / "model").predict([value])
 

@@ -37,6 +37,7 @@ def drift(
     from textmill.evaluation.new_texts import read_new_texts
     from textmill.evaluation.reference import read_reference
     from textmill.predicting.loading import load_predictor
+    from textmill.tasks.abilities import drift_features_of
 
     columns = dict(_pair(text) for text in column or [])
     folder = _folder(reference)
@@ -44,7 +45,7 @@ def drift(
     expected = read_reference(folder)
     new = read_new_texts(file, predictor.task, predictor.exported.cleaning, columns, rows)
     outputs, answers = predictor.answered(new.frame, new.frame) if expected.outputs else ({}, [])
-    comparable = predictor.task.fixed_width(outputs)
+    comparable = drift_features_of(predictor.task, outputs)
     result = measure_drift(expected, new.frame, new.targets, comparable, answers)
     if html is not None:
         from textmill.evaluation.drift_report import render_drift

@@ -46,9 +46,11 @@ def generate(
 
     Example: textmill generate "To be" --temperature 0.8 --stop "\n\n"
     """
+    from textmill.tasks.abilities import ContinuesText
+
     texts = read_inputs(prompts or [], file, "generate from")
     generator = load_model(model)
-    if not generator.task.continues:
+    if not isinstance(generator.task, ContinuesText):
         raise UserError("this model answers inputs; it does not generate text", fix="Use `textmill predict`")
     options = {
         "max_new_tokens": max_new_tokens,

@@ -1,9 +1,12 @@
-"""The `textmill` command: its verbs, and how it ends."""
+"""Define the command `textmill`: its subcommands in groups, its version and its exit status."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from textmill import __version__
 from textmill.cli.adopt import adopt
 from textmill.cli.card import card
 from textmill.cli.choose import choose
@@ -21,31 +24,36 @@ from textmill.cli.summary import summary
 from textmill.cli.verify import verify
 from textmill.errors import one_line_errors
 
-app = typer.Typer(
-    help="From raw text to a promoted, served language model, every step reproducible.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command()(predict)
-app.command()(server)
-app.command()(serve)
-app.command()(generate)
-app.command()(summary)
-app.command()(choose)
-app.command()(compare)
-app.command()(promote)
-app.command()(rollback)
-app.command()(history)
-app.command()(lineage)
-app.command()(verify)
-app.command()(reproduce)
-app.command()(adopt)
-app.command()(card)
-app.command()(drift)
+# In the order of use; `--help` shows them so.
+COMMANDS = {
+    "Make": (choose, summary, adopt),
+    "Judge": (compare, promote, rollback, history),
+    "Serve": (predict, generate, serve, server),
+    "Inspect": (lineage, verify, reproduce, card, drift),
+}
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+for group, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=group)(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"textmill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train, judge and serve language models. `dvc repro` runs the pipeline; these commands work with its results."""
 
 
 def main() -> None:
-    """Run the command. A mistake the user can mend ends it with one line and status 1."""
+    """Run the command. An error that the user can correct ends it with one line and status 1."""
     with one_line_errors("textmill"):
         app()

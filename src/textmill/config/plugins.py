@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 from pydantic import ValidationError
 
@@ -37,45 +37,51 @@ class Plugin:
         """
         return cls(cls.Config.model_validate(options))
 
+    @classmethod
+    def find(cls, target: str) -> type[Self]:
+        """Import the class at the dotted path `target`.
 
-PluginT = TypeVar("PluginT", bound=Plugin)
+        Raises:
+            UserError: The class does not exist, or is not a subclass of this one.
+        """
+        found: type[Self] = import_class(target, cls)
+        return found
+
+    @classmethod
+    def build(cls, spec: Mapping[str, Any]) -> Self:
+        """Build the plugin that `spec` names.
+
+        Args:
+            spec: Options with the class's dotted path under `_target_`.
+
+        Raises:
+            UserError: The class does not exist or is not a subclass of this one, or an option is wrong.
+        """
+        options = dict(spec)
+        target = options.pop(TARGET, None)
+        if not isinstance(target, str):
+            raise UserError(f"no {TARGET} in {options!r}", fix=f"Name the class under {TARGET}")
+        try:
+            return cls.find(target).from_options(**options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise UserError(f"{target}: {key} = {first['input']!r}: {first['msg']}") from error
 
 
-def find(target: str, expected: type[PluginT]) -> type[PluginT]:
+def import_class(target: str, kind: Any) -> Any:
     """Import the class at the dotted path `target`.
 
     Raises:
-        UserError: There is no such module or class, or it is no `expected`.
+        UserError: The class does not exist, or is not a subclass of `kind`.
     """
     for old, new in _MOVED.items():
         target = new + target.removeprefix(old) if target.startswith(old) else target
     module_name, _, class_name = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
+        named = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"cannot import the class {target!r} ({error})", where=TARGET) from error
-    if not (isinstance(found, type) and issubclass(found, expected)):
-        raise UserError(f"{target!r} is no {expected.__name__}", where=TARGET)
-    return found
-
-
-def build(spec: Mapping[str, Any], expected: type[PluginT]) -> PluginT:
-    """Build the plugin that `spec` names.
-
-    Args:
-        spec: Options with the class's dotted path under `_target_`.
-        expected: The kind of plugin wanted.
-
-    Raises:
-        UserError: The class is missing or of another kind, or an option is wrong.
-    """
-    options = dict(spec)
-    target = options.pop(TARGET, None)
-    if not isinstance(target, str):
-        raise UserError(f"no {TARGET} in {options!r}", fix=f"Name the class under {TARGET}")
-    try:
-        return find(target, expected).from_options(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(f"{target}: {key} = {first['input']!r}: {first['msg']}") from error
+    if not (isinstance(named, type) and issubclass(named, kind)):
+        raise UserError(f"{target!r} is not a {kind.__name__}", where=TARGET)
+    return named

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from textmill.config.plugins import TARGET, Plugin, find
+from textmill.config.plugins import TARGET, Plugin
 from textmill.config.section import Section
 from textmill.config.sections.evaluate import EvaluateConfig
 from textmill.config.sections.export import ExportConfig
@@ -52,7 +52,7 @@ def plugin_class(spec: Mapping[str, Any]) -> type[Plugin]:
     target = spec.get(TARGET)
     if not isinstance(target, str):
         raise UserError("names no class")
-    return find(target, Plugin)
+    return Plugin.find(target)
 
 
 def check_plugins(config: PipelineConfig) -> None:

@@ -23,6 +23,7 @@ from textmill.data.rejects import RejectFile
 from textmill.data.staging import FILE, ROW, Staging
 from textmill.data.text import WHOLE, Part
 from textmill.errors import UserError
+from textmill.tasks.abilities import RealignsTargets
 from textmill.text.rejected_rows import RejectedRow, excerpt
 
 if TYPE_CHECKING:
@@ -160,8 +161,9 @@ class Intaker:
         given = {name: mapped[name] for name in self._task.text_columns}
         for name in (*self._task.text_columns, *self._task.text_target_columns):
             mapped[name] = self._cleaned(name, mapped[name], problems)
-        for position, problem in self._task.follow_cleaning(given, mapped).items():
-            problems.setdefault(position, problem)
+        if isinstance(self._task, RealignsTargets):
+            for position, problem in self._task.realign_targets(given, mapped).items():
+                problems.setdefault(position, problem)
         self._reject(label, raw.lines, mapped, problems)
         columns: dict[str, list[Any]] = _without({**mapped, ROW: raw.lines}, problems)
         frame = as_frame(columns, [*self._task.text_columns, *self._task.target_columns])

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.layout import Layout
-from textmill.config.plugins import build
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.data.encoding import SplitEncoder, learn_state, training_texts
@@ -43,7 +42,7 @@ def prepare(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> No
 
     if runtime.workers is not None:
         os.environ.setdefault("RAYON_NUM_THREADS", str(runtime.workers))
-    task = build(config.task, Task)  # type: ignore[type-abstract]
+    task = Task.build(config.task)
     with atomic_folder(layout.prepared) as partial, Painter() as painter:
         with RejectFile(partial / "rejects.csv") as rejects, tempfile.TemporaryDirectory(dir=partial) as staged:
             report = _fill(config, task, layout, rejects, partial, Path(staged))
@@ -66,8 +65,8 @@ def _fill(
         selection = select(config, intake, staging, task.text_columns)
         texts = training_texts(task, staging, selection.split)
         tokenizer = make_tokenizer(config.tokenizer, texts, layout.pretrained, partial / "tokenizer")
-        state = task.learn_tokens(learn_state(task, staging, selection.split), tokenizer)
-        state = task.learn_files(state, partial / "tokenizer")
+        state = learn_state(task, staging, selection.split)
+        state = task.bind_tokenizer(state, tokenizer, partial / "tokenizer")
         encoder = SplitEncoder(config, task, state, tokenizer)
         figures = encoder.run(staging, intake, selection, rejects, partial)
     _check_rejects(config, rejects, intake.rows, layout)

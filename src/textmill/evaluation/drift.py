@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +26,7 @@ from textmill.evaluation.reference import (
     unseen_shares,
     word_lists,
 )
+from textmill.metrics.holm import holm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,15 +172,10 @@ def measure_drift(
 
 def _flagged(measures: Sequence[Measure]) -> list[Measure]:
     """Holm's procedure over the p-values, and the limits of the effects; flagged ones first."""
-    order = sorted(range(len(measures)), key=lambda index: measures[index].p_value)
-    beyond_chance: set[int] = set()
-    for rank, index in enumerate(order):
-        if measures[index].p_value > _ALPHA / (len(measures) - rank):
-            break
-        beyond_chance.add(index)
+    adjusted = holm([measure.p_value for measure in measures])
     judged = [
-        Measure(**{**asdict(found), "flagged": index in beyond_chance and found.effect >= found.limit})
-        for index, found in enumerate(measures)
+        replace(measure, flagged=p_value <= _ALPHA and measure.effect >= measure.limit)
+        for measure, p_value in zip(measures, adjusted, strict=True)
     ]
     return sorted(judged, key=lambda found: (not found.flagged, -found.effect / found.limit))
 

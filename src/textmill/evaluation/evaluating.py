@@ -9,22 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from textmill.config.layout import Layout
-from textmill.config.plugins import build
 from textmill.config.sections.evaluate import EvaluateConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.data.prepared import SPLITS, Prepared
 from textmill.errors import UserError
+from textmill.evaluation.evaluator import Evaluator, ExaminesNetwork, Report, evaluator_of
 from textmill.evaluation.figures import Figures, measure
 from textmill.evaluation.slices import LENGTH, cut_slices
 from textmill.files import sha256_folder
-from textmill.metrics.base import Findings, Outputs, Section
+from textmill.metrics.base import Outputs, Section
 from textmill.metrics.bootstrap import Bootstrap
 from textmill.models.base import Model
+from textmill.tasks.abilities import GeneratesText, examples_of
 from textmill.tasks.base import Task
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
 
 _TOKENS_PER_BATCH = 4096
@@ -42,7 +44,7 @@ class Evaluation:
         outputs: The network's raw outputs, in the same order.
         errors: The wrong predictions, worst first, as many as configured.
         sections: The task's own parts of the report.
-        findings: The task's own figures, which have no interval.
+        own_metrics: The task's own metrics without an interval.
         rows: Number of rows of each split.
     """
 
@@ -53,7 +55,7 @@ class Evaluation:
     outputs: Outputs
     errors: pd.DataFrame
     sections: list[Section]
-    findings: dict[str, float]
+    own_metrics: dict[str, float]
     rows: dict[str, int]
 
 
@@ -79,12 +81,13 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
     Raises:
         UserError: Something is missing, a slice column is unknown, or a figure is no finite number.
     """
-    task = build(config.task, Task)  # type: ignore[type-abstract]
-    model = build(config.model, Model)
+    task = Task.build(config.task)
+    model = Model.build(config.model)
     prepared = Prepared(layout.prepared)
     state = prepared.state
     test = prepared.split("test")
-    examples = task.examples(test)
+    evaluator = evaluator_of(task)
+    examples = examples_of(task, test)
     if len(examples) < 2:
         raise UserError(
             f"the test split has {len(examples)} rows, too few to measure on",
@@ -94,13 +97,14 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
     frame = examples.frame()
     slices = cut_slices(frame, config.slice_columns, config.min_slice)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(_baseline_predictions, task, prepared, frame, config)
-        outputs, findings = _predict(task, model, prepared, layout.trained, runtime.trainer.accelerator)
+        waiting = pool.submit(_baseline_predictions, evaluator, prepared, frame, config)
+        outputs, examined = _predict(evaluator, model, prepared, layout.trained, runtime.trainer.accelerator)
         baselines = waiting.result()
-    predictions = task.predictions(outputs, frame, state)
+    predictions = evaluator.predictions(outputs, frame, state)
+    report = evaluator.report(predictions, state)
     figures = measure(
         task,
-        task.metrics(state),
+        evaluator.metrics(state),
         predictions,
         baselines,
         slices,
@@ -112,18 +116,18 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
         figures=figures,
         predictions=predictions.assign(**{name: frame[name].to_numpy() for name in (LENGTH, *config.slice_columns)}),
         outputs=outputs,
-        errors=task.errors(predictions, state).head(config.worst),
-        sections=[*task.report_sections(predictions, state), *findings.sections],
-        findings=dict(findings.figures),
+        errors=(pd.DataFrame() if report.errors is None else report.errors).head(config.worst),
+        sections=[*report.sections, *examined.sections],
+        own_metrics={**report.metrics, **examined.metrics},
         rows={name: prepared.split(name).num_rows for name in SPLITS},
     )
 
 
 def _baseline_predictions(
-    task: Task, prepared: Prepared, frame: pd.DataFrame, config: EvaluateConfig
+    evaluator: Evaluator, prepared: Prepared, frame: pd.DataFrame, config: EvaluateConfig
 ) -> dict[str, pd.DataFrame]:
-    columns = task.baseline_columns
-    fitted: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = task.baselines(
+    columns = evaluator.baseline_columns
+    fitted: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = evaluator.baselines(
         prepared.frame("train", columns),
         prepared.frame("validation", columns),
         prepared.state,
@@ -133,10 +137,14 @@ def _baseline_predictions(
     return {name: predict(frame) for name, predict in fitted.items()}
 
 
-def _predict(task: Task, model: Model, prepared: Prepared, trained: Path, accelerator: str) -> tuple[Outputs, Findings]:
-    network = load_for_answers(task, model, prepared, trained, accelerator)
-    outputs = split_outputs(task, network, prepared, "test")
-    return outputs, task.examine(network, outputs, prepared.tokenizer_folder, prepared.state)
+def _predict(
+    evaluator: Evaluator, model: Model, prepared: Prepared, trained: Path, accelerator: str
+) -> tuple[Outputs, Report]:
+    network = load_for_answers(evaluator.task, model, prepared, trained, accelerator)
+    outputs = split_outputs(evaluator.task, network, prepared, "test")
+    if not isinstance(evaluator, ExaminesNetwork):
+        return outputs, Report()
+    return outputs, evaluator.examine(network, outputs, prepared.tokenizer_folder, prepared.state)
 
 
 def load_for_answers(task: Task, model: Model, prepared: Prepared, trained: Path, accelerator: str) -> torch.nn.Module:
@@ -156,9 +164,9 @@ def split_outputs(
 
     table = prepared.split(split)
     outputs = predict_table(network, task, table, tokens_per_batch=_TOKENS_PER_BATCH, autocast=autocast)
-    if task.generates and not task.continues:
+    if isinstance(task, GeneratesText):
         tokenizer = load_tokenizer(prepared.tokenizer_folder)
-        outputs |= task.written(network, table.column("input_ids").to_pylist(), tokenizer, prepared.state)
+        outputs |= task.generate(network, table.column("input_ids").to_pylist(), tokenizer, prepared.state)
     return outputs
 
 

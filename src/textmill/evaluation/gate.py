@@ -18,6 +18,7 @@ from textmill.evaluation.figures import GROUP
 from textmill.evaluation.slices import LENGTH, Slice, cut_slices
 from textmill.metrics.base import Metric
 from textmill.metrics.bootstrap import Bootstrap, intervals, paired_test
+from textmill.metrics.holm import holm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,16 +132,6 @@ def judge(material: Material, config: GateConfig) -> Verdict:
     ):
         checks += _budget(material, name, budget)
     return Verdict(checks)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number, so that any of them errs no more often than one (Holm 1979)."""
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, position in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[position]))
-        adjusted[position] = highest
-    return adjusted
 
 
 def _closed(name: str, questions: Callable[[], Iterator[Check]]) -> list[Check]:

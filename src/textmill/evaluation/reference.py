@@ -23,6 +23,7 @@ from textmill.data.prepared import Prepared
 from textmill.data.words import word_splitter
 from textmill.errors import UserError
 from textmill.files import read_json, write_json
+from textmill.tasks.abilities import drift_features_of, examples_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +97,7 @@ def write_reference(task: Task, prepared: Prepared, outputs: Outputs, splitter: 
     train, test = _evenly(prepared, "train", columns), _evenly(prepared, "test", columns)
     answers: list[dict[str, Any]] = []
     if outputs:
-        frame = task.examples(prepared.split("test")).frame()
+        frame = examples_of(task, prepared.split("test")).frame()
         rows = {str(name): frame[name].tolist() for name in frame}
         answers = task.answers(outputs, rows, rows, prepared.state)
     reference = Reference(
@@ -106,7 +107,7 @@ def write_reference(task: Task, prepared: Prepared, outputs: Outputs, splitter: 
         texts={name: _text(train[name], test[name], splitter) for name in task.text_columns},
         targets=categories({name: train[name].tolist() for name in task.target_columns}),
         answers=categories(fields(answers)),
-        outputs=_sample(features(task.fixed_width(outputs))) if outputs else [],
+        outputs=_sample(features(drift_features_of(task, outputs))) if outputs else [],
     )
     write_json(folder / REFERENCE_FILE, reference.model_dump(mode="json"))
 

@@ -39,7 +39,7 @@ def write_evaluation(found: Evaluation, config: EvaluateConfig, title: str, fold
 
     plots = folder / "plots"
     plots.mkdir(parents=True)
-    summary = found.figures.summary() | ({"findings": found.findings} if found.findings else {})
+    summary = found.figures.summary() | ({"findings": found.own_metrics} if found.own_metrics else {})
     for name, values in (("metrics.json", summary), ("figures.json", found.figures.details())):
         # in their own order, the main metric first
         (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

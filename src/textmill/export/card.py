@@ -6,6 +6,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from textmill.files import read_optional
+from textmill.tasks.abilities import ContinuesText
 
 if TYPE_CHECKING:
     from textmill.config.layout import Layout
@@ -51,7 +52,7 @@ def render_generator_card(
         "generator_card.md.jinja",
         title=title,
         task=task.name.replace("_", " "),
-        continues=task.continues,
+        continues=isinstance(task, ContinuesText),
         pretrained=read_optional(layout.pretrained / "provenance.json"),
         prompts=[next(iter(record.values())) for record in task.example_inputs()],
         corpus=read_optional(layout.raw / "provenance.json"),

@@ -40,6 +40,7 @@ def write_checkpoint(
     from transformers.utils import logging
 
     from textmill.models.to_transformers import matching_model_type, save_as_transformers
+    from textmill.tasks.abilities import examples_of
 
     if matching_model_type(model) is None:
         return {}
@@ -51,7 +52,7 @@ def write_checkpoint(
         shutil.copyfile(path, folder / path.name)
     loaded: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     loaded.eval()
-    examples = task.examples(prepared.split("test"))
+    examples = examples_of(task, prepared.split("test"))
     batch = task.collate(examples.__getitems__(list(range(min(_WINDOWS, len(examples))))))
     with torch.inference_mode():
         expected = model(batch["input_ids"])["logits"]

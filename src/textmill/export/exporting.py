@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.layout import Layout
-from textmill.config.plugins import build
 from textmill.config.sections.export import ExportConfig
 from textmill.data.prepared import SPLITS, Prepared
 from textmill.errors import UserError
@@ -19,6 +18,7 @@ from textmill.files import read_optional, sha256_folder, write_json
 from textmill.models.base import Model
 from textmill.models.lora import merge_adapters, without_adapters
 from textmill.predicting.exported import ExportedModel, write_manifest, write_specification
+from textmill.tasks.abilities import ContinuesText, GeneratesText, examples_of, generates, natural_inputs
 from textmill.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     """
     from textmill.training.loading import load_network
 
-    task = build(config.task, Task)  # type: ignore[type-abstract]
-    model = build(config.model, Model)
+    task = Task.build(config.task)
+    model = Model.build(config.model)
     prepared = Prepared(layout.prepared)
     _existing(layout.evaluation / "outputs.npz", "evaluate")
     network = load_network(task, model, prepared.state, layout.trained).float()
@@ -85,7 +85,7 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
 
     target = folder / MODEL_FOLDER
     exported = write_served(config, task, prepared, network, target)
-    check = _check_generator if task.generates else _check_graphs
+    check = _check_generator if generates(task) else _check_graphs
     parity, sizes = check(config, task, prepared, exported, layout, network, target)
     write_json(target / PROVENANCE_FILE, _provenance(layout, prepared))
     manifest_sha256 = write_manifest(target)
@@ -107,8 +107,8 @@ def write_served(config: ExportConfig, task: Task, prepared: Prepared, network: 
 
     shutil.copytree(prepared.tokenizer_folder, target)
     write_weights(network, target)
-    if task.generates:
-        generation = task.generation or config.generation
+    if generates(task):
+        generation = task.generation if isinstance(task, GeneratesText) else config.generation
         exported = _specification(config, prepared, outputs=[], graphs={}).model_copy(update={"generation": generation})
     else:
         exported = _write_graphs(config, task, prepared, network, target)
@@ -148,7 +148,7 @@ def _check_generator(
     from textmill.export.card import render_generator_card
     from textmill.export.checkpoint import CHECKPOINT_FOLDER, write_checkpoint
 
-    if task.continues:
+    if isinstance(task, ContinuesText):
         parity = write_checkpoint(network, task, prepared, target / CHECKPOINT_FOLDER, config.checkpoint_tolerance)
     else:
         parity = _agreement(task, prepared, exported, network.to("cpu"), layout.evaluation / "outputs.npz")
@@ -218,7 +218,7 @@ def _write_examples(task: Task, prepared: Prepared, model: Path, target: Path) -
     """Let the finished folder answer some test rows, or prompts, as a user would ask."""
     from textmill.predicting.loading import load_predictor
 
-    rows = task.natural_inputs(prepared.split("test").slice(0, EXAMPLES))
+    rows = natural_inputs(task, prepared.split("test").slice(0, EXAMPLES))
     write_json(target, {"inputs": rows, "outputs": load_predictor(model).predict(rows)})
 
 
@@ -256,7 +256,7 @@ def _check(task: Task, prepared: Prepared, exported: ExportedModel, folder: Path
 
     from textmill.predicting.predictor import Predictor, open_session
 
-    examples = task.examples(prepared.split("test"))
+    examples = examples_of(task, prepared.split("test"))
     frame, columns = examples.frame(), examples.columns()
     ids = {name: columns[name] for name in task.sequence_columns.values()}
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from textmill.errors import UserError
+from textmill.evaluation.evaluator import evaluator_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,11 +50,12 @@ def measure(task: Task, state: State, frame: pd.DataFrame, torch: Outputs, fp32:
         fp32: Outputs of the fp32 graph.
         int8: Outputs of the int8 graph.
     """
-    metric = task.deciding_metric(state)
+    evaluator = evaluator_of(task)
+    metric = evaluator.main_metric(state)
     every_row = np.arange(len(frame))[None]
 
     def score(outputs: Outputs) -> float:
-        table = task.predictions(outputs, frame, state)
+        table = evaluator.predictions(outputs, frame, state)
         columns = {str(name): table[name].to_numpy() for name in table}
         return float(metric.score(columns, every_row)[0])
 

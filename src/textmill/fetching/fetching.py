@@ -6,7 +6,6 @@ import logging
 from dataclasses import asdict
 
 from textmill.config.layout import Layout
-from textmill.config.plugins import build
 from textmill.config.sections.fetch import FetchConfig
 from textmill.errors import UserError
 from textmill.fetching.sources.base import Source
@@ -21,7 +20,7 @@ def fetch_corpus(config: FetchConfig, layout: Layout) -> None:
     Raises:
         UserError: The source is not there, cannot be reached, or has a wrong digest.
     """
-    source = build(config.source, Source)  # type: ignore[type-abstract]
+    source = Source.build(config.source)
     with atomic_folder(layout.raw) as partial:
         files = partial / "files"
         files.mkdir()

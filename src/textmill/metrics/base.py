@@ -49,11 +49,3 @@ class Section:
     table: pd.DataFrame | None = None
     figures: Mapping[str, Figure] = field(default_factory=dict)
     plots: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What a task found by letting the trained network work: parts of the report, and plain figures."""
-
-    sections: list[Section] = field(default_factory=list)
-    figures: Mapping[str, float] = field(default_factory=dict)

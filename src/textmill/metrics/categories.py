@@ -8,12 +8,16 @@ the number of labels or bins, never its square. The figures follow scikit-learn 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from textmill.metrics.base import Metric
+from textmill.text.labels import label_names
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CALIBRATION_BINS = 15
 
@@ -64,6 +68,57 @@ def category_metrics(labels: Sequence[str]) -> list[Metric]:
             for name, figure in (("f1", f1), ("precision", precision), ("recall", recall))
         ),
     ]
+
+
+def softmax(logits: NDArray[np.float32]) -> Floats:
+    """Return probabilities over the last axis, in double precision."""
+    shifted = np.asarray(logits, float)
+    powers = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
+    probabilities: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def validation_metrics(logits: NDArray[np.float32], actual: Sequence[int], labels: Sequence[str]) -> dict[str, float]:
+    """Return `weighted_f1`, `macro_f1`, `accuracy` and `loss` (cross-entropy without smoothing)."""
+    targets, rows = np.asarray(actual, np.intp), np.arange(len(actual))
+    probabilities = softmax(logits)
+    counts = count(targets, probabilities.argmax(axis=1), rows[None], len(labels))
+    return {
+        "weighted_f1": float(weighted_f1(counts)[0]),
+        "macro_f1": float(macro_f1(counts)[0]),
+        "accuracy": float(accuracy(counts)[0]),
+        "loss": float(-np.log(np.clip(probabilities[rows, targets], np.finfo(float).tiny, 1.0)).mean()),
+    }
+
+
+def category_answers(logits: NDArray[np.float32], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Return `label`, its `probability`, and the `probabilities` of all labels, for each row."""
+    return [
+        {"label": labels[best], "probability": row[best], "probabilities": dict(zip(labels, row, strict=True))}
+        for row in softmax(logits).tolist()
+        for best in [max(range(len(labels)), key=row.__getitem__)]
+    ]
+
+
+def category_table(
+    probabilities: Floats, frame: pd.DataFrame, labels: Sequence[str], columns: Sequence[str]
+) -> pd.DataFrame:
+    """Return some columns of `frame`, its `label`, and each row's most probable label as `prediction`.
+
+    Args:
+        probabilities: Shape (rows, labels); they become the columns `probability_LABEL`.
+        frame: The rows.
+        labels: Names in the order of the probabilities.
+        columns: Those of `frame` that are kept where it has them.
+    """
+    import pandas as pd
+
+    table: dict[str, Any] = {name: frame[name].to_numpy() for name in columns if name in frame}
+    if "label" in frame:
+        table["label"] = label_names(frame["label"]).to_numpy()
+    table["prediction"] = np.asarray(labels, dtype=object)[probabilities.argmax(axis=1)]
+    table["confidence"] = probabilities.max(axis=1)
+    return pd.DataFrame(table | {f"probability_{label}": probabilities[:, i] for i, label in enumerate(labels)})
 
 
 def encode(values: NDArray[Any], labels: Sequence[str]) -> Integers:

@@ -23,7 +23,7 @@ def shares(outputs: Outputs) -> NDArray[np.float64]:
     return share
 
 
-def figures(outputs: Outputs) -> dict[str, float]:
+def routing_metrics(outputs: Outputs) -> dict[str, float]:
     """Means over the layers.
 
     Returns:

@@ -65,7 +65,7 @@ def repetition(tokens: Sequence[int], n: int = 4) -> float:
     return 1 - distinct(tokens, n)
 
 
-def figures(samples: Sequence[Sample]) -> dict[str, float]:
+def sample_metrics(samples: Sequence[Sample]) -> dict[str, float]:
     """Means over the samples of a temperature: `samples/FIGURE_greedy` and `samples/FIGURE_drawn`."""
     found = {}
     for name, chosen in (

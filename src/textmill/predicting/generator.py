@@ -94,10 +94,11 @@ class Generator(Predictor):
         device = self.model.output_weight.device
         with torch.inference_mode():
             found = task.loss(self.model, {name: tensor.to(device) for name, tensor in batch.items()})
-        return {name: values.float().cpu().numpy() for name, values in found.items() if values.ndim}
+        return {name: values.float().cpu().numpy() for name, values in found.outputs.items()}
 
     def _encoded(self, prompts: Sequence[Any]) -> list[list[int]]:
-        texts = self.task.prompts(self.task.parse_inputs(prompts), self.exported.state)
+        task: Any = self.task  # one that continues text
+        texts = task.prompts(task.parse_inputs(prompts), self.exported.state)
         return [self.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
 
     def _steps(self, prompts: list[list[int]], options: GenerationConfig) -> Iterator[list[int | None]]:

@@ -9,6 +9,7 @@ from textmill.config import plugins
 from textmill.errors import UserError
 from textmill.predicting.exported import read_specification, verify
 from textmill.predicting.predictor import Predictor, open_session
+from textmill.tasks.abilities import ContinuesText
 from textmill.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ def load_predictor(folder: Path, precision: Precision = "int8", *, threads: int 
         from textmill.predicting.generator import Generator
         from textmill.predicting.writer import Writer
 
-        task: type[Task] = plugins.find(str(exported.task[plugins.TARGET]), Task)  # type: ignore[type-abstract]
-        kind: type[Generator | Writer] = Generator if task.continues else Writer
+        task = Task.find(str(exported.task[plugins.TARGET]))
+        kind: type[Generator | Writer] = Generator if issubclass(task, ContinuesText) else Writer
         return kind.load_verified(folder, exported, threads=threads)
     if precision not in exported.graphs:
         raise UserError(f"no {precision} graph here", where=str(folder), fix=f"Choose among {sorted(exported.graphs)}")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from textmill.config import plugins
 from textmill.predicting.exported import ExportedModel
+from textmill.tasks.abilities import sequences_of
 from textmill.tasks.base import Task
 from textmill.text.batches import length_batches, pad, restore_order
 
@@ -52,7 +52,7 @@ class Predictor:
         tokens_per_batch: int = 2048,
     ) -> None:
         self.exported = exported
-        self.task: Task = plugins.build(exported.task, Task)  # type: ignore[type-abstract]
+        self.task = Task.build(exported.task)
         self.tokenizer = tokenizer
         self.session = session
         self.head = head
@@ -76,26 +76,26 @@ class Predictor:
     def answered(self, frame: pd.DataFrame, given: pd.DataFrame) -> tuple[Outputs, list[dict[str, Any]]]:
         """Raw outputs and natural answers for rows of texts, clean and as they were given."""
         columns = self._columns(frame)
-        outputs = self.outputs_of_columns(self.task.sequences(columns))
+        outputs = self.outputs_of_columns(sequences_of(self.task, columns))
         clean, raw = ({name: texts[name].tolist() for name in self.task.text_columns} for texts in (frame, given))
         return outputs, self.task.answers(outputs, {**clean, **columns}, raw, self.exported.state)
 
-    def predictions(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """The task's table of predictions for clean rows with their targets.
+    def outputs_for_targets(self, frame: pd.DataFrame) -> tuple[Outputs, pd.DataFrame]:
+        """Return raw outputs for clean rows with their targets, and the rows with their encoded columns.
 
         Only the texts are encoded: the model need not know every target.
         """
         columns = self._columns(frame[list(self.task.text_columns)])
-        outputs = self.outputs_of_columns(self.task.sequences(columns))
+        outputs = self.outputs_of_columns(sequences_of(self.task, columns))
         own = {name: values for name, values in columns.items() if name not in self.task.sequence_columns.values()}
-        return self.task.predictions(outputs, frame.assign(**own), self.exported.state)
+        return outputs, frame.assign(**own)
 
     def outputs(self, frame: pd.DataFrame) -> Outputs:
         """Raw outputs for rows that have the task's text columns, a row for each sequence that the network sees."""
-        return self.outputs_of_columns(self.task.sequences(self._columns(frame)))
+        return self.outputs_of_columns(sequences_of(self.task, self._columns(frame)))
 
     def outputs_of_columns(self, columns: Mapping[str, Sequence[Sequence[int]]]) -> Outputs:
-        """Raw outputs for `Task.sequences`; the network reads those of each column by themselves."""
+        """Raw outputs for `sequences_of`; the network reads those of each column by themselves."""
         outputs = {
             name + ending: values
             for ending, column in self.task.sequence_columns.items()

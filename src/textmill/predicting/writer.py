@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textmill.config.plugins import build
 from textmill.models.base import Model
 from textmill.predicting.predictor import Predictor
 from textmill.training.loading import config_alone
@@ -17,11 +16,10 @@ if TYPE_CHECKING:
 
     from textmill.metrics.base import Outputs
     from textmill.predicting.exported import ExportedModel
-    from textmill.tasks.base import Task
 
 
 class Writer(Predictor):
-    """An exported model whose answers are texts of their own (see `Task.written`).
+    """An exported model whose answers are texts of their own (see `GeneratesText`).
 
     Args:
         exported: What the folder's `textmill.json` says.
@@ -42,7 +40,8 @@ class Writer(Predictor):
 
     def outputs_of_ids(self, input_ids: Sequence[Sequence[int]]) -> Outputs:
         """What is written about tokenised texts, one text a row."""
-        outputs: Outputs = self.task.written(self.network, input_ids, self.tokenizer, self.exported.state)
+        task: Any = self.task  # one that generates text
+        outputs: Outputs = task.generate(self.network, input_ids, self.tokenizer, self.exported.state)
         return outputs
 
 
@@ -61,8 +60,8 @@ def load_network(folder: Path, exported: ExportedModel, *, threads: int | None =
 
     if threads is not None:
         torch.set_num_threads(threads)
-    task: Task = build(exported.task, Task)  # type: ignore[type-abstract]
-    model = build(exported.model, Model)
+    task = Task.build(exported.task)
+    model = Model.build(exported.model)
     with config_alone(folder) as shape:
         network: Any = task.build_network(model, shape, exported.state)
     read_weights(network, folder)

@@ -122,8 +122,8 @@ def _columns(problem: Problem, path: Path, layout: Layout) -> dict[str, str]:
 def _task_class(layout: Layout, name: str) -> Any:
     import yaml
 
-    from textmill.config.plugins import TARGET, find
+    from textmill.config.plugins import TARGET
     from textmill.tasks.base import Task
 
     options = yaml.safe_load((layout.conf / "task" / f"{name}.yaml").read_text(encoding="utf-8"))
-    return find(str(options[TARGET]), Task)
+    return Task.find(str(options[TARGET]))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from textmill.config.plugins import build
 from textmill.data.prepared import Prepared
 from textmill.models.base import Model
 from textmill.predicting.loading import Precision, load_predictor
 from textmill.selection.candidates import Candidate
 from textmill.selection.results import ServingCost
 from textmill.selection.trials import SPLIT, BaselineTrial
+from textmill.tasks.abilities import generates, natural_inputs
 from textmill.tasks.base import Task
 
 _ROWS = 50
@@ -38,16 +38,16 @@ def measure_network(candidate: Candidate, prepared: Prepared) -> ServingCost:
     from textmill.training.loading import with_architecture
 
     config, layout = candidate.config, candidate.layout
-    task = build(config.prepare.task, Task)  # type: ignore[type-abstract]
+    task = Task.build(config.prepare.task)
     torch.manual_seed(config.train.seed)
     pretrained = with_architecture(layout.pretrained)
-    network: Any = task.build_network(build(config.train.model, Model), pretrained, prepared.state).eval().float()
+    network: Any = task.build_network(Model.build(config.train.model), pretrained, prepared.state).eval().float()
     merge_adapters(network)
     folder = layout.root / "served"
     write_served(config.export, task, prepared, network, folder)
     write_manifest(folder)
     predictor = load_predictor(folder, _SERVED)
-    rows, repeats = (_GENERATION_ROWS, 1) if task.generates else (_ROWS, _REPEATS)
+    rows, repeats = (_GENERATION_ROWS, 1) if generates(task) else (_ROWS, _REPEATS)
     [latency] = latencies([predictor], _inputs(task, prepared, rows), repeats)
     return ServingCost(latency, size(folder, predictor, _SERVED))
 
@@ -63,7 +63,7 @@ def measure_baseline(baseline: BaselineTrial) -> ServingCost:
 
 
 def _inputs(task: Task, prepared: Prepared, rows: int) -> list[dict[str, Any]]:
-    return task.natural_inputs(prepared.split(SPLIT).slice(0, rows))[:rows]
+    return natural_inputs(task, prepared.split(SPLIT).slice(0, rows))[:rows]
 
 
 class _BaselinePredictor:

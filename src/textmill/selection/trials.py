@@ -7,16 +7,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from textmill.config.plugins import build
 from textmill.config.sections.train import TrainConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.evaluation.evaluating import load_for_answers, split_outputs
+from textmill.evaluation.evaluator import evaluator_of
 from textmill.metrics.bootstrap import Bootstrap, Interval, intervals, paired_test
 from textmill.models.base import Model
 from textmill.selection.candidates import Candidate
 from textmill.selection.halving import TrainingCost
 from textmill.selection.results import Rung
+from textmill.tasks.abilities import GeneratesText, examples_of
 from textmill.tasks.base import Task
 from textmill.training.datamodule import PreparedDataModule
 from textmill.training.loading import MODEL_FOLDER, WEIGHTS_FILE, save_network
@@ -50,8 +51,9 @@ class Trial(ABC):
         self.name = candidate.name
         self.candidate = candidate
         self.prepared = prepared
-        self.task = build(candidate.config.prepare.task, Task)  # type: ignore[type-abstract]
-        self.metric = self.task.deciding_metric(prepared.state)
+        self.task = Task.build(candidate.config.prepare.task)
+        self.evaluator = evaluator_of(self.task)
+        self.metric = self.evaluator.main_metric(prepared.state)
         self.rungs: list[Rung] = []
         self.predictions: pd.DataFrame | None = None
         self.cost = TrainingCost(0.0, 0.0, 0.0)
@@ -176,17 +178,17 @@ class NetworkTrial(Trial):
 
     def _predictions(self, trained: Trained, autocast: bool) -> pd.DataFrame:
         """Return predictions for the validation split, from the training's last validation where complete."""
-        frame = self.task.examples(self.prepared.split(SPLIT)).frame()
+        frame = examples_of(self.task, self.prepared.split(SPLIT)).frame()
         outputs = trained.outputs
-        if outputs is None or (self.task.generates and not self.task.continues):
+        if outputs is None or isinstance(self.task, GeneratesText):
             config, layout = self.candidate.config, self.candidate.layout
-            model = build(config.train.model, Model)
+            model = Model.build(config.train.model)
             network = load_for_answers(
                 self.task, model, self.prepared, layout.trained, config.runtime.trainer.accelerator
             )
             # The precision of the training: speed matters here.
             outputs = split_outputs(self.task, network, self.prepared, SPLIT, autocast=autocast)
-        return self.task.predictions(outputs, frame, self.prepared.state)
+        return self.evaluator.predictions(outputs, frame, self.prepared.state)
 
 
 class BaselineTrial(Trial):
@@ -198,7 +200,7 @@ class BaselineTrial(Trial):
 
     def __init__(self, candidate: Candidate, prepared: Prepared, clock: Clock, run: StageRun) -> None:
         super().__init__(candidate, prepared, clock, run)
-        columns = self.task.baseline_columns
+        columns = self.evaluator.baseline_columns
         self._train = prepared.frame("train", columns)
         self._validation = prepared.frame(SPLIT, columns)
         self.predict: Callable[[pd.DataFrame], pd.DataFrame] | None = None
@@ -214,7 +216,7 @@ class BaselineTrial(Trial):
         config = self.candidate.config.evaluate
         rows = max(1, round(share * len(self._train)))
         part = self._train.sample(n=rows, random_state=config.seed)
-        fitted = self.task.baselines(part, self._validation, self.prepared.state, config.baselines, config.seed)
+        fitted = self.evaluator.baselines(part, self._validation, self.prepared.state, config.baselines, config.seed)
         name = str(self.candidate.baseline)
         if name not in fitted:
             known = f"{self.task.name} has {', '.join(fitted)}"

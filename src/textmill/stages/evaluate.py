@@ -27,7 +27,7 @@ def main(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> None
             {descriptions.NOTE: descriptions.run_description(runtime.tracking_experiment, found.figures.summary())}
         )
         run.log_configuration("evaluate", config, layout)
-        run.log_metrics({**found.figures.flat(), **found.findings})
+        run.log_metrics({**found.figures.flat(), **found.own_metrics})
         run.log_folder(folder, "evaluation")
         run.write_reference(folder / "run.json")
 

@@ -10,9 +10,8 @@ from pydantic import Field
 from textmill.config.section import Section as Options
 from textmill.errors import UserError
 from textmill.metrics.base import Outputs
-from textmill.tasks.base import State
+from textmill.tasks.base import State, StepOutput
 from textmill.tasks.summary_texts import SummaryTexts, SummaryTextsConfig
-from textmill.text.checks import parsed_texts
 from textmill.text.rejected_rows import RejectedRow
 from textmill.text.sentences import unit_spans, unit_texts
 
@@ -55,6 +54,7 @@ class ExtractiveSummarisation(SummaryTexts):
     config: ExtractiveSummarisationConfig
 
     name = "extractive_summarisation"
+    evaluator = "textmill.evaluation.evaluators.extractive_summarisation.ExtractiveSummarisationEvaluator"
     monitor = "validation/gain"
     monitor_mode = "max"
 
@@ -70,7 +70,7 @@ class ExtractiveSummarisation(SummaryTexts):
             raise UserError("the training split has no text", fix="Give more rows")
         return {}
 
-    def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:  # noqa: ARG002 - nothing is learned
+    def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
         """Rows without a text or a summary, and texts without a unit to choose."""
         rejects: dict[int, RejectedRow] = {}
         for name in ("text", "summary"):
@@ -82,7 +82,7 @@ class ExtractiveSummarisation(SummaryTexts):
                 rejects[position] = RejectedRow(position, "text", f"has no {self.config.units} to choose among")
         return [rejects[position] for position in sorted(rejects)]
 
-    def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:  # noqa: ARG002
+    def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:
         """`input_ids`, `length`, and `units`: to which unit each token belongs, -1 to none.
 
         With summaries also `gains`: the mean of ROUGE-1 and -2 of each unit alone, 0 to 100. Of a text of
@@ -110,7 +110,7 @@ class ExtractiveSummarisation(SummaryTexts):
 
     # -- train ------------------------------------------------------------------------------
 
-    def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:  # noqa: ARG002
+    def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
         """The model's encoder with a linear score of each token."""
         from textmill.models.token_scorer import TokenScorer
 
@@ -134,7 +134,7 @@ class ExtractiveSummarisation(SummaryTexts):
             batch |= {"units": torch.from_numpy(units), "gains": torch.from_numpy(gains)}
         return batch
 
-    def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> StepOutput:
         """Cross-entropy of the units' scores to what they share with the references, and `scores` (B, T, 1)."""
         import torch
 
@@ -149,9 +149,9 @@ class ExtractiveSummarisation(SummaryTexts):
         scores = (sums / counts.clamp(min=1)).masked_fill(~there, -torch.inf)
         target = (gains / _TEMPERATURE).masked_fill(~there, -torch.inf).softmax(dim=1)
         each = -(target * scores.log_softmax(dim=1).masked_fill(~there, 0)).sum(dim=1)
-        return {"loss": each.mean(), "scores": outputs["scores"]}
+        return StepOutput(each.mean(), {"scores": outputs["scores"]})
 
-    def validation_figures(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:  # noqa: ARG002
+    def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
         """`gain`: the mean ROUGE of the chosen units each by itself; `loss`, how far that is from the best choice."""
         import numpy as np
 
@@ -162,16 +162,7 @@ class ExtractiveSummarisation(SummaryTexts):
             best.append(np.mean(sorted(gains)[-len(positions) :]))
         return {"gain": float(np.mean(chosen)), "loss": float(np.mean(best) - np.mean(chosen))}
 
-    # -- evaluate ---------------------------------------------------------------------------
-
-    def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
-        """`id`, `text`, `summary` (the reference), `prediction`, and ROUGE of each row."""
-        from textmill.metrics import rouge
-
-        found = self._selections(outputs, frame["text"].tolist(), frame["units"].tolist())
-        return rouge.table(frame, "summary", [" ".join(texts) for texts, _ in found])
-
-    def _selections(
+    def selections(
         self, outputs: Outputs, texts: Sequence[str], units: Sequence[Sequence[int]]
     ) -> list[tuple[list[str], list[float]]]:
         """The chosen units of each text in their order, and their scores."""
@@ -190,23 +181,19 @@ class ExtractiveSummarisation(SummaryTexts):
         best = [int(position) for position in np.argsort(-values, kind="stable")[: self.config.selected]]
         return sorted(position for position in best if np.isfinite(values[position])) or [0]
 
-    # -- export and serving -----------------------------------------------------------------
-
-    def parse_inputs(self, values: Sequence[Any]) -> pd.DataFrame:
-        """Strings, or records with a `text`; see `parsed_texts`."""
-        return parsed_texts(values, "text")
+    # -- serve ------------------------------------------------------------------------------
 
     def answers(
         self,
         outputs: Outputs,
         rows: Mapping[str, Sequence[Any]],
-        given: Mapping[str, Sequence[str]],  # noqa: ARG002 - the summary is made of the cleaned text
-        state: State,  # noqa: ARG002
+        given: Mapping[str, Sequence[str]],
+        state: State,
     ) -> list[dict[str, Any]]:
         """`summary`, and the `sentences` that it is made of with their `scores`."""
         return [
             {"summary": " ".join(texts), "sentences": texts, "scores": scores}
-            for texts, scores in self._selections(outputs, rows["text"], rows["units"])
+            for texts, scores in self.selections(outputs, rows["text"], rows["units"])
         ]
 
 

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from textmill.config.section import Section as Options
 from textmill.errors import UserError
-from textmill.metrics.base import Findings, Metric, Outputs, Section
-from textmill.tasks.base import State, Task
+from textmill.metrics.base import Outputs
+from textmill.tasks.abilities import ContinuesText
+from textmill.tasks.base import State, StepOutput, Task
+from textmill.tasks.language_modelling import likelihood_answers
 from textmill.text import chat
+from textmill.text.inputs import Input, not_blank
 from textmill.text.rejected_rows import RejectedRow
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     import pandas as pd
     import torch
-    from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
     from textmill.models.base import Model
     from textmill.models.language_model import LanguageModel
-
-_FIX = 'Give a text, or {"messages": [{"role": "user", "content": "..."}]}'
 
 
 class InstructionTuningConfig(Options):
@@ -45,7 +44,34 @@ class InstructionTuningConfig(Options):
     sample_tokens: Annotated[int, Field(ge=1)] = 60
 
 
-class InstructionTuning(Task):
+class Conversation(Input):
+    """`messages` as JSON; a text alone (a string, or a record with `text`) is what the user says."""
+
+    messages: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_alone(cls, value: Any) -> Any:
+        text = value.get("text") if isinstance(value, Mapping) and "messages" not in value else value
+        if isinstance(text, str):
+            value = {"messages": [{"role": "user", "content": not_blank(text)}]}
+        if isinstance(value, Mapping) and isinstance(value.get("messages"), list):
+            value = {"messages": json.dumps(value["messages"], ensure_ascii=False)}
+        return value
+
+    @field_validator("messages")
+    @classmethod
+    def _is_a_conversation(cls, messages: str) -> str:
+        chat.parse_messages(messages)
+        return messages
+
+    @classmethod
+    def form(cls) -> str:
+        """Return what a user should give, for an error message."""
+        return 'Give a text, or {"messages": [{"role": "user", "content": "..."}]}'
+
+
+class InstructionTuning(Task, ContinuesText):
     """Maximum likelihood of the assistant's answers; what others say is read, but not learned.
 
     The column `messages` holds conversations as JSON: lists of records with `role` (`system`, `user`
@@ -58,14 +84,13 @@ class InstructionTuning(Task):
     config: InstructionTuningConfig
 
     name = "instruction_tuning"
+    evaluator = "textmill.evaluation.evaluators.instruction_tuning.InstructionTuningEvaluator"
     text_columns = ("messages",)
     target_columns = ()
     stratify_column = None
     main_metric = "loss"
     monitor = "validation/loss"
     monitor_mode = "min"
-    generates = True
-    continues = True
 
     # -- prepare ----------------------------------------------------------------------------
 
@@ -79,32 +104,31 @@ class InstructionTuning(Task):
             raise UserError("the training split has no conversation", fix="Give more")
         return {}
 
-    def learn_tokens(self, state: State, tokenizer: Tokenizer) -> State:
-        """The vocabulary's size."""
-        return {**state, "vocabulary_size": tokenizer.get_vocab_size()}
-
-    def learn_files(self, state: State, tokenizer: Path) -> State:
-        """The chat template, the special tokens that it may name, and the id that ends an answer.
+    def bind_tokenizer(self, state: State, tokenizer: Tokenizer, folder: Path) -> State:
+        """Return the state with the vocabulary's size, the chat template with its special tokens, and the end's id.
 
         Raises:
-            UserError: There is no template, or the tokenizer names no token for the end.
+            UserError: There is no template, or the tokenizer names no token that ends an answer.
         """
-        from tokenizers import Tokenizer
-
-        found, special = chat.read_template(tokenizer)
-        template = self.config.chat_template or found
+        own, special = chat.read_template(folder)
+        template = self.config.chat_template or own
         if template is None:
             raise UserError(
                 "the tokenizer has no chat template",
-                where=str(tokenizer),
+                where=str(folder),
                 fix="Choose a model that was made for conversations, or set task.chat_template",
             )
         if "eos_token" not in special:
-            raise UserError("the tokenizer names no eos_token", where=str(tokenizer / "tokenizer_config.json"))
-        end = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).token_to_id(special["eos_token"])
-        return {**state, "end_of_text": end, "chat_template": template, "special_tokens": special}
+            raise UserError("the tokenizer names no eos_token", where=str(folder / "tokenizer_config.json"))
+        return {
+            **state,
+            "vocabulary_size": tokenizer.get_vocab_size(),
+            "end_of_text": tokenizer.token_to_id(special["eos_token"]),
+            "chat_template": template,
+            "special_tokens": special,
+        }
 
-    def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:  # noqa: ARG002 - nothing is learned
+    def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
         """Rows that are no conversation, or in which the assistant says nothing."""
         rejects = []
         for position, value in enumerate(frame["messages"].tolist()):
@@ -159,7 +183,7 @@ class InstructionTuning(Task):
             labels[row, : len(ids) - 1] = np.where(np.asarray(answer)[1:] == 1, ids[1:], IGNORED)
         return {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
 
-    def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> StepOutput:
         """Mean negative log-likelihood in nats of the answers' tokens.
 
         Beside it, for each conversation: `nll`, the sum over its answers, and their tokens, `targets`.
@@ -170,98 +194,18 @@ class InstructionTuning(Task):
         labels = batch["labels"]
         states = model.hidden_states(batch["input_ids"]).states
         likelihood, each = mean_cross_entropy(states, model.output_weight, labels)
-        return {"loss": likelihood, "nll": each.sum(dim=1), "targets": (labels != IGNORED).sum(dim=1)}
+        return StepOutput(likelihood, {"nll": each.sum(dim=1), "targets": (labels != IGNORED).sum(dim=1)})
 
-    def validation_figures(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:  # noqa: ARG002
+    def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
         """`loss` in nats per token and `perplexity`."""
         loss = float(outputs["nll"].sum(dtype=float)) / max(1.0, float(outputs["targets"].sum(dtype=float)))
         return {"loss": loss, "perplexity": math.exp(min(loss, 700))}
 
-    # -- evaluate ---------------------------------------------------------------------------
-
-    def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
-        """`id`, `messages`, `nll` (nats) and `targets` of each conversation."""
-        return _likelihoods(outputs["nll"], outputs["targets"], frame)
-
-    def metrics(self, state: State) -> list[Metric]:  # noqa: ARG002 - the same for every model
-        """Loss in nats per token of the answers, and perplexity."""
-        import numpy as np
-
-        def loss(columns: Mapping[str, NDArray[Any]], index: NDArray[np.intp]) -> NDArray[np.float64]:
-            rate: NDArray[np.float64] = columns["nll"][index].sum(axis=1) / columns["targets"][index].sum(axis=1)
-            return rate
-
-        return [
-            Metric("loss", loss, higher_is_better=False),
-            Metric("perplexity", lambda c, i: np.exp(np.minimum(loss(c, i), 700)), higher_is_better=False),
-        ]
-
-    @property
-    def baseline_columns(self) -> list[str]:
-        """The tokens of the answers."""
-        return ["answer_ids"]
-
-    def baselines(
-        self,
-        train: pd.DataFrame,
-        validation: pd.DataFrame,  # noqa: ARG002
-        state: State,
-        options: Mapping[str, Any],  # noqa: ARG002
-        seed: int,  # noqa: ARG002
-    ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
-        """`unigram`: every token as likely as it is frequent in the answers of the training split."""
-        import numpy as np
-
-        counts = np.bincount(np.concatenate(list(train["answer_ids"])), minlength=state["vocabulary_size"]) + 1.0
-        surprise = -np.log(counts / counts.sum())
-
-        def predict(frame: pd.DataFrame) -> pd.DataFrame:
-            found = [np.asarray(tokens, np.int64) for tokens in frame["answer_ids"]]
-            nats = np.array([surprise[tokens].sum() for tokens in found])
-            return _likelihoods(nats, np.array([len(tokens) for tokens in found]), frame)
-
-        return {"unigram": predict}
-
-    def report_sections(self, predictions: pd.DataFrame, state: State) -> list[Section]:  # noqa: ARG002
-        """None that figures alone could fill; see `examine`."""
-        return []
-
-    def examine(self, network: torch.nn.Module, outputs: Outputs, tokenizer: Path, state: State) -> Findings:  # noqa: ARG002
-        """Answers to the configured prompts."""
-        from tokenizers import Tokenizer
-
-        from textmill.metrics import samples
-
-        model: LanguageModel = network  # type: ignore[assignment]
-        prompts = self.prompts(self.parse_inputs(self.config.prompts), state)
-        loaded = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
-        written = samples.draw(model, loaded, prompts, state["end_of_text"], self.config.sample_tokens)
-        return Findings([samples.section(written)], samples.figures(written))
-
-    def errors(self, predictions: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
-        """The conversations whose answers surprised the model most: loss per token."""
-        table = predictions[predictions["targets"] > 0]
-        table = table.assign(loss=table["nll"] / table["targets"])[["id", "messages", "loss"]]
-        return table.sort_values("loss", ascending=False, ignore_index=True)
-
-    # -- export and serving -----------------------------------------------------------------
+    # -- serve ------------------------------------------------------------------------------
 
     def example_inputs(self) -> list[dict[str, Any]]:
         """The configured prompts."""
         return [{"text": prompt} for prompt in self.config.prompts]
-
-    def parse_inputs(self, values: Sequence[Any]) -> pd.DataFrame:
-        """What a user says (a string, or a record with `text`), or records with `messages`, as the column `messages`.
-
-        Raises:
-            UserError: There is no input, or one is no conversation.
-        """
-        import pandas as pd
-
-        if len(values) == 0:
-            raise UserError("no input", fix=_FIX)
-        asked = [_parse(value, f"input {position}") for position, value in enumerate(values, start=1)]
-        return pd.DataFrame({"messages": asked})
 
     def prompts(self, frame: pd.DataFrame, state: State) -> list[str]:
         """The conversations as the model reads them, up to where it is to speak."""
@@ -270,10 +214,16 @@ class InstructionTuning(Task):
             chat.render(chat.parse_messages(value), template, special, ask=True) for value in frame["messages"].tolist()
         ]
 
-    def decode(self, outputs: Outputs, state: State) -> list[dict[str, Any]]:  # noqa: ARG002
-        """How likely each conversation's answers are: `loss` in nats per token and `perplexity`."""
-        losses = (outputs["nll"] / outputs["targets"]).tolist()
-        return [{"loss": loss, "perplexity": math.exp(min(loss, 700))} for loss in losses]
+    @property
+    def input_model(self) -> type[Input]:
+        """A conversation."""
+        return Conversation
+
+    def answers(
+        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], given: Mapping[str, Sequence[str]], state: State
+    ) -> list[dict[str, Any]]:
+        """Return how likely each conversation's answers are: `loss` in nats per token and `perplexity`."""
+        return likelihood_answers(outputs)
 
 
 def _problem(value: Any) -> str | None:
@@ -286,26 +236,3 @@ def _problem(value: Any) -> str | None:
     if not any(message["role"] == "assistant" for message in messages):
         return "has no answer of the assistant's"
     return None
-
-
-def _parse(value: Any, where: str) -> str:
-    if isinstance(value, Mapping):
-        if "messages" in value:
-            given = value["messages"]
-            value = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
-            try:
-                chat.parse_messages(value)
-            except ValueError as error:
-                raise UserError(f"the conversation {error}", where=where, fix=_FIX) from error
-            return str(value)
-        value = value.get("text")
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{value!r} is no text", where=where, fix=_FIX)
-    return json.dumps([{"role": "user", "content": value}], ensure_ascii=False)
-
-
-def _likelihoods(nats: NDArray[Any], targets: NDArray[Any], frame: pd.DataFrame) -> pd.DataFrame:
-    import pandas as pd
-
-    columns = {"id": frame["id"].to_numpy(), "messages": frame["messages"].to_numpy()}
-    return pd.DataFrame({**columns, "nll": nats.astype(float), "targets": targets.astype(float)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -10,8 +10,9 @@ from pydantic import Field
 
 from textmill.config.section import Section as Options
 from textmill.errors import UserError
-from textmill.metrics.base import Metric, Outputs, Section
-from textmill.tasks.base import State, Task
+from textmill.metrics.base import Outputs
+from textmill.tasks.abilities import CalibratesWeights, CutsExamples, DriftFeatures, RealignsTargets
+from textmill.tasks.base import State, StepOutput, Task
 from textmill.text.rejected_rows import RejectedRow
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 _BIAS = "no_answer_bias"
 _OF_WINDOW = ("start_position", "end_position")
-_FORM = 'Give {"question": "...", "context": "..."}'
 
 
 class QuestionAnsweringConfig(Options):
@@ -44,7 +44,7 @@ class QuestionAnsweringConfig(Options):
     overlap: Annotated[int, Field(ge=0)] = 64
 
 
-class QuestionAnswering(Task):
+class QuestionAnswering(Task, RealignsTargets, CutsExamples, CalibratesWeights, DriftFeatures):
     """The passage of a context that answers a question; none where the context does not tell.
 
     A context longer than the model is shown as several overlapping windows, and the best passage of
@@ -59,6 +59,7 @@ class QuestionAnswering(Task):
     config: QuestionAnsweringConfig
 
     name = "question_answering"
+    evaluator = "textmill.evaluation.evaluators.question_answering.QuestionAnsweringEvaluator"
     text_columns = ("question", "context")
     target_columns = ("answers",)
     stratify_column = None
@@ -78,8 +79,8 @@ class QuestionAnswering(Task):
             raise UserError("no question of the training split has an answer", fix="Map prepare.read.columns.answers")
         return {}
 
-    def learn_tokens(self, state: State, tokenizer: Any) -> State:
-        """The same state.
+    def bind_tokenizer(self, state: State, tokenizer: Any, folder: Path) -> State:
+        """Return the same state.
 
         Raises:
             UserError: The tokenizer puts no special token at the beginning, which could stand for "no answer".
@@ -89,7 +90,7 @@ class QuestionAnswering(Task):
             raise UserError("the tokenizer puts no special token before a text", where="prepare.tokenizer", fix=fix)
         return state
 
-    def follow_cleaning(
+    def realign_targets(
         self, given: Mapping[str, Sequence[str | None]], columns: dict[str, list[str | None]]
     ) -> dict[int, tuple[str, str]]:
         """The answers as they stand in the cleaned context, all in one form."""
@@ -107,7 +108,7 @@ class QuestionAnswering(Task):
                 problems[position] = "answers", str(error)
         return problems
 
-    def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:  # noqa: ARG002 - nothing is learned
+    def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
         """Rows without a question or a context, and those with an answer that is not in the context."""
         from textmill.text.answers import problem_of
 
@@ -115,7 +116,7 @@ class QuestionAnswering(Task):
         problems = [problem_of(*row) for row in zip(*columns, strict=True)]
         return [RejectedRow(position, *problem) for position, problem in enumerate(problems) if problem]
 
-    def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:  # noqa: ARG002
+    def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:
         """Windows of each row, one after the other: `input_ids`, `token_starts` and `token_ends` in the context.
 
         And `window_lengths`, `length` (tokens of question and context), and, where there are answers,
@@ -157,7 +158,7 @@ class QuestionAnswering(Task):
         rows = zip(columns["input_ids"], columns["window_lengths"], strict=True)
         return {"input_ids": [window for ids, lengths in rows for window in cut(ids, lengths)]}
 
-    def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:  # noqa: ARG002
+    def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
         """The model's encoder with a head that scores the ends of a passage."""
         from textmill.models.span_extractor import SpanExtractor
 
@@ -175,8 +176,8 @@ class QuestionAnswering(Task):
         targets = [name for name in _OF_WINDOW if name in rows]
         return batch | {name: torch.as_tensor(np.asarray(rows[name], np.int64)) for name in targets}
 
-    def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Mean cross-entropy of both ends over a window's tokens, beside `start_logits` and `end_logits` (B, T)."""
+    def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> StepOutput:
+        """Compute the mean cross-entropy of both ends over a window's tokens; `start_logits`, `end_logits` (B, T)."""
         import torch
         from torch.nn.functional import cross_entropy
 
@@ -186,16 +187,16 @@ class QuestionAnswering(Task):
             cross_entropy(outputs[f"{end}_logits"].float().masked_fill(padding, -torch.inf), batch[f"{end}_position"])
             for end in ("start", "end")
         ]
-        return {"loss": torch.stack(parts).mean(), **outputs}
+        return StepOutput(torch.stack(parts).mean(), outputs)
 
-    def validation_figures(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:  # noqa: ARG002
+    def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
         """`f1` and `exact_match` at the margin that serves F1 best, the `no_answer_bias` for it, and `loss`."""
         import numpy as np
 
         from textmill.metrics.passages import passages_of, scores, true_texts
         from textmill.metrics.spans import best_margin, cross_entropy
 
-        spans = self._spans(outputs, rows)
+        spans = self.best_spans(outputs, rows)
         true = [true_texts(*pair) for pair in zip(rows["answers"], rows["context"], strict=True)]
         exact, f1 = scores(passages_of(rows["context"], spans.start, spans.end), true)
         declined = np.array([float(not texts) for texts in true])
@@ -210,61 +211,15 @@ class QuestionAnswering(Task):
             "loss": float(np.mean(losses)),
         }
 
-    def settle(self, weights: dict[str, torch.Tensor], figures: Mapping[str, float]) -> dict[str, torch.Tensor]:
-        """The weights with the bias for "no answer" that served best."""
-        return weights | {_BIAS: weights[_BIAS] + figures[_BIAS]} if weights else weights
+    def calibrate_weights(
+        self, weights: dict[str, torch.Tensor], metrics: Mapping[str, float]
+    ) -> dict[str, torch.Tensor]:
+        """Return the weights with the bias for "no answer" that gave the best F1."""
+        return weights | {_BIAS: weights[_BIAS] + metrics[_BIAS]} if weights else weights
 
-    # -- evaluate ---------------------------------------------------------------------------
+    # -- serve ------------------------------------------------------------------------------
 
-    def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
-        """`id`, `question`, `answers`, `prediction` with `start` and `end`, its `margin`, `exact_match` and `f1`."""
-        from textmill.metrics.passages import passage_table
-
-        spans = self._spans(outputs, frame)
-        return passage_table(frame, spans.start, spans.end, spans.margin)
-
-    def metrics(self, state: State) -> list[Metric]:  # noqa: ARG002 - there is nothing to know
-        """F1 and exact match, over all questions and over those with and without an answer."""
-        from textmill.metrics.passages import passage_metrics
-
-        return passage_metrics()
-
-    @property
-    def baseline_columns(self) -> list[str]:
-        """Questions, contexts and answers."""
-        return ["id", *self.text_columns, *self.target_columns]
-
-    def baselines(
-        self,
-        train: pd.DataFrame,
-        validation: pd.DataFrame,
-        state: State,  # noqa: ARG002
-        options: Mapping[str, Any],
-        seed: int,  # noqa: ARG002
-    ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
-        """`no_answer` to any question, and `best_sentence`: the one nearest to the question, where it is near enough.
-
-        How near it must be is chosen on validation, for the highest F1.
-        """
-        from textmill.metrics.baselines.sentence_baseline import fit_baselines
-
-        return fit_baselines(train, validation, options)
-
-    def report_sections(self, predictions: pd.DataFrame, state: State) -> list[Section]:  # noqa: ARG002
-        """Where answers were given."""
-        from textmill.metrics.passages import passage_sections
-
-        return passage_sections(predictions)
-
-    def errors(self, predictions: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
-        """The answers that share nothing with the true ones or should not be; those given most surely first."""
-        from textmill.metrics.passages import passage_errors
-
-        return passage_errors(predictions)
-
-    # -- export and serving -----------------------------------------------------------------
-
-    def fixed_width(self, outputs: Outputs) -> Outputs:
+    def drift_features(self, outputs: Outputs) -> Outputs:
         """The first token's scores and the highest one, of each window."""
         import numpy as np
 
@@ -276,34 +231,12 @@ class QuestionAnswering(Task):
         questions = ("When was the mill built?", "Who owns the mill?")
         return [{"question": question, "context": context} for question in questions]
 
-    def parse_inputs(self, values: Sequence[Any]) -> pd.DataFrame:
-        """Records with `question` and `context`, as a frame with these columns.
-
-        Raises:
-            UserError: There is no input, or one is empty or of another kind.
-        """
-        import pandas as pd
-
-        if len(values) == 0:
-            raise UserError("no input", fix=_FORM)
-        for position, value in enumerate(values, start=1):
-            where = f"input {position}"
-            if not isinstance(value, Mapping):
-                raise UserError(f"{str(value)[:60]!r} is no record", where=where, fix=_FORM)
-            for name in self.text_columns:
-                text = value.get(name)
-                if not isinstance(text, str):
-                    raise UserError(f"there is no {name}", where=where, fix=_FORM)
-                if not text.strip():
-                    raise UserError(f"the {name} is empty", where=where, fix=_FORM)
-        return pd.DataFrame({name: [value[name] for value in values] for name in self.text_columns})
-
     def answers(
         self,
         outputs: Outputs,
         rows: Mapping[str, Sequence[Any]],
         given: Mapping[str, Sequence[str]],
-        state: State,  # noqa: ARG002
+        state: State,
     ) -> list[dict[str, Any]]:
         """`answer`, its `start` and `end` in the context as it was given, and a `score` between 0.5 and 1.
 
@@ -312,9 +245,10 @@ class QuestionAnswering(Task):
         """
         from textmill.metrics.passages import passage_records
 
-        return passage_records(self._spans(outputs, rows), rows["context"], given["context"])
+        return passage_records(self.best_spans(outputs, rows), rows["context"], given["context"])
 
-    def _spans(self, outputs: Outputs, rows: Any) -> Spans:
+    def best_spans(self, outputs: Outputs, rows: Any) -> Spans:
+        """Return the best passage of each row, over all its windows."""
         from textmill.metrics.spans import best_spans
 
         return best_spans(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from textmill.config.section import Section as Options
 from textmill.errors import UserError
-from textmill.metrics.base import Metric, Outputs, Section
+from textmill.metrics.base import Outputs
 from textmill.tasks.base import State
-from textmill.tasks.sentence_pairs import EMBEDDINGS, FIRST, SECOND, SentencePairs, cosines
+from textmill.tasks.sentence_pairs import EMBEDDINGS, SentencePairs, cosines
 from textmill.text.rejected_rows import RejectedRow
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class SemanticSimilarity(SentencePairs):
     config: SemanticSimilarityConfig
 
     name = "semantic_similarity"
+    evaluator = "textmill.evaluation.evaluators.semantic_similarity.SemanticSimilarityEvaluator"
     target_columns = ("score",)
     encoded_targets: ClassVar[Mapping[str, str]] = {"scaled_score": "float32"}
     stratify_column = None
@@ -75,7 +76,7 @@ class SemanticSimilarity(SentencePairs):
             raise UserError("all scores of the training split are the same", fix="Give pairs of different scores")
         return {}
 
-    def check_targets(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:  # noqa: ARG002
+    def check_targets(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
         """Rows whose score is missing, no number, or out of range."""
         rejects = []
         for position, value in enumerate(frame["score"].tolist()):
@@ -93,7 +94,7 @@ class SemanticSimilarity(SentencePairs):
         low, high = self.config.lowest, self.config.highest
         return None if low <= number <= high else f"is {number:g}, not between {low:g} and {high:g}"
 
-    def encode_targets(self, frame: pd.DataFrame, state: State) -> dict[str, list[Any]]:  # noqa: ARG002
+    def encode_targets(self, frame: pd.DataFrame, state: State) -> dict[str, list[Any]]:
         """`scaled_score`, between 0 and 1."""
         if "score" not in frame:
             return {}
@@ -113,14 +114,14 @@ class SemanticSimilarity(SentencePairs):
             return cosent(alike, scores, self.config.scale)
         return cosine_regression(alike, scores)
 
-    def validation_figures(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:  # noqa: ARG002
+    def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
         """`spearman` and `pearson` of cosine and score, and `loss`, the mean over parts of the split."""
         import numpy as np
         import torch
 
         from textmill.metrics.correlations import pearson, spearman
 
-        found, actual = _similarities(outputs), np.asarray(rows["scaled_score"], float)
+        found, actual = similarities(outputs), np.asarray(rows["scaled_score"], float)
         everything = np.arange(len(actual))[None]
         values = torch.from_numpy(found), torch.from_numpy(actual)
         parts = [slice(start, start + _ROWS) for start in range(0, len(actual), _ROWS)]
@@ -130,62 +131,7 @@ class SemanticSimilarity(SentencePairs):
             "pearson": float(pearson(found, actual, everything)[0]),
         }
 
-    # -- evaluate ---------------------------------------------------------------------------
 
-    def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
-        """`id`, both texts, `score` and `similarity`, the cosine."""
-        return _predictions(_similarities(outputs), frame)
-
-    def metrics(self, state: State) -> list[Metric]:  # noqa: ARG002
-        """Spearman's and Pearson's correlation of cosine and score."""
-        from textmill.metrics.correlations import correlation_metrics
-
-        return correlation_metrics("similarity", "score")
-
-    def baselines(
-        self,
-        train: pd.DataFrame,
-        validation: pd.DataFrame,  # noqa: ARG002
-        state: State,  # noqa: ARG002
-        options: Mapping[str, Any],  # noqa: ARG002
-        seed: int,  # noqa: ARG002
-    ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
-        """`tfidf`: the cosine of the weighted stems; `word_overlap`: the share of stems that both texts have."""
-        from textmill.metrics.baselines.word_vectors import TfidfVectors, overlaps
-
-        def predictor(
-            alike: Callable[[Sequence[str], Sequence[str]], NDArray[np.float64]],
-        ) -> Callable[[pd.DataFrame], pd.DataFrame]:
-            return lambda frame: _predictions(alike(frame[FIRST].tolist(), frame[SECOND].tolist()), frame)
-
-        tfidf = TfidfVectors([*train[FIRST], *train[SECOND]])
-        return {"tfidf": predictor(tfidf.cosines), "word_overlap": predictor(overlaps)}
-
-    def report_sections(self, predictions: pd.DataFrame, state: State) -> list[Section]:  # noqa: ARG002
-        """The cosine by the score, pair by pair."""
-        from textmill.metrics.pictures import scatter
-
-        figure = scatter(predictions["score"].to_numpy(), predictions["similarity"].to_numpy(), "score", "cosine")
-        text = "Each point is a pair of the test split. What counts is the order: higher scores farther up."
-        return [Section("Cosine and score", text, figures={"similarity": figure})]
-
-    def errors(self, predictions: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
-        """All pairs; those farthest from their place in the order of the scores first."""
-        places = (predictions[name].rank(pct=True) for name in ("similarity", "score"))
-        similarity, score = places
-        table = predictions.assign(misplaced_by=(similarity - score).round(4))
-        order = table["misplaced_by"].abs().sort_values(ascending=False, kind="stable").index
-        return table.loc[order].reset_index(drop=True)
-
-
-def _similarities(outputs: Outputs) -> NDArray[np.float64]:
+def similarities(outputs: Outputs) -> NDArray[np.float64]:
+    """Return the cosine of each pair, shape (n,)."""
     return cosines(*(outputs[name] for name in EMBEDDINGS))
-
-
-def _predictions(similarities: NDArray[np.float64], frame: pd.DataFrame) -> pd.DataFrame:
-    import pandas as pd
-
-    table: dict[str, Any] = {name: frame[name].to_numpy() for name in ("id", FIRST, SECOND) if name in frame}
-    if "score" in frame:
-        table["score"] = frame["score"].astype(float).to_numpy()
-    return pd.DataFrame({**table, "similarity": similarities})

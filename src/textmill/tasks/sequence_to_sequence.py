@@ -12,9 +12,9 @@ from textmill.config.section import Section as Options
 from textmill.config.sections.generation import GenerationConfig
 from textmill.config.types import Fraction
 from textmill.errors import UserError
-from textmill.metrics.base import Findings, Outputs
-from textmill.tasks.base import State, Task
-from textmill.text.checks import parsed_texts
+from textmill.metrics.base import Outputs
+from textmill.tasks.abilities import GeneratesText
+from textmill.tasks.base import State, StepOutput, Task
 from textmill.text.rejected_rows import RejectedRow
 from textmill.text.tokens import truncated
 
@@ -48,7 +48,7 @@ class SequenceToSequenceConfig(Options):
     generation: GenerationConfig = GenerationConfig(temperature=0.0, beams=5, max_new_tokens=128)
 
 
-class SequenceToSequence(Task):
+class SequenceToSequence(Task, GeneratesText):
     """Maximum likelihood of a target given its source; the target is written by beam search.
 
     A subclass names the columns: one of text, the source, and one of targets.
@@ -62,10 +62,9 @@ class SequenceToSequence(Task):
     stratify_column = None
     monitor = "validation/loss"
     monitor_mode = "min"
-    generates = True
 
     @property
-    def generation(self) -> GenerationConfig:  # type: ignore[override]
+    def generation(self) -> GenerationConfig:
         """How targets are written, in the evaluation and by the exported model alike."""
         return self.config.generation
 
@@ -91,22 +90,18 @@ class SequenceToSequence(Task):
             raise UserError("the training split has no pair of texts", fix="Give more rows")
         return {}
 
-    def learn_tokens(self, state: State, tokenizer: Any) -> State:
-        """The vocabulary's size and the id that ends a text.
+    def bind_tokenizer(self, state: State, tokenizer: Any, folder: Path) -> State:
+        """Return the state with the vocabulary's size and the id that ends a text.
 
         Raises:
             UserError: The tokenizer has no such token.
         """
-        end = tokenizer.token_to_id(self.config.end_of_text)
-        if end is None:
-            raise UserError(
-                f"the tokenizer has no token {self.config.end_of_text!r}",
-                where="task.end_of_text",
-                fix="Name the special token that ends a text in this vocabulary",
-            )
+        from textmill.text.tokens import special_id
+
+        end = special_id(tokenizer, self.config.end_of_text, "task.end_of_text")
         return {**state, "vocabulary_size": tokenizer.get_vocab_size(), "end_of_text": end}
 
-    def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:  # noqa: ARG002 - nothing is learned
+    def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
         """Pairs with an empty half, or with halves that hardly belong together."""
         rejects: dict[int, RejectedRow] = {}
         for name in (self.source_column, self.target_column):
@@ -165,60 +160,44 @@ class SequenceToSequence(Task):
             batch["labels"] = labels.masked_fill(there == 0, IGNORED)
         return batch
 
-    def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Cross-entropy per target token as `loss`, smoothed in training; of each row its `nll` and `targets`."""
+    def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> StepOutput:
+        """Compute the cross-entropy per target token, smoothed in training; `nll` and `targets` of each row."""
         from textmill.models.losses.likelihood import IGNORED
 
-        writer: Any = network
+        model: Any = network
         smoothing = self.config.label_smoothing if network.training else 0.0
-        loss, each = writer.likelihood(batch["input_ids"], batch["attention_mask"], batch["labels"], smoothing)
-        return {"loss": loss, "nll": each.sum(dim=1), "targets": (batch["labels"] != IGNORED).sum(dim=1)}
+        loss, each = model.likelihood(batch["input_ids"], batch["attention_mask"], batch["labels"], smoothing)
+        return StepOutput(loss, {"nll": each.sum(dim=1), "targets": (batch["labels"] != IGNORED).sum(dim=1)})
 
-    def validation_figures(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:  # noqa: ARG002
+    def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
         """`loss` in nats per target token, and `perplexity`."""
         loss = float(outputs["nll"].sum(dtype=float)) / float(outputs["targets"].sum(dtype=float))
         return {"loss": loss, "perplexity": math.exp(min(loss, 700))}
 
-    # -- evaluate ---------------------------------------------------------------------------
+    # -- serve ------------------------------------------------------------------------------
 
-    def written(
-        self,
-        network: torch.nn.Module,
-        input_ids: Sequence[Sequence[int]],
-        tokenizer: Any,
-        state: State,  # noqa: ARG002
+    def generate(
+        self, network: torch.nn.Module, input_ids: Sequence[Sequence[int]], tokenizer: Any, state: State
     ) -> Outputs:
-        """`texts`: what the network writes about each source, computed in batches of like length."""
+        """Return `texts`: the text generated for each source, computed in batches of like length."""
         import numpy as np
 
         from textmill.text.batches import length_batches, pad_tensors
 
-        writer: Any = network
+        model: Any = network
         device = next(network.parameters()).device
         lengths = np.fromiter((len(ids) for ids in input_ids), np.int64, len(input_ids))
         texts = np.empty(len(input_ids), dtype=object)
         for rows in length_batches(lengths, _SOURCE_TOKENS_AT_ONCE):
             sources, mask = pad_tensors([input_ids[row] for row in rows])
-            written = writer.write(sources.to(device), mask.to(device), self.config.generation)
-            texts[rows] = [text.strip() for text in tokenizer.decode_batch(written)]
+            generated = model.write(sources.to(device), mask.to(device), self.config.generation)
+            texts[rows] = [text.strip() for text in tokenizer.decode_batch(generated)]
         return {TEXTS: texts.astype(str)}
 
-    def examine(self, network: torch.nn.Module, outputs: Outputs, tokenizer: Path, state: State) -> Findings:  # noqa: ARG002
-        """The loss in nats per token of the references."""
-        return Findings(figures={"loss": float(outputs["nll"].sum(dtype=float) / outputs["targets"].sum(dtype=float))})
-
-    # -- export and serving -----------------------------------------------------------------
-
-    def parse_inputs(self, values: Sequence[Any]) -> pd.DataFrame:
-        """Strings, or records with the source, as a frame.
-
-        Raises:
-            UserError: There is no input, or one is empty or of another kind.
-        """
-        return parsed_texts(values, self.source_column)
-
-    def decode(self, outputs: Outputs, state: State) -> list[dict[str, Any]]:  # noqa: ARG002
-        """What was written about each source, under the name of the target."""
+    def answers(
+        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], given: Mapping[str, Sequence[str]], state: State
+    ) -> list[dict[str, Any]]:
+        """Return the generated texts under the name of the target column."""
         return [{self.target_column: text} for text in outputs[TEXTS].tolist()]
 
 

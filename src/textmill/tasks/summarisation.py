@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textmill.config.section import Section as Options
 from textmill.config.sections.generation import GenerationConfig
-from textmill.metrics.base import Outputs
-from textmill.tasks.base import State
-from textmill.tasks.sequence_to_sequence import TEXTS, SequenceToSequence, SequenceToSequenceConfig
+from textmill.tasks.sequence_to_sequence import SequenceToSequence, SequenceToSequenceConfig
 from textmill.tasks.summary_texts import SummaryTexts, SummaryTextsConfig
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class SummarisationConfig(SummaryTextsConfig, SequenceToSequenceConfig):
@@ -28,10 +23,5 @@ class Summarisation(SummaryTexts, SequenceToSequence):
     config: SummarisationConfig
 
     name = "summarisation"
+    evaluator = "textmill.evaluation.evaluators.summarisation.SummarisationEvaluator"
     text_target_columns = ("summary",)
-
-    def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
-        """`id`, `text`, `summary` (the reference), `prediction`, and ROUGE of each row."""
-        from textmill.metrics import rouge
-
-        return rouge.table(frame, "summary", outputs[TEXTS].tolist())

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
 from textmill.config.section import Section as Options
 from textmill.errors import UserError
-from textmill.metrics.base import Metric, Outputs, Section
-from textmill.tasks.base import State, Task
+from textmill.metrics.base import Outputs
+from textmill.tasks.base import State, StepOutput, Task
 from textmill.text import label_shares
 from textmill.text.checks import failed_rows
+from textmill.text.labels import label_names
 from textmill.text.rejected_rows import RejectedRow
 from textmill.text.tokens import truncated
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     import pandas as pd
     import torch
-    from numpy.typing import NDArray
 
     from textmill.models.base import Model
 
@@ -66,6 +65,7 @@ class TextClassification(Task):
     config: TextClassificationConfig
 
     name = "text_classification"
+    evaluator = "textmill.evaluation.evaluators.text_classification.TextClassificationEvaluator"
     text_columns = ("text",)
     target_columns = ("label",)
     optional_columns = ("label_shares",)
@@ -84,7 +84,7 @@ class TextClassification(Task):
         """
         found: set[str] = set()
         for frame in frames:
-            found.update(_label_names(frame["label"].dropna()))
+            found.update(label_names(frame["label"].dropna()))
         if len(found) < 2:
             seen = f"one label only, {next(iter(found))!r}" if found else "no label"
             raise UserError(f"the training split has {seen}", fix="Give rows of at least two labels")
@@ -95,10 +95,10 @@ class TextClassification(Task):
         import pandera.pandas as pa
 
         known = state["labels"] if state else self.config.labels
-        label_checks = [pa.Check(lambda column: _label_names(column) != "", error="is empty")]
+        label_checks = [pa.Check(lambda column: label_names(column) != "", error="is empty")]
         if known:
             allowed = set(known)
-            label_checks.append(pa.Check(lambda column: _label_names(column).isin(allowed), error=_UNKNOWN))
+            label_checks.append(pa.Check(lambda column: label_names(column).isin(allowed), error=_UNKNOWN))
         schema = pa.DataFrameSchema(
             {
                 "text": pa.Column(
@@ -127,10 +127,10 @@ class TextClassification(Task):
         columns: dict[str, list[Any]] = {"input_ids": input_ids, "length": [len(ids) for ids in input_ids]}
         if "label" in frame:
             positions = {label: position for position, label in enumerate(state["labels"])}
-            columns["label_id"] = [positions[name] for name in _label_names(frame["label"])]
+            columns["label_id"] = [positions[name] for name in label_names(frame["label"])]
         if "label_shares" in frame:
             columns["label_probabilities"] = label_shares.probabilities(
-                frame["label_shares"], _label_names(frame["label"]), state["labels"]
+                frame["label_shares"], label_names(frame["label"]), state["labels"]
             )
         return columns
 
@@ -160,8 +160,8 @@ class TextClassification(Task):
             batch["label_probabilities"] = torch.as_tensor(np.asarray(rows["label_probabilities"], np.float32))
         return batch
 
-    def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Cross-entropy as `loss`, to the label or its probabilities, beside `logits` (B, labels)."""
+    def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> StepOutput:
+        """Compute the cross-entropy to the label or its probabilities, and `logits` (B, labels)."""
         import torch
         from torch.nn.functional import cross_entropy
 
@@ -178,150 +178,24 @@ class TextClassification(Task):
         loss = cross_entropy(logits, target, label_smoothing=self.config.label_smoothing)
         if twice:
             loss = loss + self.config.r_drop * symmetric_divergence(*logits.chunk(2))
-        return {"loss": loss, **outputs}
+        return StepOutput(loss, outputs)
 
-    def validation_figures(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
-        """`weighted_f1`, `macro_f1`, `accuracy` and `loss` (cross-entropy without smoothing)."""
-        import numpy as np
+    def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
+        """Return `weighted_f1`, `macro_f1`, `accuracy` and `loss` (cross-entropy without smoothing)."""
+        from textmill.metrics.categories import validation_metrics
 
-        from textmill.metrics import categories
+        return validation_metrics(outputs["logits"], rows["label_id"], state["labels"])
 
-        actual = np.asarray(rows["label_id"], np.intp)
-        probabilities = _softmax(outputs["logits"])
-        counts = categories.count(
-            actual, probabilities.argmax(axis=1), np.arange(len(actual))[None], len(state["labels"])
-        )
-        of_truth = probabilities[np.arange(len(actual)), actual]
-        return {
-            "weighted_f1": float(categories.weighted_f1(counts)[0]),
-            "macro_f1": float(categories.macro_f1(counts)[0]),
-            "accuracy": float(categories.accuracy(counts)[0]),
-            "loss": float(-np.log(np.clip(of_truth, np.finfo(float).tiny, 1.0)).mean()),
-        }
-
-    # -- evaluate ---------------------------------------------------------------------------
-
-    def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:
-        """`id`, `text`, `label`, `prediction`, `confidence` and `probability_LABEL` of each row."""
-        return _predictions(_softmax(outputs["logits"]), frame, state["labels"])
-
-    def metrics(self, state: State) -> list[Metric]:
-        """Weighted F1, macro F1, accuracy, Matthews correlation, calibration, log loss and those of each label."""
-        from textmill.metrics.categories import category_metrics
-
-        return category_metrics(state["labels"])
-
-    def baselines(
-        self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int
-    ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
-        """`majority`, and `tfidf_logistic_regression` with its strength of regularisation chosen on validation."""
-        from textmill.metrics.baselines import word_baselines
-
-        labels = state["labels"]
-        fitted = word_baselines.fit(train, validation, labels, options, seed)
-
-        def predictor(
-            probabilities: Callable[[pd.DataFrame], NDArray[np.float64]],
-        ) -> Callable[[pd.DataFrame], pd.DataFrame]:
-            return lambda frame: _predictions(probabilities(frame), frame, labels)
-
-        return {name: predictor(probabilities) for name, probabilities in fitted.items()}
-
-    def report_sections(self, predictions: pd.DataFrame, state: State) -> list[Section]:
-        """Confusion matrix, figures of each label, calibration."""
-        from textmill.metrics.category_sections import category_sections
-
-        return category_sections(predictions, state["labels"])
-
-    def errors(self, predictions: pd.DataFrame, state: State) -> pd.DataFrame:
-        """The wrong predictions; those that gave the true label the least probability first."""
-        import numpy as np
-
-        from textmill.metrics.categories import encode, probabilities_of
-
-        wrong = predictions[predictions["label"] != predictions["prediction"]]
-        labels = state["labels"]
-        columns = {str(name): wrong[name].to_numpy() for name in wrong}
-        probabilities = probabilities_of(columns, labels)
-        of_truth = probabilities[np.arange(len(wrong)), encode(wrong["label"].to_numpy(), labels)]
-        table = wrong[["id", "text", "label", "prediction", "confidence"]].assign(probability_of_label=of_truth)
-        return table.sort_values(["probability_of_label", "id"], kind="stable").reset_index(drop=True)
-
-    # -- export and serving -----------------------------------------------------------------
+    # -- serve ------------------------------------------------------------------------------
 
     def example_inputs(self) -> list[dict[str, Any]]:
         """Two short reviews."""
         return [{"text": "I love this product"}, {"text": "This product is bad"}]
 
-    def parse_inputs(self, values: Sequence[Any]) -> pd.DataFrame:
-        """Strings, or records with a `text`, as a frame with the column `text`.
+    def answers(
+        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], given: Mapping[str, Sequence[str]], state: State
+    ) -> list[dict[str, Any]]:
+        """Return `label`, its `probability`, and the `probabilities` of all labels, for each row."""
+        from textmill.metrics.categories import category_answers
 
-        Raises:
-            UserError: There is no input, or one is empty or of another kind.
-        """
-        import pandas as pd
-
-        if len(values) == 0:
-            raise UserError("no input", fix="Give at least one text")
-        return pd.DataFrame({"text": [_parse(value, position) for position, value in enumerate(values, start=1)]})
-
-    def decode(self, outputs: Outputs, state: State) -> list[dict[str, Any]]:
-        """`label`, its `probability`, and the `probabilities` of all labels, for each row."""
-        labels = state["labels"]
-        records = []
-        for row in _softmax(outputs["logits"]).tolist():
-            best = max(range(len(labels)), key=row.__getitem__)
-            records.append(
-                {"label": labels[best], "probability": row[best], "probabilities": dict(zip(labels, row, strict=True))}
-            )
-        return records
-
-
-def _label_names(column: pd.Series[Any]) -> pd.Series[str]:
-    """Labels as stripped strings; a whole number is written without a fraction.
-
-    A CSV column of whole numbers with one null is read as floats, so 1.0 must be the label "1".
-    """
-
-    def name(value: Any) -> str:
-        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-
-    return column.map(name, na_action="ignore")
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Probabilities over the last axis, in double precision."""
-    import numpy as np
-
-    shifted = np.asarray(logits, float)
-    powers = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)  # type: ignore[no-any-return]
-
-
-def _predictions(probabilities: NDArray[np.float64], frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    """Rows of `frame` beside their most probable label; shape of `probabilities` (rows, labels)."""
-    import numpy as np
-    import pandas as pd
-
-    table: dict[str, Any] = {name: frame[name].to_numpy() for name in ("id", "text") if name in frame}
-    if "label" in frame:
-        table["label"] = _label_names(frame["label"]).to_numpy()
-    best = probabilities.argmax(axis=1)
-    table["prediction"] = np.asarray(labels, dtype=object)[best]
-    table["confidence"] = probabilities[np.arange(len(best)), best]
-    for position, label in enumerate(labels):
-        table[f"probability_{label}"] = probabilities[:, position]
-    return pd.DataFrame(table)
-
-
-def _parse(value: Any, position: int) -> str:
-    where = f"input {position}"
-    if isinstance(value, Mapping):
-        if "text" not in value:
-            raise UserError(f"no text among {sorted(map(str, value))}", where=where, fix='Give {"text": "..."}')
-        value = value["text"]
-    if not isinstance(value, str):
-        raise UserError(f"{value!r} is no text", where=where, fix='Give a string or {"text": "..."}')
-    if not value.strip():
-        raise UserError("the text is empty", where=where, fix="Give at least one word")
-    return value
+        return category_answers(outputs["logits"], state["labels"])

@@ -1,11 +1,10 @@
-"""Checks of a task's columns by pandera, told as rejects, and of natural inputs."""
+"""Checks of a task's columns by pandera, as rejected rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from textmill.errors import UserError
 from textmill.text.rejected_rows import RejectedRow
 
 if TYPE_CHECKING:
@@ -41,25 +40,3 @@ def failed_rows(schema: Any, frame: pd.DataFrame, *, unknown: str, known: Sequen
         position = int(case["index"])
         found.setdefault(position, RejectedRow(position, str(case["column"]), reason))
     return [found[position] for position in sorted(found)]
-
-
-def parsed_texts(values: Sequence[Any], name: str) -> pd.DataFrame:
-    """Strings, or records with the field `name`, as a frame with that column.
-
-    Raises:
-        UserError: There is no input, or one is empty or of another kind.
-    """
-    import pandas as pd
-
-    if len(values) == 0:
-        raise UserError("no input", fix="Give at least one text")
-    texts = []
-    for position, value in enumerate(values, start=1):
-        text = value.get(name) if isinstance(value, Mapping) else value
-        where = f"input {position}"
-        if not isinstance(text, str):
-            raise UserError(f"{value!r} is no text", where=where, fix=f'Give a string or {{"{name}": "..."}}')
-        if not text.strip():
-            raise UserError("the text is empty", where=where)
-        texts.append(text)
-    return pd.DataFrame({name: texts})

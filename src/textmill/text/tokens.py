@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from textmill.errors import UserError
+
 
 def truncated(encoding: Any, max_length: int) -> list[int]:
     """At most `max_length` ids, with the special tokens at the end kept.
@@ -45,3 +47,16 @@ def token_bytes(tokenizer: Any) -> list[int]:
         else:
             counts.append(len(tokenizer.decode([token_id]).encode()))
     return counts
+
+
+def special_id(tokenizer: Any, token: str, key: str) -> int:
+    """Return the id of a special token.
+
+    Raises:
+        UserError: The tokenizer has no such token; the message names the configuration `key`.
+    """
+    found: int | None = tokenizer.token_to_id(token)
+    if found is None:
+        fix = "Name the special token that ends a text in this vocabulary"
+        raise UserError(f"the tokenizer has no token {token!r}", where=key, fix=fix)
+    return found

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from textmill.config.sections.train import BatchesConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
+from textmill.tasks.abilities import examples_of
 from textmill.tasks.base import Task
 from textmill.tasks.examples.rows import Examples
 from textmill.text.batches import length_batches
@@ -49,8 +50,8 @@ class PreparedDataModule(LightningDataModule):
         self._config = batches
         self._seed = seed
         self._workers = workers
-        self._train = task.examples(prepared.split("train"))
-        self._validation = task.examples(prepared.split("validation"))
+        self._train = examples_of(task, prepared.split("train"))
+        self._validation = examples_of(task, prepared.split("validation"))
         for name, examples in (("train", self._train), ("validation", self._validation)):
             if len(examples) == 0:
                 raise UserError(f"the {name} split is empty", where=str(prepared.folder / name), fix="Give more rows")

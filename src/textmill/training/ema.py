@@ -17,7 +17,8 @@ class ExponentialMovingAverage(Callback):
 
     The decay rises with the number of steps, as min(decay, (1 + n) / (10 + n)), so that the
     average soon forgets where training began. During validation the network has the averaged
-    weights; callbacks that save them must come before this one in the trainer's list.
+    weights; callbacks that save them must come before this one in the trainer's list. Lightning's
+    `WeightAveraging` copies and averages the frozen weights too, and has no rising decay.
 
     Args:
         decay: Of the average, per step.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from textmill.tasks.abilities import examples_of
 from textmill.text.batches import length_batches, restore_order
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def predict_table(
     network: nn.Module, task: Task, table: pa.Table, *, tokens_per_batch: int = 4096, autocast: bool = False
 ) -> Outputs:
-    """The network's outputs for every example of a prepared split (see `Task.examples`).
+    """The network's outputs for every example of a prepared split (see `examples_of`).
 
     Args:
         network: In evaluation mode; stays on its device.
@@ -35,7 +36,7 @@ def predict_table(
     """
     import torch
 
-    examples = task.examples(table)
+    examples = examples_of(task, table)
     device = next(network.parameters()).device
     batches = length_batches(examples.lengths, tokens_per_batch)
     chunks: dict[str, list[NDArray[np.float32]]] = {}
@@ -54,4 +55,4 @@ def _outputs(network: nn.Module, task: Task, batch: dict[str, torch.Tensor]) -> 
     if set(batch) == set(inputs):
         named: dict[str, torch.Tensor] = network(**batch)
         return named
-    return {name: values for name, values in task.loss(network, batch).items() if values.ndim}
+    return dict(task.loss(network, batch).outputs)

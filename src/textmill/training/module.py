@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VALIDATION = "validation/"
-_LOSS = "loss"
 
 
 class TrainingModule(LightningModule):
@@ -54,16 +53,15 @@ class TrainingModule(LightningModule):
         self._outputs: dict[str, list[NDArray[np.float32]]] = {}
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """The task's loss; the other scalars beside it, terms that it is the sum of, say, are for the log."""
-        scalars = {name: values for name, values in self._task.loss(self.network, batch).items() if not values.ndim}
-        loss = scalars.pop(_LOSS)
-        self.terms = {name: values.detach() for name, values in scalars.items()}
-        return loss
+        """Return the task's loss and keep the scalars that it logs."""
+        step = self._task.loss(self.network, batch)
+        self.terms = {name: values.detach() for name, values in step.logged.items()}
+        return step.loss
 
     def loss_of(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """The loss of a batch by another network of the same form, a copy, say."""
         with self.trainer.precision_plugin.train_step_context():
-            return self._task.loss(network, batch)[_LOSS]
+            return self._task.loss(network, batch).loss
 
     def on_validation_epoch_start(self) -> None:
         """Forget the outputs of an earlier validation."""
@@ -71,9 +69,8 @@ class TrainingModule(LightningModule):
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Keep the network's outputs for the figures over the whole split."""
-        for name, values in self._task.loss(self.network, batch).items():
-            if values.ndim:
-                self._outputs.setdefault(name, []).append(values.detach().float().cpu().numpy())
+        for name, values in self._task.loss(self.network, batch).outputs.items():
+            self._outputs.setdefault(name, []).append(values.detach().float().cpu().numpy())
 
     def on_validation_epoch_end(self) -> None:
         """The task's figures over the outputs of all ranks, logged as `validation/NAME`."""
@@ -86,7 +83,7 @@ class TrainingModule(LightningModule):
                 chunks.setdefault(name, []).extend(parts)
         self._outputs = {}
         self.outputs = restore_order(chunks, rows)
-        self.figures = self._task.validation_figures(self.outputs, data.validation_columns(), self._state)
+        self.figures = self._task.validation_metrics(self.outputs, data.validation_columns(), self._state)
         self.log_dict({VALIDATION + name: value for name, value in self.figures.items()}, rank_zero_only=False)
 
     def configure_gradient_clipping(

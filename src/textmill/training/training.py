@@ -19,13 +19,13 @@ from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-define
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from textmill.config.plugins import build
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.config.sections.train import TrainConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.metrics.base import Outputs
 from textmill.models.base import Model
+from textmill.tasks.abilities import CalibratesWeights
 from textmill.tasks.base import Task
 from textmill.training.allocation import keep_freed_memory
 from textmill.training.checkpoints import CheckpointFolder, CheckpointWriter
@@ -56,8 +56,8 @@ class Trained:
         history: A row a validation.
         curve: The training loss over the steps, some two hundred rows.
         figures: Those of the best validation, and of the training as a whole.
-        outputs: What these weights answer to the validation split, in its order; None where the task
-            settled something in them afterwards, or an earlier process validated them.
+        outputs: The outputs of these weights for the validation split, in its order; None where the task
+            calibrated the weights afterwards, or an earlier process validated them.
     """
 
     network: nn.Module
@@ -101,7 +101,7 @@ class Training:
     ) -> None:
         _be_quiet()
         self._config = config
-        self._task = build(config.task, Task)  # type: ignore[type-abstract]
+        self._task = Task.build(config.task)
         self._runtime = runtime
         self._prepared = prepared
         self._start = start
@@ -134,7 +134,7 @@ class Training:
         use_all_cores()
         keep_freed_memory()
         task = self._task
-        model = build(config.model, Model)
+        model = Model.build(config.model)
         network = task.build_network(model, self._pretrained, self._prepared.state).train()
         if self._start is not None:
             network.load_state_dict(load_file(self._start))
@@ -208,9 +208,10 @@ class Training:
             "padding_share": sum(meter.padding.values()) / max(1, len(meter.padding)),
         }
         weights = load_file(self.folder.path / history.best_file) if trainer.is_global_zero else {}
-        settled = self._task.settle(weights, figures)
-        outputs = history.outputs if settled is weights else None
-        return Trained(network, settled, history.rows, meter.curve.rows, figures, outputs)
+        if isinstance(self._task, CalibratesWeights):
+            weights = self._task.calibrate_weights(weights, figures)
+            return Trained(network, weights, history.rows, meter.curve.rows, figures)
+        return Trained(network, weights, history.rows, meter.curve.rows, figures, history.outputs)
 
 
 def _fit(trainer: Trainer, module: TrainingModule, data: PreparedDataModule, checkpoint: Path | None) -> None:

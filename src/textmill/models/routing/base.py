@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
 from pydantic import Field
 from torch import Tensor, nn
 
-from textmill.config.plugins import TARGET, Plugin, find
+from textmill.config.plugins import TARGET, Plugin
 from textmill.config.section import Section
 from textmill.models.routing.assignment import Assignment, sort_and_group
 from textmill.models.routing.losses import load_balancing_loss, router_z_loss
@@ -161,5 +161,5 @@ def build_router(spec: Mapping[str, Any], width: int, n_experts: int, layer: int
         pydantic.ValidationError: An option is wrong.
     """
     options = dict(spec)
-    router = find(str(options.pop(TARGET, "")), Router)  # type: ignore[type-abstract]
+    router = Router.find(str(options.pop(TARGET, "")))
     return router(router.Config.model_validate(options), width, n_experts, layer)

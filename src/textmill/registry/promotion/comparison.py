@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.layout import Layout
-from textmill.config.plugins import build
 from textmill.config.schema import PipelineConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
+from textmill.evaluation.evaluator import evaluator_of
 from textmill.evaluation.figures import GROUP
 from textmill.evaluation.gate import Costs
 from textmill.metrics.base import Metric
@@ -177,8 +177,8 @@ def _logged(pair: tuple[Subject, Subject], layout: Layout, config: PipelineConfi
     """Compare stored predictions if both have them for the same rows, or else logged metrics."""
     try:
         tables = (_predictions(pair[0].run), _predictions(pair[1].run))
-        task: Task = build(config.evaluate.task, Task)  # type: ignore[type-abstract]
-        metrics = task.metrics(Prepared(layout.prepared).state)
+        task = Task.build(config.evaluate.task)
+        metrics = evaluator_of(task).metrics(Prepared(layout.prepared).state)
         how = f"From the stored predictions of the runs for {len(tables[0])} test rows."
         return {**_figures(tables, metrics, task.target_columns, config), "costs": (), "how": how}
     except UserError as error:

@@ -10,6 +10,7 @@ from textmill.config.layout import Layout
 from textmill.config.sections.gate import GateConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
+from textmill.evaluation.evaluator import evaluator_of, predict_rows
 from textmill.evaluation.gate import Material, Measured
 from textmill.predicting.exported import verify
 from textmill.registry.promotion.costs import measure_costs
@@ -69,12 +70,12 @@ def measure(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) ->
     costs = measure_costs(predictors, [version.folder for version in versions], _rows(frame, predictors[0]), gate)
     measured = [
         Measured(
-            fetched.name, fetched.version.tags.get(f"{PREFIX}data.{SPLIT}_sha256"), predictor.predictions(frame), cost
+            fetched.name, fetched.version.tags.get(f"{PREFIX}data.{SPLIT}_sha256"), predict_rows(predictor, frame), cost
         )
         for fetched, predictor, cost in zip(versions, predictors, costs, strict=True)
     ]
     return Material(
-        metrics=task.metrics(state),
+        metrics=evaluator_of(task).metrics(state),
         main_metric=task.main_metric,
         target_columns=task.target_columns,
         challenger=measured[0],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from importlib import metadata
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from textmill.registry.runs.origin import installed_packages
 
 _ROOT = "textmill"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def package_differences(listing: str) -> tuple[list[str], int]:
@@ -25,7 +26,7 @@ def package_differences(listing: str) -> tuple[list[str], int]:
 
 def _versions(listing: str) -> dict[str, str]:
     pairs = (line.partition("==") for line in listing.splitlines())
-    return {_normal(name): version for name, _, version in pairs if name}
+    return {canonicalize_name(name): version for name, _, version in pairs if name}
 
 
 def _needed() -> set[str]:
@@ -33,7 +34,7 @@ def _needed() -> set[str]:
     needed: set[str] = set()
     waiting = [_ROOT]
     while waiting:
-        name = _normal(waiting.pop())
+        name = canonicalize_name(waiting.pop())
         if name in needed:
             continue
         needed.add(name)
@@ -41,11 +42,7 @@ def _needed() -> set[str]:
             requirements = metadata.requires(name) or []
         except metadata.PackageNotFoundError:
             continue
-        for requirement in requirements:
-            if "extra ==" not in requirement and (match := _NAME.match(requirement)):
-                waiting.append(match[0])
+        for requirement in map(Requirement, requirements):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(requirement.name)
     return needed
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.layout import Layout
-from textmill.config.plugins import TARGET, build, find
+from textmill.config.plugins import TARGET
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import read_json, sha256_file
@@ -26,6 +26,7 @@ from textmill.registry.runs import descriptions
 from textmill.registry.runs.addresses import find_version
 from textmill.registry.runs.origin import PREFIX, origin_tags, upstream_lock_digest
 from textmill.registry.runs.store import open_store, tracking_errors
+from textmill.tasks.abilities import ContinuesText, GeneratesText
 from textmill.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def _create(
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
     exported = read_specification(folder)
-    task = build(exported.task, Task)  # type: ignore[type-abstract]
+    task = Task.build(exported.task)
     example = pd.DataFrame(task.example_inputs())
     from textmill.predicting.loading import load_predictor
 
@@ -248,7 +249,7 @@ def requirements(task: Mapping[str, Any]) -> list[str]:
     """Return the pinned distributions that the model needs to answer."""
     needed = list(_REQUIREMENTS)
     package = str(task[TARGET]).split(".", 1)[0]
-    if find(str(task[TARGET]), Task).generates:  # type: ignore[type-abstract]
+    if issubclass(Task.find(str(task[TARGET])), ContinuesText | GeneratesText):
         needed += _GENERATION_REQUIREMENTS
     if _is_distribution(package):
         needed.append(metadata.packages_distributions()[package][0])

@@ -64,7 +64,7 @@ class EncodedRows:
         columns: dict[str, list[Any]] = self.encoded.take(rows).to_pydict()
         return columns
 
-    def in_epoch(self, epoch: int, seed: int) -> EncodedRows:  # noqa: ARG002 - the rows are the same in every epoch
+    def in_epoch(self, epoch: int, seed: int) -> EncodedRows:
         """See `Examples`."""
         return self
 

@@ -62,7 +62,7 @@ class SlidingWindows:
                 found[name].append(taken.column(name)[position].values[window - first].as_py())
         return found
 
-    def in_epoch(self, epoch: int, seed: int) -> SlidingWindows:  # noqa: ARG002 - the windows are the same in every epoch
+    def in_epoch(self, epoch: int, seed: int) -> SlidingWindows:
         """See `Examples`."""
         return self
 

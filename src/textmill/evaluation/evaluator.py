@@ -1,0 +1,104 @@
+"""The contract of an evaluator: how a task's predictions are measured, compared and reported."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from textmill.config.plugins import import_class
+from textmill.metrics.base import Metric, Outputs, Section
+from textmill.tasks.base import State, Task
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    import torch
+
+    from textmill.predicting.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Report:
+    """A task's own parts of the evaluation report.
+
+    Attributes:
+        sections: Tables and plots, in their order.
+        errors: Wrong predictions, worst first; None for a report that lists none.
+        metrics: Metrics without an interval.
+    """
+
+    sections: Sequence[Section] = ()
+    errors: pd.DataFrame | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Evaluator(ABC):
+    """Measures one task. A task names its evaluator by `Task.evaluator`.
+
+    Args:
+        task: With its options.
+    """
+
+    def __init__(self, task: Any) -> None:
+        self.task = task
+
+    @abstractmethod
+    def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:
+        """Return one row an example: `id`, target, prediction and what the metrics need."""
+
+    @abstractmethod
+    def metrics(self, state: State) -> list[Metric]:
+        """Return the task's metrics, the main one first."""
+
+    def main_metric(self, state: State) -> Metric:
+        """Return the metric that `Task.main_metric` names."""
+        return next(metric for metric in self.metrics(state) if metric.name == self.task.main_metric)
+
+    @property
+    def baseline_columns(self) -> list[str]:
+        """Columns of the prepared splits that `baselines` reads."""
+        return ["id", *self.task.text_columns, *self.task.target_columns, "words"]
+
+    @abstractmethod
+    def baselines(
+        self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int
+    ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
+        """Train simple models on the same split: name -> function from a frame to `predictions`."""
+
+    @abstractmethod
+    def report(self, predictions: pd.DataFrame, state: State) -> Report:
+        """Return the report's sections and the wrong predictions."""
+
+
+class ExaminesNetwork(ABC):
+    """An evaluator that also looks at the network at work: at samples of its text, say."""
+
+    @abstractmethod
+    def examine(self, network: torch.nn.Module, outputs: Outputs, tokenizer: Path, state: State) -> Report:
+        """Return further parts of the report.
+
+        Args:
+            network: In evaluation mode, on its device.
+            outputs: Of the network for the test split.
+            tokenizer: Folder with `tokenizer.json`.
+            state: The task's state.
+        """
+
+
+def evaluator_of(task: Task) -> Evaluator:
+    """Return the evaluator that a task names.
+
+    Raises:
+        UserError: There is no such class.
+    """
+    evaluator: Evaluator = import_class(task.evaluator, Evaluator)(task)
+    return evaluator
+
+
+def predict_rows(predictor: Predictor, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of predictions of an exported model for clean rows with their targets."""
+    outputs, rows = predictor.outputs_for_targets(frame)
+    return evaluator_of(predictor.task).predictions(outputs, rows, predictor.exported.state)

@@ -1,0 +1,1 @@
+"""One evaluator a task, in a file of the task's name."""

@@ -1,0 +1,23 @@
+"""Evaluate tasks that generate a text about a source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textmill.evaluation.evaluator import ExaminesNetwork, Report
+from textmill.metrics.base import Outputs
+from textmill.tasks.base import State
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+
+class ReportsReferenceLoss(ExaminesNetwork):
+    """Adds the loss of the references, which no generated text shows."""
+
+    def examine(self, network: torch.nn.Module, outputs: Outputs, tokenizer: Path, state: State) -> Report:
+        """Return the loss in nats per token of the references."""
+        loss = outputs["nll"].sum(dtype=float) / outputs["targets"].sum(dtype=float)
+        return Report(metrics={"loss": float(loss)})
