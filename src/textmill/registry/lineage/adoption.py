@@ -16,7 +16,7 @@ from textmill.files import atomic_write
 from textmill.registry.lineage.dvc_cache import Cache
 from textmill.registry.lineage.lineage import find_origin
 from textmill.registry.lineage.repository import LOCK, LockFile, Repository
-from textmill.registry.runs.store import find_active_run, open_store, tracking_errors
+from textmill.registry.runs.store import find_active_run, open_client, tracking_errors
 from textmill.registry.runs.tracking import read_configuration
 from textmill.registry.versions.versions import configured_uri
 
@@ -82,11 +82,8 @@ def _find(source: str, layout: Layout) -> _Source:
     if commit := _experiment_commit(repository, source):
         return _of_commit(repository, commit, f"DVC experiment {source}", source)
     if _RUN_ID.match(source):
-        open_store(RuntimeConfig(tracking_uri=configured_uri(layout)), layout)
-        import mlflow
-
-        with tracking_errors(mlflow.get_tracking_uri()):
-            run = find_active_run(mlflow.MlflowClient(), source)
+        with open_client(RuntimeConfig(tracking_uri=configured_uri(layout)), layout) as client:
+            run = find_active_run(client, source)
         if run is not None:
             return _of_run(run, f"run {run.info.run_name} ({source})", str(run.info.run_name))
     is_revision = repository.has_commit(source) and not source.isdigit()

@@ -92,7 +92,7 @@ class StageRun:
             self.client.log_artifacts(self.run_id, str(path), folder)
 
     def log_figure(self, figure: Figure, name: str) -> None:
-        """Store a figure in the run's artifacts; `name` includes the format, such as `plots/history.png`."""
+        """Store a plot in the run's artifacts; `name` includes the format, such as `plots/history.png`."""
         with tracking_errors(self.uri):
             self.client.log_figure(self.run_id, figure, name)
 
