@@ -55,7 +55,7 @@ def test_runs_without_versions_by_what_they_logged(three_versions: Layout) -> No
             client.log_metric(run, f"test/accuracy{suffix}", value + change)
     found = compare(*runs, three_versions)
     assert found.names == ("one", "two")
-    assert [round(side.low, 6) for side in found.figures["accuracy"] if side] == [0.6, 0.7]
+    assert [round(side.low, 6) for side in found.metrics["accuracy"] if side] == [0.6, 0.7]
     assert found.differences == {}
     assert found.how.endswith("No paired difference: the run one stored no predictions.")
 

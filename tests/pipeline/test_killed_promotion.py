@@ -96,10 +96,8 @@ def reset(layout: Layout, wanted: dict[str, str]) -> None:
 
 
 def recovered(layout: Layout) -> str | None:
-    import mlflow
-
     client: Any = store(layout)
-    return recover(client, NAME, mlflow.get_tracking_uri())
+    return recover(client, NAME)
 
 
 def leftovers(layout: Layout) -> list[str]:

@@ -153,7 +153,7 @@ def test_broken_versions_are_refused_and_the_old_one_goes_on(layout: Layout, tmp
             (PICKLED, "model.pkl: a pickle can run any code and is refused"),
         ):
             appoint(layout, version)
-            server.until(f"version {version} is refused, {NAME} version 1 goes on")
+            server.until(f"version {version} is refused, {NAME} version 1 keeps serving")
             assert words in server.log.read_text().splitlines()[-1]
             assert labels(server) == (f"{NAME}/1", LABELS[GOOD])
             assert server.metric(f'textmill_model_refusals_total{{version="{version}"}}') >= 1

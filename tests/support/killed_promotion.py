@@ -28,12 +28,12 @@ def act(root: str, action: str, version: str, champion: str | None) -> str:
     from textmill.registry.promotion.events import Event, event_stamp
     from textmill.registry.runs.store import open_store
 
-    uri = open_store(RuntimeConfig(), Layout(Path(root)))
+    open_store(RuntimeConfig(), Layout(Path(root)))
     client = mlflow.MlflowClient()
     event = Event(**event_stamp(), action=action, version=version, champion=champion, outcome="moved", verdict="pass")  # type: ignore[arg-type]
     if action == "promotion":
-        return promotion.complete_promotion(client, NAME, uri, event).outcome
-    return rollback._complete_rollback(client, NAME, uri, event, read_aliases(client, NAME)).outcome
+        return promotion.complete_promotion(client, NAME, event).outcome
+    return rollback._complete_rollback(client, NAME, event, read_aliases(client, NAME)).outcome
 
 
 def act_and_die(root: str, action: str, version: str, champion: str | None, step: int) -> None:

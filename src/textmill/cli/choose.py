@@ -33,8 +33,8 @@ def choose(
         list[str] | None, Option(help="Add a candidate: hub id, or folder with a model. Repeatable.")
     ] = None,
     only: Annotated[list[str] | None, Option(help="Try only this file of conf/candidate/. Repeatable.")] = None,
-    text_column: Annotated[str | None, Option(help="Text column of the file. Default: the task's name.")] = None,
-    label_column: Annotated[str | None, Option(help="Label column of the file. Default: the task's name.")] = None,
+    text_column: Annotated[str | None, Option(help="Text column of the file. Default: the task's column.")] = None,
+    label_column: Annotated[str | None, Option(help="Label column of the file. Default: the task's column.")] = None,
     experiment: Annotated[str | None, Option(help="Start from the settings of conf/experiment/NAME.yaml.")] = None,
     setting: Annotated[
         list[str] | None, Option("--set", help="KEY=VALUE for all candidates, such as train.max_epochs=1. Repeatable.")

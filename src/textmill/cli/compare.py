@@ -35,7 +35,7 @@ def compare(
     comparison = run(first, second, find_layout())
     parts = parts_of(
         comparison.names,
-        comparison.figures,
+        comparison.metrics,
         comparison.differences,
         comparison.higher_is_better,
         comparison.costs,
@@ -43,7 +43,7 @@ def compare(
         comparison.params,
     )
     if html is not None:
-        page = render_comparison(comparison.names, comparison.how, parts, comparison.figures, comparison.differences)
+        page = render_comparison(comparison.names, comparison.how, parts, comparison.metrics, comparison.differences)
         atomic_write(html, page)
     if as_json:
         print_json(comparison.as_dict())

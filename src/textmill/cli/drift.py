@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def drift(
-    file: Annotated[Path, Argument(help="CSV, TSV, JSON Lines or Parquet file; any other file: one text a line.")],
+    file: Annotated[Path, Argument(help="CSV, TSV, JSON Lines or Parquet file; any other file: one text per line.")],
     reference: Annotated[str, Option(help=f"{VERSION_HELP} Or a folder with an exported model.")],
     html: Annotated[Path | None, Option(help="Write the report, one page with plots, to this file.")] = None,
     column: Annotated[

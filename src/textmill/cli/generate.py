@@ -23,7 +23,7 @@ def generate(
     model: Annotated[
         str | None, Option(help="Folder, models:/NAME@ALIAS or models:/NAME/VERSION. Default: data/exported/model.")
     ] = None,
-    file: Annotated[Path | None, Option(help="File with one prompt a line; `-` reads standard input.")] = None,
+    file: Annotated[Path | None, Option(help="File with one prompt per line; `-` reads standard input.")] = None,
     max_new_tokens: Annotated[int | None, Option(help="Maximum number of generated tokens.")] = None,
     greedy: Annotated[bool, Option("--greedy", help="Always take the most likely token (temperature 0).")] = False,
     temperature: Annotated[

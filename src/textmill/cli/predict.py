@@ -25,7 +25,7 @@ def predict(
     model: Annotated[
         str | None, Option(help="Folder, models:/NAME@ALIAS or models:/NAME/VERSION. Default: data/exported/model.")
     ] = None,
-    file: Annotated[Path | None, Option(help="File with one input a line; `-` reads standard input.")] = None,
+    file: Annotated[Path | None, Option(help="File with one input per line; `-` reads standard input.")] = None,
     precision: Annotated[str, Option(help="Graph that predicts: int8 (fast) or fp32.")] = "int8",
     as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -47,7 +47,7 @@ def read_inputs(texts: list[str], file: Path | None, purpose: str = "predict") -
     Raises:
         UserError: There is no input, or the file is not UTF-8.
     """
-    nothing = UserError(f"nothing to {purpose}", fix="Give texts, or a file with one a line (--file)")
+    nothing = UserError(f"nothing to {purpose}", fix="Give texts, or a file with one per line (--file)")
     if file is None:
         if not texts:
             raise nothing

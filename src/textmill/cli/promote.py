@@ -29,8 +29,8 @@ def promote(
 ) -> None:
     """Make a version the champion if it passes the gate (conf/gate/).
 
-    The gate measures champion and challenger on the same test split. Exit status: 0 promoted,
-    3 refused or the champion changed meanwhile, 4 the split is too small to tell, 1 error.
+    The gate measures champion and challenger on the same test split. Exit status: 0 promoted
+    (or would be), 3 refused or the champion changed meanwhile, 4 the split is too small to tell, 1 error.
 
     Example: textmill promote --dry-run
     """
@@ -52,7 +52,7 @@ def rollback(
 ) -> None:
     """Make the previous champion the champion again.
 
-    First checks its digests and its stored answers; on a mismatch nothing moves (exit status 3).
+    First checks its digests and that it answers; otherwise nothing moves (exit status 3).
 
     Example: textmill rollback --reason "too many complaints"
     """

@@ -59,18 +59,18 @@ def _print_table(name: str, result: Reproduction, tolerance: float) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    wrong = {figure.name for figure in result.differing(tolerance)}
+    wrong = {metric.name for metric in result.differing(tolerance)}
     title = f"{name} rebuilt from commit {result.commit[:12]}"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("metric")
     for column in ("registered", "reproduced", "difference"):
         table.add_column(column, justify="right")
-    for figure in result.figures:
-        if figure.name in wrong or _headline(figure.name):
-            again = figure.reproduced
-            cells = ("-", "-") if again is None else (f"{again:.6f}", f"{again - figure.registered:+.2e}")
+    for metric in result.figures:
+        if metric.name in wrong or _headline(metric.name):
+            again = metric.reproduced
+            cells = ("-", "-") if again is None else (f"{again:.6f}", f"{again - metric.registered:+.2e}")
             table.add_row(
-                escape(figure.name), f"{figure.registered:.6f}", *cells, style="red" if figure.name in wrong else ""
+                escape(metric.name), f"{metric.registered:.6f}", *cells, style="red" if metric.name in wrong else ""
             )
     console = Console()
     console.print(table)

@@ -20,7 +20,7 @@ _NEXT = (
 
 
 def summary(as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False) -> None:
-    """Show the metrics beside the baselines, the registered version and what to try next."""
+    """Show the metrics of model and baselines, the registered version and what to try next."""
     from textmill.config.layout import find_layout
 
     layout = find_layout()
@@ -50,10 +50,10 @@ def _print_table(metrics: dict[str, Any], registered: dict[str, Any], first: str
     table.add_column("metric")
     for column in ("this model", "95 % interval", *(name.replace("_", " ") for name in baselines)):
         table.add_column(column, justify="right")
-    for name, figure in test.items():
-        if not (isinstance(figure, dict) and "value" in figure and _shown(name)):
+    for name, metric in test.items():
+        if not (isinstance(metric, dict) and "value" in metric and _shown(name)):
             continue
-        cells = [_value(figure), _interval(figure), *(_value(baseline.get(name)) for baseline in baselines.values())]
+        cells = [_value(metric), _interval(metric), *(_value(baseline.get(name)) for baseline in baselines.values())]
         table.add_row(name.replace("_", " "), *cells)
     console = Console()
     console.print(table)
@@ -68,9 +68,9 @@ def _shown(name: str) -> bool:
     return "/" not in name
 
 
-def _interval(figure: dict[str, float]) -> str:
-    return f"{figure['low']:.3f} to {figure['high']:.3f}" if "low" in figure else ""
+def _interval(metric: dict[str, float]) -> str:
+    return f"{metric['low']:.3f} to {metric['high']:.3f}" if "low" in metric else ""
 
 
-def _value(figure: Any) -> str:
-    return f"{figure['value']:.4f}" if isinstance(figure, dict) else "-"
+def _value(metric: Any) -> str:
+    return f"{metric['value']:.4f}" if isinstance(metric, dict) else "-"

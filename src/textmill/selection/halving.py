@@ -1,7 +1,7 @@
 """Successive halving (Jamieson & Talwalkar 2016): short trials of all candidates, longer ones of the better half.
 
 The resource is the share of a candidate's own training, so that all candidates of a rung are equally
-far, whatever a step costs. All rungs have the same time budget. A candidate that a paired test cannot
+far, regardless of the cost of a step. All rungs have the same time budget. A candidate that a paired test cannot
 tell from the last of the better half continues too (racing; Maron & Moore 1994). A candidate whose remaining
 training fits its share of the rung's budget is trained to completion. It then needs no more budget but
 still takes part in the ranking: TF-IDF on all rows costs less than a tenth of a fine-tuning.

@@ -32,7 +32,7 @@ Answers = list[dict[str, Any]]
 _FEW_INPUTS = 4
 # Batches queued in the pool beyond the number of workers, so that no worker waits for the event loop.
 _QUEUED_BATCHES = 1
-# Maximum padded size of a batch over its tokens. A batch costs about as much by itself as ten tokens, so a
+# Maximum padded size of a batch over its tokens. The fixed cost of a batch is about that of ten tokens, so a
 # smaller batch is better than more padding.
 _MAX_PADDING_RATIO = 1.1
 

@@ -22,7 +22,7 @@ class Watcher:
     """Keeps `current` at the version that its source names.
 
     A new version is fetched, verified and warmed up while the old one serves; then one assignment replaces
-    `current`. After a failure the old version goes on serving. The failure is logged and counted, and
+    `current`. After a failure the old version keeps serving. The failure is logged and counted, and
     loading is retried at growing intervals.
     """
 
@@ -65,7 +65,7 @@ class Watcher:
             wanted = self._source.latest()
         except Exception as error:
             self._metrics.registry_up.set(0)
-            self._warn(f"the registry does not answer, {self._serving()} goes on serving: {_describe(error)}")
+            self._warn(f"the registry does not answer, {self._serving()} keeps serving: {_describe(error)}")
             return
         self._metrics.registry_up.set(1)
         if wanted == self._version:
@@ -93,7 +93,7 @@ class Watcher:
         wait = min(_MAX_WAIT_SECONDS, self._poll_seconds * 2**self._refusals)
         self._retry_at = time.monotonic() + wait
         self._metrics.refused.labels(version).inc()
-        self._warn(f"version {version} is refused, {self._serving()} goes on serving: {_describe(error)}")
+        self._warn(f"version {version} is refused, {self._serving()} keeps serving: {_describe(error)}")
 
     def _warn(self, problem: str) -> None:
         """Log a problem once, not at every check."""

@@ -16,7 +16,7 @@ from textmill.files import atomic_write
 from textmill.registry.lineage.dvc_cache import Cache
 from textmill.registry.lineage.lineage import find_origin
 from textmill.registry.lineage.repository import LOCK, LockFile, Repository
-from textmill.registry.runs.store import find_active_run, open_store, tracking_errors
+from textmill.registry.runs.store import find_active_run, open_client, tracking_errors
 from textmill.registry.runs.tracking import read_configuration
 from textmill.registry.versions.versions import configured_uri
 
@@ -65,28 +65,25 @@ def adopt(source: str, name: str | None, layout: Layout, *, force: bool = False)
         UserError: The source does not exist or stored no configuration, the name is taken or invalid, or
             `conf/` cannot compose to the configuration.
     """
-    found = _find(source, layout)
-    name = name or re.sub(r"[^A-Za-z0-9_-]+", "-", found.name).strip("-")
+    configuration = _find_configuration(source, layout)
+    name = name or re.sub(r"[^A-Za-z0-9_-]+", "-", configuration.name).strip("-")
     if not _NAME.match(name):
         raise UserError("not a valid experiment name", where=name, fix="Use letters, digits, - and _")
     path = layout.conf / "experiment" / f"{name}.yaml"
     if path.exists() and not force:
         raise UserError("the file exists", where=str(path), fix="Give another name, or --force to overwrite it")
-    text = experiment_text(layout, name, found.sections, f"Adopted from {found.origin}.")
+    text = experiment_text(layout, name, configuration.sections, f"Adopted from {configuration.origin}.")
     atomic_write(path, text)
-    return Adopted(name, path, found.origin, text, overruled(layout, name, found.sections))
+    return Adopted(name, path, configuration.origin, text, overruled(layout, name, configuration.sections))
 
 
-def _find(source: str, layout: Layout) -> _Source:
+def _find_configuration(source: str, layout: Layout) -> _Source:
     repository = Repository(layout.root)
     if commit := _experiment_commit(repository, source):
         return _of_commit(repository, commit, f"DVC experiment {source}", source)
     if _RUN_ID.match(source):
-        open_store(RuntimeConfig(tracking_uri=configured_uri(layout)), layout)
-        import mlflow
-
-        with tracking_errors(mlflow.get_tracking_uri()):
-            run = find_active_run(mlflow.MlflowClient(), source)
+        with open_client(RuntimeConfig(tracking_uri=configured_uri(layout)), layout) as client:
+            run = find_active_run(client, source)
         if run is not None:
             return _of_run(run, f"run {run.info.run_name} ({source})", str(run.info.run_name))
     is_revision = repository.has_commit(source) and not source.isdigit()

@@ -130,8 +130,8 @@ def find_origin(address: str, layout: Layout) -> Origin:
     store = open_store(RuntimeConfig(tracking_uri=configured_uri(layout)), layout)
     client = mlflow.MlflowClient()
     with tracking_errors(store):
-        found = find_version(address, client, layout)
-        version = client.get_model_version(found.name, str(found.version))  # a version found by alias lacks its aliases
+        named = find_version(address, client, layout)
+        version = client.get_model_version(named.name, str(named.version))  # a version found by alias lacks its aliases
         run_id = version.tags.get(f"{PREFIX}run_id") or version.run_id
         run = find_active_run(client, str(run_id) if run_id else None)
     return Origin(version, run, store, Repository(layout.root))

@@ -69,7 +69,7 @@ class Reproduction:
 
     def differing(self, tolerance: float) -> list[ReproducedMetric]:
         """Return the metrics that differ."""
-        return [figure for figure in self.figures if not figure.same(tolerance)]
+        return [metric for metric in self.figures if not metric.same(tolerance)]
 
 
 def reproduce(origin: Origin, layout: Layout, *, force: bool = False, allow_dirty: bool = False) -> Reproduction:
@@ -103,10 +103,10 @@ def reproduce(origin: Origin, layout: Layout, *, force: bool = False, allow_dirt
     registered = {
         key: float(value) for key, value in sorted(origin.run.data.metrics.items()) if key.startswith(_FIGURES)
     }
-    figures = [ReproducedMetric(name, value, metrics.get(name)) for name, value in registered.items()]
-    if not figures:
+    reproduced = [ReproducedMetric(name, value, metrics.get(name)) for name, value in registered.items()]
+    if not reproduced:
         raise UserError("its run has no metrics to compare with", where=origin.run_id)
-    return Reproduction(commit, [*ran, *_MEASURED], figures, weights == origin.tag("weights_sha256"))
+    return Reproduction(commit, [*ran, *_MEASURED], reproduced, weights == origin.tag("weights_sha256"))
 
 
 def _commit(origin: Origin, *, allow_dirty: bool) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PENDING_MOVE = f"{PREFIX}intent"
-_UNUSED_ALIAS = "textmill-nobody"
+_UNUSED_ALIAS = "textmill-unused"
 """An alias that no version has; deleting it changes nothing."""
 
 
@@ -71,7 +71,7 @@ def move_aliases(client: MlflowClient, name: str, move: AliasMove, lock: HeldLoc
     _finish(client, name, move, lock)
 
 
-def recover(client: MlflowClient, name: str, uri: str) -> str | None:
+def recover(client: MlflowClient, name: str) -> str | None:
     """Complete or undo the move of a killed command; return a description, or None without one.
 
     Raises:
@@ -79,7 +79,7 @@ def recover(client: MlflowClient, name: str, uri: str) -> str | None:
     """
     if PENDING_MOVE not in client.get_registered_model(name).tags:
         return None
-    with promotion_lock(client, name, uri) as lock:
+    with promotion_lock(client, name, client.tracking_uri) as lock:
         return recover_locked(client, name, lock)
 
 

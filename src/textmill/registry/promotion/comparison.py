@@ -20,7 +20,7 @@ from textmill.registry.promotion.measuring import fetch_verified, measure
 from textmill.registry.promotion.promotion import current_configuration
 from textmill.registry.runs.addresses import find_run, find_version, require_run_id
 from textmill.registry.runs.origin import PREFIX
-from textmill.registry.runs.store import open_store, tracking_errors
+from textmill.registry.runs.store import open_client
 from textmill.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Comparison:
     Attributes:
         params: Parameters that differ.
         digests: Digests of the data, equal ones included.
-        figures: Headline metrics with intervals; None where a subject lacks one.
+        metrics: Headline metrics with intervals; None where a subject lacks one.
         differences: Paired differences, second minus first; empty if the rows differ.
         higher_is_better: Metric name -> direction, for metrics computed here.
         costs: Costs measured together; empty unless both are versions.
@@ -60,7 +60,7 @@ class Comparison:
     names: tuple[str, str]
     params: dict[str, tuple[str | None, str | None]]
     digests: dict[str, tuple[str | None, str | None]]
-    figures: dict[str, tuple[Interval | None, Interval | None]]
+    metrics: dict[str, tuple[Interval | None, Interval | None]]
     differences: dict[str, Interval]
     higher_is_better: dict[str, bool]
     costs: tuple[Costs, ...]
@@ -74,7 +74,7 @@ class Comparison:
             "digests": {name: list(pair) for name, pair in self.digests.items()},
             "figures": {
                 name: [interval.as_dict() if interval else None for interval in pair]
-                for name, pair in self.figures.items()
+                for name, pair in self.metrics.items()
             },
             "differences": {name: interval.as_dict() for name, interval in self.differences.items()},
             "costs": [asdict(costs) for costs in self.costs],
@@ -92,11 +92,7 @@ def compare(first: str, second: str, layout: Layout) -> Comparison:
         UserError: A subject does not exist, or the store does not answer.
     """
     config = current_configuration(layout)
-    uri = open_store(config.runtime, layout)
-    import mlflow
-
-    client = mlflow.MlflowClient()
-    with tracking_errors(uri):
+    with open_client(config.runtime, layout) as client:
         pair = (_subject(first, client, layout), _subject(second, client, layout))
         params = _pairs(pair[0].run.data.params, pair[1].run.data.params)
         common: dict[str, Any] = {
@@ -150,13 +146,13 @@ def _measured(pair: tuple[Subject, Subject], layout: Layout, config: PipelineCon
     tables = (material.challenger.predictions, material.champion.predictions)
     rows, precision = len(material.frame), config.gate.precision
     return {
-        **_figures(tables, material.metrics, material.target_columns, config),
+        **_measured_metrics(tables, material.metrics, material.target_columns, config),
         "costs": (material.challenger.costs, material.champion.costs),
         "how": f"Both predicted the {rows} rows of the test split now, with their {precision} graphs.",
     }
 
 
-def _figures(
+def _measured_metrics(
     tables: tuple[pd.DataFrame, pd.DataFrame], metrics: Any, targets: Any, config: PipelineConfig
 ) -> dict[str, Any]:
     bootstrap = Bootstrap(config.gate.resamples, config.gate.confidence, config.gate.seed)
@@ -167,7 +163,7 @@ def _figures(
     except (KeyError, ValueError) as error:  # unknown labels or columns
         raise UserError(f"the two have no common metrics ({error!r})", fix="Compare models of one task") from error
     return {
-        "figures": {metric.name: (first[metric.name], second[metric.name]) for metric in headline},
+        "metrics": {metric.name: (first[metric.name], second[metric.name]) for metric in headline},
         "differences": differences,
         "higher_is_better": {metric.name: metric.higher_is_better for metric in headline},
     }
@@ -180,13 +176,13 @@ def _logged(pair: tuple[Subject, Subject], layout: Layout, config: PipelineConfi
         task = Task.build(config.evaluate.task)
         metrics = evaluator_of(task).metrics(Prepared(layout.prepared).state)
         how = f"From the stored predictions of the runs for {len(tables[0])} test rows."
-        return {**_figures(tables, metrics, task.target_columns, config), "costs": (), "how": how}
+        return {**_measured_metrics(tables, metrics, task.target_columns, config), "costs": (), "how": how}
     except UserError as error:
         reason = error.what
     first, second = (_logged_intervals(subject.run.data.metrics) for subject in pair)
     names = dict.fromkeys([*first, *second])
     return {
-        "figures": {name: (first.get(name), second.get(name)) for name in names},
+        "metrics": {name: (first.get(name), second.get(name)) for name in names},
         "differences": {},
         "higher_is_better": {},
         "costs": (),

@@ -118,19 +118,19 @@ def _queue(client: MlflowClient, name: str, key: str) -> None:
         if claims.pop(key, None) is None or now - beaten > _HOLD_SECONDS:
             raise _taken(name, "another process")
         before = {
-            other: rival
-            for other, rival in claims.items()
-            if rival.number == 0 or (rival.number, other) < (claim.number, key)
+            other: theirs
+            for other, theirs in claims.items()
+            if theirs.number == 0 or (theirs.number, other) < (claim.number, key)
         }
         if not before:
             return
-        for other, rival in before.items():
-            if other not in seen or seen[other][0] != rival:
-                seen[other] = (rival, now)
-            if _is_dead(rival) or now - seen[other][1] > _SILENT_SECONDS:
+        for other, theirs in before.items():
+            if other not in seen or seen[other][0] != theirs:
+                seen[other] = (theirs, now)
+            if _is_dead(theirs) or now - seen[other][1] > _SILENT_SECONDS:
                 client.delete_registered_model_tag(name, other)
         if now > end:
-            first = min(before.values(), key=lambda rival: rival.number)
+            first = min(before.values(), key=lambda theirs: theirs.number)
             raise _taken(name, f"process {first.pid} on {first.machine.split()[0]}")
         if now - beaten > _BEAT_SECONDS:
             claim, beaten = replace(claim, beat=claim.beat + 1), now

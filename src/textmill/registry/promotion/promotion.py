@@ -21,7 +21,7 @@ from textmill.registry.promotion.lock import promotion_lock
 from textmill.registry.promotion.measuring import FetchedVersion, fetch_verified, measure
 from textmill.registry.runs.addresses import find_version, model_name, require_run_id
 from textmill.registry.runs.origin import PREFIX
-from textmill.registry.runs.store import open_store, tracking_errors
+from textmill.registry.runs.store import open_client
 from textmill.registry.versions.versions import CHALLENGER
 
 if TYPE_CHECKING:
@@ -86,14 +86,10 @@ def promote(address: str | None, layout: Layout, *, reason: str = "", dry_run: b
             store does not answer.
     """
     config = current_configuration(layout)
-    uri = open_store(config.runtime, layout)
-    import mlflow
-
-    client = mlflow.MlflowClient()
-    with tracking_errors(uri):
+    with open_client(config.runtime, layout) as client:
         version = find_version(address or CHALLENGER, client, layout)
         name, number = version.name, str(version.version)
-        recovered = None if dry_run else recover(client, name, uri)
+        recovered = None if dry_run else recover(client, name)
         before = read_aliases(client, name)
         if before.champion == number:
             raise UserError(f"{name} version {number} is the champion already", fix="Name another version")
@@ -120,7 +116,7 @@ def promote(address: str | None, layout: Layout, *, reason: str = "", dry_run: b
         )
         if not dry_run:
             event = replace(event, decision=_store(client, versions[0], event, decision))
-            event = complete_promotion(client, name, uri, event)
+            event = complete_promotion(client, name, event)
     return Promotion(name, event, {**asdict(event), **decision}, recovered, dry_run)
 
 
@@ -130,23 +126,19 @@ def history_of(name: str | None, layout: Layout) -> dict[str, Any]:
     Raises:
         UserError: The model is not registered, or the store does not answer.
     """
-    uri = open_store(current_configuration(layout).runtime, layout)
-    import mlflow
-
-    client = mlflow.MlflowClient()
-    with tracking_errors(uri):
+    with open_client(current_configuration(layout).runtime, layout) as client:
         name = name or model_name(client, layout)
-        recovered = recover(client, name, uri)
+        recovered = recover(client, name)
         return {**history(client, name), "recovered": recovered}
 
 
-def complete_promotion(client: MlflowClient, name: str, uri: str, event: Event) -> Event:
+def complete_promotion(client: MlflowClient, name: str, event: Event) -> Event:
     """Tag the version with its verdict, then move the aliases or record the refusal.
 
     Nothing moves if the champion changed since the measurement. The lock covers all of it, because two
     promotions of one version would write the same tags.
     """
-    with promotion_lock(client, name, uri) as lock:
+    with promotion_lock(client, name, client.tracking_uri) as lock:
         recover_locked(client, name, lock)
         lock.check()
         _tag_version(client, name, event)

@@ -14,7 +14,7 @@ from textmill.registry.promotion.lock import promotion_lock
 from textmill.registry.promotion.measuring import fetch_verified
 from textmill.registry.promotion.promotion import current_configuration
 from textmill.registry.runs.addresses import model_name
-from textmill.registry.runs.store import open_store, tracking_errors
+from textmill.registry.runs.store import open_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,13 +44,9 @@ def rollback(name: str | None, layout: Layout, *, reason: str) -> Rollback:
         UserError: There is no champion or previous champion, or the store does not answer.
     """
     config = current_configuration(layout)
-    uri = open_store(config.runtime, layout)
-    import mlflow
-
-    client = mlflow.MlflowClient()
-    with tracking_errors(uri):
+    with open_client(config.runtime, layout) as client:
         name = name or model_name(client, layout)
-        recovered = recover(client, name, uri)
+        recovered = recover(client, name)
         before = read_aliases(client, name)
         if before.champion is None or before.previous is None:
             missing = "champion" if before.champion is None else "previous champion"
@@ -68,13 +64,13 @@ def rollback(name: str | None, layout: Layout, *, reason: str) -> Rollback:
             event = replace(event, outcome="refused", words=problem)
             record_event(client, name, event)
         else:
-            event = _complete_rollback(client, name, uri, event, before)
+            event = _complete_rollback(client, name, event, before)
     return Rollback(name, event, recovered)
 
 
-def _complete_rollback(client: MlflowClient, name: str, uri: str, event: Event, before: Aliases) -> Event:
+def _complete_rollback(client: MlflowClient, name: str, event: Event, before: Aliases) -> Event:
     """Move the aliases if they have not changed since `before`."""
-    with promotion_lock(client, name, uri) as lock:
+    with promotion_lock(client, name, client.tracking_uri) as lock:
         recover_locked(client, name, lock)
         model = client.get_registered_model(name)
         now = read_aliases(client, name)

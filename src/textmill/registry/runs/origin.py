@@ -1,4 +1,4 @@
-"""What a run was made from: git commit, dvc.lock, installed packages, platform."""
+"""The origin of a run: git commit, dvc.lock, installed packages, platform."""
 
 from __future__ import annotations
 

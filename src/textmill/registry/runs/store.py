@@ -82,6 +82,16 @@ def open_store(runtime: RuntimeConfig, layout: Layout) -> str:
     return uri
 
 
+@contextmanager
+def open_client(runtime: RuntimeConfig, layout: Layout) -> Iterator[MlflowClient]:
+    """Open the store and yield its client; errors of the store become UserErrors of one line."""
+    uri = open_store(runtime, layout)
+    import mlflow
+
+    with tracking_errors(uri):
+        yield mlflow.MlflowClient()
+
+
 def tracking_uri(runtime: RuntimeConfig, layout: Layout) -> str:
     """Return the address of the store. A relative SQLite path is relative to the project's home."""
     uri = runtime.tracking_uri or _user_uri() or f"{_SQLITE}{layout.home / 'mlflow.db'}"
@@ -172,7 +182,7 @@ def _open_database(uri: str, database: Path) -> None:
     """Create or check the schema, one process at a time.
 
     MLflow creates the schema lazily and without a lock. It also stores the default experiment's artifact
-    location: by default `mlruns` in the working folder, here beside the database.
+    location: by default `mlruns` in the working folder, here next to the database.
     """
     from filelock import FileLock
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore

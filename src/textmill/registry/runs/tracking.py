@@ -92,7 +92,7 @@ class StageRun:
             self.client.log_artifacts(self.run_id, str(path), folder)
 
     def log_figure(self, figure: Figure, name: str) -> None:
-        """Store a figure in the run's artifacts; `name` includes the format, such as `plots/history.png`."""
+        """Store a plot in the run's artifacts; `name` includes the format, such as `plots/history.png`."""
         with tracking_errors(self.uri):
             self.client.log_figure(self.run_id, figure, name)
 
@@ -259,10 +259,10 @@ def create_run(client: MlflowClient, experiment: str, name: str, root: Path) -> 
         tags["mlflow.user"] = os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
     except (OSError, KeyError):
         log.debug("the user has no name")
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
+    stored = client.get_experiment_by_name(experiment)
+    if stored is None:
         raise UserError(f"the experiment {experiment!r} no longer exists in the tracking store")
-    return str(client.create_run(found.experiment_id, run_name=name, tags=tags).info.run_id)
+    return str(client.create_run(stored.experiment_id, run_name=name, tags=tags).info.run_id)
 
 
 def _copy(client: MlflowClient, source: Run | None, run_id: str, previous: str | None) -> None:

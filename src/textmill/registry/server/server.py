@@ -191,9 +191,9 @@ def _environment(settings: ServerSettings, database: str) -> dict[str, str]:
 
 def _admin_password(settings: ServerSettings) -> str:
     """Return the password for creating the user admin; MLflow wants one at later starts too, without effect."""
-    if given := os.environ.get(ADMIN_PASSWORD):
+    if password := os.environ.get(ADMIN_PASSWORD):
         settings.password_given.touch(mode=0o600)
-        return given
+        return password
     if settings.password_given.exists() and not settings.password_file.exists():
         return secrets.token_urlsafe()
     return read_or_create_secret(settings.password_file)

@@ -64,10 +64,10 @@ class RegisteredSource:
         client = self._client()
         uri = f"models:/{self.name}/{version}"
         with tracking_errors(self._store):
-            found = find_version(uri, client, self._layout)
-            folder = versions.fetch_folder(found, self._layout)
-        digest = str(found.tags[f"{PREFIX}manifest_sha256"])
-        return FetchedModel(folder, Identity(self.name, version, digest, found.tags.get(f"{PREFIX}git_commit")))
+            registered = find_version(uri, client, self._layout)
+            folder = versions.fetch_folder(registered, self._layout)
+        digest = str(registered.tags[f"{PREFIX}manifest_sha256"])
+        return FetchedModel(folder, Identity(self.name, version, digest, registered.tags.get(f"{PREFIX}git_commit")))
 
     def _client(self) -> MlflowClient:
         if not self._store:

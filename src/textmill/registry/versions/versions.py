@@ -25,7 +25,7 @@ from textmill.predicting.exported import MANIFEST_FILE, read_specification, veri
 from textmill.registry.runs import descriptions
 from textmill.registry.runs.addresses import find_version
 from textmill.registry.runs.origin import PREFIX, origin_tags, upstream_lock_digest
-from textmill.registry.runs.store import open_store, tracking_errors
+from textmill.registry.runs.store import open_client, tracking_errors
 from textmill.tasks.abilities import ContinuesText, GeneratesText
 from textmill.tasks.base import Task
 
@@ -136,11 +136,8 @@ def download(uri: str, layout: Layout) -> Path:
     Raises:
         UserError: The version does not exist, or the store cannot be reached.
     """
-    open_store(RuntimeConfig(tracking_uri=configured_uri(layout)), layout)
-    import mlflow
-
-    with tracking_errors(mlflow.get_tracking_uri()):
-        return fetch_folder(find_version(uri, mlflow.MlflowClient(), layout), layout)
+    with open_client(RuntimeConfig(tracking_uri=configured_uri(layout)), layout) as client:
+        return fetch_folder(find_version(uri, client, layout), layout)
 
 
 def fetch_folder(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> Path:
