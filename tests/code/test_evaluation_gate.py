@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from textmill.config.sections.gate import GateConfig
-from textmill.evaluation.gate import Costs, Material, Measured, Verdict, judge
+from textmill.evaluation.gate import Costs, GateInputs, MeasuredVersion, Verdict, judge
 from textmill.metrics.base import Metric
 
 ROWS = 400
@@ -29,12 +29,12 @@ def answers(wrong: range = range(0), rows: int = ROWS) -> pd.DataFrame:
     return predictions(right)
 
 
-def material(ours: pd.DataFrame, theirs: pd.DataFrame | None, **changes: Any) -> Material:
+def material(ours: pd.DataFrame, theirs: pd.DataFrame | None, **changes: Any) -> GateInputs:
     rows = len(ours)
     frame = pd.DataFrame({"length": np.arange(rows) % 40, "source": np.where(np.arange(rows) < rows // 4, "a", "b")})
-    champion = None if theirs is None else Measured("version 1", DIGEST, theirs, Costs(10.0, 100.0, 20.0))
-    challenger = Measured("version 2", DIGEST, ours, Costs(10.0, 100.0, 20.0))
-    found = Material([RIGHT, ERROR], "share_right", ["label"], challenger, champion, DIGEST, frame, 0)
+    champion = None if theirs is None else MeasuredVersion("version 1", DIGEST, theirs, Costs(10.0, 100.0, 20.0))
+    challenger = MeasuredVersion("version 2", DIGEST, ours, Costs(10.0, 100.0, 20.0))
+    found = GateInputs([RIGHT, ERROR], "share_right", ["label"], challenger, champion, DIGEST, frame, 0)
     return replace(found, **changes)
 
 

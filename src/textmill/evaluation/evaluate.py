@@ -17,7 +17,7 @@ from textmill.config.sections.runtime import RuntimeConfig
 from textmill.data.prepared import SPLITS, Prepared
 from textmill.errors import UserError
 from textmill.evaluation.evaluator import Evaluator, ExaminesNetwork, Report, evaluator_of
-from textmill.evaluation.figures import Figures, measure
+from textmill.evaluation.measurements import Measurements, measure
 from textmill.evaluation.slices import LENGTH, cut_slices
 from textmill.files import sha256_folder
 from textmill.metrics.base import Outputs, Section
@@ -39,7 +39,7 @@ class Evaluation:
     Attributes:
         task: What the model does.
         model: Its architecture.
-        figures: The measured figures.
+        measurements: Metrics of the model, its baselines and its slices.
         predictions: One row a test row; with `length` and the slice columns.
         outputs: The network's raw outputs, in the same order.
         errors: The wrong predictions, worst first, as many as configured.
@@ -50,7 +50,7 @@ class Evaluation:
 
     task: Task
     model: Model
-    figures: Figures
+    measurements: Measurements
     predictions: pd.DataFrame
     outputs: Outputs
     errors: pd.DataFrame
@@ -102,7 +102,7 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
         baselines = waiting.result()
     predictions = evaluator.predictions(outputs, frame, state)
     report = evaluator.report(predictions, state)
-    figures = measure(
+    measurements = measure(
         task,
         evaluator.metrics(state),
         predictions,
@@ -113,7 +113,7 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
     return Evaluation(
         task=task,
         model=model,
-        figures=figures,
+        measurements=measurements,
         predictions=predictions.assign(**{name: frame[name].to_numpy() for name in (LENGTH, *config.slice_columns)}),
         outputs=outputs,
         errors=(pd.DataFrame() if report.errors is None else report.errors).head(config.worst),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from textmill.config.sections.gate import BudgetConfig, GateConfig
 from textmill.errors import UserError
-from textmill.evaluation.figures import GROUP
+from textmill.evaluation.measurements import GROUP
 from textmill.evaluation.slices import LENGTH, Slice, cut_slices
 from textmill.metrics.base import Metric
 from textmill.metrics.bootstrap import Bootstrap, intervals, paired_test
@@ -38,7 +38,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredVersion:
     """One version on the evaluation set.
 
     Attributes:
@@ -55,8 +55,8 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Material:
-    """All that the gate looks at.
+class GateInputs:
+    """What the gate checks.
 
     Attributes:
         metrics: The task's figures.
@@ -73,8 +73,8 @@ class Material:
     metrics: Sequence[Metric]
     main_metric: str
     target_columns: Sequence[str]
-    challenger: Measured
-    champion: Measured | None
+    challenger: MeasuredVersion
+    champion: MeasuredVersion | None
     digest: str
     frame: pd.DataFrame
     overlap: int | None
@@ -113,24 +113,24 @@ class Verdict:
         return {"verdict": self.status, "reasons": self.reasons, "checks": [asdict(check) for check in self.checks]}
 
 
-def judge(material: Material, config: GateConfig) -> Verdict:
+def judge(inputs: GateInputs, config: GateConfig) -> Verdict:
     """Put every question of the gate. The first champion is asked for floors, overlap and limits only."""
-    digests = list(_digests(material))
+    digests = list(_digests(inputs))
     if any(check.status == "fail" for check in digests):
         return Verdict(digests)  # figures of another set would say nothing
     bootstrap = Bootstrap(config.resamples, config.confidence, config.seed)
-    checks = [*digests, _overlap(material, config.max_overlap)]
-    checks += _closed("floors", lambda: _floors(material, config, bootstrap))
-    if material.champion is not None:
-        champion = material.champion
-        checks += _closed("difference", lambda: _difference(material, champion, config, bootstrap))
-        checks += _closed("slices", lambda: _slices(material, champion, config, bootstrap))
+    checks = [*digests, _overlap(inputs, config.max_overlap)]
+    checks += _closed("floors", lambda: _floors(inputs, config, bootstrap))
+    if inputs.champion is not None:
+        champion = inputs.champion
+        checks += _closed("difference", lambda: _difference(inputs, champion, config, bootstrap))
+        checks += _closed("slices", lambda: _slices(inputs, champion, config, bootstrap))
     for name, budget in (
         ("latency", config.budgets.latency),
         ("memory", config.budgets.memory),
         ("size", config.budgets.size),
     ):
-        checks += _budget(material, name, budget)
+        checks += _budget(inputs, name, budget)
     return Verdict(checks)
 
 
@@ -144,30 +144,30 @@ def _closed(name: str, questions: Callable[[], Iterator[Check]]) -> list[Check]:
         return [Check(name, "fail", f"{name}: the predictions cannot be measured ({error!r})")]
 
 
-def _digests(material: Material) -> Iterator[Check]:
-    for side in filter(None, (material.challenger, material.champion)):
-        same = side.digest is not None and side.digest == material.digest
+def _digests(inputs: GateInputs) -> Iterator[Check]:
+    for side in filter(None, (inputs.challenger, inputs.champion)):
+        same = side.digest is not None and side.digest == inputs.digest
         words = (
-            f"{side.name} was made beside this evaluation set ({material.digest[:12]})"
+            f"{side.name} was made beside this evaluation set ({inputs.digest[:12]})"
             if same
             else f"{side.name} was made beside another evaluation set "
-            f"({(side.digest or 'unknown')[:12]} instead of {material.digest[:12]})"
+            f"({(side.digest or 'unknown')[:12]} instead of {inputs.digest[:12]})"
         )
         yield Check("digest", "pass" if same else "fail", words)
 
 
-def _overlap(material: Material, most: float) -> Check:
-    rows = len(material.challenger.predictions)
-    if material.overlap is None:
-        return Check("overlap", "fail", f"the training rows of {material.challenger.name} are not here to compare with")
-    share = material.overlap / rows if rows else math.nan
-    words = f"{material.overlap} of {rows} evaluation rows stand in the training split too, {most:.2%} are allowed"
-    return Check("overlap", "pass" if share <= most else "fail", words, {"rows": material.overlap, "share": share})
+def _overlap(inputs: GateInputs, most: float) -> Check:
+    rows = len(inputs.challenger.predictions)
+    if inputs.overlap is None:
+        return Check("overlap", "fail", f"the training rows of {inputs.challenger.name} are not here to compare with")
+    share = inputs.overlap / rows if rows else math.nan
+    words = f"{inputs.overlap} of {rows} evaluation rows stand in the training split too, {most:.2%} are allowed"
+    return Check("overlap", "pass" if share <= most else "fail", words, {"rows": inputs.overlap, "share": share})
 
 
-def _floors(material: Material, config: GateConfig, bootstrap: Bootstrap) -> Iterator[Check]:
-    known = {metric.name: metric for metric in material.metrics}
-    found = intervals(material.challenger.predictions, material.metrics, bootstrap)
+def _floors(inputs: GateInputs, config: GateConfig, bootstrap: Bootstrap) -> Iterator[Check]:
+    known = {metric.name: metric for metric in inputs.metrics}
+    found = intervals(inputs.challenger.predictions, inputs.metrics, bootstrap)
     for name, floor in config.floors.items():
         if name not in known:
             yield Check("floor", "fail", f"{name} has a floor and is no metric of this task")
@@ -179,15 +179,17 @@ def _floors(material: Material, config: GateConfig, bootstrap: Bootstrap) -> Ite
             "floor", "pass" if held else "fail", words, {"metric": name, "floor": floor, **found[name].as_dict()}
         )
     if not config.floors:
-        words = f"gate.floors asks nothing; {material.main_metric} is {found[material.main_metric].value:.4f}"
-        yield Check("floor", "pass", words, {"metric": material.main_metric, **found[material.main_metric].as_dict()})
+        words = f"gate.floors asks nothing; {inputs.main_metric} is {found[inputs.main_metric].value:.4f}"
+        yield Check("floor", "pass", words, {"metric": inputs.main_metric, **found[inputs.main_metric].as_dict()})
 
 
-def _difference(material: Material, champion: Measured, config: GateConfig, bootstrap: Bootstrap) -> Iterator[Check]:
+def _difference(
+    inputs: GateInputs, champion: MeasuredVersion, config: GateConfig, bootstrap: Bootstrap
+) -> Iterator[Check]:
     asked = config.difference
-    metric = _metric(material, asked.metric)
+    metric = _metric(inputs, asked.metric)
     theirs = champion.predictions
-    found = paired_test(material.challenger.predictions, theirs, metric, 0.0, bootstrap, material.target_columns)
+    found = paired_test(inputs.challenger.predictions, theirs, metric, 0.0, bootstrap, inputs.target_columns)
     gain = found.gain
     superior = asked.claim == "superiority"
     bound = asked.margin if superior else -asked.margin
@@ -200,25 +202,25 @@ def _difference(material: Material, champion: Measured, config: GateConfig, boot
             status
         ] + f" worse by {asked.margin:g} or more"
     words = (
-        f"{material.challenger.name} {said} in {metric.name}: gain {gain.value:+.4f} "
+        f"{inputs.challenger.name} {said} in {metric.name}: gain {gain.value:+.4f} "
         f"({config.confidence:.0%} interval {gain.low:+.4f} to {gain.high:+.4f})"
     )
     figures = {"metric": metric.name, "claim": asked.claim, "margin": asked.margin, **gain.as_dict()}
     yield Check("difference", status, words, figures)
 
 
-def _slices(material: Material, champion: Measured, config: GateConfig, bootstrap: Bootstrap) -> Iterator[Check]:
+def _slices(inputs: GateInputs, champion: MeasuredVersion, config: GateConfig, bootstrap: Bootstrap) -> Iterator[Check]:
     asked = config.slices
-    parts = _cut(material.frame, asked.columns)
+    parts = _cut(inputs.frame, asked.columns)
     large = [part for part in parts if len(part.rows) >= asked.min_rows]
-    yield from _required(material.frame, asked.required, asked.min_rows)
-    metric = _metric(material, config.difference.metric)
-    ours, theirs = material.challenger.predictions, champion.predictions
+    yield from _required(inputs.frame, asked.required, asked.min_rows)
+    metric = _metric(inputs, config.difference.metric)
+    ours, theirs = inputs.challenger.predictions, champion.predictions
     tests = []
     for part in large:
         rows = ours.iloc[part.rows]
         same = theirs[theirs["id"].isin(rows["id"])]
-        tests.append(paired_test(rows, same, metric, asked.margin, bootstrap, material.target_columns))
+        tests.append(paired_test(rows, same, metric, asked.margin, bootstrap, inputs.target_columns))
     for part, test, p in zip(large, tests, holm([test.harm for test in tests]), strict=True):
         harmed = p < asked.significance
         said = f"loses more than {asked.margin:g}" if harmed else f"shows no loss beyond {asked.margin:g}"
@@ -257,9 +259,9 @@ def _required(frame: pd.DataFrame, required: Mapping[str, Sequence[str]], least:
                 yield Check("slice", "fail", words, {"column": column, "slice": name, "rows": rows})
 
 
-def _budget(material: Material, name: str, budget: BudgetConfig) -> Iterator[Check]:
-    ours: float = getattr(material.challenger.costs, name)
-    theirs: float | None = getattr(material.champion.costs, name) if material.champion else None
+def _budget(inputs: GateInputs, name: str, budget: BudgetConfig) -> Iterator[Check]:
+    ours: float = getattr(inputs.challenger.costs, name)
+    theirs: float | None = getattr(inputs.champion.costs, name) if inputs.champion else None
     bounds = []
     if budget.limit is not None:
         bounds.append((budget.limit, f"the limit is {budget.limit:g}"))
@@ -271,11 +273,11 @@ def _budget(material: Material, name: str, budget: BudgetConfig) -> Iterator[Che
         yield Check(name, "pass" if held else "fail", words, {"value": ours, "bound": bound, "champion": theirs})
 
 
-def _metric(material: Material, name: str | None) -> Metric:
-    wanted = name or material.main_metric
-    found = next((metric for metric in material.metrics if metric.name == wanted), None)
+def _metric(inputs: GateInputs, name: str | None) -> Metric:
+    wanted = name or inputs.main_metric
+    found = next((metric for metric in inputs.metrics if metric.name == wanted), None)
     if found is None:
-        known = ", ".join(metric.name for metric in material.metrics if GROUP not in metric.name)
+        known = ", ".join(metric.name for metric in inputs.metrics if GROUP not in metric.name)
         raise UserError(
             f"{wanted!r} is no metric of this task", where="gate.difference.metric", fix=f"Allowed: {known}"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.sections.evaluate import EvaluateConfig
-from textmill.evaluation.figures import GROUP, Figures
+from textmill.evaluation.measurements import GROUP, Measurements
 from textmill.metrics.bootstrap import Interval
 from textmill.metrics.pictures import data_uri, interval_chart, png
 
@@ -39,14 +39,14 @@ def write_evaluation(found: Evaluation, config: EvaluateConfig, title: str, fold
 
     plots = folder / "plots"
     plots.mkdir(parents=True)
-    summary = found.figures.summary() | ({"findings": found.own_metrics} if found.own_metrics else {})
-    for name, values in (("metrics.json", summary), ("figures.json", found.figures.details())):
+    summary = found.measurements.summary() | ({"findings": found.own_metrics} if found.own_metrics else {})
+    for name, values in (("metrics.json", summary), ("figures.json", found.measurements.details())):
         # in their own order, the main metric first
         (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     found.predictions.to_parquet(folder / "predictions.parquet", index=False)
     np.savez(folder / "outputs.npz", allow_pickle=False, **found.outputs)
     found.errors.round(6).to_csv(folder / "errors.csv", index=False)
-    slices_table(found.figures).to_csv(plots / "slices.csv", index=False)
+    slices_table(found.measurements).to_csv(plots / "slices.csv", index=False)
     for section in found.sections:
         for name, table in section.plots.items():
             table.to_csv(plots / f"{name}.csv", index=False)
@@ -56,26 +56,28 @@ def write_evaluation(found: Evaluation, config: EvaluateConfig, title: str, fold
     (folder / "report.html").write_text(render_report(found, config, title, pictures), encoding="utf-8")
 
 
-def slices_table(figures: Figures) -> pd.DataFrame:
+def slices_table(measurements: Measurements) -> pd.DataFrame:
     """The main metric over each slice, one a row."""
     import pandas as pd
 
     rows = [
         {"column": part.column, "slice": part.name, "rows": part.rows, **part.interval.as_dict()}
-        for part in figures.slices
+        for part in measurements.slices
     ]
     return pd.DataFrame(rows, columns=["column", "slice", "rows", "value", "low", "high"])
 
 
 def pictures_of(found: Evaluation) -> dict[str, bytes]:
     """Every picture of the report as PNG, by name."""
-    figures, measure = found.figures, words(found.figures.main)
-    this = figures.test[figures.main]
-    models = {"this model": this} | {words(name): base[figures.main] for name, base in figures.baselines.items()}
-    drawn = {_MODELS: interval_chart(models, measure)}
-    if figures.slices:
-        slices = {f"{words(part.column)}: {part.name}": part.interval for part in figures.slices}
-        drawn[_SLICES] = interval_chart({"all rows": this} | slices, measure, reference=this.value)
+    measurements, metric = found.measurements, words(found.measurements.main)
+    this = measurements.test[measurements.main]
+    models = {"this model": this} | {
+        words(name): base[measurements.main] for name, base in measurements.baselines.items()
+    }
+    drawn = {_MODELS: interval_chart(models, metric)}
+    if measurements.slices:
+        slices = {f"{words(part.column)}: {part.name}": part.interval for part in measurements.slices}
+        drawn[_SLICES] = interval_chart({"all rows": this} | slices, metric, reference=this.value)
     for section in found.sections:
         drawn |= section.figures
     return {name: png(figure) for name, figure in drawn.items()}
@@ -90,24 +92,24 @@ def render_report(found: Evaluation, config: EvaluateConfig, title: str, picture
         title: Name of the experiment.
         pictures: PNGs by name, as `pictures_of` gives them.
     """
-    figures = found.figures
+    measurements = found.measurements
     uris = {name: data_uri(image) for name, image in pictures.items()}
     return render_page(
         _TEMPLATE,
         title=title,
         task=words(found.task.name),
         model=words(found.model.name),
-        measure=words(figures.main),
-        main=figures.test[figures.main],
-        leads=[_lead(figures, name) for name in figures.baselines],
+        measure=words(measurements.main),
+        main=measurements.test[measurements.main],
+        leads=[_lead(measurements, name) for name in measurements.baselines],
         confidence=f"{100 * config.confidence:g} %",
         config=config,
         rows=found.rows,
         models_picture=uris[_MODELS],
-        models_table=_models_table(figures),
-        groups_table=_groups_table(figures),
+        models_table=_models_table(measurements),
+        groups_table=_groups_table(measurements),
         slices_picture=uris.get(_SLICES),
-        slices_table=_slices_table(figures),
+        slices_table=_slices_table(measurements),
         sections=[
             {
                 "title": section.title,
@@ -156,37 +158,37 @@ def frame_table(frame: pd.DataFrame) -> Table:
     )
 
 
-def _lead(figures: Figures, baseline: str) -> dict[str, Any]:
+def _lead(measurements: Measurements, baseline: str) -> dict[str, Any]:
     """The model's lead over a baseline, and what may be said of it."""
-    lead = figures.difference[baseline][figures.main]
-    sign = 1 if figures.higher_is_better[figures.main] else -1
+    lead = measurements.difference[baseline][measurements.main]
+    sign = 1 if measurements.higher_is_better[measurements.main] else -1
     ends = sorted((sign * lead.low, sign * lead.high))
     verdict = "better" if ends[0] > 0 else "worse" if ends[1] < 0 else "no clear difference"
     return {
         "name": words(baseline),
-        "figure": figures.baselines[baseline][figures.main],
+        "figure": measurements.baselines[baseline][measurements.main],
         "lead": lead,
         "verdict": verdict,
     }
 
 
-def _models_table(figures: Figures) -> Table:
+def _models_table(measurements: Measurements) -> Table:
     rows = [
         [
-            f"{words(name)} {'↑' if figures.higher_is_better[name] else '↓'}",
-            shown(figures.test[name]),
-            *(shown(found[name]) for found in figures.baselines.values()),
+            f"{words(name)} {'↑' if measurements.higher_is_better[name] else '↓'}",
+            shown(measurements.test[name]),
+            *(shown(found[name]) for found in measurements.baselines.values()),
         ]
-        for name in figures.headline
+        for name in measurements.headline
     ]
-    head = ["", "this model", *map(words, figures.baselines)]
+    head = ["", "this model", *map(words, measurements.baselines)]
     return Table(head, rows, [False] + [True] * (len(head) - 1))
 
 
-def _groups_table(figures: Figures) -> Table | None:
+def _groups_table(measurements: Measurements) -> Table | None:
     """The metrics of single groups: a row a group, a column a figure."""
     cells: dict[str, dict[str, str]] = {}
-    for name, interval in figures.test.items():
+    for name, interval in measurements.test.items():
         figure, found, group = name.partition(GROUP)
         if found:
             cells.setdefault(group, {})[figure] = shown(interval)
@@ -197,9 +199,9 @@ def _groups_table(figures: Figures) -> Table | None:
     return Table(["", *map(words, columns)], rows, [False] + [True] * len(columns))
 
 
-def _slices_table(figures: Figures) -> Table:
-    rows = [[words(part.column), part.name, f"{part.rows:,}", shown(part.interval)] for part in figures.slices]
-    return Table(["by", "slice", "rows", words(figures.main)], rows, [False, False, True, True])
+def _slices_table(measurements: Measurements) -> Table:
+    rows = [[words(part.column), part.name, f"{part.rows:,}", shown(part.interval)] for part in measurements.slices]
+    return Table(["by", "slice", "rows", words(measurements.main)], rows, [False, False, True, True])
 
 
 def shown(interval: Interval) -> str:

@@ -24,10 +24,10 @@ def main(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> None
         found = evaluate(config, runtime, layout)
         write_evaluation(found, config, runtime.tracking_experiment, folder)
         run.set_tags(
-            {descriptions.NOTE: descriptions.evaluated_run(runtime.tracking_experiment, found.figures.summary())}
+            {descriptions.NOTE: descriptions.evaluated_run(runtime.tracking_experiment, found.measurements.summary())}
         )
         run.log_configuration("evaluate", config, layout)
-        run.log_metrics({**found.figures.flat(), **found.own_metrics})
+        run.log_metrics({**found.measurements.flat(), **found.own_metrics})
         run.log_folder(folder, "evaluation")
         run.write_reference(folder / "run.json")
 

@@ -11,7 +11,7 @@ from textmill.config.sections.gate import GateConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.evaluation.evaluator import evaluator_of, predict_rows
-from textmill.evaluation.gate import Material, Measured
+from textmill.evaluation.gate import GateInputs, MeasuredVersion
 from textmill.predicting.exported import verify
 from textmill.registry.promotion.costs import costs_of
 from textmill.registry.runs.origin import PREFIX
@@ -50,7 +50,7 @@ def fetched(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> Si
     return Side(version, folder)
 
 
-def measure(sides: list[Side], layout: Layout, gate: GateConfig) -> Material:
+def measure(sides: list[Side], layout: Layout, gate: GateConfig) -> GateInputs:
     """Let every side answer the prepared test split, and measure what they cost.
 
     Args:
@@ -72,10 +72,12 @@ def measure(sides: list[Side], layout: Layout, gate: GateConfig) -> Material:
     task, state = predictors[0].task, predictors[0].exported.state
     costs = costs_of(predictors, [side.folder for side in sides], _rows(frame, predictors[0]), gate)
     measured = [
-        Measured(side.name, side.version.tags.get(f"{PREFIX}data.{SPLIT}_sha256"), predict_rows(predictor, frame), cost)
+        MeasuredVersion(
+            side.name, side.version.tags.get(f"{PREFIX}data.{SPLIT}_sha256"), predict_rows(predictor, frame), cost
+        )
         for side, predictor, cost in zip(sides, predictors, costs, strict=True)
     ]
-    return Material(
+    return GateInputs(
         metrics=evaluator_of(task).metrics(state),
         main_metric=task.main_metric,
         target_columns=task.target_columns,

@@ -25,7 +25,7 @@ Intervals = dict[str, Interval]
 
 
 @dataclass(frozen=True)
-class SliceFigure:
+class SliceMeasurement:
     """The main metric over a slice of `rows` rows."""
 
     column: str
@@ -35,7 +35,7 @@ class SliceFigure:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Measurements:
     """What was measured.
 
     Attributes:
@@ -51,7 +51,7 @@ class Figures:
     test: Intervals
     baselines: dict[str, Intervals]
     difference: dict[str, Intervals]
-    slices: list[SliceFigure]
+    slices: list[SliceMeasurement]
     higher_is_better: dict[str, bool]
 
     @property
@@ -118,7 +118,7 @@ def measure(
     baselines: Mapping[str, pd.DataFrame],
     slices: Sequence[Slice],
     bootstrap: Bootstrap,
-) -> Figures:
+) -> Measurements:
     """Measure a model's predictions beside those of its baselines on the same rows.
 
     Raises:
@@ -126,7 +126,7 @@ def measure(
     """
     main = [metric for metric in metrics if metric.name == task.main_metric]
     headline = [metric for metric in metrics if GROUP not in metric.name]
-    return Figures(
+    return Measurements(
         main=task.main_metric,
         test=intervals(predictions, metrics, bootstrap),
         baselines={name: intervals(table, headline, bootstrap) for name, table in baselines.items()},
@@ -135,7 +135,7 @@ def measure(
             for name, table in baselines.items()
         },
         slices=[
-            SliceFigure(
+            SliceMeasurement(
                 part.column,
                 part.name,
                 len(part.rows),
