@@ -51,6 +51,11 @@ class Layout:
         return self.root / "data" / "resolved.yaml"
 
     @property
+    def code(self) -> Path:
+        """Made by `compose`: a digest of the code that each stage can reach."""
+        return self.root / "data" / "code.yaml"
+
+    @property
     def raw(self) -> Path:
         """The corpus as published, by `fetch`."""
         return self.root / "data" / "raw"

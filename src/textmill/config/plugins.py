@@ -38,6 +38,13 @@ class Plugin:
         return cls(cls.Config.model_validate(options))
 
 
+def moved(target: str) -> str:
+    """Return where a class is now that an earlier version named at the dotted path `target`."""
+    for old, new in _MOVED.items():
+        target = new + target.removeprefix(old) if target.startswith(old) else target
+    return target
+
+
 PluginT = TypeVar("PluginT", bound=Plugin)
 
 
@@ -47,8 +54,7 @@ def find(target: str, expected: type[PluginT]) -> type[PluginT]:
     Raises:
         UserError: There is no such module or class, or it is no `expected`.
     """
-    for old, new in _MOVED.items():
-        target = new + target.removeprefix(old) if target.startswith(old) else target
+    target = moved(target)
     module_name, _, class_name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
