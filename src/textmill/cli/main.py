@@ -19,6 +19,7 @@ from textmill.cli.serve import serve
 from textmill.cli.server import server
 from textmill.cli.summary import summary
 from textmill.cli.verify import verify
+from textmill.cli.why import why
 from textmill.errors import one_line_errors
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(why)
 app.command()(predict)
 app.command()(server)
 app.command()(serve)

@@ -30,6 +30,9 @@ STAGES = ("fetch", "prepare", "train", "evaluate", "export", "register")
 EVALUATOR = "evaluator"
 """The attribute in which a task's class names the class that measures it, by its dotted path."""
 
+_NOT_FOLLOWED = ("textmill.config.code", "textmill.config.differences")
+"""Modules that say what a result depends on, and do not change it; with those whose names begin so."""
+
 _MEASURING = ("evaluate", "export", "register")
 _KEPT_MODULES = 800
 _KEPT_STAGES = 200
@@ -90,11 +93,11 @@ class Code:
     def stage(self, stage: str, sections: Mapping[str, Any]) -> StageCode:
         """Return the code of one stage; `sections` must hold its section, and for `register` that of `export`."""
         named = sections[stage], sections["export"] if stage == "register" else None
-        targets = list(_targets(named))
-        if stage in _MEASURING:
-            task = (sections[stage].get("task") or {}).get(TARGET)
-            targets += [self._constant(moved(str(task)), EVALUATOR)] if task else []
-        return _Reach(self).of([f"textmill.stages.{stage}.main", *(moved(target) for target in targets if target)])
+        targets = [moved(target) for target in _targets(named)]
+        task = (sections[stage].get("task") or {}).get(TARGET) if stage in _MEASURING else None
+        if task and (evaluator := self._constant(moved(task), EVALUATOR)):
+            targets.append(evaluator)
+        return _Reach(self).of([f"textmill.stages.{stage}.main", *targets])
 
     def save(self, stages: Iterable[StageCode]) -> None:
         """Keep the facts of modules, and the parts of each stage's code by its digest, on this machine."""
@@ -236,6 +239,10 @@ class _Reach:
     def of(self, roots: Iterable[str]) -> StageCode:
         for root in roots:
             self._refer(root)
+            module, name = self._code.find(root) or ("", "")
+            # Its caller makes its arguments: what they are is said nowhere else
+            for dotted in self._code.facts(module)["defines"][str(name)]["types"] if name else ():
+                self._refer(dotted)
         while self._waiting:
             self._reach(*self._waiting.pop())
         return StageCode(dict(sorted(self._definitions.items())), dict(sorted(self._code.pins(self._packages).items())))
@@ -245,10 +252,12 @@ class _Reach:
             return
         self._seen.add(dotted)
         name = dotted.removeprefix("!")
-        found = self._code.find(name)
+        found = self._code.find(name) if not name.startswith(_NOT_FOLLOWED) else (name, BODY)
         if found is None:
             top = name.split(".")[0]
             self._packages |= {top} - sys.stdlib_module_names - {"", "textmill"}
+        elif found[0].startswith(_NOT_FOLLOWED):
+            return
         elif found[1] is None and not dotted.startswith("!"):
             self._waiting += [(found[0], each) for each in self._code.facts(found[0])["defines"]]
             self._enter(found[0])

@@ -18,17 +18,16 @@ FORMAT = 1
 BODY = ""
 """Name of the definition that stands for the statements of a module that define nothing."""
 
-_FILE = re.compile(r"[\w.-][\w./-]*\.\w+")
+_FILE = re.compile(r"[\w.-][\w./-]{,99}\.\w+")
 _IGNORED = frozenset({"ctx", "type_comment", "kind", "lineno", "end_lineno", "col_offset", "end_col_offset"})
-_PLAIN_DECORATORS = frozenset(
-    "property cached_property classmethod staticmethod abstractmethod contextmanager override setter no_grad "
-    "inference_mode cache lru_cache overload".split()
-)
-_CLOSED_BASES = frozenset(
-    "object Exception ValueError RuntimeError abc.ABC typing.Protocol typing.Generic typing.NamedTuple "
-    "typing.TypedDict enum.Enum enum.StrEnum enum.IntEnum".split()
-)
-
+_PLAIN_DECORATORS = {
+    *("property", "cached_property", "setter", "classmethod", "staticmethod", "abstractmethod", "override", "overload"),
+    *("cache", "lru_cache", "contextmanager", "no_grad", "inference_mode"),
+}
+_CLOSED_BASES = {
+    *("object", "Exception", "ValueError", "RuntimeError", "abc.ABC", "enum.Enum", "enum.StrEnum", "enum.IntEnum"),
+    *("typing.Protocol", "typing.Generic", "typing.NamedTuple", "typing.TypedDict"),
+}
 _BY_NAME = frozenset({"getattr", "hasattr", "setattr", "attrgetter", "methodcaller"})
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -40,7 +39,8 @@ def read_facts(text: str) -> dict[str, Any]:
 
     Returns:
         `defines`: name -> {`digest`, `refers` (absolute dotted names, `.name` of this module, or
-        `!module` that is imported for what it does), `attributes`, `files`}; methods as `Class.method`.
+        `!module` that is imported for what it does), `types` (the same of names that say what a value
+        is), `attributes`, `files`}; methods as `Class.method`.
         `imports`: name -> absolute dotted name. `classes`: name -> {`bases` (but those that call no
         method by name), `methods`, `kept` (methods that Python or a decorator's library calls),
         `constants` (class attributes that are strings)}.
@@ -142,6 +142,8 @@ class _Walk:
         self._without = set(map(id, without))
         self._local: dict[str, str] = {}
         self._refers: set[str] = set()
+        self._types: set[str] = set()
+        self._in_type: set[int] = set()
         self._attributes: set[str] = set()
         self._files: set[str] = set()
         self._text: list[str] = []
@@ -150,17 +152,19 @@ class _Walk:
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Import | ast.ImportFrom):
                     self._local.update(_bindings(inner))
-                    modules = [inner.module or ""] if isinstance(inner, ast.ImportFrom) else [a.name for a in inner.names]
+                    modules = (
+                        [inner.module or ""] if isinstance(inner, ast.ImportFrom) else [a.name for a in inner.names]
+                    )
                     self._refers |= {f"!{name}" for name in modules}
         for node in nodes:
             self._visit(node, frozenset())
 
     def result(self) -> dict[str, Any]:
-        refers = sorted(self._refers)
-        content = "".join(self._text) + "\n" + "\n".join(refers)
+        content = "\n".join(["".join(self._text), *sorted(self._refers), *sorted(self._types)])
         return {
             "digest": hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32],
-            "refers": [name for name in refers if name.lstrip("!").split(".")[0] not in sys.stdlib_module_names],
+            "refers": _not_standard(self._refers),
+            "types": _not_standard(self._types),
             "attributes": sorted(self._attributes),
             "files": sorted(self._files),
         }
@@ -188,6 +192,8 @@ class _Walk:
             self._text.append(")")
 
     def _note(self, node: ast.AST, hidden: frozenset[str]) -> None:
+        for part in _types_in(node, in_function=bool(hidden)):
+            self._in_type |= {id(inner) for inner in ast.walk(part)} if part else set()
         if isinstance(node, ast.Attribute):
             self._attributes.add(node.attr)
             if id(node) in self._roots:
@@ -200,20 +206,36 @@ class _Walk:
                 inner = inner.value
             if isinstance(inner, ast.Name):
                 self._roots.add(id(node.value))
-                self._refer(inner.id, hidden, list(reversed(parts)))
+                self._refer(inner, hidden, list(reversed(parts)))
         elif isinstance(node, ast.Name) and id(node) not in self._roots:
-            self._refer(node.id, hidden, [])
+            self._refer(node, hidden, [])
         elif isinstance(node, ast.Call) and _last_name(node.func) in _BY_NAME:
             texts = [each.value for each in node.args if isinstance(each, ast.Constant)]
             self._attributes |= {text for text in texts if isinstance(text, str)}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if len(node.value) < 100 and _FILE.fullmatch(node.value):
-                self._files.add(node.value)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _FILE.fullmatch(node.value):
+            self._files.add(node.value)
 
-    def _refer(self, name: str, hidden: frozenset[str], chain: list[str]) -> None:
-        meaning = None if name in hidden else self._module.meaning(name, self._local)
+    def _refer(self, node: ast.Name, hidden: frozenset[str], chain: list[str]) -> None:
+        meaning = None if node.id in hidden else self._module.meaning(node.id, self._local)
         if meaning is not None:
-            self._refers.add(meaning if meaning.startswith(".") else ".".join([meaning, *chain]))
+            found = self._types if id(node) in self._in_type else self._refers
+            found.add(meaning if meaning.startswith(".") else ".".join([meaning, *chain]))
+
+
+def _not_standard(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if name.lstrip("!").split(".")[0] not in sys.stdlib_module_names)
+
+
+def _types_in(node: ast.AST, in_function: bool) -> list[ast.AST | None]:
+    """The parts of a node that say what a value is and make none: annotations, and the types in `isinstance`."""
+    if isinstance(node, ast.Call):
+        name = _last_name(node.func)
+        return [*node.args[1:]] if name in ("isinstance", "issubclass") else [*node.args[:1]] if name == "cast" else []
+    if isinstance(node, _Function):
+        return [node.returns]
+    if isinstance(node, ast.arg) or (isinstance(node, ast.AnnAssign) and in_function):
+        return [node.annotation]
+    return [node.type] if isinstance(node, ast.ExceptHandler) else []
 
 
 def _bindings(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
@@ -245,9 +267,7 @@ def _defined_names(node: ast.stmt) -> list[str]:
 def _stored(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
         yield node.id
-    elif isinstance(node, _Function | ast.ClassDef):
-        yield node.name
-    elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
+    elif isinstance(node, _Function | ast.ClassDef | ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
         yield node.name
 
 

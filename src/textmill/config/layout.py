@@ -96,6 +96,11 @@ class Layout:
         return self.home / _TEMPORARY / "textmill"
 
     @property
+    def reasons(self) -> Path:
+        """Why each stage ran last in this very folder."""
+        return self.root / _TEMPORARY / "textmill" / "why"
+
+    @property
     def choosing(self) -> Path:
         """Throw-away copies, one a candidate."""
         return self.state / "choose"

@@ -9,6 +9,7 @@ import yaml
 from textmill.config import resolved
 from textmill.config.layout import find_layout
 from textmill.files import atomic_write
+from textmill.stages.reasons import COMPOSE, note
 from textmill.stages.runner import run_program
 
 _HEADER = "# Made by the stage `compose`: a digest of the code that each stage can reach, see docs/reruns.md.\n"
@@ -20,6 +21,7 @@ def main() -> None:
     from textmill.config.compose import compose
 
     layout = find_layout()
+    note(COMPOSE, layout, {})
     config = compose(layout, sys.argv[1:])
     code = Code(layout).stages(config.model_dump(mode="json", by_alias=True))
     resolved.write(layout.resolved, config)
@@ -27,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_program("compose", main)
+    run_program(COMPOSE, main)
