@@ -17,7 +17,7 @@ from textmill.files import folder_digests
 pytestmark = pytest.mark.slow
 
 OUTPUTS = {
-    "compose": ["data/resolved.yaml"],
+    "compose": ["data/resolved.yaml", "data/code.yaml"],
     "fetch": ["data/raw", "data/pretrained"],
     "prepare": ["data/prepared"],
     "train": ["data/trained"],

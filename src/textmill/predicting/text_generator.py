@@ -1,4 +1,4 @@
-"""Generate a text about each input (a summary, a translation) with an exported model, by PyTorch."""
+"""Generate a text about each input with an exported model, by PyTorch."""
 
 from __future__ import annotations
 
