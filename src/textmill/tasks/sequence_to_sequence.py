@@ -190,7 +190,7 @@ class SequenceToSequence(Task, GeneratesText):
         texts = np.empty(len(input_ids), dtype=object)
         for rows in length_batches(lengths, _SOURCE_TOKENS_AT_ONCE):
             sources, mask = pad_tensors([input_ids[row] for row in rows])
-            generated = model.write(sources.to(device), mask.to(device), self.config.generation)
+            generated = model.generate(sources.to(device), mask.to(device), self.config.generation)
             texts[rows] = [text.strip() for text in tokenizer.decode_batch(generated)]
         return {TEXTS: texts.astype(str)}
 
