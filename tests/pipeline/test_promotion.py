@@ -163,7 +163,7 @@ def test_tampered_challenger_or_champion_is_refused_and_named(crowned: Layout) -
         store(crowned).set_model_version_tag(NAME, number, "textmill.manifest_sha256", kept)
         assert done.returncode == 3, done.stderr
         assert f"{NAME} version 2 is not promoted: refused. Nothing was moved." in done.stdout
-        assert "manifest.json: the manifest is not the one that was registered" in done.stdout
+        assert "manifest.json: the manifest differs from the registered one" in done.stdout
     assert aliases(crowned) == {"champion": "1", "challenger": "3"}
     assert [event["outcome"] for event in events(crowned)] == ["refused", "refused"]
 

@@ -1,4 +1,4 @@
-"""Load an exported folder as the predictor that fits it."""
+"""Load an exported folder as the predictor for its task."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def load_predictor(folder: Path, precision: Precision = "int8", *, threads: int 
     """Check an exported folder against its manifest and load it.
 
     Args:
-        folder: With `textmill.json`, `tokenizer.json`, `manifest.json` and the graphs.
-        precision: The graph that answers; ignored by a model that generates text.
+        folder: Folder with `textmill.json`, `tokenizer.json`, `manifest.json` and the graphs.
+        precision: Graph to load; ignored by a model that generates text.
         threads: Threads of ONNX Runtime or PyTorch; None uses one for each core.
 
     Returns:
-        A `TextContinuer` for a model that continues its input, a `TextGenerator` for one that generates other
-        text, a `Predictor` for all others.
+        A `TextContinuer` for a model that continues prompts, a `TextGenerator` for one that
+        generates a text about its input, a `Predictor` for all others.
 
     Raises:
         UserError: The folder is incomplete, was modified, or has no such graph.
