@@ -147,12 +147,12 @@ def test_other_evaluation_set_or_training_rows_fail(crowned: Layout) -> None:
     shard = next((crowned.prepared / "train").iterdir())
     shard.rename(shard.with_name("00007.arrow"))
     words = promote("2", crowned, dry_run=True).event.words
-    assert words == "the training rows of version 2 are not here to compare with"
+    assert words == "the training rows of version 2 are not available"
     shard = next((crowned.prepared / "test").iterdir())
     shard.rename(shard.with_name("00007.arrow"))
     done = promote("2", crowned, dry_run=True)
     assert done.event.verdict == "fail"
-    assert "version 1 was made beside another evaluation set" in done.event.words
+    assert "version 1 was built with another evaluation set" in done.event.words
 
 
 def test_tampered_challenger_or_champion_is_refused_and_named(crowned: Layout) -> None:

@@ -1,4 +1,4 @@
-"""The evaluation as one HTML page that needs no other file."""
+"""Write the files of an evaluation, its report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -26,38 +26,39 @@ _SPELLING = {"f1": "F1", "tfidf": "TF-IDF"}
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as they are shown, and which columns are numbers."""
+    """Formatted cells, and which columns are numeric."""
 
     head: list[str]
     rows: list[list[str]]
     numeric: list[bool]
 
 
-def write_evaluation(found: Evaluation, config: EvaluateConfig, title: str, folder: Path) -> None:
-    """Write the files of `data/evaluation` (all but `run.json`) into `folder`."""
+def write_evaluation(evaluation: Evaluation, config: EvaluateConfig, title: str, folder: Path) -> None:
+    """Write the files of `data/evaluation` (except `run.json`) into `folder`."""
     import numpy as np
 
     plots = folder / "plots"
     plots.mkdir(parents=True)
-    summary = found.measurements.summary() | ({"findings": found.own_metrics} if found.own_metrics else {})
-    for name, values in (("metrics.json", summary), ("figures.json", found.measurements.details())):
-        # in their own order, the main metric first
+    measurements = evaluation.measurements
+    summary = measurements.summary() | ({"findings": evaluation.own_metrics} if evaluation.own_metrics else {})
+    for name, values in (("metrics.json", summary), ("figures.json", measurements.details())):
+        # keys unsorted: the main metric stays first
         (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    found.predictions.to_parquet(folder / "predictions.parquet", index=False)
-    np.savez(folder / "outputs.npz", allow_pickle=False, **found.outputs)
-    found.errors.round(6).to_csv(folder / "errors.csv", index=False)
-    slices_table(found.measurements).to_csv(plots / "slices.csv", index=False)
-    for section in found.sections:
+    evaluation.predictions.to_parquet(folder / "predictions.parquet", index=False)
+    np.savez(folder / "outputs.npz", allow_pickle=False, **evaluation.outputs)
+    evaluation.errors.round(6).to_csv(folder / "errors.csv", index=False)
+    slices_table(measurements).to_csv(plots / "slices.csv", index=False)
+    for section in evaluation.sections:
         for name, table in section.plots.items():
             table.to_csv(plots / f"{name}.csv", index=False)
-    pictures = pictures_of(found)
+    pictures = draw_pictures(evaluation)
     for name, image in pictures.items():
         (plots / f"{name}.png").write_bytes(image)
-    (folder / "report.html").write_text(render_report(found, config, title, pictures), encoding="utf-8")
+    (folder / "report.html").write_text(render_report(evaluation, config, title, pictures), encoding="utf-8")
 
 
 def slices_table(measurements: Measurements) -> pd.DataFrame:
-    """The main metric over each slice, one a row."""
+    """Return the main metric on each slice, one a row."""
     import pandas as pd
 
     rows = [
@@ -67,9 +68,9 @@ def slices_table(measurements: Measurements) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["column", "slice", "rows", "value", "low", "high"])
 
 
-def pictures_of(found: Evaluation) -> dict[str, bytes]:
-    """Every picture of the report as PNG, by name."""
-    measurements, metric = found.measurements, words(found.measurements.main)
+def draw_pictures(evaluation: Evaluation) -> dict[str, bytes]:
+    """Return every plot of the report as PNG, by name."""
+    measurements, metric = evaluation.measurements, words(evaluation.measurements.main)
     this = measurements.test[measurements.main]
     models = {"this model": this} | {
         words(name): base[measurements.main] for name, base in measurements.baselines.items()
@@ -78,33 +79,33 @@ def pictures_of(found: Evaluation) -> dict[str, bytes]:
     if measurements.slices:
         slices = {f"{words(part.column)}: {part.name}": part.interval for part in measurements.slices}
         drawn[_SLICES] = interval_chart({"all rows": this} | slices, metric, reference=this.value)
-    for section in found.sections:
+    for section in evaluation.sections:
         drawn |= section.figures
     return {name: png(figure) for name, figure in drawn.items()}
 
 
-def render_report(found: Evaluation, config: EvaluateConfig, title: str, pictures: Mapping[str, bytes]) -> str:
-    """The page, with its style and its pictures inside.
+def render_report(evaluation: Evaluation, config: EvaluateConfig, title: str, pictures: Mapping[str, bytes]) -> str:
+    """Return the HTML page with embedded style and plots.
 
     Args:
-        found: What was measured.
-        config: How.
+        evaluation: Result of the evaluation.
+        config: Options of the evaluation.
         title: Name of the experiment.
-        pictures: PNGs by name, as `pictures_of` gives them.
+        pictures: PNGs by name, from `draw_pictures`.
     """
-    measurements = found.measurements
+    measurements = evaluation.measurements
     uris = {name: data_uri(image) for name, image in pictures.items()}
     return render_page(
         _TEMPLATE,
         title=title,
-        task=words(found.task.name),
-        model=words(found.model.name),
-        measure=words(measurements.main),
+        task=words(evaluation.task.name),
+        model=words(evaluation.model.name),
+        metric=words(measurements.main),
         main=measurements.test[measurements.main],
         leads=[_lead(measurements, name) for name in measurements.baselines],
         confidence=f"{100 * config.confidence:g} %",
         config=config,
-        rows=found.rows,
+        rows=evaluation.rows,
         models_picture=uris[_MODELS],
         models_table=_models_table(measurements),
         groups_table=_groups_table(measurements),
@@ -117,15 +118,15 @@ def render_report(found: Evaluation, config: EvaluateConfig, title: str, picture
                 "table": None if section.table is None or section.table.empty else frame_table(section.table),
                 "pictures": [(words(name), uris[name]) for name in section.figures],
             }
-            for section in found.sections
+            for section in evaluation.sections
         ],
-        errors=frame_table(found.errors),
-        wrong=len(found.errors),
+        errors=frame_table(evaluation.errors),
+        wrong=len(evaluation.errors),
     )
 
 
 def render_page(template: str, **content: Any) -> str:
-    """A page of this room, from its template."""
+    """Render a template of this package."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -139,12 +140,12 @@ def render_page(template: str, **content: Any) -> str:
 
 
 def words(name: str) -> str:
-    """A name of the program's as words, in their usual spelling."""
+    """Convert an identifier to words in their usual spelling."""
     return " ".join(_SPELLING.get(word, word) for word in name.split("_"))
 
 
 def frame_table(frame: pd.DataFrame) -> Table:
-    """A data frame as shown: floats with three digits."""
+    """Convert a data frame to a `Table`; floats have three decimals."""
     from pandas.api.types import is_float_dtype, is_numeric_dtype
 
     columns = [
@@ -159,14 +160,14 @@ def frame_table(frame: pd.DataFrame) -> Table:
 
 
 def _lead(measurements: Measurements, baseline: str) -> dict[str, Any]:
-    """The model's lead over a baseline, and what may be said of it."""
+    """Return the model's lead over a baseline, with its verdict."""
     lead = measurements.difference[baseline][measurements.main]
     sign = 1 if measurements.higher_is_better[measurements.main] else -1
     ends = sorted((sign * lead.low, sign * lead.high))
     verdict = "better" if ends[0] > 0 else "worse" if ends[1] < 0 else "no clear difference"
     return {
         "name": words(baseline),
-        "figure": measurements.baselines[baseline][measurements.main],
+        "value": measurements.baselines[baseline][measurements.main],
         "lead": lead,
         "verdict": verdict,
     }
@@ -177,7 +178,7 @@ def _models_table(measurements: Measurements) -> Table:
         [
             f"{words(name)} {'↑' if measurements.higher_is_better[name] else '↓'}",
             shown(measurements.test[name]),
-            *(shown(found[name]) for found in measurements.baselines.values()),
+            *(shown(metrics[name]) for metrics in measurements.baselines.values()),
         ]
         for name in measurements.headline
     ]
@@ -186,16 +187,16 @@ def _models_table(measurements: Measurements) -> Table:
 
 
 def _groups_table(measurements: Measurements) -> Table | None:
-    """The metrics of single groups: a row a group, a column a figure."""
+    """Return the metrics of single groups: one row a group, one column a metric."""
     cells: dict[str, dict[str, str]] = {}
     for name, interval in measurements.test.items():
-        figure, found, group = name.partition(GROUP)
-        if found:
-            cells.setdefault(group, {})[figure] = shown(interval)
+        metric, _, group = name.partition(GROUP)
+        if group:
+            cells.setdefault(group, {})[metric] = shown(interval)
     if not cells:
         return None
-    columns = list(dict.fromkeys(figure for row in cells.values() for figure in row))
-    rows = [[group, *(row.get(figure, "") for figure in columns)] for group, row in cells.items()]
+    columns = list(dict.fromkeys(metric for row in cells.values() for metric in row))
+    rows = [[group, *(row.get(metric, "") for metric in columns)] for group, row in cells.items()]
     return Table(["", *map(words, columns)], rows, [False] + [True] * len(columns))
 
 
@@ -205,5 +206,5 @@ def _slices_table(measurements: Measurements) -> Table:
 
 
 def shown(interval: Interval) -> str:
-    """A figure with its interval in a table's cell."""
+    """Format a value with its interval."""
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
