@@ -104,7 +104,7 @@ def test_rows_that_do_not_match_fail():
         paired_differences(ours, ours.head(9), [MEAN], Bootstrap())
     with pytest.raises(UserError, match="different rows"):
         paired_differences(ours, ours.assign(id=[f"other-{i}" for i in range(10)]), [MEAN], Bootstrap())
-    with pytest.raises(UserError, match="stands twice in the second"):
+    with pytest.raises(UserError, match="the second predictions repeat an id"):
         paired_differences(ours, ours.assign(id="same"), [MEAN], Bootstrap())
     relabelled = ours.assign(label=["x"] * 9 + ["y"])
     with pytest.raises(UserError, match="differ in label"):
