@@ -85,10 +85,10 @@ def test_all_figures_share_the_draws():
 def test_a_value_that_is_not_finite_fails(value):
     good, broken = table(np.ones(10)), table(np.ones(10))
     broken.loc[3, "score"] = value
-    with pytest.raises(UserError, match="1 of 10 predictions have a score that is no finite number"):
+    with pytest.raises(UserError, match="1 of 10 predictions have a score that is not a finite number"):
         intervals(broken, [MEAN], Bootstrap())
     for ours, theirs in ((good, broken), (broken, good)):
-        with pytest.raises(UserError, match="no finite number"):
+        with pytest.raises(UserError, match="not a finite number"):
             paired_differences(ours, theirs, [MEAN], Bootstrap())
 
 
