@@ -77,9 +77,9 @@ class SemanticSearch(SentencePairs):
 
         first, second = (outputs[name] for name in EMBEDDINGS)
         ranking = search_embeddings(first, second)
-        parts = zip(*(torch.split(torch.from_numpy(vectors), _ROWS) for vectors in (first, second)), strict=True)
+        split = (torch.from_numpy(vectors).split(_ROWS) for vectors in (first, second))
         return {
-            "loss": float(np.mean([float(self.pair_loss(*part, {})) for part in parts])),
+            "loss": float(np.mean([float(self.pair_loss(a, b, {})) for a, b in zip(*split, strict=True)])),
             "mean_reciprocal_rank": reciprocal_rank(ranking),
             "recall_at_1": float((ranking.rank <= 1).mean()),
         }
