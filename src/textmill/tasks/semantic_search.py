@@ -77,7 +77,7 @@ class SemanticSearch(SentencePairs):
 
         first, second = (outputs[name] for name in EMBEDDINGS)
         ranking = search_embeddings(first, second)
-        split = (torch.from_numpy(vectors).split(_ROWS) for vectors in (first, second))
+        split = (torch.split(torch.from_numpy(vectors), _ROWS) for vectors in (first, second))
         return {
             "loss": float(np.mean([float(self.pair_loss(a, b, {})) for a, b in zip(*split, strict=True)])),
             "mean_reciprocal_rank": reciprocal_rank(ranking),
