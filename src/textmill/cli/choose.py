@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from textmill.cli.json_output import print_json
+from textmill.cli.tables import print_table
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -99,24 +100,20 @@ def _changes(settings: list[str]) -> dict[str, object]:
 
 
 def _print(recommendation: Recommendation) -> None:
-    from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.padding import Padding
-    from rich.table import Table
+    from rich.text import Text
 
-    title = f"{recommendation.problem.data}, validation split"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    table.add_column("candidate", overflow="fold")
     metric = f"{recommendation.metric.replace('_', ' ')} [95 %]"
-    for name in (metric, "trained", "expected", "ms", "MB", "training"):
-        table.add_column(name, justify="right")
-    for result in recommendation.results:
-        if result.excluded is None:
-            mark = " [bold]*[/bold]" if result.name in recommendation.front else ""
-            table.add_row(escape(result.name) + mark, *_cells(result))
+    rows = [
+        [Text.assemble(result.name, (" *" if result.name in recommendation.front else "", "bold")), *_cells(result)]
+        for result in recommendation.results
+        if result.excluded is None
+    ]
+    columns = ("candidate", metric, "trained", "expected", "ms", "MB", "training")
+    print_table(columns, rows, title=f"{recommendation.problem.data}, validation split", numeric=range(1, 7))
     console = Console(highlight=False)
-    console.print(table)
     notes = [
         "* on the Pareto front of quality, latency (95th percentile, one input), size and full training time.",
         *(
@@ -138,7 +135,7 @@ def _print(recommendation: Recommendation) -> None:
 def _cells(result: Result) -> list[str]:
     quality, serving = result.quality, result.serving
     return [
-        f"{quality.value:.3f} \\[{quality.low:.3f}, {quality.high:.3f}]",
+        f"{quality.value:.3f} [{quality.low:.3f}, {quality.high:.3f}]",
         f"{result.share:.0%}",
         "" if result.expected is None else f"{result.expected:.3f}",
         *([f"{serving.latency:.2f}", f"{serving.size:.1f}"] if serving is not None else ["-", "-"]),

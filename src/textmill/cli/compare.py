@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
+from textmill.cli.tables import print_table
 
 if TYPE_CHECKING:
     from textmill.evaluation.comparison_page import Part
@@ -56,17 +57,8 @@ def compare(
 
 
 def _print_part(part: Part) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     if not part.table.rows:
         print(f"\n  {part.empty}\n")
         return
-    table = Table(box=box.SIMPLE_HEAD, title=escape(part.title), title_justify="left")
-    for name, number in zip(part.table.head, part.table.numeric, strict=True):
-        table.add_column(escape(name), justify="right" if number else "left", overflow="fold")
-    for row in part.table.rows:
-        table.add_row(*map(escape, row))
-    Console(highlight=False).print(table)
+    numeric = [position for position, right in enumerate(part.table.numeric) if right]
+    print_table(part.table.head, part.table.rows, title=part.title, numeric=numeric)

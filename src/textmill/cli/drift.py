@@ -10,6 +10,7 @@ from typer import Argument, Exit, Option
 from textmill.cli.exit_codes import INCONCLUSIVE, REFUSED
 from textmill.cli.json_output import print_json
 from textmill.cli.lineage import VERSION_HELP
+from textmill.cli.tables import print_table
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,26 +79,17 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _print_table(result: Drift, file: Path, reference: str, html: Path | None) -> None:
-    from rich import box
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
     title = f"{file.name} ({result.rows:,} rows) compared with the training data of {reference}"
-    table = Table(box=box.SIMPLE_HEAD, title=escape(title), title_justify="left")
-    for name in ("subject", "measure"):
-        table.add_column(name)
-    for name in ("effect", "limit", "p"):
-        table.add_column(name, justify="right")
-    table.add_column("")
+    rows = []
     for measure in result.measures:
         cells = (f"{measure.effect:.3f}", f"{measure.limit:g}", f"{measure.p_value:.2g}")
-        flag = "drift" if measure.flagged else ""
-        table.add_row(
-            escape(measure.subject), escape(measure.name), *cells, flag, style="red" if measure.flagged else ""
-        )
+        flag, style = ("drift", "red") if measure.flagged else ("", "")
+        rows.append([Text(cell, style) for cell in (measure.subject, measure.name, *cells, flag)])
+    print_table(("subject", "measure", "effect", "limit", "p", ""), rows, title=title, numeric=range(2, 5))
     console = Console()
-    console.print(table)
     console.print(f"  Verdict: {result.verdict}.", highlight=False)
     if html is not None:
         console.print(f"  Report with plots: {html}", highlight=False, markup=False, soft_wrap=True)

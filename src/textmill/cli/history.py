@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
+from textmill.cli.tables import print_table
 
 
 def history(
@@ -30,32 +31,21 @@ def history(
 
 
 def _print(document: dict[str, Any]) -> None:
-    from rich import box
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
     console = Console(highlight=False)
     if document["recovered"]:
         console.print(f"  Recovered: {escape(document['recovered'])}.", soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("time (UTC)", "user", "action", "version", "verdict", "outcome"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("reason", overflow="fold")
+    rows = []
     for event in document["events"]:
         moved = event["outcome"] == "moved"
         step = f"{event['champion'] or 'none'} → {event['version']}"
         why = event["reason"] if moved else ": ".join(filter(None, (event["reason"], _shortened(event["words"]))))
-        table.add_row(
-            event["time"][:19].replace("T", " "),
-            escape(event["user"]),
-            event["action"],
-            step,
-            event["verdict"] or "-",
-            f"[bold]{event['outcome']}[/bold]" if moved else event["outcome"],
-            escape(why),
-        )
-    console.print(table)
+        time, outcome = event["time"][:19].replace("T", " "), Text(event["outcome"], "bold" if moved else "")
+        rows.append([time, event["user"], event["action"], step, event["verdict"] or "-", outcome, why])
+    print_table(("time (UTC)", "user", "action", "version", "verdict", "outcome", "reason"), rows, fixed=range(6))
     aliases = ", ".join(f"{alias} is version {version}" for alias, version in document["aliases"].items())
     console.print(f"  {document['model']}: {aliases or 'no alias is set'}.", soft_wrap=True)
     if document["moved_elsewhere"]:

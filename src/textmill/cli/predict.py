@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from textmill.cli.json_output import print_json
+from textmill.cli.tables import print_table
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -98,18 +99,8 @@ def load_model(model: str | None, precision: str = "int8") -> Any:
 
 
 def _print_table(inputs: list[str], answers: list[dict[str, Any]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("input", overflow="fold")
-    for name in answers[0]:
-        table.add_column(escape(name))
-    for text, answer in zip(inputs, answers, strict=True):
-        table.add_row(escape(text), *(escape(_shown(value)) for value in answer.values()))
-    Console().print(table)
+    rows = ([text, *map(_shown, answer.values())] for text, answer in zip(inputs, answers, strict=True))
+    print_table(["input", *answers[0]], rows)
 
 
 def _shown(value: Any) -> str:

@@ -9,6 +9,7 @@ from typer import Argument, Exit, Option
 
 from textmill.cli.exit_codes import INCONCLUSIVE, REFUSED
 from textmill.cli.json_output import print_json
+from textmill.cli.tables import print_table
 
 if TYPE_CHECKING:
     from textmill.registry.promotion.promotion import Promotion
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 AsJson = Annotated[bool, Option("--json", help="Print one JSON document.")]
 
 _CODES = {"moved": 0, "refused": REFUSED, "stale champion": REFUSED, "inconclusive": INCONCLUSIVE}
-_MARKS = {"pass": "[green]pass[/green]", "fail": "[red]fail[/red]", "inconclusive": "[yellow]cannot tell[/yellow]"}
+_MARKS = {"pass": ("pass", "green"), "fail": ("fail", "red"), "inconclusive": ("cannot tell", "yellow")}
 
 
 def promote(
@@ -68,19 +69,10 @@ def rollback(
 
 
 def _print_promotion(done: Promotion) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("check")
-    table.add_column("result", no_wrap=True)
-    table.add_column("why", overflow="fold")
-    for check in done.decision["checks"]:
-        table.add_row(check["name"], _MARKS[check["status"]], escape(check["words"]))
-    if table.rows:
-        Console().print(table)
+    if rows := [[check["name"], Text(*_MARKS[check["status"]]), check["words"]] for check in done.decision["checks"]]:
+        print_table(("check", "result", "why"), rows, fixed=(1,))
     _print_end(done.model, done.recovered, done.as_dict())
 
 

@@ -12,6 +12,7 @@ from typer import Argument, Exit, Option
 from textmill.cli.exit_codes import REFUSED
 from textmill.cli.json_output import print_json
 from textmill.cli.lineage import VERSION_HELP
+from textmill.cli.tables import print_table
 
 if TYPE_CHECKING:
     from textmill.registry.lineage.reproduction import Reproduction
@@ -54,26 +55,20 @@ def reproduce(
 
 
 def _print_table(name: str, result: Reproduction, tolerance: float) -> None:
-    from rich import box
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
     wrong = {metric.name for metric in result.differing(tolerance)}
-    title = f"{name} rebuilt from commit {result.commit[:12]}"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    table.add_column("metric")
-    for column in ("registered", "reproduced", "difference"):
-        table.add_column(column, justify="right")
+    rows = []
     for metric in result.figures:
         if metric.name in wrong or _headline(metric.name):
             again = metric.reproduced
             cells = ("-", "-") if again is None else (f"{again:.6f}", f"{again - metric.registered:+.2e}")
-            table.add_row(
-                escape(metric.name), f"{metric.registered:.6f}", *cells, style="red" if metric.name in wrong else ""
-            )
+            style = "red" if metric.name in wrong else ""
+            rows.append([Text(cell, style) for cell in (metric.name, f"{metric.registered:.6f}", *cells)])
+    title = f"{name} rebuilt from commit {result.commit[:12]}"
+    print_table(("metric", "registered", "reproduced", "difference"), rows, title=title, numeric=range(1, 4))
     console = Console()
-    console.print(table)
     weights = "identical" if result.same_weights else "not identical"
     equal = f"{len(result.figures) - len(wrong)} of {len(result.figures)} metrics are equal"
     console.print(f"  {equal} (within {tolerance:g}); the weights are {weights}.", highlight=False)

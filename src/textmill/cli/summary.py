@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from textmill.cli.json_output import print_json
+from textmill.cli.tables import print_table
 from textmill.errors import UserError
 
 _PREDICT = 'textmill predict "I love this product" "This product is bad"'
@@ -41,31 +42,27 @@ def _read(path: Path) -> Any:
 
 
 def _print_table(metrics: dict[str, Any], registered: dict[str, Any], first: str) -> None:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
-    test, baselines = metrics["test"], metrics["baselines"]
-    table = Table(box=box.SIMPLE_HEAD, title="On the test split", title_justify="left")
-    table.add_column("metric")
-    for column in ("this model", "95 % interval", *(name.replace("_", " ") for name in baselines)):
-        table.add_column(column, justify="right")
-    for name, metric in test.items():
-        if not (isinstance(metric, dict) and "value" in metric and _shown(name)):
-            continue
-        cells = [_value(metric), _interval(metric), *(_value(baseline.get(name)) for baseline in baselines.values())]
-        table.add_row(name.replace("_", " "), *cells)
+    baselines = metrics["baselines"]
+    columns = ["metric", "this model", "95 % interval", *(name.replace("_", " ") for name in baselines)]
+    rows = [
+        [
+            name.replace("_", " "),
+            _value(metric),
+            _interval(metric),
+            *(_value(baseline.get(name)) for baseline in baselines.values()),
+        ]
+        for name, metric in metrics["test"].items()
+        if isinstance(metric, dict) and "value" in metric and "/" not in name
+    ]
+    print_table(columns, rows, title="On the test split", numeric=range(1, len(columns)))
     console = Console()
-    console.print(table)
     version = f"{registered['name']} version {registered['version']}"
     console.print(f"  Registered as [bold]{version}[/bold], alias {registered['alias']}.")
     console.print("\n  Try next, after `source .venv/bin/activate`:", highlight=False)
     for command in (first, *_NEXT):
         console.print(f"    {command}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _shown(name: str) -> bool:
-    return "/" not in name
 
 
 def _interval(metric: dict[str, float]) -> str:

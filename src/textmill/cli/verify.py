@@ -10,6 +10,7 @@ from typer import Argument, Exit, Option
 from textmill.cli.exit_codes import INCONCLUSIVE, REFUSED
 from textmill.cli.json_output import print_json
 from textmill.cli.lineage import VERSION_HELP
+from textmill.cli.tables import print_table
 
 if TYPE_CHECKING:
     from textmill.registry.lineage.verification import Link
@@ -44,14 +45,7 @@ def verify(
 
 
 def _print_table(name: str, links: list[Link]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=f"Links of {name}", title_justify="left")
-    for column in ("link", "status", "detail"):
-        table.add_column(column, overflow="fold")
-    for link in links:
-        table.add_row(link.name, Text(link.status, style=_STYLE[link.status]), Text(link.detail))
-    Console().print(table)
+    rows = [[link.name, Text(link.status, _STYLE[link.status]), link.detail] for link in links]
+    print_table(("link", "status", "detail"), rows, title=f"Links of {name}")

@@ -1,0 +1,38 @@
+"""Tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+from typing import Any, Literal
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    title: str | None = None,
+    numeric: Container[int] = (),
+    fixed: Container[int] = (),
+) -> None:
+    """Print rows under a head; strings are printed as they are, without markup.
+
+    Args:
+        columns: Names of the columns.
+        rows: Cells of each row, as strings or as `rich.text.Text` with a style.
+        title: Above the table.
+        numeric: Positions of columns aligned on the right.
+        fixed: Positions of columns that are never wrapped.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=escape(title) if title else None, title_justify="left")
+    for number, name in enumerate(columns):
+        justify: Literal["left", "right"] = "right" if number in numeric else "left"
+        table.add_column(escape(name), justify=justify, no_wrap=number in fixed, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    Console().print(table)
