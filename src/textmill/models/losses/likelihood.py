@@ -5,6 +5,8 @@ model: 8 x 1024 tokens over 50,257 entries take 1.6 GB in float32, three times t
 gradient. Here logits, loss and gradient are computed for one chunk of tokens at a time; only the
 gradients of hidden states and output weights are stored (as in Liger Kernel, Hsu et al. 2024, and
 "Cut Your Losses", Wijmans et al. 2024). The peak memory of the logits is constant.
+
+The chunked `linear_cross_entropy` of PyTorch 2.13 does not return the loss of each token beside the mean.
 """
 
 from __future__ import annotations
