@@ -1,6 +1,7 @@
 """A lock in the tags of a registered model: one promotion at a time.
 
-MLflow has no compare-and-set, but each tag is a register that one process writes and all can read.
+MLflow's only compare-and-set is a run's write-once parameter. It needs a run on which all processes
+agree, which is a lock again. But each tag is a register that one process writes and all can read.
 Lamport's bakery algorithm needs no more ("A New Solution of Dijkstra's Concurrent Programming
 Problem", CACM 1974): each process writes its own claim, takes a number above all others, and waits for
 the smaller ones. A file lock also guards a SQLite store.
