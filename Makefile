@@ -60,7 +60,7 @@ routing-study: $(INSTALLED_TEST) ## Compare all routers with the dense model, in
 	@python -m bench.routing_study
 
 clean: ## Remove .venv and the pipeline's outputs; tracked runs and DVC's cache stay
-	@rm -rf $(VENV) data/resolved.yaml data/raw data/pretrained data/prepared data/trained data/evaluation data/exported data/registered
+	@rm -rf $(VENV) data/resolved.yaml data/code.yaml data/raw data/pretrained data/prepared data/trained data/evaluation data/exported data/registered
 
 $(VENV)/pyvenv.cfg:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found. Install one, or run make PYTHON=/path/to/python." >&2; exit 1; }

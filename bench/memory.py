@@ -79,7 +79,7 @@ from pathlib import Path
 from textmill.config.layout import Layout
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.runtime import RuntimeConfig
-from textmill.data.preparing import prepare
+from textmill.data.prepare import prepare
 
 config = PrepareConfig(
     task={"_target_": "textmill.tasks.text_classification.TextClassification"},

@@ -145,7 +145,7 @@ def prepare_text(text: Path, folder: Path) -> None:
     import shutil
 
     from textmill.config.layout import Layout
-    from textmill.data.preparing import prepare
+    from textmill.data.prepare import prepare
 
     layout = Layout(folder)
     raw = layout.raw / "files" / "all"

@@ -124,8 +124,8 @@ class Study:
 
     def _prepare(self, config: PipelineConfig) -> Prepared:
         """The data as the stages `fetch` and `prepare` make them, once for all runs."""
-        from textmill.data.preparing import prepare
-        from textmill.fetching.fetching import fetch_corpus
+        from textmill.data.prepare import prepare
+        from textmill.fetching.corpus import fetch_corpus
 
         key = _digest(
             {"fetch": config.fetch.model_dump(mode="json"), "prepare": config.prepare.model_dump(mode="json")}

@@ -55,4 +55,4 @@ class WatchedLanguageModelling(LanguageModelling):
         load = record.load.double()
         beyond = (load - CAPACITY_FACTOR * load.mean()).clamp(min=0).sum() / load.sum().clamp(min=1)
         untouched = (states.detach() == 0).all(dim=-1).double().mean()
-        self._seen.append(record.figures() | {"untouched_share": float(untouched), "overflow_share": float(beyond)})
+        self._seen.append(record.metrics() | {"untouched_share": float(untouched), "overflow_share": float(beyond)})

@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake the user can mend."""
+"""`UserError`, the exception for every error that a user can fix."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """A mistake in configuration, data or surroundings, told in one line.
+    """An error in configuration, data or environment, reported in one line.
 
     Args:
-        what: What is wrong, in words, with the offending value.
+        what: The problem, with the offending value.
         where: File and line, or configuration key.
-        fix: What to do about it.
+        fix: Instruction that solves the problem.
     """
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
@@ -26,35 +26,41 @@ class UserError(Exception):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The beginning of a fix: a question for the nearest of the `known` names, or nothing when none is near."""
+    """Return a question that suggests the most similar `known` name; empty if no name is similar."""
     import difflib
 
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"Did you mean {near[0]!r}? " if near else ""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 200 characters, or the error's type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]
+
+
 _DISK_FULL = ("no space left on device", "disk is full", "disk full")
-_FREE_SPACE = "Free some space and run the same command again; earlier outputs are untouched"
+_FREE_SPACE = "Free some space and rerun the command; earlier outputs are unchanged"
 
 
 def from_os_error(error: OSError) -> UserError:
-    """Translate an operating-system error that a user can mend into a `UserError`."""
+    """Convert an operating-system error to a `UserError`."""
     where = str(error.filename) if error.filename else None
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError("the disk is full", where=where, fix=_FREE_SPACE)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        fix = "Change the permissions or choose another place"
-        return UserError(f"cannot write or read here ({error.strerror})", where=where, fix=fix)
+        fix = "Change the permissions or choose another path"
+        return UserError(f"cannot read or write ({error.strerror})", where=where, fix=fix)
     if error.errno == errno.ENOENT:
-        return UserError("no such file or folder", where=where, fix="Check the path, or run `dvc repro` to make it")
+        return UserError("no such file or folder", where=where, fix="Check the path, or run `dvc repro` to create it")
     return UserError(error.strerror or str(error), where=where)
 
 
 def translate(error: BaseException) -> UserError | None:
-    """What a user can mend behind `error`, or None where it is a fault of the program.
+    """Return the `UserError` behind `error`, or None for a bug in the program.
 
-    Libraries wrap a full disk in errors of their own (safetensors, sqlite, PyTorch's writer), so
-    the chain of causes and the texts are looked at too.
+    Check the chain of causes and their texts too: safetensors, sqlite and PyTorch raise their own
+    errors when the disk is full.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -69,12 +75,12 @@ def translate(error: BaseException) -> UserError | None:
 
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """End the process with status 1 and one line after an error that the user can mend."""
+    """Exit with status 1 and a one-line message after an error that the user can fix."""
     try:
         yield
     except Exception as error:
-        told = translate(error)
-        if told is None:
+        user_error = translate(error)
+        if user_error is None:
             raise
-        sys.stderr.write(f"{program}: error: {told}\n")
+        sys.stderr.write(f"{program}: error: {user_error}\n")
         sys.exit(1)

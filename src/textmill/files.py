@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and their SHA-256 digests."""
+"""Write files and folders atomically; compute SHA-256 digests."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import Any
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces `target` when the block succeeds.
 
-    The folder lies beside `target`, so the final move is a rename. When the block fails, an
-    earlier `target` is left as it was and the partial folder is removed.
+    The folder is beside `target`, so the final move is a rename. If the block fails, the partial
+    folder is deleted and an existing `target` is unchanged.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
@@ -37,7 +37,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def atomic_write(target: Path, content: str | bytes) -> None:
-    """Write a file by rename, so that a reader never sees half of it."""
+    """Write a file by rename, so that a reader never sees partial content."""
     target.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
@@ -64,23 +64,23 @@ def read_json(path: Path) -> Any:
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below `folder`, by its path relative to the folder, sorted."""
+    """Return the SHA-256 of every file below `folder` by its relative path, sorted."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
 
 
 def sha256_folder(folder: Path) -> str:
-    """One SHA-256 for a folder: of its sorted relative paths and their digests."""
+    """Return one SHA-256 over a folder's sorted relative paths and their digests."""
     lines = "".join(f"{digest}  {name}\n" for name, digest in folder_digests(folder).items())
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def read_optional(path: Path) -> dict[str, Any]:
-    """A JSON record, or an empty one when the file is not there."""
+    """Read a JSON object; return an empty one if the file does not exist."""
     return dict(read_json(path)) if path.is_file() else {}

@@ -1,4 +1,4 @@
-"""How a program that has others below it is ended."""
+"""Stop a process together with its child processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def end_family(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """SIGTERM to a process and all below it, which end what they do; SIGKILL to what is left after `seconds`."""
+    """Send SIGTERM to a process and all its descendants; send SIGKILL to those alive after `seconds`."""
     import psutil
 
     try:

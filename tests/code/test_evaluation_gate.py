@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from textmill.config.sections.gate import GateConfig
-from textmill.evaluation.gate import Costs, Material, Measured, Verdict, judge
+from textmill.evaluation.gate import Costs, GateInputs, MeasuredVersion, Verdict, judge
 from textmill.metrics.base import Metric
 
 ROWS = 400
@@ -29,12 +29,12 @@ def answers(wrong: range = range(0), rows: int = ROWS) -> pd.DataFrame:
     return predictions(right)
 
 
-def material(ours: pd.DataFrame, theirs: pd.DataFrame | None, **changes: Any) -> Material:
+def material(ours: pd.DataFrame, theirs: pd.DataFrame | None, **changes: Any) -> GateInputs:
     rows = len(ours)
     frame = pd.DataFrame({"length": np.arange(rows) % 40, "source": np.where(np.arange(rows) < rows // 4, "a", "b")})
-    champion = None if theirs is None else Measured("version 1", DIGEST, theirs, Costs(10.0, 100.0, 20.0))
-    challenger = Measured("version 2", DIGEST, ours, Costs(10.0, 100.0, 20.0))
-    found = Material([RIGHT, ERROR], "share_right", ["label"], challenger, champion, DIGEST, frame, 0)
+    champion = None if theirs is None else MeasuredVersion("version 1", DIGEST, theirs, Costs(10.0, 100.0, 20.0))
+    challenger = MeasuredVersion("version 2", DIGEST, ours, Costs(10.0, 100.0, 20.0))
+    found = GateInputs([RIGHT, ERROR], "share_right", ["label"], challenger, champion, DIGEST, frame, 0)
     return replace(found, **changes)
 
 
@@ -90,7 +90,7 @@ def test_first_champion_needs_floors_only() -> None:
     assert {check.name for check in verdict.checks} == {"digest", "overlap", "floor"}
     verdict = judge(material(answers(range(80)), None), config)
     assert verdict.status == "fail"
-    assert verdict.reasons == ["share_right is 0.8000, at least 0.9 is asked"]
+    assert verdict.reasons == ["share_right is 0.8000, at least 0.9 is required"]
 
 
 # -- fails closed ----------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_metric_that_is_nan_fails_even_without_a_floor() -> None:
 def test_missing_metric_fails(options: dict[str, Any]) -> None:
     verdict = judge(material(answers(), answers()), gate(**options))
     assert verdict.status == "fail"
-    assert any("f2" in reason and "no metric of this task" in reason for reason in verdict.reasons)
+    assert any("f2" in reason and "not a metric of this task" in reason for reason in verdict.reasons)
 
 
 def test_unmeasurable_predictions_fail() -> None:
@@ -149,12 +149,12 @@ def test_other_rows_or_targets_fail() -> None:
 def test_empty_slices_fail() -> None:
     found = material(answers(), answers())
     empty = found.frame.assign(source=None)
-    assert "are empty" in judge(replace(found, frame=empty), gate()).reasons[0]
+    assert "column 'source' of the evaluation set is empty" in judge(replace(found, frame=empty), gate()).reasons[0]
     assert "no column 'site'" in judge(found, gate(slices={"columns": ["site"]})).reasons[0]
     required = gate(slices={"required": {"source": ["a", "c"]}, "min_rows": 50})
     assert judge(found, required).reasons == ["the required slice source c is empty"]
     required = gate(slices={"required": {"source": ["a"]}, "min_rows": 101})
-    assert judge(found, required).reasons == ["the required slice source a has 100 rows, 101 are asked"]
+    assert judge(found, required).reasons == ["the required slice source a has 100 rows, 101 are required"]
 
 
 def test_overlap_fails_and_unknown_overlap_fails() -> None:

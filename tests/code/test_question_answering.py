@@ -152,7 +152,7 @@ def frame(rows: list[tuple[str, str, str | None]]) -> pd.DataFrame:
         (("who?", None, None), "context", "is empty"),
         (("who?", CONTEXT, '["Jane"]'), "answers", "'Jane' is not in the context"),
         (("who?", CONTEXT, '[{"text": "John", "start": 3}]'), "answers", "'John' is not in the context at 3"),
-        (("who?", CONTEXT, '[{"text": "John", "start": "x"}]'), "answers", "which is no position"),
+        (("who?", CONTEXT, '[{"text": "John", "start": "x"}]'), "answers", "which is not a position"),
         (("who?", CONTEXT, '[{"start": 3}]'), "answers", "without text"),
     ],
 )

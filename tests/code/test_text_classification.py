@@ -88,9 +88,9 @@ def test_unusable_shares_are_rejected_with_their_reason(task):
     rows = with_shares('{"good": 3, "bad": 1}', None, "[1]", '{"meh": 1}', '{"good": 0}', '{"good": 2, "bad": -1}', "{")
     reasons = {reject.row: reject.reason for reject in task.check(rows, STATE)}
     assert sorted(reasons) == [2, 3, 4, 5, 6]
-    assert reasons[2] == "'[1]' is no JSON record of a weight for each label"
-    assert reasons[3] == "'meh' is none of the labels"
-    assert "has a weight below 0, or none above" in reasons[4]
+    assert reasons[2] == "'[1]' is not a JSON record of a weight for each label"
+    assert reasons[3] == "'meh' is not one of the labels"
+    assert "has a negative weight, or no positive one" in reasons[4]
     both = rows.assign(text="")
     assert sorted(reject.row for reject in task.check(both, STATE)) == [0, 1, 2, 3, 4, 5, 6]
 

@@ -26,7 +26,11 @@ words = load_checker()
 
 @pytest.mark.parametrize(
     "texts",
-    [pytest.param(words.page_texts(ROOT), id="pages"), pytest.param(words.help_texts(), id="help")],
+    [
+        pytest.param(words.page_texts(ROOT), id="pages"),
+        pytest.param(words.help_texts(), id="help"),
+        pytest.param(words.source_texts(ROOT), id="source"),
+    ],
 )
 def test_texts_have_no_denied_word(texts: Iterator[tuple[str, int, str]]) -> None:
     assert words.denied(texts) == []

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from textmill.config.layout import Layout
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.runtime import RuntimeConfig
+from textmill.data.prepare import prepare
 from textmill.data.prepared import Prepared
-from textmill.data.preparing import prepare
 
 TASK = {"_target_": "textmill.tasks.text_classification.TextClassification"}
 COLUMNS = {"text": "text", "label": "label"}

@@ -197,7 +197,7 @@ def test_a_full_disk_leaves_the_earlier_output_untouched(
     target = {
         "staging": "textmill.data.staging.Staging.append",
         "shards": "textmill.data.shards.ShardWriter.write",
-        "rejects": "textmill.data.rejects.RejectFile.add",
+        "rejects": "textmill.data.rejected_rows_file.RejectedRowsFile.add",
     }[place]
     monkeypatch.setattr(target, full)
     with pytest.raises(OSError) as error:

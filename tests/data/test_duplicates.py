@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from textmill.data import minhash
-from textmill.data.duplicates import equal_groups, find_exact, find_near, repeated
-from textmill.data.intake import hashes
-from textmill.data.splitting import assign
+from textmill.data.duplicates import equal_groups, find_exact, find_near, find_repeated
+from textmill.data.first_pass import hashes
+from textmill.data.splitting import assign_splits
 
 TEXTS = st.lists(st.text(max_size=40), min_size=1, max_size=20)
 VOCABULARY = [f"word{index}" for index in range(400)]
@@ -56,14 +56,14 @@ def test_groups_are_those_of_equal_values(values: list[int]) -> None:
             found.add(tuple(positions[groups == group].tolist()))
     expected = {tuple(np.flatnonzero(array == value).tolist()) for value in set(values) if values.count(value) > 1}
     assert found == expected
-    assert repeated(array).tolist() == [value in values[:index] for index, value in enumerate(values)]
+    assert find_repeated(array).tolist() == [value in values[:index] for index, value in enumerate(values)]
 
 
 def test_groups_are_the_same_in_several_parts(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     values = np.random.default_rng(0).integers(0, 500, 2000).astype(np.uint64)
-    whole = repeated(values)
+    whole = find_repeated(values)
     monkeypatch.setattr("textmill.data.duplicates._ROWS_AT_ONCE", 300)
-    assert (repeated(values) == whole).all()
+    assert (find_repeated(values) == whole).all()
 
 
 def near(texts: list[str], ranks: list[int], threshold: float = 0.8) -> NDArray[np.bool_]:
@@ -145,8 +145,8 @@ def test_the_split_follows_the_rows_not_their_order(count: int, seed: int, choos
     strata = (np.arange(count) % 2).astype(np.uint64)
     shares = {"test": 0.2, "validation": 0.1}
     order = np.array(chooser.sample(range(count), count))
-    first = assign(keys, strata, shares, seed, {})
-    second = assign(keys[order], strata[order], shares, seed, {})
+    first = assign_splits(keys, strata, shares, seed, {})
+    second = assign_splits(keys[order], strata[order], shares, seed, {})
     assert (first[order] == second).all()
     for stratum in (0, 1):
         names, counts = np.unique(first[strata == stratum], return_counts=True)

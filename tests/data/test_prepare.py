@@ -127,7 +127,7 @@ def test_bins_names_source_and_further_columns(project: Any, many_rows: Any, who
     assert [found.loc[str(index), "label"] for index in range(5)] == ["low", "middle", "middle", "middle", "high"]
     assert found.loc["4", "source"] == "site1" and set(found["language"]) == {"en"}
     [reject] = project.rejects
-    assert reject["column"] == "label" and "is no number: 'many'" in reject["reason"]
+    assert reject["column"] == "label" and "is not a number: 'many'" in reject["reason"]
 
 
 def test_named_labels_reject_others(project: Any, many_rows: Any, whole: Any) -> None:
@@ -136,7 +136,7 @@ def test_named_labels_reject_others(project: Any, many_rows: Any, whole: Any) ->
     )
     project.prepare(columns={"text": "text", "label": {"source": "label", "names": {0: "bad", 1: "good"}}})
     assert set(whole()["label"]) == {"bad", "good"}
-    assert project.rejects[0]["reason"] == "is '2', none of '0', '1'"
+    assert project.rejects[0]["reason"] == "is '2', not one of '0', '1'"
 
 
 def test_languages_not_wanted_are_rejected(project: Any, many_rows: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer, processors
 
 from textmill.errors import UserError
-from textmill.fetching.numpydoc import read
+from textmill.fetching.numpydoc import read_numpydoc
 from textmill.fetching.sources.archives import open_archive
 from textmill.fetching.sources.numpydoc_questions import NumpydocQuestionsSource
 from textmill.text.answers import read_answers
@@ -119,7 +119,7 @@ def test_squad_file_gives_a_row_a_question(project: Any, whole: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("[]", "no list of articles"), ("{", "is no JSON"), ('{"data": []}', "it has no row")]
+    ("content", "message"), [("[]", "no list of articles"), ("{", "is not JSON"), ('{"data": []}', "it has no rows")]
 )
 def test_a_file_of_another_form_is_named(project: Any, content: str, message: str) -> None:
     project.raw("all/made.json", content)
@@ -166,7 +166,7 @@ def test_docstring_is_read_with_positions() -> None:
     import inspect
 
     docstring = ast.get_docstring(ast.parse(SOURCE).body[0], clean=False)
-    document = read(inspect.cleandoc(docstring), ("parameters", "returns", "raises"), 400)
+    document = read_numpydoc(inspect.cleandoc(docstring), ("parameters", "returns", "raises"), 400)
     assert "Examples" not in document.text
     parts = [
         span

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from textmill.config.sections.prepare import TextConfig, TokenizerConfig
-from textmill.data.text import documents
+from textmill.data.text import read_documents
 from textmill.data.tokenizing import train_tokenizer
 from textmill.errors import UserError
 from textmill.text.tokens import token_bytes
@@ -18,7 +18,7 @@ VERSES = "".join(f"Line {number} of a long poem, with an é and a €.\n" for nu
 
 
 def read(path: Path, **options: Any) -> list[tuple[int, Any]]:
-    return list(documents(path, "poem.txt", TextConfig(**options)))
+    return list(read_documents(path, "poem.txt", TextConfig(**options)))
 
 
 def prepared(project: Any, **options: Any) -> Any:

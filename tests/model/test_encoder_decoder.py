@@ -15,7 +15,7 @@ from textmill.config.sections.generation import GenerationConfig
 from textmill.errors import UserError
 from textmill.models import attention
 from textmill.models.attention import CrossAttention, padding_mask
-from textmill.models.encoder_decoder import EncoderDecoder, shifted
+from textmill.models.encoder_decoder import EncoderDecoder, shift_right
 from textmill.models.encoder_decoder_model import EncoderDecoderModel
 from textmill.models.generation import generate, write
 from textmill.models.hub_encoder_decoder import HubEncoderDecoder
@@ -109,7 +109,7 @@ def test_a_cache_changes_nothing() -> None:
     model = encoder_decoder()
     options = GenerationConfig(temperature=0.0, max_new_tokens=10)
     with torch.inference_mode():
-        source = model.read(token_ids(3, 9), MASK)
+        source = model.read_source(token_ids(3, 9), MASK)
     kept, anew = (
         list(generate(model.decoder, [[END]] * 3, options, VOCABULARY, source=source, cached=cached))
         for cached in (True, False)
@@ -126,7 +126,7 @@ def test_beams_find_likelier_text_than_greedy_choice() -> None:
         return float(sum(logits[position, token] for position, token in enumerate(tokens)))
 
     with torch.inference_mode():
-        source = model.read(sources, MASK)
+        source = model.read_source(sources, MASK)
         options = GenerationConfig(temperature=0.0, max_new_tokens=5, beams=8)
         found = write(model.decoder, [[END]] * 3, options, VOCABULARY, source=source)
         one = options.model_copy(update={"beams": 1})
@@ -139,7 +139,7 @@ def test_beams_find_likelier_text_than_greedy_choice() -> None:
 def test_the_loss_is_pytorchs_with_smoothed_labels(smoothing: float) -> None:
     model, sources, targets = encoder_decoder(), token_ids(3, 9), labels()
     loss, each = model.likelihood(sources, MASK, targets, smoothing)
-    logits = model(sources, MASK, shifted(targets, END, END))["logits"].flatten(0, 1)
+    logits = model(sources, MASK, shift_right(targets, END, END))["logits"].flatten(0, 1)
     torch.testing.assert_close(loss, cross_entropy(logits, targets.flatten(), label_smoothing=smoothing))
     expected = cross_entropy(logits, targets.flatten(), reduction="none").view(3, 6)
     torch.testing.assert_close(each, expected)
@@ -182,7 +182,7 @@ def test_a_hub_model_that_cannot_be_had_is_told_in_one_line(tmp_path: Path) -> N
     with pytest.raises(UserError, match="no pretrained weights and no architecture"):
         HubEncoderDecoder.from_options().build_encoder_decoder(VOCABULARY, END, None)
     write_tiny_bert(tmp_path)
-    with pytest.raises(UserError, match="no encoder-decoder that transformers can load"):
+    with pytest.raises(UserError, match="not an encoder-decoder of transformers"):
         HubEncoderDecoder.from_options().build_encoder_decoder(VOCABULARY, END, tmp_path)
 
 

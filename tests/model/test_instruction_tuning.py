@@ -18,8 +18,8 @@ from textmill.config.sections.generation import GenerationConfig
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.config.sections.train import TrainConfig
+from textmill.data.prepare import prepare
 from textmill.data.prepared import Prepared
-from textmill.data.preparing import prepare
 from textmill.errors import UserError
 from textmill.models.generation import generate
 from textmill.models.pretrained_decoder import PretrainedDecoder
@@ -77,9 +77,9 @@ def conversations(number: int) -> list[Any]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """A project in which every stage up to the export has run."""
-    from textmill.evaluation.evaluating import evaluate
+    from textmill.evaluation.evaluate import evaluate
     from textmill.evaluation.report import write_evaluation
-    from textmill.export.exporting import export
+    from textmill.export.export import export
     from textmill.training.loading import save_network
     from textmill.training.training import Training
 
@@ -154,12 +154,12 @@ def test_only_answers_are_targets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("hello", "is no JSON"),
+        ("hello", "is not JSON"),
         ([{"role": "user", "content": "thanks"}], "has no answer of the assistant's"),
         ([{"role": "robot", "content": "thanks"}], "has the role 'robot'"),
         ([{"role": "assistant", "content": " "}], "has an empty message"),
         ([{"role": "assistant"}], "has a message without text"),
-        ([], "is no list of messages"),
+        ([], "is not a list of messages"),
         (None, "is empty"),
     ],
 )
@@ -177,7 +177,7 @@ def test_tokenizers_without_a_template_and_templates_that_rewrite(tmp_path: Path
     with pytest.raises(UserError, match="no chat template"):
         prepare(prepare_config(), RUNTIME, layout)
     forgetful = "{% for m in messages %}{{ loop.length }} {{ m['content'] }} {% endfor %}"
-    with pytest.raises(UserError, match="otherwise once it goes on"):
+    with pytest.raises(UserError, match="changes earlier messages when later ones follow"):
         list(chat.segments(conversation("thanks", "thanks"), forgetful, {}))
     with pytest.raises(UserError, match="refuses these messages"):
         list(chat.segments(conversation("thanks"), "{{ raise_exception('never') }}", {}))
@@ -206,7 +206,7 @@ def test_inputs_that_are_no_conversation() -> None:
     for values, message in (
         ([], "no input"),
         ([""], "the input is empty"),
-        ([{"messages": []}], "messages: is no list of messages"),
+        ([{"messages": []}], "messages: is not a list of messages"),
         ([3], "neither a text nor a record: '3'"),
     ):
         with pytest.raises(UserError, match=message):

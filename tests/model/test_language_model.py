@@ -66,7 +66,7 @@ def test_too_long_is_said() -> None:
 
 
 def test_soft_experts_cannot_generate() -> None:
-    with pytest.raises(UserError, match="Soft mixes each token with later ones"):
+    with pytest.raises(UserError, match="Soft depends on later tokens"):
         language_model(router=router("soft")).new_cache(1, 5)
 
 
@@ -191,7 +191,7 @@ def test_plugin_builds_a_decoder_and_no_encoder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no encoder"):
         model.build_encoder(None)
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(UserError, match="cannot take pretrained"):
+    with pytest.raises(UserError, match="cannot load pretrained"):
         model.build_decoder(VOCABULARY, tmp_path)
     encoder = Model.build({"_target_": "textmill.models.pretrained_encoder.PretrainedEncoder"})
     with pytest.raises(UserError, match="no decoder"):

@@ -23,8 +23,8 @@ from textmill.config.sections.export import ExportConfig
 from textmill.config.sections.train import TrainConfig
 from textmill.data.prepared import Prepared
 from textmill.files import read_json
-from textmill.predicting.generator import Generator
 from textmill.predicting.loading import load_predictor
+from textmill.predicting.text_continuer import TextContinuer
 
 
 def run_stages(layout: Layout, model: dict[str, Any], *stages: str, **changes: Any) -> Layout:
@@ -88,7 +88,7 @@ def test_the_exported_folder_writes_what_it_wrote_at_export(exported: Layout) ->
     folder = exported.exported / "model"
     stored = read_json(exported.exported / "examples.json")
     generator = load_predictor(folder)
-    assert isinstance(generator, Generator)
+    assert isinstance(generator, TextContinuer)
     assert generator.predict(stored["inputs"]) == stored["outputs"]
     assert stored["outputs"][0]["text"]
     assert "generate" in (folder / "README.md").read_text()

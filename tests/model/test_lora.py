@@ -85,7 +85,7 @@ def test_a_saved_network_holds_its_updates(pretrained: Path, tmp_path: Path) -> 
 
 
 def test_layers_that_are_not_there(pretrained: Path) -> None:
-    with pytest.raises(UserError, match=r"no linear layer is named q_proj.*This model has dense, key, query"):
+    with pytest.raises(UserError, match=r"no linear layer is named q_proj.*Choose from dense, key, query"):
         classifier(pretrained, lora={"targets": ["q_proj"]})
 
 

@@ -14,7 +14,7 @@ from textmill.errors import UserError
 from textmill.models.language_model import LanguageModel
 from textmill.models.routing.base import build_router
 from textmill.models.routing.losses import load_balancing_loss
-from textmill.models.to_transformers import matching_model_type, renamed, save_as_transformers, to_transformers
+from textmill.models.to_transformers import matching_model_type, rename_weights, save_as_transformers, to_transformers
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-5}
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -60,7 +60,7 @@ def test_logits_and_gradients_equal(case: str) -> None:
     loss_of(theirs, ids).backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     expected = {name: parameter.grad for name, parameter in other.named_parameters() if parameter.numel()}
-    found = renamed(gradients, model.architecture)
+    found = rename_weights(gradients, model.architecture)
     assert set(expected) <= set(found)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, **TOLERANCE, msg=lambda text, name=name: f"{name}: {text}")

@@ -154,6 +154,6 @@ def test_outputs_of_texts_of_any_length_can_be_compared_for_drift(project: Layou
     reference = read_reference(project.exported / "model")
     predictor = load_predictor(project.exported / "model", "fp32")
     frame = pd.DataFrame({"question": ["plot"] * 3, "context": ["plot superb", "plot awful here", "film"]})
-    outputs, answers = predictor.answered(frame, frame)
+    outputs, answers = predictor.answer_rows(frame, frame)
     found = measure_drift(reference, frame, {}, drift_features_of(predictor.task, outputs), answers)
     assert found.outputs is not None and found.outputs[0].shape[1] == found.outputs[1].shape[1] == 4

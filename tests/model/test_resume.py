@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def test_a_loss_that_is_not_finite_fails_in_one_line_naming_the_step(
     def exploding(self: Any, network: Any, batch: Any) -> dict[str, torch.Tensor]:
         calls[0] += 1
         result = loss(self, network, batch)
-        return result | {"loss": result["loss"] * (math.nan if calls[0] == 4 else 1.0)}
+        return replace(result, loss=result.loss * (math.nan if calls[0] == 4 else 1.0))
 
     monkeypatch.setattr(TextClassification, "loss", exploding)
     with pytest.raises(UserError, match="loss is nan at step 4"):

@@ -111,12 +111,12 @@ def test_pairs_may_be_of_any_number() -> None:
     assert assignment.combine(torch.ones(3, 1)).flatten().tolist() == [1.0, 0.0, 5.0]
 
 
-def test_filled_up_pairs_change_nothing_and_give_round_numbers() -> None:
+def test_padded_pairs_change_nothing_and_give_round_numbers() -> None:
     drawn = torch.Generator().manual_seed(0)
     chosen = torch.randint(5, (400, 2), generator=drawn) ** 2 // 4  # expert 3 gets nothing
     weights = torch.rand(400, 2, generator=drawn, requires_grad=True)
     plain = sort_and_group(chosen, weights, 5)
-    filled = plain.filled_up()
+    filled = plain.padded()
     assert plain.counts.tolist() == [338, 152, 159, 0, 151]
     assert filled.counts.tolist() == [384, 160, 160, 0, 160]
     states = torch.randn(400, 3, generator=drawn, requires_grad=True)
@@ -125,7 +125,7 @@ def test_filled_up_pairs_change_nothing_and_give_round_numbers() -> None:
         output = assignment.combine(assignment.dispatch(states).tanh())
         gradients.append((output, *torch.autograd.grad(output.square().sum(), (states, weights), retain_graph=True)))
     torch.testing.assert_close(gradients[0], gradients[1])
-    nearly_even = sort_and_group(torch.arange(400)[:, None] % 13 % 4, weights[:, :1], 4).filled_up()
+    nearly_even = sort_and_group(torch.arange(400)[:, None] % 13 % 4, weights[:, :1], 4).padded()
     assert nearly_even.counts.tolist() == [128] * 4, "numbers not far apart are made equal"
 
 
@@ -261,7 +261,7 @@ def test_losses_by_hand() -> None:
 
 def test_record_tells_balance() -> None:
     def record(load: list[int]) -> dict[str, float]:
-        return RoutingRecord(torch.tensor(load), torch.tensor([5, 5, 5, 0]), torch.eye(4), {}).figures()
+        return RoutingRecord(torch.tensor(load), torch.tensor([5, 5, 5, 0]), torch.eye(4), {}).metrics()
 
     assert record([5, 5, 5, 5]) == {
         "load_entropy": pytest.approx(1.0),

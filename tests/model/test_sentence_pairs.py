@@ -18,7 +18,7 @@ from textmill.config.sections.export import ExportConfig
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.config.sections.train import TrainConfig
-from textmill.data.preparing import prepare
+from textmill.data.prepare import prepare
 from textmill.errors import UserError
 from textmill.predicting.loading import load_predictor
 from textmill.tasks.base import Task
@@ -75,9 +75,9 @@ def project(root: Path, kind: str, lines: list[dict[str, Any]]) -> Layout:
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Layout]:
     """A project in which every stage up to the export has run."""
     from textmill.data.prepared import Prepared
-    from textmill.evaluation.evaluating import evaluate
+    from textmill.evaluation.evaluate import evaluate
     from textmill.evaluation.report import write_evaluation
-    from textmill.export.exporting import export
+    from textmill.export.export import export
     from textmill.training.loading import save_network
     from textmill.training.training import Training
 

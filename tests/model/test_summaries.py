@@ -14,7 +14,7 @@ from textmill.config.layout import Layout
 from textmill.data.prepared import Prepared
 from textmill.files import read_json
 from textmill.predicting.loading import load_predictor
-from textmill.predicting.writer import Writer
+from textmill.predicting.text_generator import TextGenerator
 from textmill.tasks.extractive_summarisation import ExtractiveSummarisation
 
 EXTRACTIVE = {
@@ -136,6 +136,6 @@ def test_a_decoder_above_a_pretrained_encoder_is_trained_exported_and_writes(pre
     assert metrics["findings"]["loss"] < 3.2, "less than a guess among 42 tokens"
     stored = read_json(layout.exported / "examples.json")
     writer = load_predictor(layout.exported / "model")
-    assert isinstance(writer, Writer)
+    assert isinstance(writer, TextGenerator)
     assert writer.predict(stored["inputs"]) == stored["outputs"] and set(stored["outputs"][0]) == {"summary"}
     assert (layout.exported / "model/config.json").is_file()

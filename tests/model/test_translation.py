@@ -20,7 +20,7 @@ from textmill.errors import UserError
 from textmill.files import read_json
 from textmill.models.losses.likelihood import IGNORED
 from textmill.predicting.loading import load_predictor
-from textmill.predicting.writer import Writer
+from textmill.predicting.text_generator import TextGenerator
 from textmill.tasks.translation import Translation
 
 
@@ -114,7 +114,7 @@ def test_the_exported_folder_translates_as_it_did_at_export(exported: Layout) ->
     folder = exported.exported / "model"
     stored = read_json(exported.exported / "examples.json")
     writer = load_predictor(folder)
-    assert isinstance(writer, Writer)
+    assert isinstance(writer, TextGenerator)
     assert writer.predict(stored["inputs"]) == stored["outputs"]
     assert set(stored["outputs"][0]) == {"translation"}
     assert read_json(exported.exported / "metrics.json")["texts_agree"] >= 0.9
@@ -155,5 +155,5 @@ def test_a_model_that_does_not_write_about_a_source_is_refused() -> None:
     from textmill.models.decoder_model import DecoderModel
 
     task = Translation.from_options(target_language="de")
-    with pytest.raises(UserError, match="does not write about a source"):
+    with pytest.raises(UserError, match="is not an encoder-decoder"):
         task.build_network(DecoderModel.from_options(), None, {"vocabulary_size": 9, "end_of_text": 0})

@@ -26,7 +26,7 @@ def test_versions_side_by_side(three_versions: Layout) -> None:
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 2
     assert not re.search(r"(?:src|href)=\"(?!data:)", text), "the page needs no other file"
-    assert "All parameters are the same." in text
+    assert "All parameters are equal." in text
 
 
 @pytest.mark.slow

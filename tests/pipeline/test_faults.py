@@ -17,7 +17,7 @@ from textmill.files import folder_digests
 pytestmark = pytest.mark.slow
 
 OUTPUTS = {
-    "compose": ["data/resolved.yaml"],
+    "compose": ["data/resolved.yaml", "data/code.yaml"],
     "fetch": ["data/raw", "data/pretrained"],
     "prepare": ["data/prepared"],
     "train": ["data/trained"],
@@ -93,7 +93,7 @@ def test_unwritable_output(project: Project, stage: str) -> None:
     finally:
         subprocess.run(["chattr", "-i", str(data)], capture_output=True)
         data.chmod(0o755)
-    assert_one_clear_line(done, stage, "cannot write or read here")
+    assert_one_clear_line(done, stage, "cannot read or write")
 
 
 def test_tracking_server_down(project: Project) -> None:

@@ -147,12 +147,12 @@ def test_other_evaluation_set_or_training_rows_fail(crowned: Layout) -> None:
     shard = next((crowned.prepared / "train").iterdir())
     shard.rename(shard.with_name("00007.arrow"))
     words = promote("2", crowned, dry_run=True).event.words
-    assert words == "the training rows of version 2 are not here to compare with"
+    assert words == "the training rows of version 2 are not available"
     shard = next((crowned.prepared / "test").iterdir())
     shard.rename(shard.with_name("00007.arrow"))
     done = promote("2", crowned, dry_run=True)
     assert done.event.verdict == "fail"
-    assert "version 1 was made beside another evaluation set" in done.event.words
+    assert "version 1 was built with another evaluation set" in done.event.words
 
 
 def test_tampered_challenger_or_champion_is_refused_and_named(crowned: Layout) -> None:
@@ -163,7 +163,7 @@ def test_tampered_challenger_or_champion_is_refused_and_named(crowned: Layout) -
         store(crowned).set_model_version_tag(NAME, number, "textmill.manifest_sha256", kept)
         assert done.returncode == 3, done.stderr
         assert f"{NAME} version 2 is not promoted: refused. Nothing was moved." in done.stdout
-        assert "manifest.json: the manifest is not the one that was registered" in done.stdout
+        assert "manifest.json: the manifest differs from the registered one" in done.stdout
     assert aliases(crowned) == {"champion": "1", "challenger": "3"}
     assert [event["outcome"] for event in events(crowned)] == ["refused", "refused"]
 

@@ -20,9 +20,15 @@ PLACES = ["here", "today", "again", "overall", "really", "somehow", "throughout"
 
 @dataclass(frozen=True)
 class Project:
-    """A throw-away project, and how to run commands in it."""
+    """A throw-away project, and how to run commands in it.
+
+    Attributes:
+        root: Its folder.
+        own_code: Whether commands import the copy of the source below `root`, so that an edit of it counts.
+    """
 
     root: Path
+    own_code: bool = False
 
     def run(
         self, *command: str, check: bool = True, env: dict[str, str] | None = None
@@ -30,6 +36,8 @@ class Project:
         """Run a command of this environment in the project's root."""
         binaries = str(Path(sys.executable).parent)
         environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", **(env or {})}
+        if self.own_code:
+            environment["PYTHONPATH"] = str(self.root / "src")
         done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=900)
         if check and done.returncode:
             raise AssertionError(f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")

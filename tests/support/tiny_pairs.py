@@ -55,7 +55,7 @@ def pairs(rows: int, seed: int = 3) -> list[dict[str, str]]:
 
 def prepared_project(root: Path, rows: list[dict[str, Any]], **changes: Any) -> Layout:
     """A project with these rows, prepared."""
-    from textmill.data.preparing import prepare
+    from textmill.data.prepare import prepare
 
     layout = Layout(root)
     raw = layout.raw / "files" / "all"

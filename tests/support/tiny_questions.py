@@ -48,7 +48,7 @@ def squad(articles: int = 8, seed: int = 0) -> dict[str, Any]:
 
 def prepared_project(root: Path) -> Layout:
     """A project with such articles, prepared."""
-    from textmill.data.preparing import prepare
+    from textmill.data.prepare import prepare
 
     layout = Layout(root)
     raw = layout.raw / "files" / "all"

@@ -47,7 +47,7 @@ def play(seed: int, speeches: int = 30) -> str:
 
 def prepared_project(root: Path, **changes: Any) -> Layout:
     """A project with ten plays, prepared."""
-    from textmill.data.preparing import prepare
+    from textmill.data.prepare import prepare
 
     layout = Layout(root)
     raw = layout.raw / "files" / "all"

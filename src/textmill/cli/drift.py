@@ -44,7 +44,7 @@ def drift(
     predictor = load_predictor(folder, "fp32")
     expected = read_reference(folder)
     new = read_new_texts(file, predictor.task, predictor.exported.cleaning, columns, rows)
-    outputs, answers = predictor.answered(new.frame, new.frame) if expected.outputs else ({}, [])
+    outputs, answers = predictor.answer_rows(new.frame, new.frame) if expected.outputs else ({}, [])
     comparable = drift_features_of(predictor.task, outputs)
     result = measure_drift(expected, new.frame, new.targets, comparable, answers)
     if html is not None:

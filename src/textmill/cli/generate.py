@@ -15,7 +15,7 @@ from textmill.errors import UserError
 
 if TYPE_CHECKING:
     from textmill.config.sections.generation import GenerationConfig
-    from textmill.predicting.generator import Generator
+    from textmill.predicting.text_continuer import TextContinuer
 
 
 def generate(
@@ -84,7 +84,7 @@ def _unescaped(text: str) -> str:
         ) from error
 
 
-def _print_json(generator: Generator, texts: list[str], options: GenerationConfig) -> None:
+def _print_json(generator: TextContinuer, texts: list[str], options: GenerationConfig) -> None:
     started = time.perf_counter()
     answers = generator.generate(texts, options)
     seconds = time.perf_counter() - started
@@ -97,7 +97,7 @@ def _print_json(generator: Generator, texts: list[str], options: GenerationConfi
     print_json(document)
 
 
-def _stream(generator: Generator, text: str, options: GenerationConfig) -> None:
+def _stream(generator: TextContinuer, text: str, options: GenerationConfig) -> None:
     sys.stdout.write(text)
     for piece in generator.stream(text, options):
         sys.stdout.write(piece)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -22,11 +23,12 @@ from textmill.cli.serve import serve
 from textmill.cli.server import server
 from textmill.cli.summary import summary
 from textmill.cli.verify import verify
+from textmill.cli.why import why
 from textmill.errors import one_line_errors
 
 # In the order of use; `--help` shows them so.
-COMMANDS = {
-    "Make": (choose, summary, adopt),
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Make": (why, choose, summary, adopt),
     "Judge": (compare, promote, rollback, history),
     "Serve": (predict, generate, serve, server),
     "Inspect": (lineage, verify, reproduce, card, drift),

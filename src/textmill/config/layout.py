@@ -51,6 +51,11 @@ class Layout:
         return self.root / "data" / "resolved.yaml"
 
     @property
+    def code(self) -> Path:
+        """Made by `compose`: a digest of the code that each stage can reach."""
+        return self.root / "data" / "code.yaml"
+
+    @property
     def raw(self) -> Path:
         """The corpus as published, by `fetch`."""
         return self.root / "data" / "raw"
@@ -89,6 +94,11 @@ class Layout:
     def state(self) -> Path:
         """Machine-local state that is no stage's output: checkpoints, caches."""
         return self.home / _TEMPORARY / "textmill"
+
+    @property
+    def reasons(self) -> Path:
+        """Why each stage ran last in this very folder."""
+        return self.root / _TEMPORARY / "textmill" / "why"
 
     @property
     def choosing(self) -> Path:

@@ -17,7 +17,7 @@ from textmill.errors import UserError
 
 TARGET = "_target_"
 _MOVED = {"textmill.data.sources.": "textmill.fetching.sources."}
-"""Where classes are now that configurations of earlier versions name elsewhere."""
+"""Modules that configurations written before 26 November 2026 name, and where their classes are now."""
 
 
 class Plugin:
@@ -69,14 +69,20 @@ class Plugin:
             raise UserError(f"{target}: {key} = {first['input']!r}: {first['msg']}") from error
 
 
+def renamed(target: str) -> str:
+    """Return the path of the class today, for projects and versions older than the class's place."""
+    for old, new in _MOVED.items():
+        target = new + target.removeprefix(old) if target.startswith(old) else target
+    return target
+
+
 def import_class(target: str, kind: Any) -> Any:
     """Import the class at the dotted path `target`.
 
     Raises:
         UserError: The class does not exist, or is not a subclass of `kind`.
     """
-    for old, new in _MOVED.items():
-        target = new + target.removeprefix(old) if target.startswith(old) else target
+    target = renamed(target)
     module_name, _, class_name = target.rpartition(".")
     try:
         named = getattr(importlib.import_module(module_name), class_name)

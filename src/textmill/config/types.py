@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+
+from textmill.config.plugins import TARGET, renamed
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share between 0 and 1, both allowed."""
 
 IS_PLUGIN = "plugin"
 
-PluginSpec = Annotated[dict[str, Any], IS_PLUGIN]
+
+def _with_present_name(spec: dict[str, Any]) -> dict[str, Any]:
+    """Name the class by its present path, so that runs of before and after a move compare as equal."""
+    return spec | {TARGET: renamed(spec[TARGET])} if isinstance(spec.get(TARGET), str) else spec
+
+
+PluginSpec = Annotated[dict[str, Any], IS_PLUGIN, AfterValidator(_with_present_name)]
 """A plugin's options with its class under `_target_`; checked against the class by `schema`."""
 
 OptionalPluginSpec = Annotated[dict[str, Any] | None, IS_PLUGIN]

@@ -1,1 +1,1 @@
-"""From a named source to clean, deduplicated, tokenised splits on disk."""
+"""Make clean, deduplicated, tokenised splits from fetched files."""

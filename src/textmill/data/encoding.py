@@ -1,4 +1,4 @@
-"""Second pass of `prepare`: learn the task's state, tokenise, write the splits."""
+"""Second pass of `prepare`: fit the task's state, tokenise, write the splits."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from textmill.config.sections.prepare import PrepareConfig
-from textmill.data.intake import Intake
+from textmill.data.first_pass import FirstPassResult
 from textmill.data.prepared import SPLITS
-from textmill.data.rejects import RejectFile
+from textmill.data.rejected_rows_file import RejectedRowsFile
 from textmill.data.selection import Selection
 from textmill.data.shards import ShardWriter
 from textmill.data.staging import FILE, ROW, Staging
@@ -29,15 +29,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class SplitFigures:
-    """What a split holds.
-
-    Attributes:
-        rows: Their number.
-        classes: Rows by the task's `stratify_column`.
-        lengths: Rows by length in tokens, index = length.
-        characters: Of all texts together.
-    """
+class SplitCounts:
+    """Counts of one split: `classes` by value of the task's `stratify_column`, `lengths` by tokens (the index)."""
 
     rows: int = 0
     classes: Counter[str] = field(default_factory=Counter)
@@ -46,13 +39,13 @@ class SplitFigures:
 
 
 def learn_state(task: Task, staging: Staging, split: NDArray[np.uint8]) -> State:
-    """The task's state, learned from the training split as it streams by."""
+    """Fit the task's state to the training split, chunk by chunk."""
     columns = [*task.text_columns, *task.target_columns]
     return task.fit(chunk.to_pandas() for chunk in _training_chunks(staging, columns, split))
 
 
 def training_texts(task: Task, staging: Staging, split: NDArray[np.uint8]) -> Iterator[str]:
-    """All texts of the training split, one after the other; targets that are text are among them."""
+    """Yield all texts of the training split, text targets included."""
     columns = (*task.text_columns, *task.text_target_columns)
     for chunk in _training_chunks(staging, columns, split):
         for name in columns:
@@ -66,13 +59,9 @@ def _training_chunks(staging: Staging, columns: Sequence[str], split: NDArray[np
 
 
 class SplitEncoder:
-    """Writes the splits: the staged columns, `words`, and the task's encoded columns.
+    """Write the splits: the staged columns, `words`, and the task's encoded columns.
 
-    Args:
-        config: The `prepare` section.
-        task: Encodes the rows.
-        state: Learned by the task.
-        tokenizer: A `tokenizers.Tokenizer` without padding or truncation.
+    The tokenizer is a `tokenizers.Tokenizer` without padding or truncation.
     """
 
     def __init__(self, config: PrepareConfig, task: Task, state: State, tokenizer: Any) -> None:
@@ -83,22 +72,27 @@ class SplitEncoder:
         self._words = word_splitter(config.words)
 
     def run(
-        self, staging: Staging, intake: Intake, selection: Selection, rejects: RejectFile, folder: Path
-    ) -> dict[str, SplitFigures]:
-        """Write `folder/SPLIT/` for every split; rows that the task refuses now are rejected.
+        self,
+        staging: Staging,
+        first_pass: FirstPassResult,
+        selection: Selection,
+        rejected: RejectedRowsFile,
+        folder: Path,
+    ) -> dict[str, SplitCounts]:
+        """Write `folder/SPLIT/` for every split; reject rows that the fitted task refuses.
 
         Raises:
-            UserError: A split is left without rows.
+            UserError: A split has no rows left.
         """
-        figures = {name: SplitFigures() for name in SPLITS}
+        counts = {name: SplitCounts() for name in SPLITS}
         with ExitStack() as stack:
             writers: dict[str, ShardWriter] = {}
             for start, chunk in staging.chunks():
                 span = slice(start, start + chunk.num_rows)
-                rejects.add(_repeated(chunk, selection.repeated_ids[span], intake, self._task.text_columns[0]))
+                rejected.add(_repeated(chunk, selection.repeated_ids[span], first_pass, self._task.text_columns[0]))
                 split = selection.split[span]
                 kept = split < len(SPLITS)
-                table, good = self._encoded(chunk.filter(pa.array(kept)), intake, rejects)
+                table, good = self._encoded(chunk.filter(pa.array(kept)), first_pass, rejected)
                 if not writers:
                     for name in SPLITS:
                         writer = ShardWriter(folder / name, table.schema, self._config.rows_per_shard)
@@ -106,23 +100,25 @@ class SplitEncoder:
                 for index, name in enumerate(SPLITS):
                     part = table.filter(pa.array(split[kept][good] == index))
                     writers[name].write(part)
-                    self._count(figures[name], part)
-        for name, found in figures.items():
-            if not found.rows:
-                raise UserError(f"every row of the split {name!r} was rejected", fix=f"First: {rejects.examples[0]}")
-        return figures
+                    self._count(counts[name], part)
+        for name, split_counts in counts.items():
+            if not split_counts.rows:
+                raise UserError(f"every row of the split {name!r} was rejected", fix=f"First: {rejected.examples[0]}")
+        return counts
 
-    def _encoded(self, chunk: pa.Table, intake: Intake, rejects: RejectFile) -> tuple[pa.Table, NDArray[np.bool_]]:
-        """The chunk's good rows with the encoded columns, and which rows those are."""
+    def _encoded(
+        self, chunk: pa.Table, first_pass: FirstPassResult, rejected: RejectedRowsFile
+    ) -> tuple[pa.Table, NDArray[np.bool_]]:
+        """Return the usable rows with the encoded columns, and the mask of these rows."""
         task = self._task
         optional = [name for name in task.optional_columns if name in chunk.schema.names]
         frame = chunk.select([*task.text_columns, *task.target_columns, *optional]).to_pandas()
         good = np.ones(len(frame), bool)
-        for found in task.check(frame, self._state) if len(frame) else []:
-            good[found.row] = False
-            where = intake.files[chunk.column(FILE)[found.row].as_py()], chunk.column(ROW)[found.row].as_py()
-            shown = excerpt(frame[task.text_columns[0]].iloc[found.row])
-            rejects.add([RejectedRow(where[1], found.column, found.reason, where[0], shown)])
+        for row in task.check(frame, self._state) if len(frame) else []:
+            good[row.row] = False
+            file = first_pass.files[chunk.column(FILE)[row.row].as_py()]
+            shown = excerpt(frame[task.text_columns[0]].iloc[row.row])
+            rejected.add([RejectedRow(chunk.column(ROW)[row.row].as_py(), row.column, row.reason, file, shown)])
         if not good.all():
             frame, chunk = frame[good].reset_index(drop=True), chunk.filter(pa.array(good))
         texts = [" ".join(values) for values in zip(*(frame[name].tolist() for name in task.text_columns), strict=True)]
@@ -132,21 +128,20 @@ class SplitEncoder:
         encoded = task.encode(frame, self._tokenizer, self._state, self._config.max_length)
         return pa.table({**columns, **{name: _as_array(name, values) for name, values in encoded.items()}}), good
 
-    def _count(self, figures: SplitFigures, part: pa.Table) -> None:
-        figures.rows += part.num_rows
+    def _count(self, counts: SplitCounts, part: pa.Table) -> None:
+        counts.rows += part.num_rows
         if self._task.stratify_column is not None:
-            counts = part.column(self._task.stratify_column).value_counts().to_pylist()
-            figures.classes.update({entry["values"]: entry["counts"] for entry in counts})
-        lengths = np.bincount(part.column("length").to_numpy(), minlength=len(figures.lengths))
-        lengths[: len(figures.lengths)] += figures.lengths
-        figures.lengths = lengths
+            classes = part.column(self._task.stratify_column).value_counts().to_pylist()
+            counts.classes.update({entry["values"]: entry["counts"] for entry in classes})
+        lengths = np.bincount(part.column("length").to_numpy(), minlength=len(counts.lengths))
+        lengths[: len(counts.lengths)] += counts.lengths
+        counts.lengths = lengths
         for name in self._task.text_columns:
-            column = part.column(name)
-            figures.characters += sum(map(len, column.to_pylist()))
+            counts.characters += sum(map(len, part.column(name).to_pylist()))
 
 
 def _as_array(name: str, values: Sequence[Any]) -> pa.Array:
-    """An encoded column: token ids and lengths are 32 bits wide, other whole numbers 64."""
+    """Return an encoded column as an array: token ids and lengths of 32 bits, other integers of 64."""
     first = next((value for value in values if value is not None), None)
     if isinstance(first, list):
         inner = pa.float32() if any(isinstance(item, float) for item in first) else pa.int32()
@@ -158,8 +153,10 @@ def _as_array(name: str, values: Sequence[Any]) -> pa.Array:
     return pa.array(values, pa.float32() if isinstance(first, float) else pa.int64())
 
 
-def _repeated(chunk: pa.Table, again: NDArray[np.bool_], intake: Intake, text_column: str) -> Iterator[RejectedRow]:
+def _repeated(
+    chunk: pa.Table, again: NDArray[np.bool_], first_pass: FirstPassResult, text_column: str
+) -> Iterator[RejectedRow]:
     for position in np.flatnonzero(again).tolist():
         row: Mapping[str, Any] = chunk.slice(position, 1).to_pylist()[0]
-        reason = f"{excerpt(row['id'])!r} stands on an earlier row too"
-        yield RejectedRow(row[ROW], "id", reason, intake.files[row[FILE]], excerpt(row[text_column]))
+        reason = f"{excerpt(row['id'])!r} is also the id of an earlier row"
+        yield RejectedRow(row[ROW], "id", reason, first_pass.files[row[FILE]], excerpt(row[text_column]))

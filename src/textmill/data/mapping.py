@@ -1,4 +1,4 @@
-"""The task's columns out of the file's: renamed, binned, named."""
+"""Map a file's columns to the task's: rename, bin, name labels."""
 
 from __future__ import annotations
 
@@ -13,16 +13,11 @@ from textmill.config.sections.prepare import BinsConfig, ColumnConfig, ReadConfi
 from textmill.errors import UserError
 
 Convert = Callable[[Any], str | None]
-"""A file's value to the task's; raises `ValueError` with the reason to reject it."""
+"""Convert a file's value to the task's; raises `ValueError` with the reason to reject the row."""
 
 
 class ColumnMap:
-    """How each column of the task is made.
-
-    Args:
-        config: Its `columns` maps the task's column names to the file's.
-        required: Columns that the task must have. `id`, `source` and any further columns that
-            are mapped are kept as they are.
+    """Map the columns of a file, as `config.columns` says, to those that the task requires, and further ones.
 
     Raises:
         UserError: A required column is not mapped.
@@ -35,24 +30,24 @@ class ColumnMap:
         }
         for name in required:
             if name not in self._columns:
-                fix = f"Say which column of the file is the {name}"
+                fix = f"Set which column of the file is the {name}"
                 raise UserError(f"the task's column {name!r} is not mapped", where="prepare.read.columns", fix=fix)
         self._convert: dict[str, Convert] = {name: _converter(column) for name, column in self._columns.items()}
 
     @property
     def names(self) -> list[str]:
-        """The columns made, in the order of the configuration."""
+        """Names of the mapped columns, in the order of the configuration."""
         return list(self._columns)
 
     @property
     def wanted(self) -> list[str]:
-        """The file's columns that are needed, each once."""
+        """Names of the file's columns that are needed, each once."""
         return list(dict.fromkeys(column.source for column in self._columns.values()))
 
     def apply(
         self, columns: Mapping[str, Sequence[Any]]
     ) -> tuple[dict[str, list[str | None]], dict[int, tuple[str, str]]]:
-        """The task's columns, and the rows that cannot be converted: position -> (column, reason)."""
+        """Return the task's columns, and the rows that cannot be converted: position -> (column, reason)."""
         mapped: dict[str, list[str | None]] = {}
         failed: dict[int, tuple[str, str]] = {}
         for name, column in self._columns.items():
@@ -72,7 +67,7 @@ class ColumnMap:
 
 
 def as_text(value: Any) -> str | None:
-    """A value as a string: a whole number without a fraction, a list or a record as JSON, a missing value as None."""
+    """Return a value as a string: integers without a fraction, lists and records as JSON, missing values as None."""
     if value is None or isinstance(value, str):
         return value or None
     if isinstance(value, float):
@@ -83,7 +78,7 @@ def as_text(value: Any) -> str | None:
 
 
 def bin_name(value: float, bins: BinsConfig) -> str:
-    """The name of the bin that a number falls into; an edge belongs to the bin nearer to zero."""
+    """Return the name of a number's bin; an edge belongs to the bin nearer to zero."""
     scaled = value / bins.divide_by
     index = bisect.bisect_left(bins.edges, scaled)
     if index < len(bins.edges) and bins.edges[index] == scaled and scaled < 0:
@@ -92,7 +87,7 @@ def bin_name(value: float, bins: BinsConfig) -> str:
 
 
 def bin_shares(value: float, bins: BinsConfig) -> str:
-    """The share of each bin for a number known up to `bins.uncertainty`, as a JSON record."""
+    """Return the share of each bin, as a JSON record, for a number with standard deviation `bins.uncertainty`."""
     assert bins.uncertainty is not None
     scaled, deviation = value / bins.divide_by, bins.uncertainty * math.sqrt(2)
     below = [0.0, *((1 + math.erf((edge - scaled) / deviation)) / 2 for edge in bins.edges), 1.0]
@@ -102,20 +97,20 @@ def bin_shares(value: float, bins: BinsConfig) -> str:
 
 def _converter(column: ColumnConfig) -> Convert:
     if column.bins is not None:
-        return _binning(column.bins)
+        return _bin_converter(column.bins)
     if column.names is not None:
-        return _naming(column.names)
+        return _name_converter(column.names)
     return as_text
 
 
-def _binning(bins: BinsConfig) -> Convert:
+def _bin_converter(bins: BinsConfig) -> Convert:
     def convert(value: Any) -> str | None:
         if value is None:
             return None
         try:
             number = float(value)
         except (TypeError, ValueError):
-            raise ValueError(f"is no number: {str(value)[:40]!r}") from None
+            raise ValueError(f"is not a number: {str(value)[:40]!r}") from None
         if math.isnan(number):
             return None
         return bin_name(number, bins) if bins.uncertainty is None else bin_shares(number, bins)
@@ -123,7 +118,7 @@ def _binning(bins: BinsConfig) -> Convert:
     return convert
 
 
-def _naming(names: Mapping[str, str]) -> Convert:
+def _name_converter(names: Mapping[str, str]) -> Convert:
     allowed = ", ".join(map(repr, list(names)[:20]))
 
     def convert(value: Any) -> str | None:
@@ -131,7 +126,7 @@ def _naming(names: Mapping[str, str]) -> Convert:
         if key is None:
             return None
         if key not in names:
-            raise ValueError(f"is {key[:40]!r}, none of {allowed}")
+            raise ValueError(f"is {key[:40]!r}, not one of {allowed}")
         return names[key]
 
     return convert

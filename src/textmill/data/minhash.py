@@ -1,4 +1,4 @@
-"""MinHash signatures of many texts at once (Broder 1997), as datasketch defines them."""
+"""MinHash signatures (Broder 1997) of many texts at once, equal to those of datasketch."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from datasketch import MinHash
 from numpy.typing import NDArray
 
 _BLOCK = 1 << 15
-"""Shingles handled at once; small enough for the processor's cache."""
+"""Shingles hashed at once; they fit into the processor's cache."""
 _RECALL = 0.97
-"""Least share of the pairs at the threshold that the bands must find."""
+"""Minimum share of the pairs at the threshold that the bands find."""
 _BASE = np.uint32(0x01000193)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 def normalise(text: str) -> str:
-    """The text without differences of case and white space, in which duplicates are told."""
+    """Return the text without differences of case and white space; duplicates are compared in this form."""
     return " ".join(text.casefold().split())
 
 
 def shingle_hashes(texts: Sequence[str], size: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """Hashes of all runs of `size` characters.
+    """Hash all runs of `size` characters.
 
     Returns:
-        The hashes of all texts in a row, and where each text's begin. A text shorter than `size`
-        is filled up with spaces, so that each has at least one.
+        The hashes of all texts, concatenated, and the start of each text's. A text shorter than
+        `size` is padded with spaces, so that each text has at least one hash.
     """
     padded = [text.ljust(size) for text in texts]
     codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32)
@@ -49,7 +49,7 @@ def shingle_hashes(texts: Sequence[str], size: int) -> tuple[NDArray[np.uint32],
 
 
 def finalise(hashes: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """MurmurHash3's last step, a bijection by which similar inputs get unlike hashes."""
+    """Apply the last step of MurmurHash3, a bijection that maps similar inputs to unlike hashes."""
     hashes = hashes ^ (hashes >> np.uint32(16))
     hashes *= np.uint32(0x85EBCA6B)
     hashes ^= hashes >> np.uint32(13)
@@ -60,15 +60,15 @@ def finalise(hashes: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 @lru_cache
 def permutations(count: int) -> NDArray[np.uint32]:
-    """The permutations of datasketch, `a * h + b` modulo 2**32; shape (2, count), the odd `a` first."""
+    """Return datasketch's permutations, `a * h + b` modulo 2**32; shape (2, count), the odd `a` first."""
     return np.asarray(MinHash(count, seed=1, scheme="affine32").permutations, np.uint32)
 
 
 def signatures(texts: Sequence[str], size: int, count: int) -> NDArray[np.uint32]:
-    """MinHash signatures, shape (texts, count).
+    """Return MinHash signatures, shape (texts, count).
 
-    The same as `datasketch.MinHash.update_batch` over a text's shingle hashes, for all texts at
-    once: that one takes a Python object for each text, and seconds for each ten thousand.
+    Equal to `datasketch.MinHash.update_batch` over each text's shingle hashes. That needs a Python
+    object for each text, and seconds for each ten thousand; this handles all texts at once.
     """
     hashes, starts = shingle_hashes(texts, size)
     mixed = finalise(hashes)
@@ -90,10 +90,10 @@ def signatures(texts: Sequence[str], size: int, count: int) -> NDArray[np.uint32
 
 
 def band_shape(threshold: float, count: int) -> tuple[int, int]:
-    """Bands and rows of each: as many rows as still find nearly every pair at the threshold.
+    """Return the number of bands and the rows of each: the most rows that still reach `_RECALL`.
 
     Two texts of similarity s agree in a band of r rows with probability s**r (Leskovec et al.,
-    "Mining of Massive Datasets", 3.4). More rows mean fewer pairs to compare for nothing.
+    "Mining of Massive Datasets", 3.4). More rows mean fewer false candidates to compare.
     """
     for rows in range(count, 1, -1):
         bands = count // rows
@@ -103,7 +103,7 @@ def band_shape(threshold: float, count: int) -> tuple[int, int]:
 
 
 def band_hashes(signature: NDArray[np.uint32], bands: int, rows: int) -> NDArray[np.uint64]:
-    """One 64-bit hash a band, shape (bands, texts)."""
+    """Return one 64-bit hash for each band, shape (bands, texts)."""
     parts = signature[:, : bands * rows].reshape(len(signature), bands, rows)
     hashes = np.zeros(parts.shape[:2], np.uint64)
     for row in range(rows):
@@ -115,14 +115,14 @@ def band_hashes(signature: NDArray[np.uint32], bands: int, rows: int) -> NDArray
 def jaccard(
     first: Sequence[int] | NDArray[np.intp], second: Sequence[int] | NDArray[np.intp], texts: Sequence[str], size: int
 ) -> NDArray[np.float64]:
-    """Jaccard similarity of the shingle sets of `texts[first[i]]` and `texts[second[i]]`."""
+    """Return the Jaccard similarity of the shingle sets of `texts[first[i]]` and `texts[second[i]]`."""
     hashes, starts = shingle_hashes(texts, size)
     bounds = np.append(starts, len(hashes))
     pairs = np.arange(len(first), dtype=np.uint64)
-    left, of_left = _gather(hashes, bounds, np.asarray(first))
-    right, of_right = _gather(hashes, bounds, np.asarray(second))
-    left_set = np.unique((pairs[of_left] << np.uint64(32)) | left)
-    right_set = np.unique((pairs[of_right] << np.uint64(32)) | right)
+    left, left_pairs = _gather(hashes, bounds, np.asarray(first))
+    right, right_pairs = _gather(hashes, bounds, np.asarray(second))
+    left_set = np.unique((pairs[left_pairs] << np.uint64(32)) | left)
+    right_set = np.unique((pairs[right_pairs] << np.uint64(32)) | right)
     both = np.concatenate([left_set, right_set])
     both.sort()
     shared = np.bincount((both[1:][both[1:] == both[:-1]] >> np.uint64(32)).astype(np.intp), minlength=len(first))
@@ -133,7 +133,7 @@ def jaccard(
 def _gather(
     hashes: NDArray[np.uint32], bounds: NDArray[np.int64], rows: NDArray[np.intp]
 ) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
-    """The hashes of `rows` in a row, and for each the index into `rows` that it belongs to."""
+    """Return the hashes of `rows`, concatenated, and for each hash its index into `rows`."""
     lengths = bounds[rows + 1] - bounds[rows]
     owner = np.repeat(np.arange(len(rows)), lengths)
     inside = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -1,4 +1,4 @@
-"""What `prepare` made, as the later stages read it."""
+"""Read what `prepare` wrote."""
 
 from __future__ import annotations
 
@@ -18,13 +18,10 @@ SPLITS = ("train", "validation", "test")
 
 
 class Prepared:
-    """The folder `data/prepared`.
-
-    Args:
-        folder: With one folder of shards a split, `state.json`, `statistics.json` and `tokenizer/`.
+    """The folder `data/prepared`: a folder of shards for each split, state, statistics and tokenizer.
 
     Raises:
-        UserError: The folder is not there or not whole.
+        UserError: The folder is missing or incomplete.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,34 +31,34 @@ class Prepared:
 
     @cached_property
     def state(self) -> dict[str, Any]:
-        """What the task learned from the training split."""
+        """The task's state, fitted to the training split."""
         return dict(read_json(self.folder / "state.json"))
 
     @cached_property
     def statistics(self) -> dict[str, Any]:
-        """Counts of rows, duplicates, rejects, labels and lengths."""
+        """Counts of rows, duplicates, rejected rows, labels and lengths."""
         return dict(read_json(self.folder / "statistics.json"))
 
     @property
     def tokenizer_folder(self) -> Path:
-        """The tokenizer's files, `tokenizer.json` among them."""
+        """The folder with the tokenizer's files, such as `tokenizer.json`."""
         return self.folder / "tokenizer"
 
     def split(self, name: str) -> pa.Table:
-        """The split's rows: `id`, text and target columns, `words`, `source` and the encoded columns.
+        """Return the rows: `id`, text and target columns, `words`, `source` and the encoded columns.
 
-        Memory-mapped: a column is read from disk when it is used.
+        The table is memory-mapped: a column is read from disk when it is used.
         """
         from textmill.data.shards import open_split
 
         return open_split(self.folder / name)
 
     def frame(self, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """The split, or some of its columns, as a data frame in memory."""
+        """Return the split, or some of its columns, as a data frame in memory."""
         table = self.split(name)
         frame: pd.DataFrame = (table if columns is None else table.select(list(columns))).to_pandas()
         return frame
 
     def digest(self, name: str) -> str:
-        """SHA-256 of the split's files."""
+        """Return the SHA-256 of the split's files."""
         return sha256_folder(self.folder / name)

@@ -1,27 +1,27 @@
-"""CSV, TSV, JSON Lines, Parquet, SQuAD and raw text files, read a chunk of rows at a time."""
+"""Read CSV, TSV, JSON Lines, Parquet, SQuAD and raw text files in chunks of rows."""
 
 from __future__ import annotations
 
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from textmill.config.sections.prepare import Format, ReadConfig
 from textmill.data import squad
-from textmill.data.text import COLUMN, WHOLE, Part, documents
+from textmill.data.text import COLUMN, WHOLE, Part, read_documents
 from textmill.errors import UserError, did_you_mean
 from textmill.text.rejected_rows import RejectedRow, excerpt
 
 ROWS = 10_000
-"""Rows in a chunk at most."""
+"""Maximum rows of a chunk."""
 CHARACTERS = 4_000_000
-"""Characters of a chunk, about; a longer row is a chunk of its own."""
+"""Approximate maximum characters of a chunk; a longer row is a chunk of its own."""
 _LONGEST_FIELD = 1 << 24
-"""Characters of a CSV field; a longer one means a quote that was never closed."""
+"""Maximum characters of a CSV field; a longer one means a quote that was never closed."""
 
 _FORMATS: dict[str, Format] = {
     ".csv": "csv",
@@ -34,53 +34,46 @@ _FORMATS: dict[str, Format] = {
     ".txt": "text",
 }
 TABLE_ENDINGS = tuple(ending for ending, format_ in _FORMATS.items() if format_ != "text")
-"""Endings of names of files with rows and columns."""
+"""Endings of the names of files with rows and columns."""
 
 
 class MissingColumnError(UserError):
-    """A file has no column of a name that is wanted."""
+    """A file lacks a column."""
 
 
 @dataclass
 class RawRows:
-    """Some rows of a file: the line that each begins in, and its values by the file's column names."""
+    """Rows of a file: the first line of each, their values by column name, and rejected rows."""
 
     lines: list[int] = field(default_factory=list)
     columns: dict[str, list[Any]] = field(default_factory=dict)
-    rejects: list[RejectedRow] = field(default_factory=list)
+    rejected: list[RejectedRow] = field(default_factory=list)
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file's ending names a format of rows and columns."""
+    """Return whether a file's ending names a format of rows and columns."""
     return path.suffix.lower() in TABLE_ENDINGS
 
 
 def read_rows(
     path: Path, label: str, config: ReadConfig, wanted: Sequence[str], part: Part = WHOLE
 ) -> Iterator[RawRows]:
-    """Read the columns `wanted` of a file.
+    """Read the columns `wanted` of a file, chunk by chunk; raw text can be read in part.
 
-    A row that cannot be read (bytes that are no UTF-8, a wrong number of fields, broken JSON)
-    comes as a reject. An empty field of a text file is a null.
-
-    Args:
-        path: The file.
-        label: How messages name it.
-        config: Format and header.
-        wanted: Names of the file's columns.
-        part: The part of the file to read; only raw text can be cut so.
+    A row that cannot be read (invalid UTF-8, a wrong number of fields, invalid JSON) is rejected.
+    An empty field of a text file is null. Messages call the file `label`.
 
     Raises:
-        UserError: The file is empty, lacks a column, or is not of its format.
+        UserError: The file is empty, lacks a column, or does not have its format.
     """
     format_ = config.format or _FORMATS.get(path.suffix.lower())
     if format_ is None:
         fix = f"Set prepare.read.format, or end the name in {', '.join(_FORMATS)}"
-        raise UserError(f"cannot tell the format from the ending {path.suffix!r}", where=label, fix=fix)
+        raise UserError(f"unknown format of a file that ends in {path.suffix!r}", where=label, fix=fix)
     if path.stat().st_size == 0:
         raise UserError("the file is empty", where=label)
     if part != WHOLE and format_ != "text":
-        fix = "Only raw text is cut by position; set it to content"
+        fix = "Set it to content: only raw text can be cut by position"
         raise UserError(f"{label} is read as {format_}", where="prepare.splits.by", fix=fix)
     chunks: Iterable[RawRows]
     if format_ == "squad":
@@ -95,17 +88,17 @@ def read_rows(
         chunks = _read_separated(path, label, config, wanted, "\t" if format_ == "tsv" else ",")
     empty = True
     for chunk in chunks:
-        empty = empty and not (chunk.lines or chunk.rejects)
+        empty = empty and not (chunk.lines or chunk.rejected)
         yield chunk
     if empty:
-        raise UserError("the file is empty: it has no row", where=label)
+        raise UserError("the file is empty: it has no rows", where=label)
 
 
 # -- CSV and TSV ----------------------------------------------------------------------------
 
 
 class _CountedLines:
-    """The lines of a file, with the number of their characters so far."""
+    """Yield the lines of a file and count their characters."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -122,7 +115,7 @@ def _read_separated(
 ) -> Iterator[RawRows]:
     csv.field_size_limit(_LONGEST_FIELD)
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if config.quoted else csv.QUOTE_NONE
-    # Bytes that are no UTF-8 come as lone surrogates, so that only their row is lost
+    # Invalid UTF-8 becomes lone surrogates, so that only its row is rejected
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         lines = _CountedLines(file)
         reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)
@@ -144,7 +137,7 @@ def _read_separated(
                     yield _separated_chunk(rows, starts, positions, expected, label)
                     rows, starts, read = [], [], lines.characters
         except csv.Error as error:
-            fix = "Close the quote, or set prepare.read.quoted to false when quotes are ordinary characters"
+            fix = "Close the quote, or set prepare.read.quoted to false if quotes are ordinary characters"
             raise UserError(f"cannot be read as CSV ({error})", where=f"{label}:{line}", fix=fix) from error
         yield _separated_chunk(rows, starts, positions, expected, label)
 
@@ -159,9 +152,9 @@ def _positions(header: Sequence[str], wanted: Sequence[str], label: str, *, head
 def _missing_column(name: str, there: Iterable[str], label: str, *, headerless: bool = False) -> MissingColumnError:
     names = [excerpt(known) for known in there]
     near = did_you_mean(name, names).strip()
-    fix = near or "Name one of them under prepare.read.columns"
+    fix = near or "Name one of them in prepare.read.columns"
     if not near and not headerless:
-        fix += ", or give prepare.read.header when the file has no header line"
+        fix += ", or set prepare.read.header if the file has no header line"
     return MissingColumnError(f"no column {name!r}; there are {', '.join(map(repr, names))}", where=label, fix=fix)
 
 
@@ -176,7 +169,7 @@ def _separated_chunk(
     for name, position in positions.items():
         for index in _not_utf8([row[position] if len(row) > position else "" for row in rows]):
             bad.setdefault(index, f"is not UTF-8 in {name!r}")
-    rejects = [
+    rejected = [
         RejectedRow(starts[index], "row", reason, label, excerpt(_printable(" | ".join(rows[index]))))
         for index, reason in sorted(bad.items())
     ]
@@ -186,11 +179,11 @@ def _separated_chunk(
     columns: dict[str, list[Any]] = {
         name: [row[position] or None for row in rows] for name, position in positions.items()
     }
-    return RawRows(starts, columns, rejects)
+    return RawRows(starts, columns, rejected)
 
 
 def _not_utf8(values: list[str]) -> list[int]:
-    """Positions of the strings that hold an undecoded byte."""
+    """Return the positions of the strings with an undecoded byte."""
     if _encodable("".join(values)):
         return []
     return [index for index, value in enumerate(values) if not _encodable(value)]
@@ -207,7 +200,7 @@ def _encodable(text: str) -> bool:
 
 
 def _printable(text: str) -> str:
-    """The text with undecoded bytes as hexadecimal escapes."""
+    """Return the text with undecoded bytes as hexadecimal escapes."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -224,7 +217,7 @@ def _read_json_lines(path: Path, label: str, wanted: Sequence[str]) -> Iterator[
             if not line.strip():
                 continue
             size += len(line)
-            record = _record(line, number, label, chunk.rejects)
+            record = _record(line, number, label, chunk.rejected)
             if record is not None:
                 keys.update(record)
                 chunk.lines.append(number)
@@ -243,27 +236,27 @@ def _empty(wanted: Sequence[str]) -> RawRows:
     return RawRows(columns={name: [] for name in wanted})
 
 
-def _record(line: bytes, number: int, label: str, rejects: list[RejectedRow]) -> dict[str, Any] | None:
-    """The object on a line, or None with a reject added."""
+def _record(line: bytes, number: int, label: str, rejected: list[RejectedRow]) -> dict[str, Any] | None:
+    """Return the object on a line, or add a rejected row and return None."""
     try:
         record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         if not isinstance(record, dict):
-            reason = "is no JSON object"
+            reason = "is not a JSON object"
         elif b"\\ud" in line.lower() and not _encodable("".join(map(str, record.values()))):
-            reason = "holds half a surrogate pair, which is no character"
+            reason = "contains half a surrogate pair"
         else:
             return record
     except UnicodeDecodeError:
         reason = "is not UTF-8"
     except (ValueError, RecursionError) as error:
-        reason = f"is no JSON ({str(error).partition(':')[0]})"
+        reason = f"is not JSON ({str(error).partition(':')[0]})"
     shown = excerpt(line[:1000].decode("utf-8", "backslashreplace"))
-    rejects.append(RejectedRow(number, "row", reason, label, shown))
+    rejected.append(RejectedRow(number, "row", reason, label, shown))
     return None
 
 
 def _check_keys(keys: set[str], wanted: Sequence[str], label: str) -> bool:
-    """Whether every column stands in some object; a column that stands in none is misspelt, not null."""
+    """Return whether keys are known; raise an error for a column in no object: it is misspelt, not null."""
     for name in wanted:
         if keys and name not in keys:
             raise _missing_column(name, sorted(keys), label, headerless=True)
@@ -289,39 +282,34 @@ def _read_parquet(path: Path, label: str, wanted: Sequence[str]) -> Iterator[Raw
         raise UserError(f"cannot be read as Parquet ({str(error).splitlines()[0]})", where=label) from error
 
 
-# -- SQuAD and raw text -------------------------------------------------------------------------------
+# -- SQuAD and raw text ---------------------------------------------------------------------
 
 
 def _read_squad(path: Path, label: str, wanted: Sequence[str]) -> Iterator[RawRows]:
     _positions(squad.COLUMNS, wanted, label, headerless=True)
-    chunk = _empty(wanted)
-    size = 0
-    for number, row in squad.questions(path, label):
-        if isinstance(row, RejectedRow):
-            chunk.rejects.append(row)
-            continue
-        chunk.lines.append(number)
-        for name in wanted:
-            chunk.columns[name].append(row[name])
-        size += len(row["context"] or "")
-        if len(chunk.lines) >= ROWS or size >= CHARACTERS:
-            yield chunk
-            chunk, size = _empty(wanted), 0
-    yield chunk
+    return _chunks(squad.read_questions(path, label), wanted, "context")
 
 
 def _read_text(path: Path, label: str, config: ReadConfig, wanted: Sequence[str], part: Part) -> Iterator[RawRows]:
     _positions([COLUMN], wanted, label, headerless=True)
-    chunk = _empty(wanted)
-    size = 0
-    for line, document in documents(path, label, config.text, part):
-        if isinstance(document, RejectedRow):
-            chunk.rejects.append(document)
+    documents = read_documents(path, label, config.text, part)
+    rows = ((line, {COLUMN: document} if isinstance(document, str) else document) for line, document in documents)
+    return _chunks(rows, wanted, COLUMN)
+
+
+def _chunks(
+    rows: Iterable[tuple[int, Mapping[str, Any] | RejectedRow]], wanted: Sequence[str], long_column: str
+) -> Iterator[RawRows]:
+    """Collect numbered rows in chunks; `long_column` counts for the size of a chunk."""
+    chunk, size = _empty(wanted), 0
+    for number, row in rows:
+        if isinstance(row, RejectedRow):
+            chunk.rejected.append(row)
             continue
-        chunk.lines.append(line)
+        chunk.lines.append(number)
         for name in wanted:
-            chunk.columns[name].append(document)
-        size += len(document)
+            chunk.columns[name].append(row[name])
+        size += len(row[long_column] or "")
         if len(chunk.lines) >= ROWS or size >= CHARACTERS:
             yield chunk
             chunk, size = _empty(wanted), 0

@@ -1,4 +1,4 @@
-"""What the prepared data looks like: figures as JSON, words and pictures for people."""
+"""Describe the prepared data: counts as JSON, a report with plots for people."""
 
 from __future__ import annotations
 
@@ -9,27 +9,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textmill.config.sections.prepare import PrepareConfig
-from textmill.data.encoding import SplitFigures
-from textmill.data.intake import SPLIT_CODES, Intake
-from textmill.data.pictures import SHOWN_CLASSES, Painter, classes_of
-from textmill.data.rejects import RejectFile
+from textmill.data.encoding import SplitCounts
+from textmill.data.first_pass import SPLIT_CODES, FirstPassResult
+from textmill.data.plots import SHOWN_CLASSES, PlotProcess, classes_by_count
+from textmill.data.rejected_rows_file import RejectedRowsFile
 from textmill.data.selection import Selection
 
 _PERCENTILES = (50, 90, 99)
 
 
 def statistics(
-    intake: Intake, selection: Selection, figures: dict[str, SplitFigures], rejects: RejectFile, config: PrepareConfig
+    first_pass: FirstPassResult,
+    selection: Selection,
+    counts: dict[str, SplitCounts],
+    rejected: RejectedRowsFile,
+    config: PrepareConfig,
 ) -> dict[str, Any]:
-    """All counts, as plain JSON values."""
+    """Return all counts as plain JSON values."""
     duplicates = selection.duplicates
     exact, near = int(duplicates.exact.sum()), int(duplicates.near.sum())
     names = {code: name for name, code in SPLIT_CODES.items()}
     across = {f"{names[own]}_in_{names[other]}": count for (own, other), count in sorted(duplicates.across.items())}
     return {
-        "rows_read": intake.rows,
-        "files": len(set(intake.files)),
-        "splits": {name: _split(found, config.max_length) for name, found in figures.items()},
+        "rows_read": first_pass.rows,
+        "files": len(set(first_pass.files)),
+        "splits": {name: _split(split, config.max_length) for name, split in counts.items()},
         "duplicates": {
             "total": exact + near,
             "exact": exact,
@@ -37,20 +41,20 @@ def statistics(
             "conflicting_targets": duplicates.conflicts,
             "across": across,
         },
-        "rejected": {"total": rejects.total, "reasons": dict(rejects.by_reason.most_common(50))},
+        "rejected": {"total": rejected.total, "reasons": dict(rejected.by_reason.most_common(50))},
     }
 
 
-def _split(found: SplitFigures, max_length: int) -> dict[str, Any]:
-    lengths = found.lengths
+def _split(counts: SplitCounts, max_length: int) -> dict[str, Any]:
+    lengths = counts.lengths
     tokens = int((np.arange(len(lengths)) * lengths).sum())
     return {
-        "rows": found.rows,
-        "characters": found.characters,
-        "classes": dict(sorted(found.classes.items(), key=lambda item: (-item[1], item[0]))),
+        "rows": counts.rows,
+        "characters": counts.characters,
+        "classes": dict(sorted(counts.classes.items(), key=lambda item: (-item[1], item[0]))),
         "tokens": {
             "total": tokens,
-            "mean": round(tokens / found.rows, 2),
+            "mean": round(tokens / counts.rows, 2),
             **{f"percentile_{share}": _percentile(lengths, share) for share in _PERCENTILES},
             "longest": int(np.flatnonzero(lengths)[-1]),
             "at_limit": int(lengths[max_length:].sum()),
@@ -65,31 +69,30 @@ def _percentile(lengths: NDArray[np.int64], share: int) -> int:
 
 
 def _histogram(lengths: NDArray[np.int64]) -> dict[str, int]:
-    """Rows in at most 32 equally wide spans of lengths, by the span's first length."""
+    """Return the rows in at most 32 equally wide bins of lengths, by the first length of each bin."""
     width = max(1, -(-len(lengths) // 32))
     sums = np.add.reduceat(lengths, np.arange(0, len(lengths), width))
     return {str(index * width): int(count) for index, count in enumerate(sums)}
 
 
-def write_report(found: dict[str, Any], folder: Path, rejects: Path, painter: Painter) -> None:
-    """Write `README.md` with its pictures into `folder`."""
+def write_report(values: dict[str, Any], folder: Path, rejected: Path, plots: PlotProcess) -> None:
+    """Write `README.md` with its plots into `folder`; `values` are the result of `statistics`."""
     folder.mkdir()
-    painter.draw(found, folder)
-    pictures = sorted(path.name for path in folder.glob("*.png"))
-    (folder / "README.md").write_text(_text(found, pictures, rejects.name), encoding="utf-8")
+    plots.draw(values, folder)
+    (folder / "README.md").write_text(_text(values, rejected.name), encoding="utf-8")
 
 
-def _text(found: dict[str, Any], pictures: list[str], rejects: str) -> str:
-    splits = found["splits"]
-    duplicates = found["duplicates"]
+def _text(values: dict[str, Any], rejected_file: str) -> str:
+    splits = values["splits"]
+    duplicates = values["duplicates"]
     lines = [
         "# Data report",
         "",
-        f"{found['rows_read']} rows were read from {found['files']} file(s): "
-        f"{found['rejected']['total']} were rejected, {duplicates['total']} dropped as duplicates, "
+        f"{values['rows_read']} rows were read from {values['files']} file(s): "
+        f"{values['rejected']['total']} were rejected, {duplicates['total']} dropped as duplicates, "
         f"{sum(split['rows'] for split in splits.values())} are left.",
         "",
-        "| split | rows | tokens | tokens a row | median | 90 % | 99 % | longest | cut |",
+        "| split | rows | tokens | tokens per row | median | 90 % | 99 % | longest | cut |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, split in splits.items():
@@ -99,29 +102,27 @@ def _text(found: dict[str, Any], pictures: list[str], rejects: str) -> str:
             f"| {name} | {split['rows']} | {tokens['total']} | {tokens['mean']} | {percentiles} "
             f"| {tokens['longest']} | {tokens['at_limit']} |"
         )
-    lines += ["", "`cut`: rows as long as the limit in tokens or cut down to it.", "", "![Lengths](lengths.png)", ""]
-    if "classes.png" in pictures:
+    lines += ["", "`cut`: rows at or above the token limit; longer ones are truncated.", ""]
+    lines += ["![Lengths](lengths.png)", ""]
+    if any(split["classes"] for split in splits.values()):
         lines += ["## Balance", "", *_class_table(splits), "", "![Classes](classes.png)", ""]
     lines += ["## Duplicates", "", "| what | rows |", "|---|---:|"]
-    lines += [f"| repeat another row but for case and white space | {duplicates['exact']} |"]
-    lines += [f"| nearly repeat another row | {duplicates['near']} |"]
+    lines += [f"| equal to another row except for case and white space | {duplicates['exact']} |"]
+    lines += [f"| nearly equal to another row | {duplicates['near']} |"]
     for pair, count in duplicates["across"].items():
         own, _, other = pair.partition("_in_")
-        lines.append(f"| of these: taken out of `{own}` because their like is in `{other}` | {count} |")
-    lines += [
-        f"| texts that came with unlike targets (the first row stays) | {duplicates['conflicting_targets']} |",
-        "",
-    ]
+        lines.append(f"| of these: dropped from `{own}` for a duplicate in `{other}` | {count} |")
+    lines += [f"| texts with different targets (the first row stays) | {duplicates['conflicting_targets']} |", ""]
     lines += ["## Rejected rows", ""]
-    if not found["rejected"]["total"]:
+    if not values["rejected"]["total"]:
         return "\n".join([*lines, "None.", ""])
-    lines += [f"Each is listed in [`{rejects}`](../{rejects}).", "", "| why | rows |", "|---|---:|"]
-    lines += [f"| {_cell(reason)} | {count} |" for reason, count in found["rejected"]["reasons"].items()]
+    lines += [f"All are listed in [`{rejected_file}`](../{rejected_file}).", "", "| why | rows |", "|---|---:|"]
+    lines += [f"| {_cell(reason)} | {count} |" for reason, count in values["rejected"]["reasons"].items()]
     return "\n".join([*lines, ""])
 
 
 def _class_table(splits: dict[str, Any]) -> list[str]:
-    classes = classes_of(splits)
+    classes = classes_by_count(splits)
     lines = [f"| class | {' | '.join(splits)} |", f"|---|{'---:|' * len(splits)}"]
     for name in classes[:SHOWN_CLASSES]:
         cells = []

@@ -1,9 +1,8 @@
-"""Splits on disk: Arrow IPC files that are memory-mapped, so that reading takes no memory."""
+"""Write and open splits as memory-mapped Arrow IPC files, so that reading takes no memory."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
@@ -14,14 +13,10 @@ SUFFIX = ".arrow"
 
 
 class ShardWriter:
-    """Writes tables one after the other into `FOLDER/00000.arrow`, `00001.arrow`, ...
+    """Write tables, one after the other, into `FOLDER/00000.arrow`, `00001.arrow`, ...
 
-    The files are uncompressed, because only then can they be used straight from the page cache.
-
-    Args:
-        folder: Made when it is not there.
-        schema: Of every table. A split without rows gets one empty file, so the schema survives.
-        rows_per_shard: Rows after which a new file is begun.
+    The files are uncompressed: only then can they be used directly from the page cache. A split
+    without rows becomes one empty file with the schema.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema, rows_per_shard: int) -> None:
@@ -35,7 +30,7 @@ class ShardWriter:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, table: pa.Table) -> None:
-        """Append the rows of `table`, whose columns must be those of the schema, in its order."""
+        """Append the rows of `table`, whose columns are those of the schema, in its order."""
         done = 0
         while done < table.num_rows:
             writer = self._writer if self._writer is not None and self._room else self._next()
@@ -66,9 +61,7 @@ class ShardWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is None:
             self.close()
         else:
@@ -76,10 +69,10 @@ class ShardWriter:
 
 
 def open_split(folder: Path) -> pa.Table:
-    """The rows of a split as one table over its memory-mapped shards, without copying them.
+    """Open a split as one table over its memory-mapped shards.
 
     Raises:
-        UserError: There is no shard in `folder`, or one is damaged.
+        UserError: `folder` has no shards, or one is damaged.
     """
     paths = sorted(folder.glob(f"*{SUFFIX}"))
     if not paths:
@@ -89,7 +82,6 @@ def open_split(folder: Path) -> pa.Table:
         try:
             tables.append(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
         except pa.ArrowInvalid as error:
-            raise UserError(
-                f"damaged shard ({error})", where=str(path), fix="Run `dvc repro --force prepare`"
-            ) from error
+            fix = "Run `dvc repro --force prepare`"
+            raise UserError(f"damaged shard ({error})", where=str(path), fix=fix) from error
     return pa.concat_tables(tables)

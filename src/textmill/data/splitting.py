@@ -1,4 +1,4 @@
-"""A seeded, stratified split that depends on the rows' content, not on their order."""
+"""Assign rows to splits: seeded, stratified, by content and not by order."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ from textmill.errors import UserError
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
 
 
-def assign(
+def assign_splits(
     keys: NDArray[np.uint64],
     strata: NDArray[np.uint64],
     shares: Mapping[str, float],
     seed: int,
     names: Mapping[int, str],
 ) -> NDArray[np.str_]:
-    """The split of each row: a share of every stratum for each split named, the rest `train`.
+    """Assign each row to a split: the share of every stratum for each split named, the rest to `train`.
 
-    The rows of a stratum are put in the order of a hash of their key and the seed; the first go
-    to the first split, and so on. So the same row gets the same hash wherever it stands, and
-    rows added later move few others.
+    Rows of a stratum are sorted by a hash of their key and the seed, and the splits take them in
+    turn. So a row's hash does not depend on its position, and rows added later move few others.
 
     Args:
         keys: Hash of each row's text, shape (rows,).
         strata: Hash of each row's class, shape (rows,).
         shares: Split -> its share of the rows, above 0.
-        seed: Another seed gives another split.
+        seed: Seed of the hash.
         names: Hash of a class -> its name, for messages.
 
     Raises:
-        UserError: A class has too few rows for one in each split.
+        UserError: A class has fewer rows than there are splits.
     """
     order = _shuffled(keys, seed)
     result = np.full(len(keys), "train", dtype="<U10")
@@ -43,10 +42,9 @@ def assign(
         if len(rows) <= len(shares):
             name = names.get(int(strata[rows[0]]), "?")
             needed = len(shares) + 1
-            raise UserError(
-                f"the class {name!r} has {len(rows)} row(s), too few for one in each of {needed} splits",
-                fix=f"Add rows of the class, drop it, or bring the splits {' and '.join(shares)} yourself",
-            )
+            message = f"the class {name!r} has {len(rows)} row(s), too few for one in each of {needed} splits"
+            fix = f"Add rows of the class, remove it, or provide the splits {' and '.join(shares)}"
+            raise UserError(message, fix=fix)
         begin = 0
         for split, count in _counts(len(rows), shares).items():
             result[rows[begin : begin + count]] = split
@@ -55,28 +53,21 @@ def assign(
 
 
 def assign_groups(groups: NDArray[np.uint64], shares: Mapping[str, float], seed: int) -> NDArray[np.str_]:
-    """The split of each row, the same for all rows of a group; `shares` are shares of the groups.
-
-    Args:
-        groups: Hash of each row's group, shape (rows,).
-        shares: Split -> its share, above 0.
-        seed: Another seed gives another split.
+    """Assign all rows of a group to the same split; `shares` are shares of the groups.
 
     Raises:
-        UserError: There are too few groups for one in each split.
+        UserError: There are fewer groups than splits.
     """
-    found, of_row = np.unique(groups, return_inverse=True)
-    if len(found) <= len(shares):
-        raise UserError(
-            f"{len(found)} group(s) of rows, too few for one in each of {len(shares) + 1} splits",
-            where="prepare.splits.group",
-            fix="Choose a column of more values, or split by content",
-        )
-    return assign(found, np.zeros_like(found), shares, seed, {})[of_row]
+    unique, group_of_row = np.unique(groups, return_inverse=True)
+    if len(unique) <= len(shares):
+        message = f"{len(unique)} group(s) of rows, too few for one in each of {len(shares) + 1} splits"
+        fix = "Choose a column with more values, or split by content"
+        raise UserError(message, where="prepare.splits.group", fix=fix)
+    return assign_splits(unique, np.zeros_like(unique), shares, seed, {})[group_of_row]
 
 
 def _counts(rows: int, shares: Mapping[str, float]) -> dict[str, int]:
-    """Rows for each split: its share, but at least one, and at least one left for training."""
+    """Return the rows of each split: its share, at least 1, with at least 1 left for training."""
     counts: dict[str, int] = {}
     left = rows - 1
     waiting = len(shares)
@@ -88,7 +79,7 @@ def _counts(rows: int, shares: Mapping[str, float]) -> dict[str, int]:
 
 
 def _shuffled(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """A hash of each key and the seed (the finaliser of SplitMix64; Steele et al. 2014)."""
+    """Hash each key with the seed (finaliser of SplitMix64; Steele et al. 2014)."""
     mixed = keys ^ np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

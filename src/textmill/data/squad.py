@@ -1,4 +1,4 @@
-"""Questions out of a JSON file of the form of SQuAD (Rajpurkar et al. 2016, 2018): articles, paragraphs, questions."""
+"""Read questions from a JSON file in the format of SQuAD (Rajpurkar et al. 2016, 2018)."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from textmill.errors import UserError
 from textmill.text.rejected_rows import RejectedRow, excerpt
 
 COLUMNS = ("id", "title", "question", "context", "answers")
-"""Of a question; `answers` is a list of records, empty where the question has no answer."""
+"""Columns of a question; `answers` is a list of records, empty for a question without an answer."""
 
 
-def questions(path: Path, label: str) -> Iterator[tuple[int, dict[str, Any] | RejectedRow]]:
-    """Each question with its number in the file, from 1; what is none comes as a reject.
+def read_questions(path: Path, label: str) -> Iterator[tuple[int, dict[str, Any] | RejectedRow]]:
+    """Yield each question with its number in the file, from 1; reject what is not a question.
 
     Raises:
-        UserError: The file is no such JSON.
+        UserError: The file is not such JSON.
     """
     try:
         content = json.loads(path.read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"is no JSON ({str(error).partition(':')[0]})", where=label) from error
+        raise UserError(f"is not JSON ({str(error).partition(':')[0]})", where=label) from error
     articles = content.get("data") if isinstance(content, dict) else None
     if not isinstance(articles, list):
-        fix = 'SQuAD\'s form is {"data": [{"title": ..., "paragraphs": [{"context": ..., "qas": [...]}]}]}'
+        fix = 'Use the SQuAD format: {"data": [{"title": ..., "paragraphs": [{"context": ..., "qas": [...]}]}]}'
         raise UserError("has no list of articles under 'data'", where=label, fix=fix)
     number = 0
     for article in articles:
@@ -36,21 +36,19 @@ def questions(path: Path, label: str) -> Iterator[tuple[int, dict[str, Any] | Re
                 if not isinstance(question, dict) or not isinstance(question.get("answers", []), list):
                     yield number, RejectedRow(number, "row", "is not a SQuAD question", label, excerpt(question))
                     continue
-                yield (
-                    number,
-                    {
-                        "id": _text(question.get("id")),
-                        "title": _text(article.get("title")),
-                        "question": _text(question.get("question")),
-                        "context": _text(paragraph.get("context")),
-                        "answers": [] if question.get("is_impossible") else question.get("answers", []),
-                    },
-                )
+                row = {
+                    "id": _text(question.get("id")),
+                    "title": _text(article.get("title")),
+                    "question": _text(question.get("question")),
+                    "context": _text(paragraph.get("context")),
+                    "answers": [] if question.get("is_impossible") else question.get("answers", []),
+                }
+                yield number, row
 
 
 def _records(value: Any, name: str) -> list[Any]:
-    found = value.get(name) if isinstance(value, dict) else None
-    return found if isinstance(found, list) else []
+    records = value.get(name) if isinstance(value, dict) else None
+    return records if isinstance(records, list) else []
 
 
 def _text(value: Any) -> str | None:

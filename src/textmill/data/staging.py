@@ -1,7 +1,7 @@
-"""Clean rows on disk between the two passes of `prepare`.
+"""Keep clean rows on disk between the two passes of `prepare`.
 
-The first pass reads, cleans and checks; what it must know of all rows at once (duplicates, splits)
-it writes as columns of numbers, one file each, so that memory does not grow with the texts.
+Values that duplicates and splits need of all rows at once are kept as columns of numbers, one file
+each, so that memory does not grow with the texts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -21,12 +20,9 @@ ROW = "_row"
 
 
 class Staging:
-    """Rows in order, as Arrow files of one chunk each, and columns of 64-bit numbers beside them.
+    """Ordered rows in Arrow files of one chunk each, and columns of 64-bit numbers in files beside them.
 
-    Args:
-        folder: An empty folder.
-        columns: Text columns of the chunks. `FILE` (index of the file) and `ROW` (line) are added.
-        numbers: Names of the columns of numbers.
+    The chunks have the text `columns`, `FILE` (index of the file) and `ROW` (line).
     """
 
     def __init__(self, folder: Path, columns: Sequence[str], numbers: Sequence[str]) -> None:
@@ -38,7 +34,7 @@ class Staging:
         self._numbers = {name: self._stack.enter_context((folder / f"{name}.u64").open("wb")) for name in numbers}
 
     def append(self, columns: Mapping[str, Any], numbers: Mapping[str, NDArray[np.uint64]]) -> None:
-        """Add a chunk of rows, with a number a row for each column of numbers."""
+        """Append a chunk of rows with one value for each row and column of numbers."""
         table = pa.table({name: pa.array(columns[name], self.schema.field(name).type) for name in self.schema.names})
         if not table.num_rows:
             return
@@ -51,22 +47,22 @@ class Staging:
         self._offsets.append(self.rows)
 
     def finish(self) -> None:
-        """Bring the columns of numbers to the disk; nothing is added afterwards."""
+        """Close the columns of numbers; no rows can be appended afterwards."""
         self._stack.close()
 
     def numbers(self, name: str) -> NDArray[np.uint64]:
-        """A column of numbers, of shape (rows,)."""
+        """Return a column of numbers, shape (rows,)."""
         return np.fromfile(self._folder / f"{name}.u64", np.uint64)
 
     def chunks(self, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
-        """Every chunk with the position of its first row; read into memory, not mapped."""
+        """Yield every chunk with the position of its first row; chunks are read into memory, not mapped."""
         for index, start in enumerate(self._offsets[:-1]):
             with pa.OSFile(str(self._path(index))) as file:
                 table = pa.ipc.open_file(file).read_all()
             yield start, table if columns is None else table.select(list(columns))
 
     def take(self, positions: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
-        """The rows at ascending `positions`; only the pages that hold them are read."""
+        """Return the rows at ascending `positions`; only the pages that contain them are read."""
         offsets = np.asarray(self._offsets)
         chunk_of = np.searchsorted(offsets, positions, side="right") - 1
         parts = []
@@ -82,7 +78,5 @@ class Staging:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stack.close()

@@ -1,4 +1,4 @@
-"""Raw text files as rows: a document each."""
+"""Read raw text files as rows, one for each document."""
 
 from __future__ import annotations
 
@@ -11,26 +11,20 @@ from textmill.config.sections.prepare import TextConfig
 from textmill.text.rejected_rows import RejectedRow, excerpt
 
 COLUMN = "text"
-"""The one column of a file of raw text."""
+"""The only column of a raw text file."""
 
 Part = tuple[float, float]
-"""Where a part of a file begins and ends, as shares of its bytes."""
+"""Start and end of a part of a file, as shares of its bytes."""
 WHOLE: Part = (0.0, 1.0)
 
 
-def documents(
+def read_documents(
     path: Path, label: str, config: TextConfig, part: Part = WHOLE
 ) -> Iterator[tuple[int, str | RejectedRow]]:
-    """The documents of a file, or of a part of it, each with the number of its first line there.
+    """Yield the documents of a file, or of a part of it, each with its first line number in that part.
 
-    Lines end in a newline alone; a document that is not UTF-8 comes as a reject. What `config.drop`
-    matches is left out, and so is a document of white space.
-
-    Args:
-        path: The file.
-        label: How messages name it.
-        config: What a document is.
-        part: Cut at the first whole character.
+    Lines end in a newline only. Text that matches `config.drop` is removed. Documents of white space
+    are skipped, and documents that are not UTF-8 rejected. A part is cut at a character boundary.
     """
     dropped = [re.compile(pattern, re.MULTILINE | re.DOTALL) for pattern in config.drop]
     for line, content in _blocks(path, config, part):
@@ -48,7 +42,7 @@ def documents(
 
 
 def _blocks(path: Path, config: TextConfig, part: Part) -> Iterator[tuple[int, bytes]]:
-    """The bytes of each document with the number of its first line."""
+    """Yield the bytes of each document with its first line number."""
     begins = re.compile(config.begins.encode()) if config.begins is not None else None
     block: list[bytes] = []
     first = 1
@@ -78,7 +72,7 @@ def _lines(path: Path, part: Part) -> Iterator[bytes]:
 
 
 def _character_boundary(file: BinaryIO, position: int, size: int) -> int:
-    """The first position from `position` on at which a character of UTF-8 begins."""
+    """Return the first position from `position` on at which a UTF-8 character begins."""
     file.seek(position)
     for byte in file.read(3):
         if byte & 0xC0 != 0x80:

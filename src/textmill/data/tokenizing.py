@@ -1,4 +1,4 @@
-"""The tokenizer of the prepared data: the pretrained model's own, or one trained on the training split."""
+"""Make the tokenizer of the prepared data: copy the pretrained one, or train one on the training split."""
 
 from __future__ import annotations
 
@@ -16,43 +16,39 @@ log = logging.getLogger("textmill")
 
 FILE = "tokenizer.json"
 UNKNOWN = "<|unknown|>"
-"""Stands for a character that the training split does not have."""
-_NO_TOKENIZER = ("config.json", "generation_config.json", "provenance.json")
+"""Stands for characters that are not in the training split."""
+_NOT_TOKENIZER_FILES = ("config.json", "generation_config.json", "provenance.json")
 _CHARACTERS_AT_ONCE = 10_000
-"""Long documents are handed to the trainers in pieces of about this size, cut at line ends."""
+"""Long documents are passed to the trainers in pieces of about this size, cut at line ends."""
 
 
 def make_tokenizer(config: TokenizerConfig, texts: Iterable[str], pretrained: Path, folder: Path) -> Any:
-    """Put the tokenizer's files into `folder` and give the tokenizer, without padding or truncation.
+    """Write the tokenizer's files into `folder` and return the tokenizer, without padding or truncation.
 
-    Args:
-        config: Which kind.
-        texts: Of the training split; read only when a tokenizer is trained.
-        pretrained: The folder of the pretrained model.
-        folder: Made here. transformers' `AutoTokenizer` reads it too.
+    The texts are read only to train a tokenizer. transformers' `AutoTokenizer` can read the folder.
 
     Raises:
         UserError: There is no pretrained tokenizer.
     """
     folder.mkdir()
     if config.kind == "pretrained":
-        return _take(pretrained, folder)
+        return _copy_pretrained(pretrained, folder)
     tokenizer = train_tokenizer(config, texts)
     tokenizer.save(str(folder / FILE))
-    # What transformers wants to know beside the tokenizer itself.
+    # Settings that transformers expects beside the tokenizer
     special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), config.end_of_text)
     if tokenizer.token_to_id(UNKNOWN) is not None:
         special["unk_token"] = UNKNOWN
-    described = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    write_json(folder / "tokenizer_config.json", special | described)
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    write_json(folder / "tokenizer_config.json", special | settings)
     log.info("prepare: a %s tokenizer of %d tokens", config.kind.replace("_", "-"), tokenizer.get_vocab_size())
     return tokenizer
 
 
 def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Any:
-    """A `tokenizers.Tokenizer` of the kind configured; decoding its tokens gives back the text.
+    """Train a `tokenizers.Tokenizer` of the configured kind; decoding its tokens restores the text.
 
-    Its first id is `end_of_text`. BPE and unigram work on bytes, so that no text is beyond them.
+    Its first id is `end_of_text`. BPE and unigram work on bytes, so that they can encode any text.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -77,7 +73,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Any:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder, without padding or truncation."""
+    """Load the tokenizer of a folder, without padding or truncation."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / FILE))
@@ -87,7 +83,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def _character_tokenizer(end_of_text: str, texts: Iterable[str]) -> Any:
-    """One token a character, in the order of their code points; BPE that merges nothing."""
+    """Return a tokenizer with one token for each character, in code point order: a BPE without merges."""
     from tokenizers import AddedToken, Tokenizer, decoders, models
 
     characters: set[str] = set()
@@ -114,12 +110,12 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
             yield "".join(piece)
 
 
-def _take(pretrained: Path, folder: Path) -> Any:
+def _copy_pretrained(pretrained: Path, folder: Path) -> Any:
     """Copy the pretrained tokenizer's files and load it."""
     if not (pretrained / FILE).is_file():
-        fix = "Choose a model with pretrained weights (model.pretrained), or a prepare.tokenizer.kind that is trained"
+        fix = "Choose a model with pretrained weights (model.pretrained), or train one (prepare.tokenizer.kind)"
         raise UserError("no tokenizer here", where=str(pretrained), fix=fix)
     for path in sorted(pretrained.iterdir()):
-        if path.name not in _NO_TOKENIZER and ".safetensors" not in path.name:
+        if path.name not in _NOT_TOKENIZER_FILES and ".safetensors" not in path.name:
             shutil.copyfile(path, folder / path.name)
     return load_tokenizer(folder)

@@ -1,4 +1,4 @@
-"""A text as separate words, for classical baselines."""
+"""Split texts into words, for classical baselines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 
 
 def word_splitter(config: WordsConfig) -> Callable[[Sequence[str]], list[str]]:
-    """A function that gives each text's words, joined by a space, without stop words.
+    """Return a function that splits texts into words, joined by spaces, without stop words.
 
     Raises:
         UserError: There are no stop words for the language.
@@ -42,5 +42,6 @@ def _stop_words(language: str) -> frozenset[str]:
 
     if not stopwordsiso.has_lang(language):
         known = ", ".join(sorted(stopwordsiso.langs()))
-        raise UserError(f"no stop words for {language!r}", where="prepare.words.stop_words", fix=f"There are {known}")
+        fix = f"Choose one of {known}"
+        raise UserError(f"no stop words for {language!r}", where="prepare.words.stop_words", fix=fix)
     return frozenset(stopwordsiso.stopwords(language))

@@ -1,1 +1,1 @@
-"""Figures with intervals, baselines, plots and the report."""
+"""Measure a model: metrics with intervals, baselines, report, drift and promotion gate."""

@@ -1,4 +1,4 @@
-"""Two models side by side: tables for a terminal or a page, and the page itself."""
+"""Compare two models: tables for the terminal, and an HTML page."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from textmill.metrics.bootstrap import Interval
 from textmill.metrics.pictures import data_uri, interval_chart, png
 
 _TEMPLATE = "comparison.html.jinja"
-_COSTS = {"latency": "latency, p95 of one row, ms", "memory": "memory, MB", "size": "size of the graph, MB"}
-_DIGEST = 12
+_COSTS = {"latency": "latency of one row, p95, ms", "memory": "memory, MB", "size": "size of the graph, MB"}
+_DIGEST_CHARACTERS = 12
 
 Pair = tuple[str | None, str | None]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A table with its heading, and what stands there when it has no rows."""
+    """A table with its heading, and the text shown when it has no rows."""
 
     title: str
     table: Table
@@ -28,22 +28,22 @@ class Part:
 
 def parts_of(
     names: Sequence[str],
-    figures: Mapping[str, tuple[Interval | None, Interval | None]],
+    metrics: Mapping[str, tuple[Interval | None, Interval | None]],
     differences: Mapping[str, Interval],
     higher_is_better: Mapping[str, bool],
     costs: Sequence[Costs],
     digests: Mapping[str, Pair],
     params: Mapping[str, Pair],
 ) -> list[Part]:
-    """The tables: figures, costs, data, parameters."""
+    """Return the tables of metrics, costs, data and parameters."""
     arrows = {name: " ↑" if up else " ↓" for name, up in higher_is_better.items()}
     rows = [
         [
             f"{words(name)}{arrows.get(name, '')}",
-            *(shown(found) if found else "-" for found in pair),
+            *(shown(interval) if interval else "-" for interval in pair),
             _signed(differences[name]) if name in differences else "-",
         ]
-        for name, pair in figures.items()
+        for name, pair in metrics.items()
     ]
     cost_rows = [
         [label, *(f"{getattr(cost, name):.2f}" for cost in costs), f"{_ratio(costs, name):.2f}"]
@@ -52,13 +52,13 @@ def parts_of(
     ]
     numbers = [False, True, True, True]
     return [
-        Part("Figures", Table(["", *names, "difference"], rows, numbers), "Neither run logged a figure."),
-        Part("Costs", Table(["", *names, "ratio"], cost_rows, numbers), "Only versions can be timed."),
-        Part("Data", Table(["", *names, ""], _digest_rows(digests), [False] * 4), "Neither names its data."),
+        Part("Metrics", Table(["", *names, "difference"], rows, numbers), "Neither run logged a metric."),
+        Part("Costs", Table(["", *names, "ratio"], cost_rows, numbers), "Only versions have measured costs."),
+        Part("Data", Table(["", *names, ""], _digest_rows(digests), [False] * 4), "Neither run recorded its data."),
         Part(
             "Parameters that differ",
             Table(["", *names], [[name, *map(_text, pair)] for name, pair in params.items()], [False] * 3),
-            "All parameters are the same.",
+            "All parameters are equal.",
         ),
     ]
 
@@ -67,16 +67,18 @@ def render_comparison(
     names: Sequence[str],
     how: str,
     parts: Sequence[Part],
-    figures: Mapping[str, tuple[Interval | None, Interval | None]],
+    metrics: Mapping[str, tuple[Interval | None, Interval | None]],
     differences: Mapping[str, Interval],
 ) -> str:
-    """The page, with its style and its pictures inside."""
+    """Return the HTML page with embedded style and plots."""
     pictures = []
     if differences:
-        lead = interval_chart({words(name): found for name, found in differences.items()}, "difference", reference=0.0)
-        pictures.append(("differences with intervals", data_uri(png(lead))))
+        named = {words(name): interval for name, interval in differences.items()}
+        pictures.append(
+            ("differences with intervals", data_uri(png(interval_chart(named, "difference", reference=0.0))))
+        )
         main = next(iter(differences))
-        both = {name: found for name, found in zip(names, figures[main], strict=True) if found is not None}
+        both = {name: interval for name, interval in zip(names, metrics[main], strict=True) if interval is not None}
         pictures.append((words(main), data_uri(png(interval_chart(both, words(main))))))
     return render_page(_TEMPLATE, names=list(names), how=how, parts=list(parts), pictures=pictures)
 
@@ -92,7 +94,7 @@ def _ratio(costs: Sequence[Costs], name: str) -> float:
 
 def _digest_rows(digests: Mapping[str, Pair]) -> list[list[str]]:
     return [
-        [name, *(_text(value)[:_DIGEST] for value in pair), "same" if pair[0] == pair[1] else "differs"]
+        [name, *(_text(value)[:_DIGEST_CHARACTERS] for value in pair), "same" if pair[0] == pair[1] else "differs"]
         for name, pair in digests.items()
     ]
 

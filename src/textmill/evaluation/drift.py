@@ -1,8 +1,8 @@
-"""How far new texts are from those a model was trained on.
+"""Measure how far new texts are from a model's training data.
 
-Each measure has an effect, in a unit of its own, and a p-value. A measure is flagged when its
-effect reaches a limit *and* chance is ruled out at 1 % over all measures (Holm 1979): with many rows
-the smallest difference is beyond chance, with few rows chance alone has large effects.
+Each measure has an effect, in its own unit, and a p-value. It is flagged if the effect reaches its
+limit *and* the p-value is significant at 1 % over all measures (Holm 1979): with many rows the
+smallest difference is significant, with few rows chance alone has large effects.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ if TYPE_CHECKING:
     from textmill.metrics.base import Outputs
 
 MIN_ROWS = 30
-"""Fewer new rows say nothing."""
+"""Fewer new rows give the verdict `too few rows`."""
 
 _ALPHA = 0.01
+# Limits of the effects. A population stability index of 0.2 is a shift in credit scoring (Siddiqi 2006).
 _STABILITY = 0.2
-"""Of the population stability index; from here on credit scoring speaks of a shift (Siddiqi 2006)."""
 _UNSEEN = 0.05
 _DIVERGENCE = 0.02
 _DISCRIMINATION = 0.65
+
 _WORDS = 1000
 _DRAWS = 1000
 _FOLDS = 5
@@ -52,16 +53,16 @@ Verdict = Literal["drift", "no drift", "too few rows"]
 
 @dataclass(frozen=True)
 class Measure:
-    """One comparison.
+    """One comparison of new rows with training rows.
 
     Attributes:
-        subject: What is compared: `length of text`, `answer label`.
-        name: Of the effect.
-        effect: How large the difference is.
-        limit: From which it counts.
-        p_value: Of a difference this large by chance.
-        flagged: Whether effect and p-value both say drift.
-        words: The same for people.
+        subject: Compared quantity, such as `length of text` or `answer label`.
+        name: Name of the effect.
+        effect: Size of the difference.
+        limit: Smallest effect that counts as drift.
+        p_value: Probability of a difference this large by chance.
+        words: Explanation of the effect.
+        flagged: Whether effect and p-value both indicate drift.
     """
 
     subject: str
@@ -75,7 +76,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Shares:
-    """Two distributions over the same bins, to be drawn side by side."""
+    """Two distributions over the same bins, to plot side by side."""
 
     subject: str
     bins: list[str]
@@ -85,17 +86,17 @@ class Shares:
 
 @dataclass(frozen=True)
 class Drift:
-    """All that was found.
+    """The result of a comparison.
 
     Attributes:
-        rows: New rows.
-        reference_rows: Training rows that they are held against.
-        verdict: `drift` when a measure is flagged.
-        measures: Flagged ones first, then by effect over limit.
-        shares: Distributions to draw.
-        new_words: Frequent words of the new texts that training did not have: word, occurrences.
-        outputs: Raw outputs of reference and new rows, for a picture; shapes (rows, dimensions);
-            None where the reference has none.
+        rows: Number of new rows.
+        reference_rows: Number of training rows in the reference.
+        verdict: `drift` if a measure is flagged.
+        measures: Measures, flagged ones first, then by effect divided by limit.
+        shares: Distributions to plot.
+        new_words: Occurrences of the most frequent words of the new texts that training lacks.
+        outputs: Raw outputs of reference and new rows, shapes (rows, dimensions), to plot; None if
+            the reference has none.
     """
 
     rows: int
@@ -107,7 +108,7 @@ class Drift:
     outputs: tuple[NDArray[np.float64], NDArray[np.float64]] | None
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain JSON values, without what is only drawn."""
+        """Return plain JSON values, without the data of plots."""
         return {
             "verdict": self.verdict,
             "rows": self.rows,
@@ -124,14 +125,14 @@ def measure_drift(
     outputs: Outputs,
     answers: Sequence[Mapping[str, Any]],
 ) -> Drift:
-    """Hold new rows against a reference.
+    """Compare new rows with a reference.
 
     Args:
-        reference: Of the model's training data.
-        frame: The new rows' text columns, cleaned.
-        targets: Their targets by column, where they are known.
-        outputs: The model's raw outputs for them; left out where the reference has none.
-        answers: The same as natural answers.
+        reference: Statistics of the model's training data.
+        frame: Cleaned text columns of the new rows.
+        targets: Known targets of the new rows, by column.
+        outputs: Raw outputs of the model for the new rows; empty if the reference has none.
+        answers: Natural answers of the model for the new rows.
     """
     measures: list[Measure] = []
     shares: list[Shares] = []
@@ -157,12 +158,11 @@ def measure_drift(
     if both is not None:
         measures.append(_discrimination(*both))
     measures = _flagged(measures)
-    enough = len(frame) >= MIN_ROWS
     drifted = any(measure.flagged for measure in measures)
     return Drift(
         rows=len(frame),
         reference_rows=reference.rows,
-        verdict="too few rows" if not enough else "drift" if drifted else "no drift",
+        verdict="too few rows" if len(frame) < MIN_ROWS else "drift" if drifted else "no drift",
         measures=measures,
         shares=shares,
         new_words=dict(new_words.most_common(20)),
@@ -171,17 +171,17 @@ def measure_drift(
 
 
 def _flagged(measures: Sequence[Measure]) -> list[Measure]:
-    """Holm's procedure over the p-values, and the limits of the effects; flagged ones first."""
+    """Apply Holm's procedure and the limits of the effects; sort flagged measures first."""
     adjusted = holm([measure.p_value for measure in measures])
     judged = [
         replace(measure, flagged=p_value <= _ALPHA and measure.effect >= measure.limit)
         for measure, p_value in zip(measures, adjusted, strict=True)
     ]
-    return sorted(judged, key=lambda found: (not found.flagged, -found.effect / found.limit))
+    return sorted(judged, key=lambda measure: (not measure.flagged, -measure.effect / measure.limit))
 
 
 def _stability(subject: str, reference: Sequence[int], new: Sequence[int]) -> Measure:
-    """Population stability index of counts in bins, and the chi-squared test of the same."""
+    """Return the population stability index of counts in bins, with their chi-squared test."""
     from scipy.stats import chi2_contingency
 
     table = np.array([reference, new], np.float64)
@@ -191,12 +191,12 @@ def _stability(subject: str, reference: Sequence[int], new: Sequence[int]) -> Me
     index = float(((other - one) * np.log(other / one)).sum())
     p_value = float(chi2_contingency(table).pvalue) if table.shape[1] > 1 and table.sum(axis=1).all() else 1.0
     moved = float(np.abs(one - other).sum() / 2)
-    words = f"{moved:.0%} of the rows would have to change their bin"
+    words = f"{moved:.0%} of the rows would have to change bins"
     return Measure(subject, "population stability index", index, _STABILITY, p_value, words)
 
 
 def _unseen(name: str, known: TextReference, held_out: int, words: Sequence[Sequence[str]]) -> Measure:
-    """More unseen words than held-out rows had: Welch's test of the shares in single texts."""
+    """Test for a larger share of unseen words per text than in held-out rows, by Welch's test."""
     from scipy.stats import ttest_ind_from_stats
 
     shares = unseen_shares(words, known.words)
@@ -208,15 +208,16 @@ def _unseen(name: str, known: TextReference, held_out: int, words: Sequence[Sequ
         p_value = float(
             ttest_ind_from_stats(mean, spread, len(shares), *then, equal_var=False, alternative="greater").pvalue
         )
-    told = f"{mean:.1%} of a text's words were not in training; of held-out texts it were {known.unseen_mean:.1%}"
-    return Measure(f"words of {name}", "more unseen words", mean - known.unseen_mean, _UNSEEN, p_value, told)
+    text = f"{mean:.1%} of a text's words were not in training; in held-out texts {known.unseen_mean:.1%}"
+    return Measure(f"words of {name}", "more unseen words", mean - known.unseen_mean, _UNSEEN, p_value, text)
 
 
 def _divergence(name: str, known: TextReference, counted: Counter[str]) -> Measure:
-    """Jensen-Shannon divergence (in bits; Lin 1991) of known words beyond that of as many words drawn at random.
+    """Return the Jensen-Shannon divergence (bits; Lin 1991) of known words, minus its expectation by chance.
 
-    Words that training did not have are left to the measure of unseen words.
+    The expectation is that of equally many words drawn from training. Unseen words have their own measure.
     """
+    subject, effect_name = f"words of {name}", "word divergence"
     frequent = list(known.words)[:_WORDS]
     then = np.array([known.words[word] for word in frequent] + [0.0])
     then[-1] = sum(known.words.values()) - then.sum()
@@ -224,32 +225,28 @@ def _divergence(name: str, known: TextReference, counted: Counter[str]) -> Measu
     total = sum(count for word, count in counted.items() if word in known.words)
     now[-1] = total - now.sum()
     if not total or not then.sum():
-        return Measure(
-            f"words of {name}", "word divergence", 0.0, _DIVERGENCE, 1.0, "there are no known words to compare"
-        )
+        return Measure(subject, effect_name, 0.0, _DIVERGENCE, 1.0, "there are no known words to compare")
     expected = then / then.sum()
-    found = float(_jensen_shannon(expected, now[None] / total)[0])
+    observed = float(_jensen_shannon(expected, now[None] / total)[0])
     draws = np.random.default_rng(0).multinomial(total, expected, _DRAWS) / total
     chance = _jensen_shannon(expected, draws)
-    p_value = float((1 + (chance >= found).sum()) / (1 + _DRAWS))
-    told = f"{found:.3f} bits apart, where chance alone gives {chance.mean():.3f}"
-    effect = found - float(chance.mean())
-    return Measure(f"words of {name}", "word divergence", effect, _DIVERGENCE, p_value, told)
+    p_value = float((1 + (chance >= observed).sum()) / (1 + _DRAWS))
+    text = f"{observed:.3f} bits apart; chance alone gives {chance.mean():.3f}"
+    return Measure(subject, effect_name, observed - float(chance.mean()), _DIVERGENCE, p_value, text)
 
 
 def _jensen_shannon(one: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The divergence of `one` to each row of `others`, in bits."""
+    """Return the divergence of `one` from each row of `others`, in bits."""
     from scipy.spatial.distance import jensenshannon
 
     return np.asarray(jensenshannon(np.broadcast_to(one, others.shape), others, base=2, axis=1) ** 2, np.float64)
 
 
 def _discrimination(reference: NDArray[np.float64], new: NDArray[np.float64]) -> Measure:
-    """Classifier two-sample test (Lopez-Paz & Oquab 2017) on the model's raw outputs.
+    """Run the classifier two-sample test (Lopez-Paz & Oquab 2017) on the model's raw outputs.
 
-    A logistic regression over the outputs and their products learns to tell new rows from reference
-    rows; its area under the curve on rows it did not see is the effect, Mann and Whitney's test of
-    the same scores the p-value.
+    A logistic regression over the outputs and their products separates new from reference rows. The
+    effect is its cross-validated area under the ROC curve; the p-value is the Mann-Whitney test's.
     """
     from scipy.stats import mannwhitneyu
     from sklearn.linear_model import LogisticRegression
@@ -260,8 +257,7 @@ def _discrimination(reference: NDArray[np.float64], new: NDArray[np.float64]) ->
     subject, name = "raw outputs", "telling apart (AUC)"
     if min(len(reference), len(new)) < _FOLDS:
         return Measure(subject, name, 0.5, _DISCRIMINATION, 1.0, "there are too few rows")
-    chooser = np.random.default_rng(0)
-    new = new[chooser.permutation(len(new))[: len(reference)]]
+    new = new[np.random.default_rng(0).permutation(len(new))[: len(reference)]]
     rows = np.concatenate([reference, new])
     is_new = np.repeat([0, 1], [len(reference), len(new)])
     classifier = make_pipeline(
@@ -274,8 +270,8 @@ def _discrimination(reference: NDArray[np.float64], new: NDArray[np.float64]) ->
     scores = cross_val_predict(classifier, rows, is_new, cv=folds, method="decision_function")
     test = mannwhitneyu(scores[is_new == 1], scores[is_new == 0], alternative="greater")
     area = float(test.statistic) / (len(new) * len(reference))
-    told = f"a classifier tells new from held-out rows by the model's outputs in {area:.0%} of the pairs; chance is 50%"
-    return Measure(subject, name, area, _DISCRIMINATION, float(test.pvalue), told)
+    text = f"a classifier on the model's outputs ranks {area:.0%} of new and held-out pairs correctly; chance is 50%"
+    return Measure(subject, name, area, _DISCRIMINATION, float(test.pvalue), text)
 
 
 def _bin_names(edges: Sequence[float]) -> list[str]:
@@ -286,7 +282,7 @@ def _bin_names(edges: Sequence[float]) -> list[str]:
 
 
 def _shares(subject: str, bins: list[str], reference: Sequence[int], new: Sequence[int], most: int = 15) -> Shares:
-    """Counts as shares; of many bins the first ones, the rest in one."""
+    """Convert counts to shares; merge bins after the first `most` into one."""
     one, other = (np.asarray(counts, float) / max(1, sum(counts)) for counts in (reference, new))
     if len(bins) > most:
         bins = [*bins[:most], _OTHER]

@@ -1,4 +1,4 @@
-"""Drift as one HTML page that needs no other file."""
+"""Render drift as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ _TEMPLATE = "drift.html.jinja"
 _OUTPUTS = "Raw outputs"
 
 
-def render_drift(found: Drift, title: str, file: str, skipped: int) -> str:
-    """The page, with its style and its pictures inside.
+def render_drift(drift: Drift, title: str, file: str, skipped: int) -> str:
+    """Return the HTML page with embedded style and plots.
 
     Args:
-        found: What was measured.
-        title: Of the version.
+        drift: Result of the comparison.
+        title: Name of the version.
         file: Name of the file with the new texts.
-        skipped: Rows of it that could not be used.
+        skipped: Rows of the file that could not be used.
     """
-    pictures = {shares.subject.capitalize(): _bars(shares) for shares in found.shares}
-    if found.outputs is not None:
-        pictures[_OUTPUTS] = _clouds(*found.outputs)
+    pictures = {shares.subject.capitalize(): _bars(shares) for shares in drift.shares}
+    if drift.outputs is not None:
+        pictures[_OUTPUTS] = _clouds(*drift.outputs)
     return render_page(
         _TEMPLATE,
         title=title,
         file=file,
         skipped=skipped,
-        found=found,
-        measures=_measures_table(found),
+        drift=drift,
+        measures=_measures_table(drift),
         words_table=Table(
-            ["word", "times"], [[word, f"{count:,}"] for word, count in found.new_words.items()], [False, True]
+            ["word", "occurrences"], [[word, f"{count:,}"] for word, count in drift.new_words.items()], [False, True]
         ),
         pictures=[(name, data_uri(png(figure))) for name, figure in pictures.items()],
     )
 
 
-def _measures_table(found: Drift) -> Table:
+def _measures_table(drift: Drift) -> Table:
     rows = [
         [
             measure.subject,
@@ -55,14 +55,14 @@ def _measures_table(found: Drift) -> Table:
             "drift" if measure.flagged else "",
             measure.words,
         ]
-        for measure in found.measures
+        for measure in drift.measures
     ]
-    head = ["of", "measure", "effect", "limit", "p", "", "in words"]
+    head = ["of", "measure", "effect", "limit", "p", "", "meaning"]
     return Table(head, rows, [False, False, True, True, True, False, False])
 
 
 def _bars(shares: Shares) -> Figure:
-    """Shares of the rows in each bin, training beside new."""
+    """Plot the share of rows in each bin, training beside new."""
     places = np.arange(len(shares.bins))
     with drawing(6.4, 3.2) as (figure, axes):
         axes.bar(places - 0.2, shares.reference, 0.4, color=QUIET, label="training")
@@ -78,14 +78,14 @@ def _bars(shares: Shares) -> Figure:
 
 
 def _clouds(reference: NDArray[np.float64], new: NDArray[np.float64]) -> Figure:
-    """Both sets of outputs on the two main axes of the reference (principal components)."""
+    """Plot both sets of outputs on the first two principal components of the reference."""
     centre = reference.mean(axis=0)
     spread = np.where(reference.std(axis=0) > 0, reference.std(axis=0), 1.0)
-    axes_found = np.linalg.svd((reference - centre) / spread, full_matrices=False)[2][:2]
+    components = np.linalg.svd((reference - centre) / spread, full_matrices=False)[2][:2]
     new = new[np.random.default_rng(0).permutation(len(new))[: len(reference)]]
     with drawing(6.4, 4.2) as (figure, axes):
         for rows, colour, label in ((reference, QUIET, "held-out"), (new, ACCENT, "new")):
-            points = (rows - centre) / spread @ axes_found.T
+            points = (rows - centre) / spread @ components.T
             second = points[:, 1] if points.shape[1] > 1 else np.zeros(len(points))
             axes.scatter(points[:, 0], second, s=9, color=colour, alpha=0.55, linewidths=0, label=label)
         axes.set_xlabel("first principal component")

@@ -1,4 +1,4 @@
-"""The contract of an evaluator: how a task's predictions are measured, compared and reported."""
+"""The evaluator's contract: how a task's predictions are measured, compared and reported."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """A task's own parts of the evaluation report.
+    """The task-specific parts of the evaluation report.
 
     Attributes:
-        sections: Tables and plots, in their order.
-        errors: Wrong predictions, worst first; None for a report that lists none.
+        sections: Tables and plots, in order.
+        errors: Wrong predictions, worst first; None for a report without a list of errors.
         metrics: Metrics without an interval.
     """
 
@@ -36,10 +36,10 @@ class Report:
 
 
 class Evaluator(ABC):
-    """Measures one task. A task names its evaluator by `Task.evaluator`.
+    """Measures the predictions of one task; `Task.evaluator` names the class.
 
     Args:
-        task: With its options.
+        task: Task with its options.
     """
 
     def __init__(self, task: Any) -> None:
@@ -47,7 +47,7 @@ class Evaluator(ABC):
 
     @abstractmethod
     def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:
-        """Return one row an example: `id`, target, prediction and what the metrics need."""
+        """Return one row an example: `id`, target, prediction and the columns that the metrics read."""
 
     @abstractmethod
     def metrics(self, state: State) -> list[Metric]:
@@ -66,7 +66,7 @@ class Evaluator(ABC):
     def baselines(
         self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int
     ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
-        """Train simple models on the same split: name -> function from a frame to `predictions`."""
+        """Train simple models on the same split; return by name a function from frame to `predictions`."""
 
     @abstractmethod
     def report(self, predictions: pd.DataFrame, state: State) -> Report:
@@ -74,22 +74,22 @@ class Evaluator(ABC):
 
 
 class ExaminesNetwork(ABC):
-    """An evaluator that also looks at the network at work: at samples of its text, say."""
+    """An evaluator that also runs the network, such as for samples of its text."""
 
     @abstractmethod
     def examine(self, network: torch.nn.Module, outputs: Outputs, tokenizer: Path, state: State) -> Report:
         """Return further parts of the report.
 
         Args:
-            network: In evaluation mode, on its device.
-            outputs: Of the network for the test split.
+            network: Network in evaluation mode, on its device.
+            outputs: Outputs of the network for the test split.
             tokenizer: Folder with `tokenizer.json`.
-            state: The task's state.
+            state: Task state.
         """
 
 
 def evaluator_of(task: Task) -> Evaluator:
-    """Return the evaluator that a task names.
+    """Build the evaluator that `task.evaluator` names.
 
     Raises:
         UserError: There is no such class.
@@ -99,6 +99,6 @@ def evaluator_of(task: Task) -> Evaluator:
 
 
 def predict_rows(predictor: Predictor, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the table of predictions of an exported model for clean rows with their targets."""
+    """Return an exported model's table of predictions for clean rows with their targets."""
     outputs, rows = predictor.outputs_for_targets(frame)
     return evaluator_of(predictor.task).predictions(outputs, rows, predictor.exported.state)

@@ -1,4 +1,4 @@
-"""New texts out of a file of whatever form, as rows of a task's columns."""
+"""Read new texts from a file into a task's columns."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class NewTexts:
     """Rows of a file.
 
     Attributes:
-        frame: The task's text columns, cleaned.
-        targets: The task's target columns that the file has.
-        skipped: Rows that are empty or cannot be read.
+        frame: Cleaned text columns of the task.
+        targets: Target columns of the task that the file has.
+        skipped: Number of empty or invalid rows.
     """
 
     frame: pd.DataFrame
@@ -36,14 +36,14 @@ class NewTexts:
 
 
 def read_new_texts(path: Path, task: Task, cleaning: CleaningConfig, columns: Mapping[str, str], most: int) -> NewTexts:
-    """Read a table (CSV, TSV, JSON Lines, Parquet), or a text a line of any other file.
+    """Read a table (CSV, TSV, JSON Lines, Parquet); any other file has one text a line.
 
     Args:
-        path: The file.
-        task: Names the columns.
-        cleaning: As the model's training texts were cleaned.
-        columns: Task column -> column of the file, where the two differ.
-        most: Rows that are kept; of more, as many drawn at random.
+        path: File to read.
+        task: Task that defines the columns.
+        cleaning: Cleaning options of the model's training texts.
+        columns: Task column -> file column, where the names differ.
+        most: Largest number of rows to keep; a larger file is sampled at random.
 
     Raises:
         UserError: The file is missing, empty, lacks a text column, or has no usable row.
@@ -51,9 +51,9 @@ def read_new_texts(path: Path, task: Task, cleaning: CleaningConfig, columns: Ma
     import numpy as np
 
     if not path.is_file():
-        raise UserError("no such file", where=str(path))
+        raise UserError("no such file", where=str(path), fix="Check the path")
     chooser = np.random.default_rng(0)
-    kept: list[dict[str, Any]] = []
+    kept: list[dict[str, Any]] = []  # by reservoir sampling (Vitter 1985)
     seen = skipped = 0
     for row in _table_rows(path, task, columns) if is_table(path) else _lines(path, task):
         if row is None or any(not str(row[name] or "").strip() for name in task.text_columns):
@@ -62,12 +62,12 @@ def read_new_texts(path: Path, task: Task, cleaning: CleaningConfig, columns: Ma
         seen += 1
         if len(kept) < most:
             kept.append(row)
-        elif (place := int(chooser.integers(seen))) < most:  # reservoir sampling (Vitter 1985)
+        elif (place := int(chooser.integers(seen))) < most:
             kept[place] = row
     if not kept:
-        raise UserError("has no row with a text", where=str(path))
+        raise UserError("the file has no row with a text", where=str(path), fix="Check the file and --column")
     frame = task.parse_inputs([{name: row[name] for name in task.text_columns} for row in kept])
-    # Which languages are wanted is a question to training data
+    # The language filter selects training data; new texts in any language count as drift.
     clean = Cleaner(cleaning.model_copy(update={"languages": None})).clean
     frame = frame.assign(**{name: [clean(text) for text in frame[name]] for name in task.text_columns})
     named = [name for name in task.target_columns if name in kept[0]]
@@ -75,18 +75,18 @@ def read_new_texts(path: Path, task: Task, cleaning: CleaningConfig, columns: Ma
 
 
 def _table_rows(path: Path, task: Task, columns: Mapping[str, str]) -> Iterator[dict[str, Any] | None]:
-    """Rows by the task's columns; None for one that cannot be read."""
+    """Yield rows by the task's columns; None for an invalid row."""
     wanted = {name: columns.get(name, name) for name in task.text_columns}
     for name in task.target_columns:
         if name in columns or _has_column(path, name):
             wanted[name] = columns.get(name, name)
     try:
         for chunk in read_rows(path, path.name, ReadConfig(columns=wanted), list(wanted.values())):
-            yield from (None for _ in chunk.rejects)
+            yield from (None for _ in chunk.rejected)
             values = [[as_text(value) for value in chunk.columns[column]] for column in wanted.values()]
             yield from (dict(zip(wanted, row, strict=True)) for row in zip(*values, strict=True))
     except MissingColumnError as error:
-        fix = f"Give --column {task.text_columns[0]}=NAME-IN-THE-FILE"
+        fix = f"Add --column {task.text_columns[0]}=FILE-COLUMN"
         raise UserError(error.what, where=error.where, fix=fix) from error
 
 
@@ -99,7 +99,7 @@ def _has_column(path: Path, name: str) -> bool:
 
 
 def _lines(path: Path, task: Task) -> Iterator[dict[str, Any] | None]:
-    """A text a line; a JSON record where the task has several text columns."""
+    """Yield one text a line, or one JSON record a line if the task has several text columns."""
     with path.open(encoding="utf-8-sig") as file:
         try:
             for line in file:

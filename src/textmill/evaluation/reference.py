@@ -1,8 +1,8 @@
-"""What the training data was like, in numbers that travel with the model: `reference.json` of the exported folder.
+"""Statistics of the training data in the exported folder: `reference.json`.
 
-New texts are held against it (see `textmill.evaluation.drift`) where the training data is not at
-hand. It holds counts of lengths, words, targets and answers, and raw outputs of some held-out rows;
-no text, but the training split's frequent words.
+`textmill.evaluation.drift` compares new texts with it when the training data is not available. It
+has counts of lengths, words, targets and answers, and raw outputs of some held-out rows. It has no
+text except the frequent words of the training split.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 REFERENCE_FILE = "reference.json"
 
 _MOST_ROWS = 100_000
-"""Training rows that are counted; of a larger split evenly spaced ones."""
+"""Number of rows to count; a larger split is sampled at even distances."""
 _MOST_WORDS = 20_000
 _MOST_CATEGORIES = 200
 _SAMPLE = 500
@@ -43,14 +43,14 @@ _BINS = 10
 
 
 class TextReference(Section):
-    """Of one text column.
+    """Statistics of one text column.
 
     Attributes:
-        edges: Of the bins of length in characters, inner ones only: deciles of the training split.
-        lengths: Training rows in each bin, one more than edges.
-        words: Occurrences of the most frequent words of the training split, case folded.
-        unseen_mean: Share of words that are not in `words`, mean over held-out rows.
-        unseen_variance: The same share's variance.
+        edges: Inner edges of the length bins, in characters: deciles of the training split.
+        lengths: Training rows in each bin, `len(edges) + 1` values.
+        words: Occurrences of the most frequent training words, case folded.
+        unseen_mean: Share of a held-out text's words that are not in `words`, mean over texts.
+        unseen_variance: Variance of that share.
     """
 
     edges: list[float]
@@ -64,14 +64,14 @@ class Reference(Section):
     """The content of `reference.json`.
 
     Attributes:
-        rows: Training rows counted.
-        held_out: Rows of the test split, which unseen words, answers and outputs are of.
-        splitter: How texts are split into words.
-        texts: By text column.
-        targets: Training rows by value, by target column; columns of too many values are left out.
-        answers: Held-out rows by the model's answer, by the answer's field.
-        outputs: Raw outputs of some held-out rows, a row each (see `features`); none where the
-            evaluation let the network give other outputs than the exported graphs do.
+        rows: Number of training rows counted.
+        held_out: Number of test rows behind unseen words, answers and outputs.
+        splitter: Options that split texts into words.
+        texts: Statistics by text column.
+        targets: Training rows by target column and value, without columns of too many values.
+        answers: Held-out rows by answer field and value.
+        outputs: Raw outputs of some held-out rows (see `features`); empty if the evaluated network
+            has other outputs than the exported graphs.
     """
 
     rows: int
@@ -84,13 +84,13 @@ class Reference(Section):
 
 
 def write_reference(task: Task, prepared: Prepared, outputs: Outputs, splitter: WordsConfig, folder: Path) -> None:
-    """Write `reference.json` of the training split, and of the model's outputs for the test split.
+    """Write `reference.json` from the training split and the model's outputs for the test split.
 
     Args:
-        task: What the model does.
-        prepared: Its data.
-        outputs: For the test split, such as the exported graphs give; empty where they give others.
-        splitter: How texts are split into words.
+        task: Task of the model.
+        prepared: Prepared data.
+        outputs: Outputs for the test split; empty if the exported graphs have other outputs.
+        splitter: Options that split texts into words.
         folder: The exported folder.
     """
     columns = [*task.text_columns, *task.target_columns]
@@ -122,45 +122,45 @@ def read_reference(folder: Path) -> Reference:
     """Read the reference of an exported folder.
 
     Raises:
-        UserError: The folder has none, or one of another form.
+        UserError: The file is missing or invalid.
     """
     path = folder / REFERENCE_FILE
     if not path.is_file():
         fix = "Export and register the model again: `dvc repro --force export && dvc repro`"
-        raise UserError("the model was exported without a reference of its training data", where=str(path), fix=fix)
+        raise UserError("the model was exported without statistics of its training data", where=str(path), fix=fix)
     try:
         return Reference.model_validate(read_json(path))
     except (ValidationError, ValueError) as error:
-        raise UserError("not a reference of training data", where=str(path), fix="Export the model again") from error
+        raise UserError("not a valid reference.json", where=str(path), fix="Export the model again") from error
 
 
 def word_lists(texts: Iterable[str], splitter: WordsConfig) -> list[list[str]]:
-    """Each text's words, case folded."""
+    """Split each text into words, case folded."""
     return [joined.casefold().split() for joined in word_splitter(splitter)(list(texts))]
 
 
 def unseen_shares(words: Sequence[Sequence[str]], known: Mapping[str, int]) -> NDArray[np.float64]:
-    """For each text with any word the share of those that are not known."""
+    """Return the share of unknown words of each text that has words."""
     return np.array([sum(word not in known for word in text) / len(text) for text in words if text])
 
 
 def fields(answers: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """The fields of natural answers that may be categories: texts."""
+    """Return the text fields of natural answers: only these can be categories."""
     names = [name for name, value in answers[0].items() if isinstance(value, str)] if answers else []
     return {name: [answer[name] for answer in answers] for name in names}
 
 
 def categories(columns: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, int]]:
-    """Rows by value of each column, most frequent first; columns that are no categories are left out."""
+    """Count the rows of each value by column, most frequent first; drop columns with too many values."""
     counted = {name: Counter(str(value) for value in values) for name, values in columns.items()}
     return {name: dict(counts.most_common()) for name, counts in counted.items() if 0 < len(counts) <= _MOST_CATEGORIES}
 
 
 def features(outputs: Outputs) -> NDArray[np.float64]:
-    """Raw outputs as one vector a row, shape (rows, at most 32).
+    """Convert raw outputs to one vector a row, shape (rows, at most 32).
 
-    Inner axes (tokens) are averaged; wide outputs go through a fixed random projection (Johnson &
-    Lindenstrauss 1984), which keeps distances about as they are.
+    Average inner axes (tokens); project wide outputs by a fixed random matrix, which approximately
+    preserves distances (Johnson & Lindenstrauss 1984).
     """
     parts = []
     for _, values in sorted(outputs.items()):
@@ -197,6 +197,6 @@ def _text(train: pd.Series[str], test: pd.Series[str], splitter: WordsConfig) ->
 
 
 def length_counts(lengths: NDArray[Any], edges: Sequence[float]) -> list[int]:
-    """Texts in each bin of length; an edge belongs to the bin below it."""
+    """Count texts in each length bin; an edge belongs to the bin below it."""
     counts: list[int] = np.bincount(np.searchsorted(edges, lengths, side="left"), minlength=len(edges) + 1).tolist()
     return counts

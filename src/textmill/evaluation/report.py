@@ -1,4 +1,4 @@
-"""The evaluation as one HTML page that needs no other file."""
+"""Write the files of an evaluation, its report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.sections.evaluate import EvaluateConfig
-from textmill.evaluation.figures import GROUP, Figures
+from textmill.evaluation.measurements import GROUP, Measurements
 from textmill.metrics.bootstrap import Interval
 from textmill.metrics.pictures import data_uri, interval_chart, png
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from textmill.evaluation.evaluating import Evaluation
+    from textmill.evaluation.evaluate import Evaluation
 
 _TEMPLATE = "report.html.jinja"
 _MODELS = "models"
@@ -26,88 +26,91 @@ _SPELLING = {"f1": "F1", "tfidf": "TF-IDF"}
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as they are shown, and which columns are numbers."""
+    """Formatted cells, and which columns are numeric."""
 
     head: list[str]
     rows: list[list[str]]
     numeric: list[bool]
 
 
-def write_evaluation(found: Evaluation, config: EvaluateConfig, title: str, folder: Path) -> None:
-    """Write the files of `data/evaluation` (all but `run.json`) into `folder`."""
+def write_evaluation(evaluation: Evaluation, config: EvaluateConfig, title: str, folder: Path) -> None:
+    """Write the files of `data/evaluation` (except `run.json`) into `folder`."""
     import numpy as np
 
     plots = folder / "plots"
     plots.mkdir(parents=True)
-    summary = found.figures.summary() | ({"findings": found.own_metrics} if found.own_metrics else {})
-    for name, values in (("metrics.json", summary), ("figures.json", found.figures.details())):
-        # in their own order, the main metric first
+    measurements = evaluation.measurements
+    summary = measurements.summary() | ({"findings": evaluation.own_metrics} if evaluation.own_metrics else {})
+    for name, values in (("metrics.json", summary), ("figures.json", measurements.details())):
+        # keys unsorted: the main metric stays first
         (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    found.predictions.to_parquet(folder / "predictions.parquet", index=False)
-    np.savez(folder / "outputs.npz", allow_pickle=False, **found.outputs)
-    found.errors.round(6).to_csv(folder / "errors.csv", index=False)
-    slices_table(found.figures).to_csv(plots / "slices.csv", index=False)
-    for section in found.sections:
+    evaluation.predictions.to_parquet(folder / "predictions.parquet", index=False)
+    np.savez(folder / "outputs.npz", allow_pickle=False, **evaluation.outputs)
+    evaluation.errors.round(6).to_csv(folder / "errors.csv", index=False)
+    slices_table(measurements).to_csv(plots / "slices.csv", index=False)
+    for section in evaluation.sections:
         for name, table in section.plots.items():
             table.to_csv(plots / f"{name}.csv", index=False)
-    pictures = pictures_of(found)
+    pictures = draw_pictures(evaluation)
     for name, image in pictures.items():
         (plots / f"{name}.png").write_bytes(image)
-    (folder / "report.html").write_text(render_report(found, config, title, pictures), encoding="utf-8")
+    (folder / "report.html").write_text(render_report(evaluation, config, title, pictures), encoding="utf-8")
 
 
-def slices_table(figures: Figures) -> pd.DataFrame:
-    """The main metric over each slice, one a row."""
+def slices_table(measurements: Measurements) -> pd.DataFrame:
+    """Return the main metric on each slice, one a row."""
     import pandas as pd
 
     rows = [
         {"column": part.column, "slice": part.name, "rows": part.rows, **part.interval.as_dict()}
-        for part in figures.slices
+        for part in measurements.slices
     ]
     return pd.DataFrame(rows, columns=["column", "slice", "rows", "value", "low", "high"])
 
 
-def pictures_of(found: Evaluation) -> dict[str, bytes]:
-    """Every picture of the report as PNG, by name."""
-    figures, measure = found.figures, words(found.figures.main)
-    this = figures.test[figures.main]
-    models = {"this model": this} | {words(name): base[figures.main] for name, base in figures.baselines.items()}
-    drawn = {_MODELS: interval_chart(models, measure)}
-    if figures.slices:
-        slices = {f"{words(part.column)}: {part.name}": part.interval for part in figures.slices}
-        drawn[_SLICES] = interval_chart({"all rows": this} | slices, measure, reference=this.value)
-    for section in found.sections:
+def draw_pictures(evaluation: Evaluation) -> dict[str, bytes]:
+    """Return every plot of the report as PNG, by name."""
+    measurements, metric = evaluation.measurements, words(evaluation.measurements.main)
+    this = measurements.test[measurements.main]
+    models = {"this model": this} | {
+        words(name): base[measurements.main] for name, base in measurements.baselines.items()
+    }
+    drawn = {_MODELS: interval_chart(models, metric)}
+    if measurements.slices:
+        slices = {f"{words(part.column)}: {part.name}": part.interval for part in measurements.slices}
+        drawn[_SLICES] = interval_chart({"all rows": this} | slices, metric, reference=this.value)
+    for section in evaluation.sections:
         drawn |= section.figures
     return {name: png(figure) for name, figure in drawn.items()}
 
 
-def render_report(found: Evaluation, config: EvaluateConfig, title: str, pictures: Mapping[str, bytes]) -> str:
-    """The page, with its style and its pictures inside.
+def render_report(evaluation: Evaluation, config: EvaluateConfig, title: str, pictures: Mapping[str, bytes]) -> str:
+    """Return the HTML page with embedded style and plots.
 
     Args:
-        found: What was measured.
-        config: How.
+        evaluation: Result of the evaluation.
+        config: Options of the evaluation.
         title: Name of the experiment.
-        pictures: PNGs by name, as `pictures_of` gives them.
+        pictures: PNGs by name, from `draw_pictures`.
     """
-    figures = found.figures
+    measurements = evaluation.measurements
     uris = {name: data_uri(image) for name, image in pictures.items()}
     return render_page(
         _TEMPLATE,
         title=title,
-        task=words(found.task.name),
-        model=words(found.model.name),
-        measure=words(figures.main),
-        main=figures.test[figures.main],
-        leads=[_lead(figures, name) for name in figures.baselines],
+        task=words(evaluation.task.name),
+        model=words(evaluation.model.name),
+        metric=words(measurements.main),
+        main=measurements.test[measurements.main],
+        leads=[_lead(measurements, name) for name in measurements.baselines],
         confidence=f"{100 * config.confidence:g} %",
         config=config,
-        rows=found.rows,
+        rows=evaluation.rows,
         models_picture=uris[_MODELS],
-        models_table=_models_table(figures),
-        groups_table=_groups_table(figures),
+        models_table=_models_table(measurements),
+        groups_table=_groups_table(measurements),
         slices_picture=uris.get(_SLICES),
-        slices_table=_slices_table(figures),
+        slices_table=_slices_table(measurements),
         sections=[
             {
                 "title": section.title,
@@ -115,15 +118,15 @@ def render_report(found: Evaluation, config: EvaluateConfig, title: str, picture
                 "table": None if section.table is None or section.table.empty else frame_table(section.table),
                 "pictures": [(words(name), uris[name]) for name in section.figures],
             }
-            for section in found.sections
+            for section in evaluation.sections
         ],
-        errors=frame_table(found.errors),
-        wrong=len(found.errors),
+        errors=frame_table(evaluation.errors),
+        wrong=len(evaluation.errors),
     )
 
 
 def render_page(template: str, **content: Any) -> str:
-    """A page of this room, from its template."""
+    """Render a template of this package."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -137,12 +140,12 @@ def render_page(template: str, **content: Any) -> str:
 
 
 def words(name: str) -> str:
-    """A name of the program's as words, in their usual spelling."""
+    """Convert an identifier to words in their usual spelling."""
     return " ".join(_SPELLING.get(word, word) for word in name.split("_"))
 
 
 def frame_table(frame: pd.DataFrame) -> Table:
-    """A data frame as shown: floats with three digits."""
+    """Convert a data frame to a `Table`; floats have three decimals."""
     from pandas.api.types import is_float_dtype, is_numeric_dtype
 
     columns = [
@@ -156,52 +159,52 @@ def frame_table(frame: pd.DataFrame) -> Table:
     )
 
 
-def _lead(figures: Figures, baseline: str) -> dict[str, Any]:
-    """The model's lead over a baseline, and what may be said of it."""
-    lead = figures.difference[baseline][figures.main]
-    sign = 1 if figures.higher_is_better[figures.main] else -1
+def _lead(measurements: Measurements, baseline: str) -> dict[str, Any]:
+    """Return the model's lead over a baseline, with its verdict."""
+    lead = measurements.difference[baseline][measurements.main]
+    sign = 1 if measurements.higher_is_better[measurements.main] else -1
     ends = sorted((sign * lead.low, sign * lead.high))
     verdict = "better" if ends[0] > 0 else "worse" if ends[1] < 0 else "no clear difference"
     return {
         "name": words(baseline),
-        "figure": figures.baselines[baseline][figures.main],
+        "value": measurements.baselines[baseline][measurements.main],
         "lead": lead,
         "verdict": verdict,
     }
 
 
-def _models_table(figures: Figures) -> Table:
+def _models_table(measurements: Measurements) -> Table:
     rows = [
         [
-            f"{words(name)} {'↑' if figures.higher_is_better[name] else '↓'}",
-            shown(figures.test[name]),
-            *(shown(found[name]) for found in figures.baselines.values()),
+            f"{words(name)} {'↑' if measurements.higher_is_better[name] else '↓'}",
+            shown(measurements.test[name]),
+            *(shown(metrics[name]) for metrics in measurements.baselines.values()),
         ]
-        for name in figures.headline
+        for name in measurements.headline
     ]
-    head = ["", "this model", *map(words, figures.baselines)]
+    head = ["", "this model", *map(words, measurements.baselines)]
     return Table(head, rows, [False] + [True] * (len(head) - 1))
 
 
-def _groups_table(figures: Figures) -> Table | None:
-    """The metrics of single groups: a row a group, a column a figure."""
+def _groups_table(measurements: Measurements) -> Table | None:
+    """Return the metrics of single groups: one row a group, one column a metric."""
     cells: dict[str, dict[str, str]] = {}
-    for name, interval in figures.test.items():
-        figure, found, group = name.partition(GROUP)
-        if found:
-            cells.setdefault(group, {})[figure] = shown(interval)
+    for name, interval in measurements.test.items():
+        metric, _, group = name.partition(GROUP)
+        if group:
+            cells.setdefault(group, {})[metric] = shown(interval)
     if not cells:
         return None
-    columns = list(dict.fromkeys(figure for row in cells.values() for figure in row))
-    rows = [[group, *(row.get(figure, "") for figure in columns)] for group, row in cells.items()]
+    columns = list(dict.fromkeys(metric for row in cells.values() for metric in row))
+    rows = [[group, *(row.get(metric, "") for metric in columns)] for group, row in cells.items()]
     return Table(["", *map(words, columns)], rows, [False] + [True] * len(columns))
 
 
-def _slices_table(figures: Figures) -> Table:
-    rows = [[words(part.column), part.name, f"{part.rows:,}", shown(part.interval)] for part in figures.slices]
-    return Table(["by", "slice", "rows", words(figures.main)], rows, [False, False, True, True])
+def _slices_table(measurements: Measurements) -> Table:
+    rows = [[words(part.column), part.name, f"{part.rows:,}", shown(part.interval)] for part in measurements.slices]
+    return Table(["by", "slice", "rows", words(measurements.main)], rows, [False, False, True, True])
 
 
 def shown(interval: Interval) -> str:
-    """A figure with its interval in a table's cell."""
+    """Format a value with its interval."""
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

@@ -1,4 +1,4 @@
-"""Parts of a split that are measured apart: by length and by the columns named in the configuration."""
+"""Cut a split into slices: by length and by the configured columns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LENGTH = "length"
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows of a split that have something in common: by which column, called what, which rows."""
+    """Rows of a split with a common property: the column, the slice's name, the row numbers."""
 
     column: str
     name: str
@@ -27,12 +27,12 @@ class Slice:
 
 
 def cut_slices(frame: pd.DataFrame, columns: Sequence[str], min_rows: int) -> list[Slice]:
-    """Quartiles of `length` (tokens), and one slice for each value of each of `columns`.
+    """Return quartiles of `length` (tokens) and one slice for each value of each column.
 
-    Left out are slices of fewer than `min_rows` rows, and those that hold every row.
+    Slices with fewer than `min_rows` rows and slices with all rows are dropped.
 
     Raises:
-        UserError: The frame has no such column.
+        UserError: The frame lacks a column.
     """
     for column in columns:
         if column not in frame:
@@ -41,8 +41,8 @@ def cut_slices(frame: pd.DataFrame, columns: Sequence[str], min_rows: int) -> li
                 where="evaluate.slice_columns",
                 fix=f"Choose among {', '.join(map(str, frame.columns))}",
             )
-    found = [*_quartiles(frame[LENGTH].to_numpy()), *(part for column in columns for part in _values(frame, column))]
-    return [part for part in found if max(2, min_rows) <= len(part.rows) < len(frame)]
+    parts = [*_quartiles(frame[LENGTH].to_numpy()), *(part for column in columns for part in _values(frame, column))]
+    return [part for part in parts if max(2, min_rows) <= len(part.rows) < len(frame)]
 
 
 def _quartiles(lengths: NDArray[np.int32]) -> Iterator[Slice]:

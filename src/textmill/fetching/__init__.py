@@ -1,1 +1,1 @@
-"""Corpora and pretrained weights by name, with their digests checked."""
+"""Fetch corpora and pretrained weights by name, and check their digests."""

@@ -1,4 +1,4 @@
-"""Docstrings in numpydoc's style, read with the position of every part (https://numpydoc.readthedocs.io)."""
+"""Parse docstrings in numpydoc style (https://numpydoc.readthedocs.io) with the position of every part."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NO_VALUE = {"is", "to", "value", "the", "a", "an", "behavior", "behaviour", "fo
 
 @dataclass(frozen=True)
 class Span:
-    """A part of a text."""
+    """A passage of a text and its first position."""
 
     start: int
     text: str
@@ -31,12 +31,12 @@ class Entry:
     """A parameter, a returned value or an error.
 
     Attributes:
-        head: Its names as they stand there; the type of a returned value that has no name.
-        names: The names one by one.
-        kind: What stands after the colon, without `optional` and the default; None where nothing does.
-        default: Value that is said to be the default.
-        says_default: Whether the word occurs at all.
-        sentence: The first sentence of the description.
+        head: The names as written; the type of a returned value without a name.
+        names: The single names.
+        kind: The type, without `optional` and the default, if any.
+        default: The default value, if stated.
+        says_default: Whether the entry contains the word "default".
+        sentence: First sentence of the description.
     """
 
     head: Span
@@ -49,19 +49,16 @@ class Entry:
 
 @dataclass
 class Documentation:
-    """A docstring: its text and the entries of its sections, by their titles in lower case."""
+    """A docstring: its text, and the entries of its sections by lower-case title."""
 
     text: str
     sections: dict[str, list[Entry]] = field(default_factory=dict)
 
 
-def read(text: str, wanted: Sequence[str], most_summary: int) -> Documentation:
-    """The summary and the sections `wanted` (titles in lower case) of a docstring without indentation.
+def read_numpydoc(text: str, wanted: Sequence[str], most_summary: int) -> Documentation:
+    """Parse the summary and the sections `wanted` (lower-case titles) of a docstring without indentation.
 
-    Args:
-        text: As `inspect.cleandoc` gives it.
-        wanted: The other sections are left out of the text.
-        most_summary: Characters before the first section that are kept; cut after a paragraph.
+    The text before the first section is cut to `most_summary` characters, after a paragraph.
     """
     parts = _parts(text)
     summary = ""
@@ -69,20 +66,20 @@ def read(text: str, wanted: Sequence[str], most_summary: int) -> Documentation:
         if summary and len(summary) + len(paragraph) > most_summary:
             break
         summary += ("\n\n" if summary else "") + paragraph.rstrip()
-    found = Documentation(summary.strip())
+    document = Documentation(summary.strip())
     for title, body in parts[1:]:
         name = title.strip().casefold()
-        if name not in wanted or name in found.sections:
+        if name not in wanted or name in document.sections:
             continue
-        found.text += f"\n\n{title.strip()}\n{'-' * len(title.strip())}\n"
-        start = len(found.text)
-        found.text += body.rstrip()
-        found.sections[name] = list(_entries(found.text, start))
-    return found
+        document.text += f"\n\n{title.strip()}\n{'-' * len(title.strip())}\n"
+        start = len(document.text)
+        document.text += body.rstrip()
+        document.sections[name] = list(_entries(document.text, start))
+    return document
 
 
 def _parts(text: str) -> list[tuple[str, str]]:
-    """Titles and bodies of the sections; what comes before them has no title."""
+    """Return titles and bodies of the sections; the text before them has an empty title."""
     lines = text.split("\n")
     parts: list[tuple[str, list[str]]] = [("", [])]
     position = 0
@@ -99,7 +96,7 @@ def _parts(text: str) -> list[tuple[str, str]]:
 
 
 def _entries(text: str, start: int) -> Iterator[Entry]:
-    """The entries of the section that begins at `start` and ends with the text."""
+    """Yield the entries of the section that extends from `start` to the end of the text."""
     heads = [match for match in re.finditer(r"^\S.*$", text[start:], re.MULTILINE) if _ENTRY.match(match[0])]
     for head, after in zip(heads, [*heads[1:], None], strict=False):
         end = start + after.start() if after else len(text)
@@ -108,13 +105,13 @@ def _entries(text: str, start: int) -> Iterator[Entry]:
 
 def _entry(text: str, start: int, head_end: int, end: int) -> Entry:
     match = _ENTRY.match(text[start:head_end])
-    assert match is not None, "looked for before"
+    assert match is not None, "the caller matched it"
     names = [name.strip().lstrip("*") for name in match["names"].split(",")]
     kind = None
     if match["kind"] and (bare := _QUALIFIED.sub("", match["kind"]).rstrip(" ,")):
         kind = Span(start + match.start("kind"), bare)
     whole = text[start:end]
-    default = next((found for found in _DEFAULT.finditer(whole) if found["value"].casefold() not in _NO_VALUE), None)
+    default = next((match for match in _DEFAULT.finditer(whole) if match["value"].casefold() not in _NO_VALUE), None)
     value = default["value"].rstrip(".`").lstrip("`") if default else ""
     at = start + whole.index(value, default.start("value")) if default and value else 0
     body = text[head_end:end]

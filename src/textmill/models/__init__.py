@@ -1,1 +1,1 @@
-"""Network architectures, and where pretrained weights come from."""
+"""Network architectures, losses and routers."""

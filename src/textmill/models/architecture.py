@@ -1,4 +1,4 @@
-"""The shape of a decoder: every number that decides how many weights there are and what they compute."""
+"""Options that define the weights and the computation of a decoder."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class ExpertsConfig(Section):
 
     Attributes:
         n_experts: Experts E of a layer.
-        hidden_width: Of each expert; None makes what a token passes, shared experts included, as
-            wide as the dense network, whichever the router.
+        hidden_width: Hidden width of each expert. With None, the experts of a token, shared ones
+            included, are together as wide as the dense network.
         shared_experts: Experts of the same width that every token passes (Dai et al. 2024,
             "DeepSeekMoE").
-        capacity_factor: An expert takes at most this times its even share of a training batch,
-            further tokens skip it (Fedus et al. 2021); None drops no token.
-        first_layer: Layers before this one stay dense, counted from 0.
-        every: Of the layers from `first_layer` on, every how-manieth has experts.
+        capacity_factor: Maximum load of an expert in a training batch, as a multiple of its even
+            share; further tokens skip the expert (Fedus et al. 2021). None drops no tokens.
+        first_layer: First layer with experts, counted from 0.
+        every: Distance of the layers with experts, from `first_layer` on.
     """
 
     n_experts: Annotated[int, Field(ge=2)] = 8
@@ -45,19 +45,19 @@ class Architecture(Section):
         n_heads: Heads of the queries.
         n_key_value_heads: Heads of keys and values, each shared by a group of query heads
             (Ainslie et al. 2023); None: as many as `n_heads`.
-        width: Of the hidden states, D.
-        head_width: Of one head; None: D / n_heads.
-        hidden_width: Of the feed-forward network; None: 8/3 D, rounded up, which has as many
-            weights as the classical 4 D without a gate (Shazeer 2020).
+        width: Width D of the hidden states.
+        head_width: Width of one head; None: D / n_heads.
+        hidden_width: Hidden width of the feed-forward network; None: 8/3 D, rounded up, which has as
+            many weights as the classical 4 D without a gate (Shazeer 2020).
         max_length: Longest context, in tokens.
-        rope_base: The lowest rotary frequency turns once in 2π times this many tokens.
+        rope_base: Base of the rotary frequencies; the lowest one turns once in 2π times this many tokens.
         qk_norm: Normalise queries and keys (Dehghani et al. 2023), as Qwen3 does.
         tied: The output layer shares the embedding's weights (Press & Wolf 2017).
-        dropout: Of what each block adds, and of the embeddings.
+        dropout: Dropout of each block's residual branches and of the embeddings.
         norm_epsilon: Added to the mean square before its root is taken.
         feed_forward: `dense` or `experts`.
-        experts: Used when `feed_forward` is `experts`.
-        router: The `textmill.models.routing.base.Router` plugin; used likewise.
+        experts: Options of `feed_forward: experts`.
+        router: Plugin of type `textmill.models.routing.base.Router`, for `feed_forward: experts`.
     """
 
     n_layers: Count = 4
@@ -90,7 +90,7 @@ class Architecture(Section):
 
     @property
     def key_value_heads(self) -> int:
-        """Heads of keys and of values."""
+        """Number of key heads, and of value heads."""
         return self.n_key_value_heads or self.n_heads
 
     @property
@@ -104,11 +104,11 @@ class Architecture(Section):
         return self.hidden_width or round_up(8 * self.width // 3, _MULTIPLE_OF)
 
     def has_experts(self, layer: int) -> bool:
-        """Whether the layer, counted from 0, is a mixture of experts."""
+        """Return whether the layer, counted from 0, is a mixture of experts."""
         from_first = layer - self.experts.first_layer
         return self.feed_forward == "experts" and from_first >= 0 and from_first % self.experts.every == 0
 
 
 def round_up(width: int, multiple_of: int) -> int:
-    """The next width of which matrix products are fast."""
+    """Round a width up to a multiple for which matrix products are fast."""
     return -(-width // multiple_of) * multiple_of

@@ -1,6 +1,6 @@
-"""Attention: softmax(QKᵀ/√d_k + M)V, and the multi-head layers made of it (Vaswani et al. 2017).
+"""Attention: softmax(QKᵀ/√d_k + M)V, and multi-head layers (Vaswani et al. 2017).
 
-The additive mask M is 0 where a query may look at a key and -∞ where it may not.
+The additive mask M is 0 where a query sees a key, else -∞.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from textmill.models.rotary import Rotation, rotate
 
 
 def scaled_dot_product_attention_plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """softmax(QKᵀ/√d_k + M)V, as the formula stands.
+    """Compute softmax(QKᵀ/√d_k + M)V as the formula is written.
 
     Args:
         query: (B, H, T, d_k).
-        key: (B, K, S, d_k); each of its heads serves H / K heads of the query.
+        key: (B, K, S, d_k); each key head serves H / K query heads.
         value: (B, K, S, d_v).
-        mask: Additive, broadcast to (B, H, T, S). Every row has a finite entry.
+        mask: Additive, broadcast to (B, H, T, S); every row has a finite entry.
 
     Returns:
         (B, H, T, d_v).
@@ -40,10 +40,10 @@ def scaled_dot_product_attention_plain(query: Tensor, key: Tensor, value: Tensor
 
 
 def scaled_dot_product_attention_fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """The same by PyTorch's fused kernels, which never hold the scores (Dao et al. 2022).
+    """Compute the same with PyTorch's fused kernels, which never store the scores (Dao et al. 2022).
 
-    Shapes as in the plain form; a mask of None means that each query sees the keys up to its own,
-    or all of them where there is a single query.
+    Shapes as in the plain form. With a mask of None, each query sees the keys up to its own
+    position; a single query sees all keys.
     """
     return F.scaled_dot_product_attention(
         query,
@@ -63,17 +63,17 @@ def additive_mask(
     valid: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The additive mask M of causal, padded and packed input.
+    """Return the additive mask M of causal, padded and packed input.
 
     Args:
-        queries: Indices of the queries in the sequence, (T,).
-        keys: Indices of the keys, (S,).
-        document_ids: (B, S) with T = S; a token looks only at tokens of its own document.
-        valid: (B, S); False or 0 at padding, at which no other token looks.
-        dtype: Of the mask, that of the queries.
+        queries: Positions of the queries in the sequence, (T,).
+        keys: Positions of the keys, (S,).
+        document_ids: (B, S) with T = S; a token sees only tokens of its own document.
+        valid: (B, S); False or 0 at padding, which no other token sees.
+        dtype: Precision of the mask, that of the queries.
 
     Returns:
-        (1, 1, T, S) or (B, 1, T, S). Every token sees itself, padding too, so that no row is empty.
+        (1, 1, T, S) or (B, 1, T, S). Every token, padding too, sees itself, so that no row is empty.
     """
     visible = (keys <= queries[:, None])[None]
     if document_ids is not None:
@@ -84,24 +84,25 @@ def additive_mask(
 
 
 def trains_faster_plain(states: Tensor, dtype: torch.dtype, length: int) -> bool:
-    """Whether the plain form trains faster than the fused one for keys of this precision and number.
+    """Return whether the plain form trains faster than the fused one at this precision and length.
 
-    It does on CPUs, whose fused kernels are slow in the backward pass: of 12 rows and 4 heads of
-    64 tokens in bfloat16 forward and backward took 0.8 ms against 5.5; of one row of 1,024 tokens 9.8
-    against 14.3. In float32 the fused kernels win from some 128 tokens on (256: 5.3 against 4.3).
+    It does on CPUs, whose fused kernels have a slow backward pass. Forward and backward in bfloat16
+    took 0.8 ms against 5.5 ms for 12 rows and 4 heads of 64 tokens, and 9.8 ms against 14.3 ms for one
+    row of 1,024 tokens. In float32 the fused kernels win above about 128 tokens (256: 4.3 ms
+    against 5.3 ms).
     """
     longest = 128 if dtype == torch.float32 else 1024
     return states.device.type == "cpu" and length <= longest
 
 
 def padding_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """The additive mask (B, 1, 1, S) that hides padding from every query, of a mask (B, S) with 0 there."""
+    """Return the additive mask (B, 1, 1, S) that hides padding; the attention mask (B, S) is 0 there."""
     hidden = ~attention_mask.bool()
     return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)[:, None, None]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(QKᵀ/√d_k + M)V by whichever form trains faster, with the heads side by side: (B, T, H d_v)."""
+    """Compute attention in the form that trains faster, and concatenate the heads: (B, T, H d_v)."""
     if mask is not None and trains_faster_plain(query, query.dtype, key.size(2)):
         attended = scaled_dot_product_attention_plain(query, key, value, mask)
     else:
@@ -110,11 +111,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
 
 
 class SelfAttention(nn.Module):
-    """Each token gathers from the tokens that it may see, over several heads.
-
-    Queries, keys and values come from one matrix product. `architecture` decides heads, widths
-    and whether queries and keys are normalised.
-    """
+    """Multi-head self-attention; one matrix product gives queries, keys and values."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -127,13 +124,9 @@ class SelfAttention(nn.Module):
     def forward(
         self, states: Tensor, rotation: Rotation, mask: Tensor | None, cache: LayerCache | None = None
     ) -> Tensor:
-        """From (B, T, D) to (B, T, D).
+        """Map normalised states (B, T, D) to (B, T, D); a mask of None stands for plain causal input.
 
-        Args:
-            states: Normalised hidden states.
-            rotation: Of the tokens' positions.
-            mask: Additive; None for plain causal input.
-            cache: Keys and values of earlier tokens; those of `states` are added to it.
+        The keys and values of `states` are appended to the cache of earlier tokens.
         """
         batch, length, _ = states.shape
         heads = self.query_key_value(states).view(batch, length, sum(self.heads), self.head_width)
@@ -148,10 +141,10 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Each token gathers from a source that an encoder has read, over several heads.
+    """Multi-head attention to the states of an encoder.
 
-    Keys and values are made of the source once (`keys_and_values`), however many tokens ask them.
-    What is far apart in the two texts says nothing, so nothing is rotated here.
+    Keys and values are computed once for each source (`keys_and_values`). Positions are not
+    rotated: distances between the two texts have no meaning.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -165,14 +158,14 @@ class CrossAttention(nn.Module):
         self.query_norm, self.key_norm = _head_norms(architecture)
 
     def keys_and_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, K, S, d) of the encoder's states (B, S, D)."""
+        """Return keys and values (B, K, S, d) of the encoder's states (B, S, D)."""
         batch, length, _ = source.shape
         heads = self.key_value(source).view(batch, length, 2 * self.key_value_heads, self.head_width)
         key, value = heads.chunk(2, dim=2)
         return self.key_norm(key).transpose(1, 2), value.transpose(1, 2)
 
     def forward(self, states: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """From (B, T, D) to (B, T, D); keys and values as made above, an additive mask (B, 1, 1, S)."""
+        """Map (B, T, D) to (B, T, D), with `keys_and_values` and an additive mask (B, 1, 1, S)."""
         batch, length, _ = states.shape
         query = self.query(states).view(batch, length, self.heads, self.head_width)
         output: Tensor = self.output(attend(self.query_norm(query).transpose(1, 2), key, value, mask))
@@ -180,7 +173,7 @@ class CrossAttention(nn.Module):
 
 
 def _head_norms(architecture: Architecture) -> tuple[nn.Module, nn.Module]:
-    """Norms of queries and keys, where the architecture has them."""
+    """Return the norms of queries and keys; identities if the architecture has none."""
     if not architecture.qk_norm:
         return nn.Identity(), nn.Identity()
     width, epsilon = architecture.width_of_head, architecture.norm_epsilon

@@ -1,4 +1,4 @@
-"""What an architecture may offer to the tasks."""
+"""Base class of the architectures."""
 
 from __future__ import annotations
 
@@ -16,57 +16,53 @@ if TYPE_CHECKING:
 
 
 class Model(Plugin):
-    """An architecture, chosen in `conf/model/`.
-
-    It offers what it can be: an encoder, a decoder, both or the two in one. A task asks for the one it needs.
+    """An architecture, chosen in `conf/model/`; it builds an encoder, a decoder or an encoder-decoder.
 
     Attributes:
-        name: In the field's words.
+        name: Name of the architecture.
     """
 
     name: ClassVar[str]
 
     def build_encoder(self, pretrained: Path | None) -> torch.nn.Module:  # noqa: ARG002 - subclasses use it
-        """An encoder: `forward(input_ids, attention_mask)`, both (B, T), gives hidden states (B, T, D).
+        """Build an encoder: `forward(input_ids, attention_mask)`, both (B, T), returns states (B, T, D).
 
         The module has `hidden_size` (D) and `layer_groups()`: its parameters from the input
         upwards, for layer-wise learning rates. `pretrained` is a folder with `config.json` and
         `model.safetensors`; None starts from random weights.
 
         Raises:
-            UserError: This architecture is no encoder.
+            UserError: This architecture is not an encoder.
         """
-        raise UserError(
-            f"a {self.name} model has no encoder, which this task needs",
-            where="model",
-            fix="Choose an encoder, such as `model: minilm`",
-        )
+        fix = "Choose an encoder, such as `model: minilm`"
+        raise UserError(f"a {self.name} model has no encoder, which this task needs", where="model", fix=fix)
 
     def build_decoder(self, vocabulary_size: int, pretrained: Path | None) -> LanguageModel:  # noqa: ARG002
-        """A causal language model over `vocabulary_size` tokens, with the interface of `LanguageModel`.
+        """Build a causal language model over `vocabulary_size` tokens, with the interface of `LanguageModel`.
 
         `pretrained` is a folder as for `build_encoder`; None starts from random weights.
 
         Raises:
-            UserError: This architecture is no decoder.
+            UserError: This architecture is not a decoder.
         """
-        raise UserError(
-            f"a {self.name} model has no decoder, which this task needs",
-            where="model",
-            fix="Choose a decoder, such as `model: shakespeare_dense`",
-        )
+        fix = "Choose a decoder, such as `model: shakespeare_dense`"
+        raise UserError(f"a {self.name} model has no decoder, which this task needs", where="model", fix=fix)
 
     def build_encoder_decoder(self, vocabulary_size: int, end: int, pretrained: Path | None) -> Any:  # noqa: ARG002
-        """A network that writes about a source, with `likelihood` and `write` of `EncoderDecoder`.
+        """Build a network that generates text from a source, with the interface of `EncoderDecoder`.
 
         `end` is the id of the token that ends a text. `pretrained` is a folder as for
         `build_encoder`; None starts from random weights.
 
         Raises:
-            UserError: This architecture is no encoder-decoder.
+            UserError: This architecture is not an encoder-decoder.
         """
-        raise UserError(
-            f"a {self.name} model does not write about a source, which this task needs",
-            where="model",
-            fix="Choose an encoder-decoder, such as `model: encoder_decoder`",
-        )
+        fix = "Choose an encoder-decoder, such as `model: encoder_decoder`"
+        raise UserError(f"a {self.name} model is not an encoder-decoder, which this task needs", where="model", fix=fix)
+
+
+def refuse_pretrained(pretrained: Path | None) -> None:
+    """Raise a `UserError` if there are pretrained weights, for a model that cannot load them."""
+    if pretrained is not None and (pretrained / "model.safetensors").is_file():
+        fix = "Remove it, or choose a model that loads a checkpoint"
+        raise UserError("this model cannot load pretrained weights", where="model.pretrained", fix=fix)

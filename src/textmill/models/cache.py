@@ -1,4 +1,4 @@
-"""Keys and values of the tokens read so far, so that generation computes each only once."""
+"""Cache of keys and values, so that generation computes each only once."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from textmill.errors import UserError
 
 
 class LayerCache:
-    """One layer's part of a `KeyValueCache`."""
+    """The view of one layer on a `KeyValueCache`."""
 
     def __init__(self, cache: KeyValueCache, layer: int) -> None:
         self._cache = cache
         self._layer = layer
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store keys and values (B, K, T, d) of new tokens; gives those of all tokens, as views."""
+        """Append keys and values (B, K, T, d) of new tokens and return those of all tokens, as views."""
         start, end = self._cache.length, self._cache.length + key.size(2)
         keys, values = self._cache.keys[self._layer], self._cache.values[self._layer]
         keys[:, :, start:end] = key
@@ -25,17 +25,13 @@ class LayerCache:
 
 
 class KeyValueCache:
-    """Room for `length` tokens a row, taken once.
+    """Keys and values of all layers, allocated once.
 
-    Args:
-        n_layers: Of the decoder.
-        shape: (B, K, S, d): rows, key-value heads, most tokens, width of a head.
-        dtype: Of keys and values.
-        device: Where they lie.
+    `shape` is (B, K, S, d): rows, key-value heads, maximum tokens, width of a head.
 
     Attributes:
-        length: Tokens read so far, padding among them.
-        valid: (B, S), False at padding; None as long as there was none.
+        length: Tokens stored so far, padding included.
+        valid: (B, S), False at padding; None if there is no padding.
     """
 
     def __init__(
@@ -48,24 +44,21 @@ class KeyValueCache:
 
     @property
     def room(self) -> int:
-        """Most tokens a row may have."""
+        """Maximum tokens of a row."""
         return self.keys.size(3)
 
     def layer(self, layer: int) -> LayerCache:
-        """The part of one layer, counted from 0."""
+        """Return the view of one layer, counted from 0."""
         return LayerCache(self, layer)
 
-    def admit(self, batch: int, length: int, attention_mask: Tensor | None) -> Tensor | None:
-        """Note which of the next `length` tokens are valid; gives the validity of all so far, or None.
+    def append_mask(self, batch: int, length: int, attention_mask: Tensor | None) -> Tensor | None:
+        """Store the mask of the next `length` tokens and return that of all tokens, or None.
 
         Raises:
-            UserError: There is no room for them.
+            UserError: The tokens do not fit.
         """
         end = self.length + length
-        if end > self.room:
-            raise UserError(
-                f"{end} tokens do not fit a cache of {self.room}", fix="Shorten the prompt or generate fewer tokens"
-            )
+        check_length(end, self.room, "a cache")
         if attention_mask is not None and self.valid is None:
             self.valid = torch.ones(batch, self.room, dtype=torch.bool, device=self.keys.device)
         if self.valid is None:
@@ -75,14 +68,18 @@ class KeyValueCache:
         return self.valid[:, :end]
 
     def reorder(self, rows: Tensor) -> None:
-        """Keep the rows of these indices, in this order: what beam search does with its beams.
-
-        There may be fewer than before, not more.
-        """
-        # Only what is written is copied: the room beyond it may be many times as large.
+        """Keep the rows with these indices, in this order; there may be fewer than before."""
+        # Copy only what is stored: the capacity may be many times as large
         keys, values = (whole[:, :, :, : self.length][:, rows] for whole in (self.keys, self.values))
         self.keys, self.values = self.keys[:, : len(rows)], self.values[:, : len(rows)]
         self.keys[:, :, :, : self.length] = keys
         self.values[:, :, :, : self.length] = values
         if self.valid is not None:
             self.valid = self.valid[rows]
+
+
+def check_length(tokens: int, limit: int, name: str = "the model's context") -> None:
+    """Raise a `UserError` if `tokens` exceed `limit`, the length of what `name` says."""
+    if tokens > limit:
+        fix = "Shorten the text, generate fewer tokens, or choose a model with a longer context"
+        raise UserError(f"{tokens} tokens do not fit {name} of {limit}", fix=fix)

@@ -1,4 +1,4 @@
-"""A transformers backbone as an encoder: token ids in, hidden states out."""
+"""A backbone of the transformers library as an encoder."""
 
 from __future__ import annotations
 
@@ -11,16 +11,12 @@ from textmill.errors import UserError
 
 
 class Encoder(nn.Module):
-    """Gives a backbone the interface of `Model.build_encoder`.
-
-    Args:
-        backbone: A model of the transformers library whose output has `last_hidden_state`.
-        pooling: How heads make one vector of a text: `mean` or `cls`.
-        head_dropout: What heads drop before their last layer.
+    """Give a backbone, whose output has `last_hidden_state`, the interface of `Model.build_encoder`.
 
     Attributes:
         hidden_size: Width D of the hidden states.
-        positions: Tokens for which there are learned positions; None where any number will do.
+        positions: Number of learned positions; None without a limit.
+        pooling: How heads pool the token vectors of a text: `mean` or `cls`.
     """
 
     def __init__(self, backbone: Any, *, pooling: str = "mean", head_dropout: float = 0.1) -> None:
@@ -33,28 +29,26 @@ class Encoder(nn.Module):
 
     @property
     def config(self) -> Any:
-        """The backbone's own configuration, which `config.json` keeps."""
+        """The backbone's configuration, written to `config.json`."""
         return self.backbone.config
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Hidden states (B, T, D) of token ids (B, T); the mask is 1 at tokens and 0 at padding.
+        """Return hidden states (B, T, D) of token ids (B, T); the mask is 1 at tokens and 0 at padding.
 
         Raises:
-            UserError: There are not so many positions.
+            UserError: The input has more tokens than the model has positions.
         """
-        # A traced graph has no such branch: there `export` gives the limit along.
+        # A traced graph cannot branch; `export` stores the limit with it
         if self.positions is not None and not torch.compiler.is_compiling() and input_ids.size(1) > self.positions:
-            raise UserError(
-                f"{input_ids.size(1)} tokens do not fit the model's {self.positions} positions",
-                fix=f"Set prepare.max_length to at most {self.positions}",
-            )
+            fix = f"Set prepare.max_length to at most {self.positions}"
+            raise UserError(f"{input_ids.size(1)} tokens do not fit the model's {self.positions} positions", fix=fix)
         states: Tensor = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return states
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """Parameters from the input upwards: what comes before the layers, then layer by layer.
+        """Return the parameters from the input upwards: those before the layers, then layer by layer.
 
-        What comes after the last layer (a final norm) belongs to its group.
+        Parameters after the last layer (a final norm) belong to its group.
         """
         stacks = [module for module in self.backbone.modules() if isinstance(module, nn.ModuleList)]
         if not stacks:
@@ -78,7 +72,7 @@ class Encoder(nn.Module):
 
 
 def _learned_positions(backbone: nn.Module) -> int | None:
-    """Rows of BERT's and its relatives' table of positions, without those before the first token (RoBERTa)."""
+    """Return the number of BERT's learned positions, without those before the first token (RoBERTa)."""
     for name, module in backbone.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
@@ -86,8 +80,16 @@ def _learned_positions(backbone: nn.Module) -> int | None:
 
 
 def pool(states: Tensor, attention_mask: Tensor, how: str) -> Tensor:
-    """One vector (B, D) a text from hidden states (B, T, D): the mean over its tokens, or the first."""
+    """Pool hidden states (B, T, D) of texts into vectors (B, D): their mean, or the first token's (`cls`)."""
     if how == "cls":
         return states[:, 0]
     mask = attention_mask.to(states.dtype).unsqueeze(-1)
     return (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=torch.finfo(states.dtype).tiny)
+
+
+def linear_head(width: int, n_outputs: int) -> nn.Linear:
+    """Return a linear output layer, initialised as in BERT: weights of deviation 0.02, biases 0."""
+    layer = nn.Linear(width, n_outputs)
+    nn.init.normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
+    return layer

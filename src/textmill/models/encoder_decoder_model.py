@@ -1,4 +1,4 @@
-"""Encoder-decoder models of our own, trained from scratch."""
+"""Encoder-decoder models of Textmill, trained from scratch."""
 
 from __future__ import annotations
 
@@ -7,25 +7,20 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import model_validator
 
-from textmill.errors import UserError
 from textmill.models.architecture import Architecture, Count
-from textmill.models.base import Model
+from textmill.models.base import Model, refuse_pretrained
 
 if TYPE_CHECKING:
     from textmill.models.encoder_decoder import EncoderDecoder
 
 
 class EncoderDecoderModel(Model):
-    """A Transformer encoder and a decoder that attends to it; both have the width and heads of its `Architecture`."""
+    """A Transformer encoder and a decoder that attends to it, both with the width and heads of the options."""
 
     name: ClassVar[str] = "encoder_decoder"
 
     class Config(Architecture):
-        """Options in `conf/model/`: see `Architecture`.
-
-        Attributes:
-            n_encoder_layers: Of the encoder; None: as many as the decoder's `n_layers`.
-        """
+        """Options in `conf/model/`: `Architecture`, and the layers of the encoder (None: `n_layers`)."""
 
         n_encoder_layers: Count | None = None
 
@@ -38,21 +33,16 @@ class EncoderDecoderModel(Model):
     config: Config
 
     def build_encoder_decoder(self, vocabulary_size: int, end: int, pretrained: Path | None) -> EncoderDecoder:
-        """An encoder-decoder with fresh weights (see `Model.build_encoder_decoder`).
+        """Build an encoder-decoder with random weights; see `Model.build_encoder_decoder`.
 
         Raises:
-            UserError: There is a folder of pretrained weights, which this model cannot take.
+            UserError: There are pretrained weights, which this model cannot load.
         """
         from textmill.models.encoder_decoder import EncoderDecoder
         from textmill.models.language_model import LanguageModel
         from textmill.models.transformer import Encoder
 
-        if pretrained is not None and (pretrained / "model.safetensors").is_file():
-            raise UserError(
-                "this model starts from fresh weights and cannot take pretrained ones",
-                where="model.pretrained",
-                fix="Leave it out, or choose a model that loads a checkpoint",
-            )
+        refuse_pretrained(pretrained)
         decoder = LanguageModel(self.config, vocabulary_size, reads_source=True)
         layers = self.config.n_encoder_layers or self.config.n_layers
         return EncoderDecoder(decoder, Encoder(self.config.model_copy(update={"n_layers": layers})), end)

@@ -11,12 +11,7 @@ from torch.autograd.function import once_differentiable
 
 
 class SwiGLU(nn.Module):
-    """(silu(x W_gate) * x W_up) W_down: a linear unit gated by a smooth one (Shazeer 2020).
-
-    Args:
-        width: Of input and output, D.
-        hidden_width: Of gate and up projection, H.
-    """
+    """(silu(x W_gate) * x W_up) W_down with D inputs and outputs and H hidden units (Shazeer 2020)."""
 
     def __init__(self, width: int, hidden_width: int) -> None:
         super().__init__()
@@ -24,13 +19,13 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden_width, width, bias=False)
 
     def forward(self, states: Tensor) -> Tensor:
-        """From (..., D) to (..., D)."""
+        """Map (..., D) to (..., D)."""
         output: Tensor = self.down(gated(self.gate_up(states)))
         return output
 
 
 def gated(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up, of (..., 2H) with the gate in the first half."""
+    """Return silu(gate) * up for (..., 2H) with the gate in the first half."""
     if gate_up.device.type == "cpu" and torch.is_grad_enabled():
         output: Tensor = _Gated.apply(gate_up)  # type: ignore[no-untyped-call]
         return output
@@ -39,7 +34,7 @@ def gated(gate_up: Tensor) -> Tensor:
 
 
 class _Gated(torch.autograd.Function):
-    """The same with both gradients written side by side, where they are needed."""
+    """Compute `gated` and write both gradients into one tensor, without a copy."""
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:

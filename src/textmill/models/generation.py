@@ -1,7 +1,6 @@
-"""Text from a language model, token by token: greedy, sampled or by beam search, with a cache.
+"""Generate text token by token: greedy, by sampling or by beam search, with a cache.
 
-What a distribution is changed by before a token is drawn (temperature, top-k, top-p, min-p, repetition
-penalty) are the processors of the transformers library.
+Temperature, top-k, top-p, min-p and repetition penalty are processors of the transformers library.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from textmill.models.transformer import Source
 
 Done = Callable[[int, list[int]], bool]
-"""From a row's number and its new tokens to whether it is finished."""
+"""Return whether a row, given its number and its new tokens, is finished."""
 
 
 @torch.inference_mode()
@@ -36,38 +35,31 @@ def generate(
     cached: bool = True,
     source: Source | None = None,
 ) -> Iterator[list[int | None]]:
-    """Continue prompts side by side; yields the next token of each, None for those that are finished.
+    """Continue prompts in parallel; yield the next token of each, None for finished rows.
 
-    A row ends with the token `end` (which is not given out), when `is_done` says so, or after
-    `max_new_tokens`. What a row draws depends on the seed and its number, not on the other rows.
-
-    Args:
-        model: In evaluation mode.
-        prompts: Token ids; an empty prompt begins as a new document does.
-        options: How tokens are chosen; `beams` is for `search`.
-        end: Id of the token that ends a document.
-        is_done: Further ends.
-        cached: Whether keys and values of earlier tokens are kept, or all is computed again.
-        source: What each row is about, where the model reads a source.
+    A row ends with the token `end` (not yielded), when `is_done` returns True, or after
+    `max_new_tokens`. A row's samples depend on the seed and its number, not on other rows. An empty
+    prompt starts a new document. Without `cached`, keys and values are recomputed for each token.
+    `source` has the sources of the rows, for a model that reads them.
     """
     device = model.output_weight.device
     process = _processors(options)
-    draws = [torch.Generator(device).manual_seed(options.seed + row) for row in range(len(prompts))]
+    generators = [torch.Generator(device).manual_seed(options.seed + row) for row in range(len(prompts))]
     rows = [list(prompt) or [end] for prompt in prompts]
     window = _Window(model, rows, options.max_new_tokens, cached=cached, source=source)
-    written: list[list[int]] = [[] for _ in prompts]
+    new_tokens: list[list[int]] = [[] for _ in prompts]
     open_rows = set(range(len(prompts)))
     for _ in range(options.max_new_tokens):
-        logits = process(window.tokens(), window.next_logits())
-        chosen = _draw(logits, draws, greedy=options.temperature == 0)
+        logits = process(window.ids, window.next_logits())
+        chosen = _choose(logits, generators, greedy=options.temperature == 0)
         step: list[int | None] = [None] * len(prompts)
         for row in sorted(open_rows):
             if chosen[row] == end:
                 open_rows.discard(row)
                 continue
             step[row] = chosen[row]
-            written[row].append(chosen[row])
-            if is_done is not None and is_done(row, written[row]):
+            new_tokens[row].append(chosen[row])
+            if is_done is not None and is_done(row, new_tokens[row]):
                 open_rows.discard(row)
         yield step
         if not open_rows:
@@ -84,16 +76,16 @@ def search(
     *,
     source: Source | None = None,
 ) -> list[list[int]]:
-    """The likeliest continuation of each prompt that a beam search finds, by log-likelihood / length^penalty.
+    """Return the best continuation of each prompt by beam search, scored by log-likelihood / length^penalty.
 
-    A prompt's search is over when `beams` continuations have ended, or at the greatest length.
-    Arguments are those of `generate`.
+    A prompt's search ends when `beams` continuations have ended, or at the maximum length. The
+    arguments are those of `generate`.
     """
     beams, device = options.beams, model.output_weight.device
     searches = [_Beams(options) for _ in prompts]
     open_searches = list(searches)
     rows = [list(prompt) or [end] for prompt in prompts for _ in range(beams)]
-    window = _Window(model, rows, options.max_new_tokens, cached=True, source=source, rows_of_source=beams)
+    window = _Window(model, rows, options.max_new_tokens, cached=True, source=source, rows_per_source=beams)
     for _ in range(options.max_new_tokens):
         scores = torch.tensor([search.scores for search in open_searches], device=device)
         candidates = scores[:, :, None] + window.next_logits().log_softmax(dim=-1).view(*scores.shape, -1)
@@ -108,7 +100,7 @@ def search(
             if search.step(scored, chosen, end):
                 still_open.append(search)
                 kept += [number * beams + beam for beam in search.origins]
-                tokens += [written[-1] for written in search.written]
+                tokens += [tokens_of_beam[-1] for tokens_of_beam in search.tokens]
         open_searches = still_open
         if not open_searches:
             break
@@ -125,7 +117,7 @@ def write(
     *,
     source: Source | None = None,
 ) -> list[list[int]]:
-    """What `search` finds, or, for one beam, all that `generate` gives; arguments are theirs."""
+    """Return the result of `search`, or for one beam all tokens of `generate`; the arguments are theirs."""
     if options.beams > 1:
         return search(model, prompts, options, end, source=source)
     rows: list[list[int]] = [[] for _ in prompts]
@@ -136,42 +128,36 @@ def write(
 
 
 class _Beams:
-    """The beam search of one prompt.
-
-    Attributes:
-        scores: Log-likelihood of each beam.
-        written: New tokens of each.
-        origins: Which beam each came from in the last step.
-    """
+    """The beam search of one prompt: log-likelihood, new tokens and previous beam of each beam."""
 
     def __init__(self, options: GenerationConfig) -> None:
         self._options = options
         self._finished: list[tuple[float, list[int]]] = []
-        # All beams begin alike; only the first one branches.
+        # All beams are equal at first; only the first one branches
         self.scores = [0.0] + [-math.inf] * (options.beams - 1)
-        self.written: list[list[int]] = [[] for _ in range(options.beams)]
+        self.tokens: list[list[int]] = [[] for _ in range(options.beams)]
         self.origins = list(range(options.beams))
 
     def step(self, scores: Sequence[float], chosen: Sequence[tuple[int, int]], end: int) -> bool:
-        """Take the best candidates, (beam, token) with their scores in falling order; whether to go on."""
+        """Take the best candidates, (beam, token), in order of falling score; return whether to go on."""
         beams = self._options.beams
         kept: list[tuple[float, int, int]] = []
         for rank, (score, (beam, token)) in enumerate(zip(scores, chosen, strict=True)):
             if token == end:
                 if rank < beams:
-                    self._finished.append((self._value(score, len(self.written[beam]) + 1), self.written[beam]))
+                    self._finished.append((self._value(score, len(self.tokens[beam]) + 1), self.tokens[beam]))
             elif len(kept) < beams:
                 kept.append((score, beam, token))
         self.scores = [score for score, _, _ in kept]
         self.origins = [beam for _, beam, _ in kept]
-        self.written = [[*self.written[beam], token] for _, beam, token in kept]
+        self.tokens = [[*self.tokens[beam], token] for _, beam, token in kept]
         return len(self._finished) < beams
 
     def best(self) -> list[int]:
-        """The best continuation, one that was cut off at its greatest length among them."""
+        """Return the best continuation, including those cut off at the maximum length."""
         cut = [
             (self._value(score, len(tokens)), tokens)
-            for score, tokens in zip(self.scores, self.written, strict=True)
+            for score, tokens in zip(self.scores, self.tokens, strict=True)
             if tokens and score > -math.inf
         ]
         return max([*self._finished, *cut], key=lambda pair: pair[0])[1]
@@ -182,7 +168,10 @@ class _Beams:
 
 
 class _Window:
-    """The tokens that the model sees, and its cache; begins anew with the newer half when it is full."""
+    """The model's current context and its cache; when it is full, the newer half is kept.
+
+    `ids` (B, T) are padded on the left with each row's first token.
+    """
 
     def __init__(
         self,
@@ -192,75 +181,71 @@ class _Window:
         *,
         cached: bool,
         source: Source | None,
-        rows_of_source: int = 1,
+        rows_per_source: int = 1,
     ) -> None:
         self._model = model
         self._rows = rows
         self._cached = cached
-        self._about = [number // rows_of_source for number in range(len(rows))]
+        self._source_of_row = [number // rows_per_source for number in range(len(rows))]
         self._all_sources = source
-        self._source = self._sources_of_rows()
+        self._source = self._select_sources()
         self._context = model.architecture.max_length
         self._room = min(self._context, max(map(len, rows)) + new)
-        self._ids: Tensor
+        self.ids: Tensor
         self._mask: Tensor | None
         self._cache: KeyValueCache | None
-        self._begin()
-
-    def tokens(self) -> Tensor:
-        """Everything in sight, filled up on the left with each row's first token, (B, T)."""
-        return self._ids
+        self._fill()
 
     def next_logits(self) -> Tensor:
-        """Logits (B, V) of the next token, in float32."""
-        fresh = self._ids if self._cache is None else self._ids[:, self._cache.length :]
+        """Compute the logits (B, V) of the next token, in float32."""
+        fresh = self.ids if self._cache is None else self.ids[:, self._cache.length :]
         mask = None
         if self._mask is not None:
-            # A cache remembers which of the earlier tokens were filled up.
+            # A cache stores the mask of earlier tokens
             mask = self._mask if self._cache is None else self._mask[:, self._cache.length :]
-        about: dict[str, Any] = {} if self._source is None else {"source": self._source}
-        hidden = self._model.hidden_states(fresh, attention_mask=mask, cache=self._cache, **about)
+        source: dict[str, Any] = {} if self._source is None else {"source": self._source}
+        hidden = self._model.hidden_states(fresh, attention_mask=mask, cache=self._cache, **source)
         states = hidden.states[:, -1]
         return F.linear(states, self._model.output_weight).float()
 
     def append(self, tokens: Sequence[int]) -> None:
-        """Add a token to each row."""
+        """Append a token to each row."""
         for row, token in zip(self._rows, tokens, strict=True):
             row.append(token)
-        if self._ids.size(1) >= self._context:
-            self._begin()
+        if self.ids.size(1) >= self._context:
+            self._fill()
             return
-        new = torch.tensor(tokens, device=self._ids.device)[:, None]
-        self._ids = torch.cat([self._ids, new], dim=1)
+        new = torch.tensor(tokens, device=self.ids.device)[:, None]
+        self.ids = torch.cat([self.ids, new], dim=1)
         if self._mask is not None:
             self._mask = torch.cat([self._mask, torch.ones_like(new)], dim=1)
 
     def reorder(self, rows: Sequence[int]) -> None:
         """Keep these rows, in this order."""
-        index = torch.tensor(rows, device=self._ids.device)
+        index = torch.tensor(rows, device=self.ids.device)
         self._rows = [list(self._rows[row]) for row in rows]
-        self._ids = self._ids[index]
+        self.ids = self.ids[index]
         self._mask = None if self._mask is None else self._mask[index]
         if self._cache is not None:
             self._cache.reorder(index)
-        about = [self._about[row] for row in rows]
-        if about != self._about:  # mostly the beams of a source change places among themselves
-            self._about = about
-            self._source = self._sources_of_rows()
+        source_of_row = [self._source_of_row[row] for row in rows]
+        if source_of_row != self._source_of_row:  # mostly only beams of the same source are reordered
+            self._source_of_row = source_of_row
+            self._source = self._select_sources()
 
-    def _sources_of_rows(self) -> Source | None:
+    def _select_sources(self) -> Source | None:
         if self._all_sources is None:
             return None
-        return self._all_sources.select(torch.tensor(self._about, device=self._model.output_weight.device))
+        return self._all_sources.select(torch.tensor(self._source_of_row, device=self._model.output_weight.device))
 
-    def _begin(self) -> None:
-        """Lay out the rows anew: whole ones if there is room for more, else their newer half."""
+    def _fill(self) -> None:
+        """Start the context from the rows: all of them if more tokens fit, else their newer half."""
         longest = max(map(len, self._rows))
         kept = self._context // 2 if longest >= self._context else longest
         rows = [row[-kept:] for row in self._rows]
         width = max(map(len, rows))
         device = self._model.output_weight.device
-        self._ids = torch.tensor([row[:1] * (width - len(row)) + row for row in rows], device=device)
+        self.ids = torch.tensor([row[:1] * (width - len(row)) + row for row in rows], device=device)
         self._mask = None
         if any(len(row) < width for row in rows):
             self._mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
@@ -268,7 +253,7 @@ class _Window:
 
 
 def _processors(options: GenerationConfig) -> Callable[[Tensor, Tensor], Tensor]:
-    """The changes of the distribution that the options ask for, in transformers' order."""
+    """Return a function that applies the options to the logits, in transformers' order."""
     if options.temperature == 0 and options.repetition_penalty == 1:
         return lambda _, scores: scores
     from transformers.generation import logits_process as processors
@@ -287,10 +272,11 @@ def _processors(options: GenerationConfig) -> Callable[[Tensor, Tensor], Tensor]
     return lambda tokens, scores: chain(tokens, scores)
 
 
-def _draw(logits: Tensor, draws: Sequence[torch.Generator], *, greedy: bool) -> list[int]:
-    """A token for each row."""
+def _choose(logits: Tensor, generators: Sequence[torch.Generator], *, greedy: bool) -> list[int]:
+    """Choose one token for each row."""
     if greedy:
         likeliest: list[int] = logits.argmax(dim=-1).tolist()
         return likeliest
-    shares = logits.softmax(dim=-1)
-    return [int(torch.multinomial(row, 1, generator=generator)) for row, generator in zip(shares, draws, strict=True)]
+    probabilities = logits.softmax(dim=-1)
+    pairs = zip(probabilities, generators, strict=True)
+    return [int(torch.multinomial(row, 1, generator=generator)) for row, generator in pairs]

@@ -1,4 +1,4 @@
-"""Encoder-decoders of the transformers library: Marian, T5, BART and their relatives."""
+"""Encoder-decoders of the transformers library, such as Marian, T5 and BART."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textmill.config.section import Section
 from textmill.config.types import Sha256
-from textmill.errors import UserError
+from textmill.errors import UserError, first_line
 from textmill.models.base import Model
+from textmill.models.pretrained_encoder import WEIGHTS_FILE, silence_transformers
 
 if TYPE_CHECKING:
     from textmill.models.hub_network import HubNetwork
 
 
 class HubEncoderDecoder(Model):
-    """Any checkpoint that `AutoModelForSeq2SeqLM` loads, or fresh weights of such a shape."""
+    """Any checkpoint that `AutoModelForSeq2SeqLM` loads, or random weights of such an architecture."""
 
     name: ClassVar[str] = "hub_encoder_decoder"
 
@@ -23,11 +24,11 @@ class HubEncoderDecoder(Model):
         """Options in `conf/model/`.
 
         Attributes:
-            pretrained: Where `fetch` takes the weights from (see `FetchConfig.pretrained`).
-            pretrained_sha256: The digest that they must have.
-            architecture: Values of the library's own configuration (`model_type`, `d_model`, ...) for
-                training from scratch; used when there is no pretrained folder.
-            max_length: Tokens of a source or a target, for `prepare.max_length` of the experiments.
+            pretrained: Source of the weights (see `FetchConfig.pretrained`).
+            pretrained_sha256: Required digest of the weights.
+            architecture: Values of the library's configuration (`model_type`, `d_model`, ...) to train
+                from scratch, without a pretrained folder.
+            max_length: Maximum tokens of a source or a target; experiments use it as `prepare.max_length`.
         """
 
         pretrained: str | None = None
@@ -38,23 +39,20 @@ class HubEncoderDecoder(Model):
     config: Config
 
     def build_encoder_decoder(self, vocabulary_size: int, end: int, pretrained: Path | None) -> HubNetwork:
-        """The library's model (see `Model.build_encoder_decoder`); a folder with `config.json` alone gives its shape.
+        """Build the library's model; see `Model.build_encoder_decoder`. `config.json` alone gives random weights.
 
         Raises:
             UserError: There is neither a folder nor an `architecture`, its files cannot be read, or the
                 tokenizer has more tokens than the model.
         """
         from transformers import AutoConfig, AutoModelForSeq2SeqLM
-        from transformers.utils import logging
 
         from textmill.models.hub_network import HubNetwork
 
-        library: Any = logging
         auto: Any = AutoModelForSeq2SeqLM
-        library.set_verbosity_error()
-        library.disable_progress_bar()
+        silence_transformers()
         try:
-            if pretrained is not None and (pretrained / "model.safetensors").is_file():
+            if pretrained is not None and (pretrained / WEIGHTS_FILE).is_file():
                 backbone = auto.from_pretrained(pretrained, local_files_only=True)
             elif pretrained is not None and (pretrained / "config.json").is_file():
                 backbone = auto.from_config(AutoConfig.from_pretrained(pretrained, local_files_only=True))
@@ -62,23 +60,18 @@ class HubEncoderDecoder(Model):
                 values = {"vocab_size": vocabulary_size, "eos_token_id": end} | self.config.architecture
                 backbone = auto.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
             else:
-                raise UserError(
-                    "no pretrained weights and no architecture to train from scratch",
-                    where="model",
-                    fix="Set `pretrained` or `architecture` in conf/model/",
-                )
+                message = "no pretrained weights and no architecture to train from scratch"
+                fix = "Set `pretrained` or `architecture` in conf/model/"
+                raise UserError(message, where="model", fix=fix)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            where = str(pretrained) if pretrained is not None else "model.architecture"
+            fix = "Choose another `pretrained` in conf/model/"
             raise UserError(
-                f"no encoder-decoder that transformers can load ({reason})",
-                where=str(pretrained) if pretrained is not None else "model.architecture",
-                fix="Choose another `pretrained` in conf/model/",
+                f"not an encoder-decoder of transformers ({first_line(error)})", where=where, fix=fix
             ) from error
         known = backbone.get_input_embeddings().num_embeddings
         if vocabulary_size > known:
-            raise UserError(
-                f"the tokenizer has {vocabulary_size} tokens, the model {known}",
-                where="prepare.tokenizer",
-                fix="Use the model's own tokenizer (kind: pretrained)",
-            )
+            message = f"the tokenizer has {vocabulary_size} tokens, the model {known}"
+            fix = "Use the model's tokenizer (kind: pretrained)"
+            raise UserError(message, where="prepare.tokenizer", fix=fix)
         return HubNetwork(backbone.float(), end)

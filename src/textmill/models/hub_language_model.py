@@ -1,4 +1,4 @@
-"""A causal language model of the transformers library with the interface of our own."""
+"""A causal language model of the transformers library with the interface of `LanguageModel`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
 from torch import Tensor, nn
 
 from textmill.errors import UserError
+from textmill.models.cache import check_length
 from textmill.models.language_model import Hidden
 
 _TIED = "backbone.lm_head.weight"
@@ -19,19 +20,16 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Context:
-    """What generation asks of an architecture: the most tokens that it sees."""
+    """The part of an `Architecture` that generation needs."""
 
     max_length: int
 
 
 class HubLanguageModel(nn.Module):
-    """See `textmill.models.language_model.LanguageModel`, whose methods these are.
-
-    Args:
-        backbone: An `AutoModelForCausalLM`.
+    """An `AutoModelForCausalLM` with the methods of `textmill.models.language_model.LanguageModel`.
 
     Raises:
-        UserError: Its logits are not its last states times its output weights.
+        UserError: The logits are not the last states times the output weights.
     """
 
     def __init__(self, backbone: Any) -> None:
@@ -39,10 +37,10 @@ class HubLanguageModel(nn.Module):
         self.backbone = backbone
         self.vocabulary_size: int = backbone.config.vocab_size
         self.architecture = Context(int(getattr(backbone.config, "max_position_embeddings", 1024)))
-        # named so from transformers 5.24 on
+        # Renamed in transformers 5.24
         parameters = inspect.signature(backbone.base_model.forward).parameters
         self._cache_option = "cache" if "cache" in parameters else "past_key_values"
-        # Tied weights are one tensor; a file of weights holds them once.
+        # Tied weights are one tensor, which a file of weights stores once
         self._tied = backbone.get_output_embeddings().weight is backbone.get_input_embeddings().weight
         self.register_state_dict_post_hook(_without_tied)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_with_tied)  # type: ignore[no-untyped-call]
@@ -50,7 +48,7 @@ class HubLanguageModel(nn.Module):
 
     @property
     def output_weight(self) -> Tensor:
-        """The output layer's weights (V, D)."""
+        """Weights (V, D) of the output layer."""
         weight: Tensor = self.backbone.get_output_embeddings().weight
         return weight
 
@@ -62,66 +60,55 @@ class HubLanguageModel(nn.Module):
         attention_mask: Tensor | None = None,
         cache: HubCache | None = None,
     ) -> Hidden:
-        """Last hidden states (B, T, D) of token ids (B, T); the mask (B, T) is 0 at padding.
+        """Return the last hidden states (B, T, D) of token ids (B, T); the mask (B, T) is 0 at padding.
 
         Raises:
             UserError: Several documents are packed into a row, or the row is too long.
         """
         if document_ids is not None:
-            raise UserError(
-                "a model of the hub sees packed documents as one", fix="Set task.separate_documents to false"
-            )
-        if input_ids.size(1) > self.architecture.max_length:
-            raise UserError(
-                f"{input_ids.size(1)} tokens do not fit the model's context of {self.architecture.max_length}",
-                fix="Shorten the input, or choose a model with a longer context",
-            )
+            fix = "Set task.separate_documents to false"
+            raise UserError("models of transformers cannot separate packed documents", fix=fix)
+        check_length(input_ids.size(1), self.architecture.max_length)
         options: dict[str, Any] = {"use_cache": False}
         if cache is not None:
             options = {"use_cache": True, self._cache_option: cache.keys_and_values}
-            attention_mask = cache.admit(input_ids, attention_mask)
+            attention_mask = cache.append_mask(input_ids, attention_mask)
         if attention_mask is not None:
             positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
             options |= {"attention_mask": attention_mask, "position_ids": positions[:, -input_ids.size(1) :]}
-        found = self.backbone.base_model(input_ids=input_ids, **options)
-        return Hidden(found.last_hidden_state, [])
+        outputs = self.backbone.base_model(input_ids=input_ids, **options)
+        return Hidden(outputs.last_hidden_state, [])
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
-        """`logits` (B, T, V) of what follows each token."""
+        """Return `logits` (B, T, V) of the next token at each position."""
         states = self.hidden_states(input_ids, attention_mask=attention_mask).states
         return {"logits": F.linear(states, self.output_weight)}
 
-    def new_cache(self, batch: int, length: int) -> HubCache:  # noqa: ARG002 - it grows as it is needed
-        """A cache that grows.
+    def new_cache(self, batch: int, length: int) -> HubCache:  # noqa: ARG002 - it grows as needed
+        """Return a cache that grows.
 
         Raises:
-            UserError: It would be longer than the model's context.
+            UserError: `length` exceeds the model's context.
         """
-        if length > self.architecture.max_length:
-            raise UserError(
-                f"{length} tokens do not fit the model's context of {self.architecture.max_length}",
-                fix="Shorten the prompt or generate fewer tokens",
-            )
+        check_length(length, self.architecture.max_length)
         return HubCache()
 
     @torch.no_grad()
     def _check(self) -> None:
-        """Some architectures scale or cap their logits, which a loss over hidden states would not know of."""
+        """Reject architectures that scale or cap their logits, which a loss over hidden states would miss."""
         ids = torch.zeros((1, 2), dtype=torch.int64)
         was_training = self.training
         self.eval()
         difference = (self(ids)["logits"] - self.backbone(ids).logits).abs().max()
         self.train(was_training)
         if not difference <= _TOLERANCE:
-            raise UserError(
-                f"{self.backbone.config.model_type} changes its logits after the output layer",
-                where="model.pretrained",
-                fix="Choose another architecture, such as Llama, Qwen or GPT-2",
-            )
+            message = f"{self.backbone.config.model_type} changes its logits after the output layer"
+            fix = "Choose another architecture, such as Llama, Qwen or GPT-2"
+            raise UserError(message, where="model.pretrained", fix=fix)
 
 
 class HubCache:
-    """Keys and values of the tokens read so far, and which of them are padding."""
+    """Keys and values of the tokens so far, and their mask."""
 
     def __init__(self) -> None:
         from transformers import DynamicCache
@@ -131,17 +118,17 @@ class HubCache:
 
     @property
     def length(self) -> int:
-        """Tokens read so far, padding among them."""
+        """Tokens so far, padding included."""
         return int(self.keys_and_values.get_seq_length())
 
-    def admit(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Note the mask of new tokens (B, T); gives that of all so far."""
+    def append_mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Store the mask of new tokens (B, T) and return that of all tokens."""
         new = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         self._mask = new if self._mask is None else torch.cat([self._mask, new], dim=1)
         return self._mask
 
     def reorder(self, rows: Tensor) -> None:
-        """Keep the rows of these indices, in this order."""
+        """Keep the rows with these indices, in this order."""
         self.keys_and_values.batch_select_indices(rows)
         if self._mask is not None:
             self._mask = self._mask[rows]

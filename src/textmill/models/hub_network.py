@@ -1,4 +1,4 @@
-"""An encoder-decoder of the transformers library with the interface of our own."""
+"""An encoder-decoder of the transformers library with the interface of `EncoderDecoder`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from textmill.models.encoder_decoder import shifted
+from textmill.models.encoder_decoder import shift_right
 
 if TYPE_CHECKING:
     from textmill.config.sections.generation import GenerationConfig
 
 
 class HubNetwork(nn.Module):
-    """Computes and writes as `EncoderDecoder` does; writing is the library's own `generate`.
-
-    Args:
-        backbone: Of the library.
-        end: Id of the token that ends a text.
-    """
+    """A model of the library with the methods of `EncoderDecoder`; `end` is the token that ends a text."""
 
     def __init__(self, backbone: Any, end: int) -> None:
         super().__init__()
@@ -39,7 +34,7 @@ class HubNetwork(nn.Module):
         logits = self.backbone(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            decoder_input_ids=shifted(labels, self.start, self.padding),
+            decoder_input_ids=shift_right(labels, self.start, self.padding),
             use_cache=False,
         ).logits.float()
         flat, targets = logits.flatten(0, 1), labels.flatten()
@@ -49,26 +44,26 @@ class HubNetwork(nn.Module):
     @torch.inference_mode()
     def write(self, input_ids: Tensor, attention_mask: Tensor, options: GenerationConfig) -> list[list[int]]:
         """See `EncoderDecoder.write`."""
-        drawn = options.beams == 1 and options.temperature > 0
-        drawing = {"temperature": options.temperature, "top_k": options.top_k or 0, "top_p": options.top_p or 1.0}
-        if drawn:
+        sampled = options.beams == 1 and options.temperature > 0
+        sampling = {"temperature": options.temperature, "top_k": options.top_k or 0, "top_p": options.top_p or 1.0}
+        if sampled:
             torch.manual_seed(options.seed)
-        found = self.backbone.generate(
+        sequences = self.backbone.generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
             max_new_tokens=options.max_new_tokens,
             num_beams=options.beams,
             length_penalty=options.length_penalty,
             repetition_penalty=options.repetition_penalty,
-            do_sample=drawn,
+            do_sample=sampled,
             eos_token_id=self.end,
             pad_token_id=self.padding,
             decoder_start_token_id=self.start,
-            **(drawing if drawn else {}),
+            **(sampling if sampled else {}),
         )
-        return [self._written(row) for row in found[:, 1:].tolist()]
+        return [self._strip(row) for row in sequences[:, 1:].tolist()]
 
-    def _written(self, row: list[int]) -> list[int]:
-        """The tokens before the end, without padding."""
+    def _strip(self, row: list[int]) -> list[int]:
+        """Return the tokens before the end token, without padding."""
         tokens = row[: row.index(self.end)] if self.end in row else row
         return [token for token in tokens if token != self.padding]

@@ -1,4 +1,4 @@
-"""Low-rank adaptation: a few weights beside frozen ones, by the peft library (Hu et al. 2021, "LoRA")."""
+"""Low-rank adaptation (Hu et al. 2021, "LoRA") by the peft library."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from torch import nn
 
 OPTION = "lora"
-"""The key in `conf/model/`."""
+"""Key of the options in `conf/model/`."""
 
 
 class LoraConfig(Section):
-    """Options under `lora` in `conf/model/`.
+    """Options `lora` in `conf/model/`.
 
     Attributes:
-        rank: Of the update of each matrix; its two factors hold rank * (inputs + outputs) weights.
+        rank: Rank of each matrix's update, which has rank * (inputs + outputs) weights.
         alpha: The update is multiplied by alpha / rank.
-        dropout: Of what goes into the update.
-        targets: Last parts of the names of the linear layers that are adapted, such as `query`; None
-            adapts all within the network's layers.
+        dropout: Dropout of the update's input.
+        targets: Names (last parts) of the linear layers to adapt, such as `query`; None adapts all
+            linear layers in the network's stack.
     """
 
     rank: Annotated[int, Field(ge=1)] = 8
@@ -37,7 +37,7 @@ class LoraConfig(Section):
 
 
 def add_adapters(backbone: nn.Module, config: LoraConfig) -> None:
-    """Freeze a model of transformers and put a trainable update beside its linear layers, in place.
+    """Freeze a model of transformers and add trainable updates to its linear layers, in place.
 
     Raises:
         UserError: No linear layer has such a name.
@@ -48,15 +48,13 @@ def add_adapters(backbone: nn.Module, config: LoraConfig) -> None:
     wanted = [name for name in names if config.targets is None or name.rpartition(".")[2] in config.targets]
     if not wanted:
         known = sorted({name.rpartition(".")[2] for name in names})
-        raise UserError(
-            f"no linear layer is named {' or '.join(config.targets or [])}",
-            where=f"model.{OPTION}.targets",
-            fix=f"This model has {', '.join(known)}",
-        )
+        message = f"no linear layer is named {' or '.join(config.targets or [])}"
+        fix = f"Choose from {', '.join(known)}"
+        raise UserError(message, where=f"model.{OPTION}.targets", fix=fix)
     for parameter in backbone.parameters():
         parameter.requires_grad_(False)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")  # peft finds it out by itself
+        warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")  # peft detects it
         peft.inject_adapter_in_model(
             peft.LoraConfig(
                 r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=wanted, bias="none"
@@ -66,7 +64,7 @@ def add_adapters(backbone: nn.Module, config: LoraConfig) -> None:
 
 
 def merge_adapters(network: nn.Module) -> None:
-    """Add every update to the weights beside it, in place: afterwards the network is one without adapters."""
+    """Merge every update into its weights and remove the adapters, in place."""
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if type(child).__module__.startswith("peft."):
@@ -78,12 +76,12 @@ def merge_adapters(network: nn.Module) -> None:
 
 
 def without_adapters(specification: Mapping[str, Any]) -> dict[str, Any]:
-    """A model plugin and its options as they are once the updates are merged."""
+    """Return a model plugin and its options without `lora`, as after the merge."""
     return {name: value for name, value in specification.items() if name != OPTION}
 
 
 def _linear_layers(backbone: nn.Module) -> list[str]:
-    """Names of the linear layers within the model's stack of layers."""
+    """Return the names of the linear layers in the model's stack of layers."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 

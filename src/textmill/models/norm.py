@@ -11,10 +11,10 @@ from torch.autograd.function import once_differentiable
 
 
 class RMSNorm(nn.RMSNorm):
-    """x / √(mean(x²) + ε) times a learned gain, over the last dimension; in the precision of its input."""
+    """x / √(mean(x²) + ε) times a learned gain, over the last dimension, in the precision of the input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (..., D) to (..., D)."""
+        """Map (..., D) to (..., D)."""
         gain, epsilon = self.weight, self.eps or 0.0
         if x.device.type == "cpu" and torch.is_grad_enabled():
             output: Tensor = _FewKernels.apply(x, gain, epsilon)  # type: ignore[no-untyped-call]
@@ -23,7 +23,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 class _FewKernels(torch.autograd.Function):
-    """The same in some half of the passes over memory that PyTorch's own composition takes on CPUs."""
+    """The same with about half of the passes over memory that PyTorch's composition takes on CPUs."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
@@ -40,7 +40,7 @@ class _FewKernels(torch.autograd.Function):
         normalised, scale, gain = ctx.saved_tensors
         gain_low = gain.to(normalised.dtype)
         along = (normalised * gradient).reshape(-1, gain.numel())
-        # A change of x along itself changes nothing: that part of the gradient is taken out.
+        # Scaling x changes nothing, so the gradient's component along x is removed
         mean = (along @ gain_low).view(scale.shape).div_(gain.numel())
         across = torch.addcmul(gradient * gain_low, normalised, mean, value=-1)
         return across.mul_(scale), along.sum(dim=0, dtype=gain.dtype), None

@@ -1,4 +1,4 @@
-"""The precision in which products are computed."""
+"""Precision of matrix products."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from torch import Tensor
 
 
 def compute_dtype(states: Tensor) -> torch.dtype:
-    """That of matrix products with `states`, autocast regarded; so that of queries and keys too."""
+    """Return the precision of matrix products with `states`, autocast included."""
     device = states.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype

@@ -1,4 +1,4 @@
-"""Causal language models of the transformers library: Llama and its relatives, with their weights."""
+"""Causal language models of the transformers library, such as Llama."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class PretrainedDecoder(Model):
         """Options in `conf/model/`.
 
         Attributes:
-            pretrained: Where `fetch` takes the weights from (see `FetchConfig.pretrained`).
-            pretrained_sha256: The digest that they must have.
-            lora: Train low-rank updates of the linear layers only; None trains all weights.
+            pretrained: Source of the weights (see `FetchConfig.pretrained`).
+            pretrained_sha256: Required digest of the weights.
+            lora: Train only low-rank updates of the linear layers; None trains all weights.
         """
 
         pretrained: str | None = None
@@ -39,7 +39,7 @@ class PretrainedDecoder(Model):
     config: Config
 
     def build_decoder(self, vocabulary_size: int, pretrained: Path | None) -> LanguageModel:
-        """The model of a folder (see `Model.build_decoder`); one with `config.json` alone gives random weights.
+        """Load the model of a folder; see `Model.build_decoder`. `config.json` alone gives random weights.
 
         Raises:
             UserError: There is no folder, its files cannot be read, or the tokenizer has more tokens
@@ -62,11 +62,9 @@ class PretrainedDecoder(Model):
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"transformers cannot load it ({reason})", where=str(pretrained)) from error
         if vocabulary_size > backbone.config.vocab_size:
-            raise UserError(
-                f"the tokenizer has {vocabulary_size} tokens, the model {backbone.config.vocab_size}",
-                where=str(pretrained),
-                fix="Take the tokenizer that belongs to the model (prepare.tokenizer.kind: pretrained)",
-            )
+            message = f"the tokenizer has {vocabulary_size} tokens, the model {backbone.config.vocab_size}"
+            fix = "Use the model's tokenizer (prepare.tokenizer.kind: pretrained)"
+            raise UserError(message, where=str(pretrained), fix=fix)
         if self.config.lora is not None:
             add_adapters(backbone, self.config.lora)
         model: Any = HubLanguageModel(backbone)

@@ -1,9 +1,8 @@
-"""Encoders of the transformers library: BERT and its relatives, with weights or only their shape."""
+"""Encoders of the transformers library, such as BERT, with pretrained or random weights."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -11,7 +10,7 @@ from pydantic import Field
 
 from textmill.config.section import Section
 from textmill.config.types import Fraction, Sha256
-from textmill.errors import UserError
+from textmill.errors import UserError, first_line
 from textmill.models.base import Model
 from textmill.models.lora import LoraConfig, add_adapters
 
@@ -34,17 +33,17 @@ class PretrainedEncoder(Model):
         """Options in `conf/model/`.
 
         Attributes:
-            pretrained: Where `fetch` takes the weights from (see `FetchConfig.pretrained`).
-            pretrained_sha256: The digest that they must have.
-            architecture: Values of the library's own configuration (`model_type`, `hidden_size`,
-                ...) for training from scratch; used when there is no pretrained folder.
-            pooling: How a text's vector is made from its tokens' ones: their mean, or the first.
-            dropout: Of the task's head.
-            hidden_dropout: Of the encoder's layers; None keeps the architecture's own value.
-            attention_dropout: Of the attention weights; None keeps the architecture's own value.
-            frozen_groups: Layer groups, from the input upwards, that keep their pretrained
-                weights; the first group is the embeddings.
-            lora: Train low-rank updates of the encoder's linear layers only; None trains its weights.
+            pretrained: Source of the weights (see `FetchConfig.pretrained`).
+            pretrained_sha256: Required digest of the weights.
+            architecture: Values of the library's configuration (`model_type`, `hidden_size`, ...) to
+                train from scratch, without a pretrained folder.
+            pooling: How the token vectors of a text are pooled: their mean, or the first.
+            dropout: Dropout of the task's head.
+            hidden_dropout: Dropout of the encoder's layers; None keeps the architecture's value.
+            attention_dropout: Dropout of the attention weights; None keeps the architecture's value.
+            frozen_groups: Number of layer groups, from the input upwards, whose weights are frozen;
+                the first group is the embeddings.
+            lora: Train only low-rank updates of the encoder's linear layers; None trains its weights.
         """
 
         pretrained: str | None = None
@@ -60,17 +59,15 @@ class PretrainedEncoder(Model):
     config: Config
 
     def build_encoder(self, pretrained: Path | None) -> torch.nn.Module:
-        """An encoder (see `Model.build_encoder`) with scaled-dot-product attention.
-
-        A folder with `config.json` alone gives random weights of that shape.
+        """Build an encoder; see `Model.build_encoder`. `config.json` alone gives random weights.
 
         Raises:
-            UserError: There is neither a folder nor an `architecture`; the folder's files cannot
-                be read; the weights do not fit the configuration; the class is unknown.
+            UserError: There is neither a folder nor an `architecture`, its files cannot be read, the
+                weights do not fit the configuration, or the class is unknown.
         """
         from textmill.models.encoder import Encoder
 
-        _be_quiet()
+        silence_transformers()
         architecture = self._architecture(pretrained)
         backbone_class, options = _backbone_class(architecture)
         if pretrained is not None and (pretrained / WEIGHTS_FILE).is_file():
@@ -80,8 +77,9 @@ class PretrainedEncoder(Model):
         if self.config.lora is not None:
             add_adapters(backbone, self.config.lora)
         encoder = Encoder(backbone, pooling=self.config.pooling, head_dropout=self.config.dropout)
-        for parameter in _frozen(encoder, self.config.frozen_groups):
-            parameter.requires_grad_(False)
+        for group in encoder.layer_groups()[: self.config.frozen_groups]:
+            for parameter in group:
+                parameter.requires_grad_(False)
         return encoder
 
     def _architecture(self, pretrained: Path | None) -> Any:
@@ -91,17 +89,15 @@ class PretrainedEncoder(Model):
             try:
                 architecture = AutoConfig.from_pretrained(pretrained, local_files_only=True)
             except (OSError, ValueError, KeyError) as error:
-                raise UserError(
-                    f"not a configuration that transformers knows ({_first_line(error)})",
-                    where=str(pretrained / CONFIG_FILE),
-                    fix="Choose another `pretrained` in conf/model/",
-                ) from error
+                message = f"not a configuration that transformers knows ({first_line(error)})"
+                fix = "Choose another `pretrained` in conf/model/"
+                raise UserError(message, where=str(pretrained / CONFIG_FILE), fix=fix) from error
         elif self.config.architecture is not None:
             values = dict(self.config.architecture)
             try:
                 architecture = AutoConfig.for_model(values.pop("model_type", "bert"), **values)
             except (ValueError, TypeError) as error:
-                raise UserError(_first_line(error), where="model.architecture") from error
+                raise UserError(first_line(error), where="model.architecture") from error
         else:
             raise UserError(
                 "no pretrained weights and no architecture to train from scratch",
@@ -113,8 +109,8 @@ class PretrainedEncoder(Model):
         return architecture
 
 
-def _be_quiet() -> None:
-    """Keep the library from drawing bars and telling about weights that we leave out on purpose."""
+def silence_transformers() -> None:
+    """Turn off the library's progress bars and its warnings about weights that are deliberately not loaded."""
     from transformers.utils import logging
 
     library: Any = logging
@@ -123,20 +119,20 @@ def _be_quiet() -> None:
 
 
 def _backbone_class(architecture: Any) -> tuple[Any, dict[str, Any]]:
-    """The library's class for a configuration, and options that leave out a pooling layer."""
+    """Return the library's class for a configuration, and options that omit a pooling layer."""
     from transformers import MODEL_MAPPING
 
     try:
-        found = MODEL_MAPPING[type(architecture)]
+        classes = MODEL_MAPPING[type(architecture)]
     except KeyError as error:
         raise UserError(f"transformers has no encoder for {architecture.model_type!r}", where="model") from error
-    backbone_class: Any = found[0] if isinstance(found, list | tuple) else found
+    backbone_class: Any = classes[0] if isinstance(classes, list | tuple) else classes
     has_pooler = "add_pooling_layer" in inspect.signature(backbone_class).parameters
     return backbone_class, {"add_pooling_layer": False} if has_pooler else {}
 
 
 def _load(backbone_class: Any, architecture: Any, folder: Path, options: dict[str, Any]) -> Any:
-    """Weights from a folder; every parameter must be there in the right shape."""
+    """Load weights from a folder; every parameter must be there in the right shape."""
     import torch
     from safetensors import SafetensorError
 
@@ -151,11 +147,9 @@ def _load(backbone_class: Any, architecture: Any, folder: Path, options: dict[st
             **options,
         )
     except (RuntimeError, ValueError, OSError, SafetensorError) as error:
-        raise UserError(
-            f"the weights do not fit the architecture in {CONFIG_FILE} ({_first_line(error)})",
-            where=str(folder / WEIGHTS_FILE),
-            fix="Fetch them again, or choose another `pretrained` in conf/model/",
-        ) from error
+        message = f"the weights do not fit the architecture in {CONFIG_FILE} ({first_line(error)})"
+        fix = "Fetch them again, or choose another `pretrained` in conf/model/"
+        raise UserError(message, where=str(folder / WEIGHTS_FILE), fix=fix) from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(
             f"the weights do not fit the architecture in {CONFIG_FILE}: {len(missing)} are missing, {missing[0]} first",
@@ -165,13 +159,8 @@ def _load(backbone_class: Any, architecture: Any, folder: Path, options: dict[st
     return backbone
 
 
-def _frozen(encoder: Any, groups: int) -> Iterator[torch.nn.Parameter]:
-    for group in encoder.layer_groups()[:groups]:
-        yield from group
-
-
 def _set_first(architecture: Any, names: tuple[str, ...], value: float | None) -> None:
-    """Set the first of `names` that the architecture has; they name one thing in different models."""
+    """Set the first of `names`, synonyms in different models, that the architecture has."""
     if value is None:
         return
     for name in names:
@@ -180,17 +169,11 @@ def _set_first(architecture: Any, names: tuple[str, ...], value: float | None) -
             return
 
 
-def _first_line(error: BaseException) -> str:
-    """The first line of a message that says something, cut to a length that fits a line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]
-
-
 def _attention() -> str:
-    """The attention kernel that trains fastest here, by transformers' name for it.
+    """Return transformers' name of the attention kernel that trains fastest on this device.
 
-    On CPUs the backward pass of PyTorch's fused attention takes longer than that of the plain
-    product for texts of a few dozen tokens (229 against 133 ms a step of MiniLM on 2 cores).
+    On CPUs the backward pass of PyTorch's fused attention is slower than that of the plain product
+    for texts of a few dozen tokens (229 ms against 133 ms for a step of MiniLM on 2 cores).
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""A text as one vector, and a head that judges the vectors of two texts."""
+"""Sentence vectors, and a head that classifies pairs of them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from textmill.models.encoder import pool
-
-_HEAD_STANDARD_DEVIATION = 0.02
+from textmill.models.encoder import linear_head, pool
 
 
 class SentenceEncoder(nn.Module):
-    """Pooled hidden states scaled to length 1: the product of two is their cosine (Reimers & Gurevych 2019).
-
-    Args:
-        encoder: As `Model.build_encoder` gives it.
-
-    Attributes:
-        hidden_size: Width D of the vectors.
-    """
+    """Vectors (B, D) of length 1, pooled hidden states, whose dot product is the cosine (Reimers & Gurevych 2019)."""
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()
@@ -31,18 +22,13 @@ class SentenceEncoder(nn.Module):
         self.hidden_size: int = encoder.hidden_size
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """`sentence_embedding` (B, D) in float32 from token ids and mask, both (B, T)."""
+        """Return `sentence_embedding` (B, D) in float32 from token ids and mask, both (B, T)."""
         states = self.encoder(input_ids, attention_mask)
         return {"sentence_embedding": normalize(pool(states.float(), attention_mask, self.pooling), dim=-1)}
 
 
 class PairClassifier(SentenceEncoder):
-    """A sentence encoder with a linear head over u, v and |u - v| of two texts (Reimers & Gurevych 2019, eq. 1).
-
-    Args:
-        encoder: As `Model.build_encoder` gives it.
-        n_labels: Classes C.
-    """
+    """A sentence encoder with a linear head over u, v and |u - v| of two texts (Reimers & Gurevych 2019, eq. 1)."""
 
     def __init__(self, encoder: Any, n_labels: int) -> None:
         super().__init__(encoder)
@@ -50,21 +36,19 @@ class PairClassifier(SentenceEncoder):
 
 
 class PairHead(nn.Module):
-    """Logits (B, C) for the vectors of two texts, both (B, D) and of length 1."""
+    """Compute logits (B, C) from the vectors of two texts, both (B, D) and of length 1."""
 
     output_name = "logits"
 
     def __init__(self, width: int, n_labels: int, dropout: float) -> None:
         super().__init__()
-        # a vector of length 1 has components of about 1 / sqrt(D); a linear layer learns faster from larger ones
+        # A unit vector has components of about 1 / sqrt(D); a linear layer learns faster from larger ones
         self.scale = math.sqrt(width)
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(3 * width, n_labels)
-        nn.init.normal_(self.output.weight, std=_HEAD_STANDARD_DEVIATION)
-        nn.init.zeros_(self.output.bias)
+        self.output = linear_head(3 * width, n_labels)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """See the class."""
+        """Return the logits of `first` and `second`."""
         features = torch.cat([first, second, (first - second).abs()], dim=-1)
         logits: Tensor = self.output(self.dropout(features * self.scale))
         return logits.float()

@@ -6,19 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from textmill.models.encoder import pool
-
-_HEAD_STANDARD_DEVIATION = 0.02
+from textmill.models.encoder import linear_head, pool
 
 
 class SequenceClassifier(nn.Module):
     """Pooled hidden states, dropout, one linear layer (Devlin et al. 2019).
 
-    Args:
-        encoder: As `Model.build_encoder` gives it.
-        n_labels: Classes C.
-        pooling: `mean` or `cls`; None takes the encoder's own.
-        dropout: Before the linear layer; None takes the encoder's own.
+    Pooling (`mean` or `cls`) and dropout of None are the encoder's options.
     """
 
     def __init__(self, encoder: Any, n_labels: int, pooling: str | None = None, dropout: float | None = None) -> None:
@@ -26,12 +20,10 @@ class SequenceClassifier(nn.Module):
         self.encoder = encoder
         self.pooling = str(pooling or getattr(encoder, "pooling", "mean"))
         self.dropout = nn.Dropout(getattr(encoder, "head_dropout", 0.1) if dropout is None else dropout)
-        self.output = nn.Linear(encoder.hidden_size, n_labels)
-        nn.init.normal_(self.output.weight, std=_HEAD_STANDARD_DEVIATION)
-        nn.init.zeros_(self.output.bias)
+        self.output = linear_head(encoder.hidden_size, n_labels)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """`logits` (B, C) in float32 from token ids and mask, both (B, T)."""
+        """Return `logits` (B, C) in float32 from token ids and mask, both (B, T)."""
         states = self.encoder(input_ids, attention_mask)
         vector = pool(states.float(), attention_mask, self.pooling)
         return {"logits": self.output(self.dropout(vector)).float()}

@@ -1,4 +1,4 @@
-"""An encoder with a head that scores where a passage begins and ends."""
+"""An encoder with a head that scores the start and the end of a passage."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_HEAD_STANDARD_DEVIATION = 0.02
+from textmill.models.encoder import linear_head
 
 
 class SpanExtractor(nn.Module):
-    """Two scores for each token: how well the answer begins with it, and ends with it (Devlin et al. 2019).
+    """Score each token as start and as end of the answer (Devlin et al. 2019).
 
-    The first token stands for "no answer". `no_answer_bias` is added to both of its scores; it is
-    not trained but set afterwards, to what serves best on validation.
-
-    Args:
-        encoder: As `Model.build_encoder` gives it.
+    The first token stands for "no answer". `no_answer_bias` is added to both of its scores. It is
+    not trained, but calibrated on the validation split.
     """
 
     no_answer_bias: Tensor
@@ -26,15 +23,13 @@ class SpanExtractor(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.dropout = nn.Dropout(getattr(encoder, "head_dropout", 0.1))
-        self.output = nn.Linear(encoder.hidden_size, 2)
-        nn.init.normal_(self.output.weight, std=_HEAD_STANDARD_DEVIATION)
-        nn.init.zeros_(self.output.bias)
+        self.output = linear_head(encoder.hidden_size, 2)
         self.register_buffer("no_answer_bias", torch.zeros(()))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """`start_logits` and `end_logits`, both (B, T) in float32 and NaN at padding, from ids and mask (B, T)."""
+        """Return `start_logits` and `end_logits`, (B, T) in float32, NaN at padding, from ids and mask (B, T)."""
         states = self.encoder(input_ids, attention_mask).float()
-        # As rows of one matrix, so that the exported graph has a Gemm here, which int8 leaves exact
+        # As rows of one matrix, so that the exported graph has a Gemm, which int8 quantisation leaves exact
         logits = self.output(self.dropout(states).flatten(0, 1)).float().unflatten(0, input_ids.shape)
         first = torch.arange(input_ids.shape[1], device=input_ids.device) == 0
         logits = logits + torch.where(first, self.no_answer_bias, 0.0).unsqueeze(-1)

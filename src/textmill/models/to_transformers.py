@@ -1,4 +1,4 @@
-"""A trained language model as a checkpoint of the transformers library, where it has the same architecture.
+"""Convert a trained language model to a checkpoint of the transformers library with the same architecture.
 
 | attention | feed-forward | in transformers |
 |---|---|---|
@@ -27,7 +27,7 @@ from textmill.models.language_model import LanguageModel
 
 
 def matching_model_type(model: LanguageModel) -> str | None:
-    """Transformers' `model_type` that computes the same as `model` in evaluation; None if there is none."""
+    """Return transformers' `model_type` with the same outputs in evaluation, or None."""
     if isinstance(model, HubLanguageModel):
         return str(model.backbone.config.model_type)
     shape = model.architecture
@@ -50,19 +50,16 @@ def matching_model_type(model: LanguageModel) -> str | None:
 def save_as_transformers(model: LanguageModel, folder: Path, **options: Any) -> None:
     """Write `config.json` and safetensors weights that `AutoModelForCausalLM.from_pretrained` loads.
 
-    Args:
-        model: Trained.
-        folder: Made if need be.
-        options: Further values of the configuration: `bos_token_id`, `eos_token_id`, `pad_token_id`.
+    `options` are further values of the configuration, such as `eos_token_id`.
 
     Raises:
-        UserError: transformers has no such architecture.
+        UserError: transformers does not have this architecture.
     """
     to_transformers(model, **options).save_pretrained(folder)
 
 
 def to_transformers(model: LanguageModel, **options: Any) -> Any:
-    """The model as transformers' `PreTrainedModel` with equal logits, in evaluation mode.
+    """Return the model as transformers' `PreTrainedModel` with equal logits, in evaluation mode.
 
     `options` and the error raised are those of `save_as_transformers`.
     """
@@ -73,22 +70,20 @@ def to_transformers(model: LanguageModel, **options: Any) -> Any:
     model_type = matching_model_type(model)
     if model_type is None:
         router = str((model.architecture.router or {}).get("_target_", "")).rpartition(".")[2]
-        raise UserError(
-            f"transformers has no architecture with a {router} router and these experts",
-            where="model",
-            fix="Export the model as Textmill's own, or train with `router: top_k` or `router: sigmoid_bias`",
-        )
+        message = f"transformers has no architecture with a {router} router and these experts"
+        fix = "Export the model in Textmill's format, or train with `router: top_k` or `router: sigmoid_bias`"
+        raise UserError(message, where="model", fix=fix)
     config = AutoConfig.for_model(model_type, **(_configuration(model, model_type) | options))
     causal_model: Any = AutoModelForCausalLM
     copy = causal_model.from_config(config, dtype=model.output_weight.dtype)
-    # Without shared experts transformers has an expert of no width, to which no weight of ours answers.
+    # Without shared experts, transformers has an empty expert for which we have no weights
     empty = {name: tensor for name, tensor in copy.state_dict().items() if not tensor.numel()}
-    copy.load_state_dict(empty | renamed(model.state_dict(), model.architecture))
+    copy.load_state_dict(empty | rename_weights(model.state_dict(), model.architecture))
     return copy.eval()
 
 
-def renamed(weights: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
-    """Weights of a `LanguageModel`, or their gradients, under transformers' names."""
+def rename_weights(weights: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
+    """Return the weights of a `LanguageModel`, or their gradients, under transformers' names."""
     head = architecture.width_of_head
     query_key_value = [head * heads for heads in (architecture.n_heads, *[architecture.key_value_heads] * 2)]
 
@@ -124,7 +119,7 @@ _PARTS = {
 
 
 def _elsewhere(name: str) -> str:
-    """The name of a weight outside feed-forward networks that stays whole."""
+    """Return the name of a weight outside feed-forward networks that is not split."""
     if name in _NAMES:
         return _NAMES[name]
     models, layers, layer, part = name.removesuffix(".weight").split(".", 3)
@@ -138,7 +133,7 @@ def _feed_forward(place: str, name: str, tensor: Tensor) -> Iterator[tuple[str, 
         yield f"{place}.gate.e_score_correction_bias", tensor
     elif name.startswith("experts."):
         yield f"{place}.{name}_proj", tensor
-    elif not name.startswith("router."):  # what a router needs in training only stays behind
+    elif not name.startswith("router."):  # weights of a router for training only are dropped
         name = name.replace("shared.", "shared_experts.")
         if name.endswith("gate_up.weight"):
             gate, up = tensor.chunk(2)

@@ -1,4 +1,4 @@
-"""An encoder with a linear score of each token."""
+"""An encoder with a linear head that scores each token."""
 
 from __future__ import annotations
 
@@ -7,28 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_HEAD_STANDARD_DEVIATION = 0.02
+from textmill.models.encoder import linear_head
 
 
 class TokenScorer(nn.Module):
-    """Hidden states, dropout, one linear unit.
-
-    Args:
-        encoder: As `Model.build_encoder` gives it.
-    """
+    """Hidden states, dropout, one linear unit."""
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()
         self.encoder = encoder
         self.dropout = nn.Dropout(getattr(encoder, "head_dropout", 0.1))
-        self.output = nn.Linear(encoder.hidden_size, 1)
-        nn.init.normal_(self.output.weight, std=_HEAD_STANDARD_DEVIATION)
-        nn.init.zeros_(self.output.bias)
+        self.output = linear_head(encoder.hidden_size, 1)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """`scores` (B, T, 1) in float32 from token ids and mask, both (B, T); NaN at padding.
+        """Return `scores` (B, T, 1) in float32 from token ids and mask, both (B, T).
 
-        How much padding a row has depends on its batch, so nothing there may count as an output.
+        They are NaN at padding, which depends on the batch and must not count as output.
         """
         states = self.encoder(input_ids, attention_mask)
         scores = self.output(self.dropout(states.float())).float()

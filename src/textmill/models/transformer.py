@@ -1,4 +1,4 @@
-"""Transformer stacks: the decoder, alone or reading from a source, and the encoder that reads the source."""
+"""Transformer stacks: the decoder, with or without a source, and the encoder of the source."""
 
 from __future__ import annotations
 
@@ -21,30 +21,21 @@ from textmill.models.routing.record import RoutingRecord
 
 @dataclass(frozen=True)
 class Source:
-    """A text as the layers of a decoder look at it.
-
-    Attributes:
-        keys_values: Keys and values (B, K, S, d) for each layer.
-        mask: Additive, (B, 1, 1, S).
-    """
+    """Keys and values (B, K, S, d) of a source for each layer, and its additive mask (B, 1, 1, S)."""
 
     keys_values: list[tuple[Tensor, Tensor]]
     mask: Tensor
 
     def select(self, rows: Tensor) -> Source:
-        """The rows of these indices, in this order."""
+        """Return the rows with these indices, in this order."""
         return Source([(key[rows], value[rows]) for key, value in self.keys_values], self.mask[rows])
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x)) (pre-norm, Xiong et al. 2020).
 
-    Where it reads a source, x + source_attention(norm(x)) comes between the two.
-
-    Args:
-        architecture: Of the stack.
-        layer: Counted from 0; decides whether the feed-forward network is a mixture of experts.
-        reads_source: Whether there is a source to attend to.
+    With a source, x + source_attention(norm(x)) comes between the two. `layer`, counted from 0,
+    decides between dense network and experts.
     """
 
     def __init__(self, architecture: Architecture, layer: int, *, reads_source: bool = False) -> None:
@@ -72,10 +63,10 @@ class Block(nn.Module):
         cache: LayerCache | None = None,
         source: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, RoutingRecord | None]:
-        """From (B, T, D) to (B, T, D), and what the router did if there is one.
+        """Map (B, T, D) to (B, T, D), and return the routing record, if any.
 
-        `input_ids` (B, T) are for routers, `source` is for `CrossAttention`: its keys, values and mask;
-        the other arguments are those of `SelfAttention`.
+        `input_ids` (B, T) are for routers; `source` has keys, values and mask for `CrossAttention`. The
+        other arguments are those of `SelfAttention`.
         """
         states = states + self.dropout(self.attention(self.attention_norm(states), rotation, mask, cache))
         if self.source_attention is not None and source is not None:
@@ -88,12 +79,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """All blocks and the norm after them.
-
-    Args:
-        architecture: Its shape.
-        reads_source: Whether each block attends to a source too.
-    """
+    """All blocks and the final norm; with `reads_source`, each block attends to a source."""
 
     def __init__(self, architecture: Architecture, *, reads_source: bool = False) -> None:
         super().__init__()
@@ -113,35 +99,35 @@ class Decoder(nn.Module):
         cache: KeyValueCache | None = None,
         source: Source | None = None,
     ) -> tuple[Tensor, list[RoutingRecord]]:
-        """Hidden states (B, T, D) of embedded tokens (B, T, D), and what the routers did.
+        """Return hidden states (B, T, D) of embedded tokens (B, T, D), and the routing records.
 
         See `LanguageModel.hidden_states` for the arguments.
         """
         batch, length, _ = states.shape
         start = 0 if cache is None else cache.length
-        valid = attention_mask if cache is None else cache.admit(batch, length, attention_mask)
+        valid = attention_mask if cache is None else cache.append_mask(batch, length, attention_mask)
         dtype = compute_dtype(states)
         rotation = self.positions(_positions(start, length, document_ids, valid), dtype)
         mask = _mask(states, start, document_ids, valid, dtype)
         routing: list[RoutingRecord] = []
         for layer, block in enumerate(self.blocks):
             layer_cache = None if cache is None else cache.layer(layer)
-            seen = None if source is None else (*source.keys_values[layer], source.mask)
-            states, record = block(states, input_ids, rotation, mask, layer_cache, seen)
+            layer_source = None if source is None else (*source.keys_values[layer], source.mask)
+            states, record = block(states, input_ids, rotation, mask, layer_cache, layer_source)
             if record is not None:
                 routing.append(record)
         if cache is not None:
             cache.length += length
         return self.norm(states), routing
 
-    def look_at(self, states: Tensor, attention_mask: Tensor) -> Source:
-        """What the blocks need of an encoder's states (B, S, D), computed once for all tokens to come."""
+    def project_source(self, states: Tensor, attention_mask: Tensor) -> Source:
+        """Compute keys and values of an encoder's states (B, S, D), once for all target tokens."""
         layers = [block.source_attention.keys_and_values(states) for block in self.blocks]  # type: ignore[union-attr, operator]
         return Source(layers, padding_mask(attention_mask, layers[0][0].dtype))
 
 
 class Encoder(nn.Module):
-    """Blocks in which every token sees all others, and the norm after them."""
+    """Bidirectional blocks and the final norm."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -151,7 +137,7 @@ class Encoder(nn.Module):
         initialise(self, architecture)
 
     def forward(self, states: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Hidden states (B, S, D) of embedded tokens (B, S, D); the mask is 0 at padding, which is on the right."""
+        """Return hidden states (B, S, D) of embedded tokens (B, S, D); the mask is 0 at padding on the right."""
         dtype = compute_dtype(states)
         rotation = self.positions(slice(0, states.size(1)), dtype)
         mask = padding_mask(attention_mask, dtype)
@@ -162,10 +148,10 @@ class Encoder(nn.Module):
 
 
 def initialise(module: nn.Module, architecture: Architecture) -> None:
-    """Normal weights, √(2 / 5D) wide, embeddings too (Nguyen & Salazar 2019); at D = 768 that is GPT-2's 0.02.
+    """Initialise weights, embeddings too, from a normal distribution with deviation √(2 / 5D).
 
-    What adds to the residual stream starts 1/√(2N) smaller, N layers, so that its variance does not
-    grow with depth (Radford et al. 2019).
+    See Nguyen & Salazar 2019; at D = 768 it is GPT-2's 0.02. The output layers of residual branches
+    start 1/√(2N) smaller for N layers, so that the variance does not grow with depth (Radford et al. 2019).
     """
     deviation = math.sqrt(2 / (5 * architecture.width))
     for name, parameter in module.named_parameters():
@@ -182,7 +168,7 @@ def initialise(module: nn.Module, architecture: Architecture) -> None:
 def _mask(
     states: Tensor, start: int, document_ids: Tensor | None, valid: Tensor | None, dtype: torch.dtype
 ) -> Tensor | None:
-    """The additive mask, or None where a fused kernel needs none."""
+    """Return the additive mask, or None if a fused kernel needs none."""
     length = states.size(1)
     plain_causal = document_ids is None and valid is None
     if plain_causal and (length == 1 or (start == 0 and not trains_faster_plain(states, dtype, length))):
@@ -192,7 +178,7 @@ def _mask(
 
 
 def _positions(start: int, length: int, document_ids: Tensor | None, valid: Tensor | None) -> Tensor | slice:
-    """Positions (B, T), counted anew in every document and not counting padding; a slice if all rows agree."""
+    """Return positions (B, T), restarted in every document and without padding; a slice if all rows agree."""
     if document_ids is not None:
         index = torch.arange(length, device=document_ids.device).expand_as(document_ids)
         begins = torch.ones_like(document_ids, dtype=torch.bool)

@@ -1,6 +1,6 @@
-"""An encoder-decoder that starts from a pretrained encoder (Rothe et al. 2020, "Leveraging pre-trained checkpoints").
+"""An encoder-decoder with a pretrained encoder (Rothe et al. 2020, "Leveraging pre-trained checkpoints").
 
-The encoder brings its weights and the embedding of its vocabulary; the decoder above it is new.
+Encoder and embedding have pretrained weights; the decoder starts from random weights.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class WarmStart(PretrainedEncoder):
-    """The decoder has the encoder's width and heads, and cross-attention in each layer."""
+    """A pretrained encoder and a decoder of the same width and heads that attends to it."""
 
     name: ClassVar[str] = "warm_start"
 
     class Config(PretrainedEncoder.Config):
-        """Options in `conf/model/`, beside those of the encoder.
+        """Options in `conf/model/`, in addition to the encoder's.
 
         Attributes:
-            decoder_layers: New ones.
-            decoder_dropout: Of what each of them adds, and of the embeddings.
-            max_target_length: Longest target, in tokens.
+            decoder_layers: Layers of the decoder.
+            decoder_dropout: Dropout of the decoder's residual branches and of the embeddings.
+            max_target_length: Maximum length of a target, in tokens.
         """
 
         decoder_layers: Count = 3
@@ -39,7 +39,7 @@ class WarmStart(PretrainedEncoder):
     config: Config
 
     def build_encoder_decoder(self, vocabulary_size: int, end: int, pretrained: Path | None) -> EncoderDecoder:
-        """See `Model.build_encoder_decoder`; errors are those of `build_encoder`."""
+        """Build the network; see `Model.build_encoder_decoder` and the errors of `build_encoder`."""
         import torch
 
         from textmill.models.encoder_decoder import PretrainedSource

@@ -1,1 +1,1 @@
-"""Answers from an exported folder."""
+"""Load an exported model and predict with it."""

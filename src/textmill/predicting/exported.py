@@ -1,4 +1,4 @@
-"""The exported folder: what its `textmill.json` says, and that its files are the ones written."""
+"""The exported folder: read and write its `textmill.json`, verify its digests."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from textmill.files import folder_digests, read_json, sha256_file, write_json
 SPECIFICATION_FILE = "textmill.json"
 MANIFEST_FILE = "manifest.json"
 
-# Formats that run code when they are read. None belongs into an exported folder.
+# Formats that can run code when they are read: an exported folder must not contain them.
 _PICKLES = (".pkl", ".pickle", ".bin", ".pt", ".pth", ".ckpt", ".joblib", ".npy")
 
 
 class TamperedError(UserError):
-    """A file of a model is not the one that was exported or registered; it is named."""
+    """A model file that differs from the exported or registered one."""
 
 
 class ExportedModel(Section):
-    """What a predictor must know beside the graphs.
+    """The content of `textmill.json`.
 
     Attributes:
-        task: The task plugin and its options.
-        model: The model plugin and its options.
-        state: What the task learned from the training split.
-        max_length: Tokens of a text that the model sees.
-        cleaning: As in `prepare`, so that served texts are cleaned like training ones.
+        task: Task plugin and its options.
+        model: Model plugin and its options.
+        state: Task state fitted on the training split.
+        max_length: Longest input in tokens; longer texts are truncated.
+        cleaning: Cleaning options of `prepare`, also applied to served texts.
         outputs: Names of the graphs' outputs, in order.
-        graphs: File of the ONNX graph by precision (`fp32`, `int8`); none where answers are generated.
-        head: File of an ONNX graph over outputs of the other ones, such as a classifier of two vectors.
-        generation: How answers are generated; None where a graph gives them.
+        graphs: ONNX file by precision (`fp32`, `int8`); empty for models that generate text.
+        head: ONNX file of a graph over the other graphs' outputs, such as a classifier of two vectors.
+        generation: Generation options; None for models with graphs.
     """
 
     task: PluginSpec
@@ -60,71 +60,67 @@ def read_specification(folder: Path) -> ExportedModel:
     """Read `textmill.json`.
 
     Raises:
-        UserError: It is missing or of another form.
+        UserError: The file is missing or invalid.
     """
     path = folder / SPECIFICATION_FILE
     if not path.is_file():
-        raise UserError("no exported model here", where=str(folder), fix="Run `dvc repro`, or name another folder")
+        raise UserError("no exported model here", where=str(folder), fix="Run `dvc repro`, or give another folder")
     try:
         return ExportedModel.model_validate(read_json(path))
     except (ValidationError, ValueError) as error:
-        raise UserError(
-            "not a description of an exported model", where=str(path), fix="Export the model again"
-        ) from error
+        raise UserError("not a valid textmill.json", where=str(path), fix="Export the model again") from error
 
 
 def write_manifest(folder: Path) -> str:
-    """Write the SHA-256 digests of all other files to `manifest.json`; its own digest is returned."""
+    """Write the SHA-256 digests of all other files to `manifest.json` and return its own digest."""
     digests = folder_digests(folder)
     digests.pop(MANIFEST_FILE, None)
     write_json(folder / MANIFEST_FILE, digests)
-    return folder_digests(folder)[MANIFEST_FILE]
+    return sha256_file(folder / MANIFEST_FILE)
 
 
 def verify_registered(folder: Path, manifest_sha256: str | None) -> None:
-    """Hold the manifest of a fetched version against the digest that the registry has of it.
+    """Compare the manifest of a fetched version with the digest in the registry.
 
     Raises:
-        TamperedError: There is no manifest, it is another one, or the registry has no digest.
+        TamperedError: The manifest is missing, differs, or the registry has no digest.
     """
     path = folder / MANIFEST_FILE
     if manifest_sha256 is None:
         fix = "Register it with `dvc repro register`"
-        raise TamperedError("the registry has no digest of it", where=str(folder), fix=fix)
+        raise TamperedError("the registry has no digest of this version", where=str(folder), fix=fix)
     if not path.is_file():
-        raise TamperedError("no manifest of digests", where=str(folder), fix="Export the model again")
+        raise TamperedError("the manifest is missing", where=str(folder), fix="Export the model again")
     if sha256_file(path) != manifest_sha256:
         fix = "Do not use this version; register the model again"
-        raise TamperedError(
-            "the manifest is not the one that was registered (digest differs)", where=str(path), fix=fix
-        )
+        raise TamperedError("the manifest differs from the registered one", where=str(path), fix=fix)
 
 
 def find_pickle(folder: Path) -> Path | None:
-    """A file below `folder` in a format that runs code when it is read, if there is one."""
+    """Return the first file below `folder` in a format that can run code when read, or None."""
     return next((path for path in sorted(folder.rglob("*")) if path.name.lower().endswith(_PICKLES)), None)
 
 
 def verify(folder: Path) -> None:
-    """Hold every file against the manifest.
+    """Compare every file with the manifest.
 
     Raises:
-        TamperedError: A file is changed, missing, not listed, or a pickle; it is named.
+        TamperedError: A file is changed, missing, not listed, or a pickle.
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        raise TamperedError("no manifest of digests", where=str(folder), fix="Export the model again")
+        raise TamperedError("the manifest is missing", where=str(folder), fix="Export the model again")
     expected: dict[str, str] = read_json(path)
-    found = folder_digests(folder)
-    found.pop(MANIFEST_FILE)
+    actual = folder_digests(folder)
+    actual.pop(MANIFEST_FILE)
     fix = "Do not use this folder; export the model again, or run `dvc checkout`"
-    for name in sorted(found.keys() | expected.keys()):
+    for name in sorted(actual.keys() | expected.keys()):
         where = str(folder / name)
         if name.lower().endswith(_PICKLES):
             raise TamperedError("a pickle can run any code and is refused", where=where, fix=fix)
-        if name not in found:
+        if name not in actual:
             raise TamperedError("the file is missing", where=where, fix=fix)
         if name not in expected:
-            raise TamperedError("the manifest does not know this file", where=where, fix=fix)
-        if found[name] != expected[name]:
+            raise TamperedError("the manifest does not list this file", where=where, fix=fix)
+        if actual[name] != expected[name]:
             raise TamperedError("the file was changed after the export (digest differs)", where=where, fix=fix)

@@ -1,4 +1,4 @@
-"""Load an exported folder as the predictor that fits it."""
+"""Load an exported folder as the predictor for its task."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from textmill.tasks.abilities import ContinuesText
 from textmill.tasks.base import Task
 
 if TYPE_CHECKING:
-    from textmill.predicting.generator import Generator
-    from textmill.predicting.writer import Writer
+    from textmill.predicting.text_continuer import TextContinuer
+    from textmill.predicting.text_generator import TextGenerator
 
 Precision = Literal["int8", "fp32"]
 
@@ -23,13 +23,13 @@ def load_predictor(folder: Path, precision: Precision = "int8", *, threads: int 
     """Check an exported folder against its manifest and load it.
 
     Args:
-        folder: With `textmill.json`, `tokenizer.json`, `manifest.json` and the graphs.
-        precision: The graph that answers; ignored by a model that generates text.
+        folder: Folder with `textmill.json`, `tokenizer.json`, `manifest.json` and the graphs.
+        precision: Graph to load; ignored by a model that generates text.
         threads: Threads of ONNX Runtime or PyTorch; None uses one for each core.
 
     Returns:
-        A `Generator` for a model that continues its input, a `Writer` for one that generates other
-        text, a `Predictor` for all others.
+        A `TextContinuer` for a model that continues prompts, a `TextGenerator` for one that
+        generates a text about its input, a `Predictor` for all others.
 
     Raises:
         UserError: The folder is incomplete, was modified, or has no such graph.
@@ -37,11 +37,11 @@ def load_predictor(folder: Path, precision: Precision = "int8", *, threads: int 
     exported = read_specification(folder)
     verify(folder)
     if exported.generation is not None:
-        from textmill.predicting.generator import Generator
-        from textmill.predicting.writer import Writer
+        from textmill.predicting.text_continuer import TextContinuer
+        from textmill.predicting.text_generator import TextGenerator
 
         task = Task.find(str(exported.task[plugins.TARGET]))
-        kind: type[Generator | Writer] = Generator if issubclass(task, ContinuesText) else Writer
+        kind: type[TextContinuer | TextGenerator] = TextContinuer if issubclass(task, ContinuesText) else TextGenerator
         return kind.load_verified(folder, exported, threads=threads)
     if precision not in exported.graphs:
         raise UserError(f"no {precision} graph here", where=str(folder), fix=f"Choose among {sorted(exported.graphs)}")

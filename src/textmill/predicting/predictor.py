@@ -1,4 +1,4 @@
-"""Predictions by ONNX Runtime from an exported folder; loads neither PyTorch nor MLflow."""
+"""Predict with an exported model by ONNX Runtime; imports neither PyTorch nor MLflow."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from textmill.data.cleaning import Cleaner
     from textmill.metrics.base import Outputs
 
-# On the CPU the fused operator took ten times as long as the sum and the norm that it replaces, and
-# with it a fifth of MiniLM's time.
-_SLOWING = ["SkipLayerNormFusion"]
+# On the CPU the fused operator took ten times as long as the sum and the norm that it replaces: a
+# fifth of MiniLM's time.
+_SLOW_FUSIONS = ["SkipLayerNormFusion"]
 
-_CHARACTERS_PER_TOKEN = 10  # more than almost any text has: what comes later is beyond the limit anyway
+_CHARACTERS_PER_TOKEN = 10  # an upper bound for almost every text; later characters are beyond the limit
 
 
 class Predictor:
-    """An exported model, ready to answer.
+    """An exported model that answers natural inputs.
 
     Args:
-        exported: What the folder's `textmill.json` says.
-        tokenizer: Of the exported folder, without padding and truncation.
-        session: Of one of its graphs; None where a subclass answers without.
-        head: Of its graph over the outputs of that one, if it has one.
-        tokens_per_batch: Padded tokens of a batch.
+        exported: Content of the folder's `textmill.json`.
+        tokenizer: Tokenizer of the exported folder, without padding and truncation.
+        session: Session of one of the graphs; None for a subclass that answers without a graph.
+        head: Session of the graph over that graph's outputs; None if there is none.
+        tokens_per_batch: Largest number of tokens in a batch, padding included.
     """
 
     def __init__(
@@ -59,26 +59,29 @@ class Predictor:
         self.tokens_per_batch = tokens_per_batch
 
     def lengths(self, values: Sequence[Any]) -> list[int]:
-        """Tokens of each raw input's texts together, at most `max_length`: they differ little from the clean ones'."""
+        """Return the number of tokens of each raw input, between 1 and `max_length`.
+
+        Texts are not cleaned first: cleaning hardly changes the number.
+        """
         limit = self.exported.max_length
         texts = [" ".join(_strings(value))[: limit * _CHARACTERS_PER_TOKEN] or " " for value in values]
-        return [min(limit, max(1, len(found))) for found in self.tokenizer.encode_batch_fast(texts)]
+        return [min(limit, max(1, len(encoding))) for encoding in self.tokenizer.encode_batch_fast(texts)]
 
     def predict(self, values: Sequence[Any]) -> list[dict[str, Any]]:
-        """Answer natural inputs (see `Task.parse_inputs`), one record an input, in their order.
+        """Answer natural inputs (see `Task.parse_inputs`): one record an input, in their order.
 
         Raises:
-            UserError: An input is empty or of a wrong kind.
+            UserError: An input is empty or of a wrong type.
         """
-        given = self.task.parse_inputs(values)
-        return self.answered(self._cleaned(given), given)[1]
+        raw = self.task.parse_inputs(values)
+        return self.answer_rows(self._cleaned(raw), raw)[1]
 
-    def answered(self, frame: pd.DataFrame, given: pd.DataFrame) -> tuple[Outputs, list[dict[str, Any]]]:
-        """Raw outputs and natural answers for rows of texts, clean and as they were given."""
+    def answer_rows(self, frame: pd.DataFrame, raw: pd.DataFrame) -> tuple[Outputs, list[dict[str, Any]]]:
+        """Return raw outputs and natural answers for clean rows and the same rows before cleaning."""
         columns = self._columns(frame)
         outputs = self.outputs_of_columns(sequences_of(self.task, columns))
-        clean, raw = ({name: texts[name].tolist() for name in self.task.text_columns} for texts in (frame, given))
-        return outputs, self.task.answers(outputs, {**clean, **columns}, raw, self.exported.state)
+        clean, given = ({name: texts[name].tolist() for name in self.task.text_columns} for texts in (frame, raw))
+        return outputs, self.task.answers(outputs, {**clean, **columns}, given, self.exported.state)
 
     def outputs_for_targets(self, frame: pd.DataFrame) -> tuple[Outputs, pd.DataFrame]:
         """Return raw outputs for clean rows with their targets, and the rows with their encoded columns.
@@ -91,11 +94,11 @@ class Predictor:
         return outputs, frame.assign(**own)
 
     def outputs(self, frame: pd.DataFrame) -> Outputs:
-        """Raw outputs for rows that have the task's text columns, a row for each sequence that the network sees."""
+        """Return raw outputs for rows with the task's text columns: one row for each input sequence."""
         return self.outputs_of_columns(sequences_of(self.task, self._columns(frame)))
 
     def outputs_of_columns(self, columns: Mapping[str, Sequence[Sequence[int]]]) -> Outputs:
-        """Raw outputs for `sequences_of`; the network reads those of each column by themselves."""
+        """Return raw outputs for the columns of `sequences_of`; the network reads each column apart."""
         outputs = {
             name + ending: values
             for ending, column in self.task.sequence_columns.items()
@@ -104,11 +107,11 @@ class Predictor:
         if self.head is None:
             return outputs
         names = [value.name for value in self.head.get_outputs()]
-        found = self.head.run(names, {value.name: outputs[value.name] for value in self.head.get_inputs()})
-        return outputs | dict(zip(names, found, strict=True))
+        head_outputs = self.head.run(names, {value.name: outputs[value.name] for value in self.head.get_inputs()})
+        return outputs | dict(zip(names, head_outputs, strict=True))
 
     def outputs_of_ids(self, input_ids: Sequence[Sequence[int]]) -> Outputs:
-        """Raw outputs for tokenised texts, computed in batches of like length; NaN for those without a token."""
+        """Return raw outputs for tokenised texts, in batches of similar length; NaN for empty texts."""
         lengths = np.fromiter((len(ids) for ids in input_ids), np.int64, len(input_ids))
         batches = length_batches(lengths, self.tokens_per_batch)
         assert self.session is not None, "this model has no graph"
@@ -131,7 +134,7 @@ class Predictor:
     def _cleaner(self) -> Cleaner:
         from textmill.data.cleaning import Cleaner
 
-        # Which languages are wanted is a question to training data; whoever asks gets an answer.
+        # The language filter selects training data; a served text is answered in any language.
         return Cleaner(self.exported.cleaning.model_copy(update={"languages": None}))
 
     def _cleaned(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -140,7 +143,7 @@ class Predictor:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All texts in an input of whatever form."""
+    """Yield every text in a nested input."""
     if isinstance(value, str):
         yield value.encode("utf-8", "replace").decode() if not value.isascii() else value
     elif isinstance(value, Mapping):
@@ -151,12 +154,12 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def open_session(graph: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session on the CPU, quiet, with one thread for each core unless told otherwise."""
+    """Open an ONNX Runtime session on the CPU; `threads` defaults to one for each core."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     return onnxruntime.InferenceSession(
-        str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOWING
+        str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOW_FUSIONS
     )

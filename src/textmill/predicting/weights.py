@@ -1,4 +1,4 @@
-"""A network's weights in a folder that transformers can read too."""
+"""Read and write a network's weights in a folder that transformers can load."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ if TYPE_CHECKING:
 
 
 def write_weights(network: nn.Module, folder: Path) -> None:
-    """Write `model.safetensors` in float32, and `config.json` when there is a transformers backbone.
+    """Write `model.safetensors` in float32, and `config.json` for a transformers backbone.
 
-    The backbone's weights bear the names that they have in the backbone itself, so that
-    `AutoModel.from_pretrained(folder)` finds them, and training can start from an exported folder
-    as from any pretrained one. The head's weights keep their names in the whole network.
+    The backbone's weights keep their names in the backbone, so that `AutoModel.from_pretrained`
+    loads the folder and training can start from it. The head's weights keep their full names.
     """
     import torch
     from safetensors.torch import save_file
@@ -35,7 +34,7 @@ def write_weights(network: nn.Module, folder: Path) -> None:
 
 
 def read_weights(network: nn.Module, folder: Path) -> None:
-    """Load what `write_weights` wrote into a network of the same form."""
+    """Load the weights of `write_weights` into a network of the same architecture."""
     from safetensors.torch import load_file
 
     prefix, _ = backbone_of(network)
@@ -44,7 +43,7 @@ def read_weights(network: nn.Module, folder: Path) -> None:
 
 
 def backbone_of(network: nn.Module) -> tuple[str, Any]:
-    """The transformers model within the network and what its weights' names begin with, or ("", None)."""
+    """Return the prefix of the backbone's weight names and the transformers model, or ("", None)."""
     from transformers import PreTrainedModel
 
     for name, module in network.named_modules():
@@ -54,7 +53,7 @@ def backbone_of(network: nn.Module) -> tuple[str, Any]:
 
 
 def _plain(value: Any, kind: type) -> Any:
-    """JSON values: PyTorch's types by their names."""
+    """Convert to JSON values; a PyTorch type becomes its name."""
     if isinstance(value, dict):
         return {str(key): _plain(inner, kind) for key, inner in value.items()}
     return str(value).removeprefix("torch.") if isinstance(value, kind) else value

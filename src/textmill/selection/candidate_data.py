@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from textmill.config.layout import Layout
+from textmill.data.prepare import prepare
 from textmill.data.prepared import Prepared
-from textmill.data.preparing import prepare
-from textmill.fetching.fetching import fetch_corpus
+from textmill.fetching.corpus import fetch_corpus
 from textmill.fetching.pretrained import fetch_pretrained
 from textmill.selection.candidates import Candidate
 

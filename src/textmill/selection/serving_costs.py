@@ -31,7 +31,7 @@ def measure_network(candidate: Candidate, prepared: Prepared) -> ServingCost:
     """
     import torch
 
-    from textmill.export.exporting import write_served
+    from textmill.export.export import write_served
     from textmill.models.lora import merge_adapters
     from textmill.predicting.exported import write_manifest
     from textmill.registry.promotion.costs import latencies, size

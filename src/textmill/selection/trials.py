@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from textmill.config.sections.train import TrainConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
-from textmill.evaluation.evaluating import load_for_answers, split_outputs
+from textmill.evaluation.evaluate import load_for_answers, split_outputs
 from textmill.evaluation.evaluator import evaluator_of
 from textmill.metrics.bootstrap import Bootstrap, Interval, intervals, paired_test
 from textmill.models.base import Model

@@ -25,7 +25,7 @@ _MAX_BEAMS = 16
 
 @runtime_checkable
 class StreamingGenerator(Protocol):
-    """A predictor that generates text, such as `textmill.predicting.generator.Generator`."""
+    """A predictor that continues prompts, such as `TextContinuer`. Its server has `/generate`."""
 
     options: GenerationConfig
     """Default generation options."""

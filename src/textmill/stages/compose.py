@@ -1,21 +1,32 @@
-"""Compose `conf/` and `params.yaml` into `data/resolved.yaml`, checked once for all stages."""
+"""Compose `conf/` and `params.yaml` into `data/resolved.yaml`, checked once for all stages, and digest their code."""
 
 from __future__ import annotations
 
 import sys
 
+import yaml
+
 from textmill.config import resolved
 from textmill.config.layout import find_layout
+from textmill.files import atomic_write
+from textmill.stages.reasons import COMPOSE, note
 from textmill.stages.runner import run_program
+
+_HEADER = "# Made by the stage `compose`: a digest of the code that each stage can reach, see docs/reruns.md.\n"
 
 
 def main() -> None:
-    """Make `data/resolved.yaml`."""
+    """Make `data/resolved.yaml` and `data/code.yaml`."""
+    from textmill.config.code import Code
     from textmill.config.compose import compose
 
     layout = find_layout()
-    resolved.write(layout.resolved, compose(layout, sys.argv[1:]))
+    note(COMPOSE, layout, {})
+    config = compose(layout, sys.argv[1:])
+    code = Code(layout).stages(config.model_dump(mode="json", by_alias=True))
+    resolved.write(layout.resolved, config)
+    atomic_write(layout.code, _HEADER + yaml.safe_dump({stage: found.digest for stage, found in code.items()}))
 
 
 if __name__ == "__main__":
-    run_program("compose", main)
+    run_program(COMPOSE, main)

@@ -10,7 +10,7 @@ from textmill.stages.runner import run_stage
 
 def main(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     """Make `data/evaluation` from `data/prepared` and `data/trained`."""
-    from textmill.evaluation.evaluating import evaluate, fingerprint
+    from textmill.evaluation.evaluate import evaluate, fingerprint
     from textmill.evaluation.report import write_evaluation
     from textmill.files import atomic_folder
     from textmill.registry.runs import descriptions
@@ -24,10 +24,10 @@ def main(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> None
         found = evaluate(config, runtime, layout)
         write_evaluation(found, config, runtime.tracking_experiment, folder)
         run.set_tags(
-            {descriptions.NOTE: descriptions.run_description(runtime.tracking_experiment, found.figures.summary())}
+            {descriptions.NOTE: descriptions.run_description(runtime.tracking_experiment, found.measurements.summary())}
         )
         run.log_configuration("evaluate", config, layout)
-        run.log_metrics({**found.figures.flat(), **found.own_metrics})
+        run.log_metrics({**found.measurements.flat(), **found.own_metrics})
         run.log_folder(folder, "evaluation")
         run.write_reference(folder / "run.json")
 

@@ -10,7 +10,7 @@ from textmill.stages.runner import run_stage
 
 def main(config: ExportConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     """Make `data/exported` from `data/prepared`, `data/trained` and `data/evaluation`."""
-    from textmill.export.exporting import MODEL_FOLDER, export, fingerprint
+    from textmill.export.export import MODEL_FOLDER, export, fingerprint
     from textmill.files import atomic_folder, write_json
     from textmill.registry.runs.tracking import stage_run
 
@@ -20,9 +20,9 @@ def main(config: ExportConfig, runtime: RuntimeConfig, layout: Layout) -> None:
         stage_run("export", layout, runtime, upstream=upstream, fingerprint=fingerprint(config, layout)) as run,
     ):
         made = export(config, layout, folder)
-        write_json(folder / "metrics.json", made.figures())
+        write_json(folder / "metrics.json", made.metrics())
         run.log_configuration("export", config, layout)
-        run.log_metrics({f"export/{name}": value for name, value in made.figures().items()})
+        run.log_metrics({f"export/{name}": value for name, value in made.metrics().items()})
         run.set_tags({"textmill.manifest_sha256": made.manifest_sha256})
         run.log_artifact(folder / MODEL_FOLDER / "README.md", "export")
         run.write_reference(folder / "run.json")

@@ -10,7 +10,7 @@ from textmill.stages.runner import run_stage
 
 def main(config: FetchConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     """Make `data/raw` and `data/pretrained`."""
-    from textmill.fetching.fetching import fetch_corpus
+    from textmill.fetching.corpus import fetch_corpus
     from textmill.fetching.pretrained import fetch_pretrained
 
     fetch_corpus(config, layout)

@@ -10,7 +10,7 @@ from textmill.stages.runner import run_stage
 
 def main(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     """Make `data/prepared` from `data/raw`."""
-    from textmill.data.preparing import prepare
+    from textmill.data.prepare import prepare
 
     prepare(config, runtime, layout)
 

@@ -15,6 +15,7 @@ from textmill.config.layout import Layout, find_layout
 from textmill.config.schema import PipelineConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import one_line_errors
+from textmill.stages.reasons import note
 
 log = logging.getLogger("textmill")
 
@@ -31,6 +32,7 @@ def run_stage(stage: str, main: Main) -> None:
     def program() -> None:
         layout = find_layout()
         config = _configuration(layout, sys.argv[1:])
+        note(stage, layout, config.section(stage).model_dump(mode="json", by_alias=True))
         main(config.section(stage), config.runtime, layout)
 
     run_program(stage, program)

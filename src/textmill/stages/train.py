@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from textmill.data.prepared import Prepared
     from textmill.registry.runs.tracking import StageRun
     from textmill.training.training import Trained, Training
+
+
+log = logging.getLogger("textmill")
 
 
 def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
@@ -37,6 +41,8 @@ def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
         training.run()
         return
 
+    if refused := training.refused_checkpoint():
+        log.warning("train: %s", refused)
     with stage_run(
         "train",
         layout,

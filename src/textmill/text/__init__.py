@@ -1,1 +1,1 @@
-"""Texts, tokens, answers and targets, apart from any table."""
+"""Texts, tokens, answers and targets, independent of any table."""

@@ -1,4 +1,4 @@
-"""Answers that are passages of a text: read from a cell, checked, and brought along when the text is cleaned."""
+"""Read, check and realign answers that are passages of a text."""
 
 from __future__ import annotations
 
@@ -21,25 +21,21 @@ class Answer:
 
     @property
     def end(self) -> int:
-        """The position after its last character."""
+        """Position after the last character."""
         return self.start + len(self.text)
 
 
 def read_answers(value: str | None, context: str) -> list[Answer]:
-    """The answers that a cell holds; none for one that is empty.
+    """Read the answers of a cell, passages of `context`; an empty cell has none.
 
-    Understood are one text as it is; a JSON list of texts; one of records with `text` and `start`
-    (or SQuAD's `answer_start`); and a JSON record of two lists of these names. A text without a
-    position stands where it occurs first.
-
-    Args:
-        value: The cell.
-        context: The text that the answers are passages of.
+    A cell is one text, a JSON list of texts, a JSON list of records with `text` and `start` (or
+    SQuAD's `answer_start`), or a JSON record of two lists with these names. A text without a
+    position is located at its first occurrence.
 
     Raises:
-        ValueError: An answer is not in the text, or not where it should be, or of another form.
+        ValueError: An answer is not in the text, not at its position, or malformed.
     """
-    found: list[Answer] = []
+    answers: list[Answer] = []
     for text, start in _pairs(value):
         if not isinstance(text, str) or not text.strip():
             raise ValueError("has an answer without text")
@@ -49,40 +45,40 @@ def read_answers(value: str | None, context: str) -> list[Answer]:
             if start < 0:
                 raise ValueError(f"{shown} is not in the context")
         if not isinstance(start, int) or isinstance(start, bool) or start < 0:
-            raise ValueError(f"{shown} begins at {start!r}, which is no position")
+            raise ValueError(f"{shown} begins at {start!r}, which is not a position")
         if context[start : start + len(text)] != text:
             raise ValueError(f"{shown} is not in the context at {start}")
-        if (answer := _stripped(text, start)) not in found:
-            found.append(answer)
-    return found
+        if (answer := _stripped(text, start)) not in answers:
+            answers.append(answer)
+    return answers
 
 
 def write_answers(answers: list[Answer]) -> str:
-    """The answers as `read_answers` takes them."""
+    """Return the answers in a form that `read_answers` reads."""
     return json.dumps([{"text": answer.text, "start": answer.start} for answer in answers], ensure_ascii=False)
 
 
-def aligned(answers: list[Answer], given: str, cleaned: str) -> list[Answer]:
-    """The same passages of the cleaned text.
+def aligned(answers: list[Answer], original: str, cleaned: str) -> list[Answer]:
+    """Return the same passages of the cleaned text.
 
     Raises:
-        ValueError: Nothing is left of one.
+        ValueError: Cleaning removed a passage.
     """
-    if given == cleaned or not answers:
+    if original == cleaned or not answers:
         return answers
-    alignment = Alignment(given, cleaned)
+    alignment = Alignment(original, cleaned)
     moved: list[Answer] = []
     for answer in answers:
         start, end = alignment.cleaned_span(answer.start, answer.end)
         if not cleaned[start:end].strip():
             raise ValueError(f"{answer.text[:_EXCERPT]!r} is lost when the context is cleaned")
-        if (found := _stripped(cleaned[start:end], start)) not in moved:
-            moved.append(found)
+        if (passage := _stripped(cleaned[start:end], start)) not in moved:
+            moved.append(passage)
     return moved
 
 
 def problem_of(question: str | None, context: str | None, answers: str | None) -> tuple[str, str] | None:
-    """The column of a row that cannot be used, and why; None for a good row."""
+    """Return the column and the reason if a row cannot be used, else None."""
     for column, text in (("question", question), ("context", context)):
         if text is None or not text.strip():
             return column, "is empty"
@@ -98,13 +94,13 @@ def _stripped(text: str, start: int) -> Answer:
 
 
 def _pairs(value: str | None) -> list[tuple[Any, Any]]:
-    """Texts and positions (or None) in a cell."""
+    """Return the texts and positions (or None) of a cell."""
     if value is None or not value.strip():
         return []
     try:
         content = json.loads(value) if value.lstrip()[0] in "[{" else value
     except ValueError:
-        content = value  # a passage that begins with a bracket
+        content = value  # a text that begins with a bracket
     if isinstance(content, str):
         return [(content, None)]
     if isinstance(content, dict):

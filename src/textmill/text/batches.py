@@ -1,4 +1,4 @@
-"""Sequences of different lengths as batches: cutting, padding, and the way back to the first order."""
+"""Cut sequences into batches, pad them, and restore their order."""
 
 from __future__ import annotations
 
@@ -13,17 +13,10 @@ if TYPE_CHECKING:
 
 
 def length_batches(lengths: NDArray[np.int64], tokens: int, max_rows: int | None = None) -> list[NDArray[np.int64]]:
-    """Cut rows, longest first, into batches whose padded size (rows times longest) is at most `tokens`.
+    """Cut rows of `lengths` (n,), longest first, into batches of at most `tokens` tokens, padding included.
 
-    A row longer than `tokens` is a batch of its own.
-
-    Args:
-        lengths: Tokens of each row, shape (n,).
-        tokens: Budget of a batch, padding counted.
-        max_rows: Rows that a batch has at most.
-
-    Returns:
-        Row numbers of each batch; together every row once. Rows of equal length keep their order.
+    A row longer than `tokens` is a batch of its own. The result is the row numbers of each batch;
+    rows of equal length keep their order.
     """
     order = np.argsort(-lengths, kind="stable").astype(np.int64)
     batches = []
@@ -38,7 +31,7 @@ def length_batches(lengths: NDArray[np.int64], tokens: int, max_rows: int | None
 
 
 def stack_rows(chunks: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Chunks of shape (rows, ...) one below the other; shorter inner axes are filled with NaN."""
+    """Concatenate chunks of shape (rows, ...); shorter inner axes are padded with NaN."""
     parts = list(chunks)
     inner = tuple(max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True))
     if all(part.shape[1:] == inner for part in parts):
@@ -54,16 +47,13 @@ def stack_rows(chunks: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
 def restore_order(
     chunks: Mapping[str, Sequence[NDArray[np.float32]]], batches: Sequence[NDArray[np.int64]]
 ) -> dict[str, NDArray[Any]]:
-    """Stack the outputs of `batches` and put them into the order of their row numbers 0..n-1."""
+    """Stack the outputs of `batches` in the order of the row numbers 0..n-1."""
     back = np.argsort(np.concatenate(batches), kind="stable") if batches else np.empty(0, dtype=np.int64)
     return {name: stack_rows(parts)[back] for name, parts in chunks.items()}
 
 
 def pad(sequences: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return token ids and their mask, both of shape (B, T), T the longest sequence (at least 1).
-
-    The padding is id 0, whatever the tokenizer's padding token is: the mask hides it.
-    """
+    """Return token ids, padded with 0 (masked), and their mask; shape (B, T), T >= 1 the longest."""
     lengths = np.fromiter((len(ids) for ids in sequences), np.int64, len(sequences))
     mask = np.arange(max(1, lengths.max(initial=0))) < lengths[:, None]
     padded = np.zeros(mask.shape, np.int64)

@@ -1,4 +1,4 @@
-"""Conversations as a model was taught to read them: the chat template of its tokenizer."""
+"""Render conversations with the chat template of a tokenizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 def read_template(tokenizer: Path) -> tuple[str | None, dict[str, str]]:
-    """The chat template that lies beside a tokenizer, if any, and its special tokens by name."""
+    """Return the chat template stored with a tokenizer, if any, and its special tokens by name."""
     config = read_optional(tokenizer / "tokenizer_config.json")
     special = {}
     for name in _SPECIAL:
@@ -32,66 +32,64 @@ def read_template(tokenizer: Path) -> tuple[str | None, dict[str, str]]:
 
 
 def parse_messages(value: str) -> list[dict[str, str]]:
-    """A conversation from JSON.
+    """Parse a conversation from JSON.
 
     Raises:
-        ValueError: It is none; the text says why.
+        ValueError: The value is not a valid conversation; the text says why.
     """
     try:
         messages = json.loads(value)
     except ValueError:
-        raise ValueError("is no JSON") from None
+        raise ValueError("is not JSON") from None
     if not isinstance(messages, list) or not messages:
-        raise ValueError("is no list of messages")
+        raise ValueError("is not a list of messages")
     for number, message in enumerate(messages, start=1):
         if not isinstance(message, dict) or not isinstance(message.get("content"), str):
             raise ValueError(f"has a message without text (number {number})")
         if message.get("role") not in ROLES:
-            raise ValueError(f"has the role {message.get('role')!r}, none of {', '.join(ROLES)} (message {number})")
+            raise ValueError(f"has the role {message.get('role')!r}, not one of {', '.join(ROLES)} (message {number})")
         if not message["content"].strip():
             raise ValueError(f"has an empty message (number {number})")
     return [{"role": message["role"], "content": message["content"]} for message in messages]
 
 
 def render(messages: Sequence[Message], template: str, special: Mapping[str, str], *, ask: bool) -> str:
-    """A conversation as one text; with `ask` it ends where the assistant is to speak.
+    """Render a conversation as one text; with `ask`, the text ends where the assistant's answer begins.
 
     Raises:
-        UserError: The template refuses the conversation.
+        UserError: The template rejects the conversation.
     """
     from jinja2.exceptions import TemplateError
     from transformers.utils import chat_template_utils
 
-    # the library's own annotations contradict its results
+    # Its annotations contradict its results
     render_template: Any = chat_template_utils.render_jinja_template
     try:
         rendered, _ = render_template(
             conversations=[list(messages)], chat_template=template, add_generation_prompt=ask, **special
         )
     except TemplateError as error:
-        raise UserError(f"the chat template refuses these messages ({error})", where=TEMPLATE_FILE) from error
+        raise UserError(f"the chat template rejects these messages ({error})", where=TEMPLATE_FILE) from error
     text: str = rendered[0]
     return text
 
 
 def segments(messages: Sequence[Message], template: str, special: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
-    """A conversation cut into texts, each with whether the assistant wrote it: what a model must learn.
+    """Yield the parts of a conversation, each with whether the assistant wrote it and the model learns it.
 
     Raises:
-        UserError: The template refuses it, or changes earlier messages when later ones follow.
+        UserError: The template rejects it, or changes earlier messages when later ones follow.
     """
-    told = ""
+    rendered = ""
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         asked = render(messages[:number], template, special, ask=True)
         answered = render(messages[: number + 1], template, special, ask=False)
-        if not (asked.startswith(told) and answered.startswith(asked)):
-            raise UserError(
-                "the chat template writes a conversation otherwise once it goes on, so answers cannot be told apart",
-                where=TEMPLATE_FILE,
-                fix="Choose a template that only adds to what stands there (task.chat_template)",
-            )
-        yield asked[len(told) :], False
+        if not (asked.startswith(rendered) and answered.startswith(asked)):
+            what = "the chat template changes earlier messages when later ones follow, so answers cannot be located"
+            fix = "Choose a template that only appends text (task.chat_template)"
+            raise UserError(what, where=TEMPLATE_FILE, fix=fix)
+        yield asked[len(rendered) :], False
         yield answered[len(asked) :], True
-        told = answered
+        rendered = answered

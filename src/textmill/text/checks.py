@@ -1,4 +1,4 @@
-"""Checks of a task's columns by pandera, as rejected rows."""
+"""Check a task's columns with pandera."""
 
 from __future__ import annotations
 
@@ -15,13 +15,10 @@ _EXCERPT = 60
 
 
 def failed_rows(schema: Any, frame: pd.DataFrame, *, unknown: str, known: Sequence[str]) -> list[RejectedRow]:
-    """Check a frame and give its unusable rows, each once, with the first reason.
+    """Check a frame and return its rejected rows, each once, with the first reason.
 
-    Args:
-        schema: A pandera schema; the names of its checks are the reasons.
-        frame: The rows.
-        unknown: The name of the check that a value is among the known ones.
-        known: These, to be told beside the value.
+    The names of the schema's checks are the reasons. For the check `unknown`, that a value is one
+    of the known ones, the reason lists these.
     """
     import pandera.pandas as pa
 
@@ -32,11 +29,11 @@ def failed_rows(schema: Any, frame: pd.DataFrame, *, unknown: str, known: Sequen
     else:
         return []
     choice = ", ".join(known[:_NAMED]) + (", ..." if len(known) > _NAMED else "")
-    found: dict[int, RejectedRow] = {}
+    rejected: dict[int, RejectedRow] = {}
     for case in failures.to_dict("records"):
         reason = "is missing" if case["check"] == "not_nullable" else str(case["check"])
         if reason == unknown:
             reason = f"{str(case['failure_case'])[:_EXCERPT]!r} {unknown} {choice}"
         position = int(case["index"])
-        found.setdefault(position, RejectedRow(position, str(case["column"]), reason))
-    return [found[position] for position in sorted(found)]
+        rejected.setdefault(position, RejectedRow(position, str(case["column"]), reason))
+    return [rejected[position] for position in sorted(rejected)]

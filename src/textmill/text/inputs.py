@@ -1,4 +1,4 @@
-"""What a user asks: plain texts and records, checked by pydantic models."""
+"""Check the inputs of a prediction, plain texts and records, with pydantic models."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ InputT = TypeVar("InputT", bound=Input)
 def texts_model(*fields: str) -> type[Input]:
     """Return a model of records that have a text under each of `fields`."""
     model: Any = create_model  # its overloads do not take fields by name
-    made: type[Input] = model("Texts", __base__=Input, **dict.fromkeys(fields, (Text, ...)))
-    return made
+    texts: type[Input] = model("Texts", __base__=Input, **dict.fromkeys(fields, (Text, ...)))
+    return texts
 
 
 def read_inputs(values: Sequence[Any], model: type[InputT]) -> list[InputT]:

@@ -1,4 +1,4 @@
-"""Whether texts are in the language that they should be in (lingua)."""
+"""Check that texts are in the expected language (lingua)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,11 @@ from textmill.errors import UserError
 
 _CERTAINTY = 0.95
 _LEAST_CHARACTERS = 20
-"""Shorter texts tell little of their language."""
+"""Shorter texts are not checked: their language is uncertain."""
 
 
 class LanguageCheck:
-    """Tells texts of one of two languages from those of the other.
-
-    Args:
-        languages: Two ISO 639-1 codes.
-
-    Raises:
-        UserError: One is unknown.
-    """
+    """Distinguish texts of two languages, given by ISO 639-1 codes. Raises a `UserError` for an unknown one."""
 
     def __init__(self, languages: Sequence[str]) -> None:
         from lingua import IsoCode639_1, Language, LanguageDetectorBuilder
@@ -33,7 +26,7 @@ class LanguageCheck:
         self._detector = LanguageDetectorBuilder.from_languages(*codes.values()).build()
 
     def is_other(self, text: str, expected: str) -> bool:
-        """Whether a text is surely in the other language."""
+        """Return whether a text is, with 95 % confidence, in the other language."""
         if len(text) < _LEAST_CHARACTERS:
             return False
         return bool(self._detector.compute_language_confidence(text, self._codes[expected]) < 1 - _CERTAINTY)

@@ -1,4 +1,4 @@
-"""Pairs of a short and a long text as windows of tokens: the short one whole, beside each part of the long one."""
+"""Tokenise pairs of a short and a long text in windows: the short text whole, with each part of the long one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PairWindows:
-    """The windows of one pair.
+    """Windows of one pair: token ids, and start and end of each token in the long text, -1 outside of it.
 
-    Attributes:
-        ids: Token ids of each window.
-        starts: For each token of each window, where it begins in the long text; -1 outside of it.
-        ends: The position after its last character; -1 outside of it.
-        tokens: Of the whole pair, uncut.
+    `tokens` counts the whole pair, uncut.
     """
 
     ids: list[list[int]]
@@ -25,25 +21,21 @@ class PairWindows:
 
     @property
     def nowhere(self) -> list[tuple[int, int]]:
-        """The first token of each window, which stands for a passage that is not there."""
+        """The span (0, 0) for each window: the first token, which stands for a missing passage."""
         return [(0, 0)] * len(self.ids)
 
     def token_spans(self, begin: int, end: int) -> list[tuple[int, int]]:
-        """In each window the first and the last token of a passage of the long text; 0 and 0 unless all is there."""
+        """Return the first and last token of a passage in each window; 0 and 0 if it is not all there."""
         return [_token_span(*window, begin, end) for window in zip(self.starts, self.ends, strict=True)]
 
 
 def pair_windows(
     tokenizer: Any, pairs: Sequence[tuple[str, str]], *, max_length: int, most_first: int, overlap: int
 ) -> list[PairWindows]:
-    """Tokenise pairs, with the special tokens that the tokenizer puts around them.
+    """Tokenise pairs of a short and a long text in windows of `max_length` tokens, special ones included.
 
-    Args:
-        tokenizer: A `tokenizers.Tokenizer` without padding or truncation.
-        pairs: Short and long text.
-        max_length: Tokens of a window at most.
-        most_first: Tokens of the short text at most, and at most half a window; the rest is cut off.
-        overlap: Tokens of the long text that a window shares with the one before, at most half of them.
+    The short text is cut to `most_first` tokens and half a window. Consecutive windows share
+    `overlap` tokens of the long text, at most half of them.
     """
     return [
         _windows(encoding, max_length, min(most_first, max_length // 2), overlap)

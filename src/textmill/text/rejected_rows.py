@@ -1,4 +1,4 @@
-"""Rows that cannot be used, and why."""
+"""Rejected rows and their reasons."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class RejectedRow:
     """A row that cannot be used.
 
     Attributes:
-        row: Position in the checked frame; of a file, the line that the row begins in (for Parquet: its number).
-        column: The column at fault.
-        reason: What is wrong with its value.
-        file: Name of the file, where the row is one of a file.
+        row: Position in the checked frame, or first line in the file (Parquet: row number).
+        column: Name of the column at fault.
+        reason: Why its value is rejected.
+        file: Name of the file, if the row is from a file.
         excerpt: Beginning of the row's text.
     """
 
@@ -30,6 +30,6 @@ class RejectedRow:
 
 
 def excerpt(value: object) -> str:
-    """The beginning of a value, on one line, with what cannot be printed escaped."""
+    """Return the beginning of a value on one line, with unprintable characters escaped."""
     text = "" if value is None else str(value)[:EXCERPT]
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)

@@ -1,4 +1,4 @@
-"""Texts cut into the units that a summary may be made of: lines, or sentences where there is but one line."""
+"""Cut texts into the units of an extractive summary: lines or sentences."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _SENTENCE_END = re.compile(
 
 
 def unit_spans(text: str, units: Units) -> list[tuple[int, int]]:
-    """Where each unit begins and ends in `text`, white space around it left out; units without a letter are none."""
+    """Return start and end of each unit, without surrounding white space; a unit has at least one letter or digit."""
     if units == "lines":
         pieces = [(match.start(), match.end()) for match in re.finditer(r"[^\n]+", text)]
     else:
         ends = [max(match.start(), match.end("closing")) for match in _SENTENCE_END.finditer(text)]
         pieces = list(zip([0, *ends], [*ends, len(text)], strict=True))
-    found = []
+    spans = []
     for start, end in pieces:
         piece = text[start:end]
         left = start + len(piece) - len(piece.lstrip())
         if any(character.isalnum() for character in piece):
-            found.append((left, left + len(piece.strip())))
-    return found
+            spans.append((left, left + len(piece.strip())))
+    return spans
 
 
 def unit_texts(text: str, units: Units) -> list[str]:
-    """The units themselves, each on one line; the whole text where it has none."""
-    found = [" ".join(text[start:end].split()) for start, end in unit_spans(text, units)]
-    return found or [" ".join(text.split())]
+    """Return the units, each on one line; a text without units is one unit."""
+    cut = [" ".join(text[start:end].split()) for start, end in unit_spans(text, units)]
+    return cut or [" ".join(text.split())]

@@ -1,4 +1,4 @@
-"""Token ids of a text."""
+"""Truncate token ids; count the bytes of tokens."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from textmill.errors import UserError
 
 
 def truncated(encoding: Any, max_length: int) -> list[int]:
-    """At most `max_length` ids, with the special tokens at the end kept.
+    """Return at most `max_length` ids; special tokens at the end are kept.
 
-    Done here and not by `Tokenizer.enable_truncation`, which changes a tokenizer that other
-    threads may be using.
+    `Tokenizer.enable_truncation` is not used: it changes a tokenizer that other threads may use.
     """
     ids: list[int] = encoding.ids
     if len(ids) <= max_length:
@@ -25,9 +24,9 @@ def truncated(encoding: Any, max_length: int) -> list[int]:
 
 
 def token_bytes(tokenizer: Any) -> list[int]:
-    """How many bytes of text each token stands for, by its id; special tokens stand for none.
+    """Return the bytes of text of each token id; special tokens have 0.
 
-    By this a loss per token becomes bits per byte, which can be compared over tokenizers.
+    They convert a loss per token to bits per byte, which is comparable between tokenizers.
     """
     import json
 
@@ -43,7 +42,7 @@ def token_bytes(tokenizer: Any) -> list[int]:
         if token_id in special:
             counts.append(0)
         elif kind == "ByteLevel" and set(token) <= alphabet:
-            counts.append(len(token))  # each sign of its alphabet stands for a byte
+            counts.append(len(token))  # each character of its alphabet stands for a byte
         else:
             counts.append(len(tokenizer.decode([token_id]).encode()))
     return counts
@@ -55,8 +54,8 @@ def special_id(tokenizer: Any, token: str, key: str) -> int:
     Raises:
         UserError: The tokenizer has no such token; the message names the configuration `key`.
     """
-    found: int | None = tokenizer.token_to_id(token)
-    if found is None:
+    token_id: int | None = tokenizer.token_to_id(token)
+    if token_id is None:
         fix = "Name the special token that ends a text in this vocabulary"
         raise UserError(f"the tokenizer has no token {token!r}", where=key, fix=fix)
-    return found
+    return token_id

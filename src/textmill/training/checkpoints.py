@@ -12,7 +12,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from textmill.files import read_json, sha256_file, write_json
+from textmill.files import read_json, read_optional, sha256_file, write_json
 from textmill.training import random_state
 from textmill.training.distributed import gather_all
 from textmill.training.history import History
@@ -22,6 +22,7 @@ log = logging.getLogger("textmill")
 _KEPT = 2
 _RANKS_AGREE_EVERY = 10
 _RUN_FILE = "run.json"
+_PARTS_FILE = "parts.json"
 
 
 class CheckpointFolder:
@@ -65,6 +66,20 @@ class CheckpointFolder:
     def note_run(self, run_id: str) -> None:
         """Remember the MLflow run, so that a resumed training goes on in it."""
         write_json(self.path / _RUN_FILE, {"run_id": run_id})
+
+    def note_parts(self, parts: dict[str, Any]) -> None:
+        """Keep what the fingerprint was made of, so that a training that differs can say in what."""
+        write_json(self.path / _PARTS_FILE, parts)
+
+    def parts(self) -> dict[str, Any]:
+        """Return what the fingerprint was made of; empty where it was not kept."""
+        return read_optional(self.path / _PARTS_FILE)
+
+    def other(self) -> CheckpointFolder | None:
+        """Return the latest unfinished training of another fingerprint; None when this one has a checkpoint."""
+        notes = [] if self._notes() else list(self.path.parent.glob("*/step-*.json"))
+        latest = max(notes, key=lambda note: note.stat().st_mtime, default=None)
+        return CheckpointFolder(latest.parent) if latest else None
 
     def remove(self) -> None:
         """Remove everything; the training's result is safe elsewhere."""

@@ -4,49 +4,70 @@ from __future__ import annotations
 
 import hashlib
 import json
-from importlib.metadata import version
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import textmill
+from textmill.config import differences
+from textmill.config.code import Code
+from textmill.config.layout import Layout, find_layout
 from textmill.config.sections.train import TrainConfig
 from textmill.data.prepared import Prepared
-from textmill.files import sha256_file
+from textmill.errors import UserError
+from textmill.files import folder_digests, sha256_file
 
-_ROOMS = ("models", "training", "tasks")
-_LIBRARIES = ("torch", "pytorch-lightning", "transformers")
+_DATA = {
+    "state": "what prepare learned (labels, vocabulary)",
+    "data": "the train or validation split",
+    "pretrained": "the pretrained weights",
+    "start": "the weights to start from",
+}
 
 
-def fingerprint(
+def fingerprint_parts(
     config: TrainConfig,
     prepared: Prepared,
     pretrained: Path | None,
     hardware: dict[str, Any],
     start: Path | None = None,
-) -> str:
-    """SHA-256 of configuration, data, weights to start from, code, library versions and hardware.
+) -> dict[str, Any]:
+    """Return what decides a training: configuration, data, weights to start from, code, pins and hardware.
 
     Args:
         config: The `train` section. How often checkpoints are written does not count.
         prepared: The data; its train and validation splits and the task's state count.
         pretrained: The folder of pretrained weights, or None.
-        hardware: Whatever makes a resumed training go on differently: precision, number of ranks.
+        hardware: Settings that make a resumed training go on differently: precision, number of ranks.
         start: The file of weights that another training left to go on from, or None.
     """
-    parts: dict[str, Any] = {
+    code = Code(_layout())
+    reached = code.stage("train", {"train": config.model_dump(mode="json")})
+    code.save([reached])
+    return {
         "config": config.model_dump(mode="json", exclude={"checkpoint_seconds"}),
-        "state": prepared.state,
+        "state": digest(prepared.state),
         "data": {name: prepared.digest(name) for name in ("train", "validation")},
-        "pretrained": _files(pretrained) if pretrained is not None else None,
-        "code": {room: _files(Path(textmill.__file__).parent / room, "*.py") for room in _ROOMS},
-        "libraries": {name: version(name) for name in _LIBRARIES},
+        "pretrained": folder_digests(pretrained) if pretrained is not None else None,
+        "code": reached.parts(),
         "hardware": hardware,
+        "start": sha256_file(start) if start is not None else None,
     }
-    if start is not None:
-        parts["start"] = sha256_file(start)
+
+
+def digest(parts: Any) -> str:
+    """SHA-256 of plain values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _files(folder: Path, pattern: str = "*") -> dict[str, str]:
-    paths = sorted(path for path in folder.rglob(pattern) if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
+def describe_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return in words what differs between the parts of two trainings."""
+    found = [each.text for each in differences.parameters(old["config"], new["config"], "train")]
+    found += [each.text for each in differences.code(old["code"], new["code"])]
+    found += [f"{name} changed" for key, name in _DATA.items() if old[key] != new[key]]
+    return found + [each.text for each in differences.parameters(old["hardware"], new["hardware"], "hardware")]
+
+
+def _layout() -> Layout | None:
+    with suppress(UserError):
+        return find_layout()
+    return None

@@ -32,7 +32,7 @@ from textmill.training.checkpoints import CheckpointFolder, CheckpointWriter
 from textmill.training.datamodule import PreparedDataModule
 from textmill.training.distributed import is_first_process
 from textmill.training.ema import ExponentialMovingAverage
-from textmill.training.fingerprint import fingerprint
+from textmill.training.fingerprint import describe_changes, digest, fingerprint_parts
 from textmill.training.history import History
 from textmill.training.layers import LayerCompiler, checkpoint_activations
 from textmill.training.loading import with_architecture
@@ -43,6 +43,7 @@ from textmill.training.progress import make_progress
 
 log = logging.getLogger("textmill")
 
+_REASONS = 5
 _WORKERS_ON_A_GPU = 2
 
 
@@ -114,8 +115,19 @@ class Training:
             )
         self.precision = choose_precision(config.precision, runtime.trainer.accelerator)
         hardware = {"precision": self.precision, "trainer": runtime.trainer.model_dump(), "gpus": _gpus()}
-        self.fingerprint = fingerprint(config, prepared, self._pretrained, hardware, start)
+        self._parts = fingerprint_parts(config, prepared, self._pretrained, hardware, start)
+        self.fingerprint = digest(self._parts)
         self.folder = CheckpointFolder(checkpoints.absolute() / self.fingerprint)
+
+    def refused_checkpoint(self) -> str | None:
+        """Return why training does not go on from the latest unfinished one; None when there is nothing to refuse."""
+        other = self.folder.other()
+        if other is None:
+            return None
+        changes = describe_changes(other.parts(), self._parts) if other.parts() else []
+        why = "; ".join(changes[:_REASONS]) or "an earlier version wrote it and kept no record of what it depends on"
+        more = f"; and {len(changes) - _REASONS} more" if len(changes) > _REASONS else ""
+        return f"does not go on from the unfinished training in {other.path}: {why}{more}"
 
     def run(self, metrics: MetricLog | None = None) -> Trained:
         """Train, from the last checkpoint if there is one.
@@ -130,6 +142,8 @@ class Training:
             SystemExit: With status 143 on SIGTERM.
         """
         config = self._config
+        if is_first_process():
+            self.folder.note_parts(self._parts)
         seed_everything(config.seed, workers=True, verbose=False)
         use_all_cores()
         keep_freed_memory()

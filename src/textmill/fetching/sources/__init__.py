@@ -1,1 +1,1 @@
-"""Where corpora come from: one file a kind of source."""
+"""Sources of corpora, one file for each kind."""

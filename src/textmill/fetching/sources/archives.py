@@ -1,4 +1,4 @@
-"""Members of tar and zip archives, read without unpacking: no path of an archive is ever followed."""
+"""Read members of tar and zip archives without unpacking, so that no member's path is ever followed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from textmill.errors import UserError
 
 
 class Archive(ABC):
-    """An open archive: the names of its regular files, and their bytes."""
+    """An open archive: names and bytes of its regular files."""
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -29,29 +29,26 @@ class Archive(ABC):
 
     @abstractmethod
     def open(self, name: str) -> IO[bytes]:
-        """The bytes of a file."""
+        """Open a file for reading."""
 
     def matching(self, patterns: Sequence[str]) -> list[str]:
-        """Files that a path or glob names, each pattern in turn.
+        """Return the names of the files that match the paths or globs, pattern by pattern.
 
         Raises:
-            UserError: A pattern names none.
+            UserError: No file matches a pattern.
         """
-        found: list[str] = []
+        names: list[str] = []
         for pattern in patterns:
             matches = [name for name in self.names if name == pattern or fnmatch.fnmatchcase(name, pattern)]
             if not matches:
                 near = [name for name in self.names if PurePosixPath(name).name == PurePosixPath(pattern).name]
-                raise UserError(
-                    f"holds no file {pattern!r}",
-                    where=self.label,
-                    fix=f"Did you mean {near[0]!r}?" if near else f"It holds {', '.join(self.names[:10])}",
-                )
-            found += [name for name in matches if name not in found]
-        return found
+                fix = f"Did you mean {near[0]!r}?" if near else f"It contains {', '.join(self.names[:10])}"
+                raise UserError(f"contains no file {pattern!r}", where=self.label, fix=fix)
+            names += [name for name in matches if name not in names]
+        return names
 
     def extract(self, names: Sequence[str], folder: Path) -> None:
-        """Write files into `folder` under the last part of their names.
+        """Write files into `folder` under the last part of their paths.
 
         Raises:
             UserError: Two files have the same last part.
@@ -60,9 +57,10 @@ class Archive(ABC):
         for name in names:
             target = folder / PurePosixPath(name).name
             if target.exists():
-                raise UserError(f"holds two files named {target.name!r}", where=self.label, fix="Name one of them only")
-            with self.open(name) as source, target.open("wb") as written:
-                shutil.copyfileobj(source, written, 1 << 20)
+                fix = "Name only one of them"
+                raise UserError(f"contains two files named {target.name!r}", where=self.label, fix=fix)
+            with self.open(name) as source, target.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
 
 
 class _Tar(Archive):
@@ -96,10 +94,10 @@ class _Zip(Archive):
 
 @contextmanager
 def open_archive(path: Path, inner: str | None = None) -> Iterator[Archive]:
-    """Open a `.tar.*`, `.tgz`, `.zip` or `.whl` file, or the archive `inner` that lies within it.
+    """Open a `.tar.*`, `.tgz`, `.zip` or `.whl` file, or the archive `inner` in it.
 
     Raises:
-        UserError: It is no archive, or damaged.
+        UserError: The file is not an archive, or damaged.
     """
     try:
         with _opened(path.open("rb"), path.name) as archive:
@@ -112,7 +110,7 @@ def open_archive(path: Path, inner: str | None = None) -> Iterator[Archive]:
             with _opened(content, f"{path.name}:{name}") as nested:
                 yield nested
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"is no archive that can be read ({error})", where=path.name) from error
+        raise UserError(f"is not a readable archive ({error})", where=path.name) from error
 
 
 @contextmanager

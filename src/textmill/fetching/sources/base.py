@@ -1,4 +1,4 @@
-"""What a source of raw text must do."""
+"""Base class of the sources of corpora."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Literal
 from textmill.config.plugins import Plugin
 
 Split = Literal["train", "validation", "test", "all"]
-"""`all` is cut into the other three by `prepare`."""
+"""`prepare` cuts `all` into the other three."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where fetched bytes come from: an origin that can be fetched again, version, licence, digest.
+    """Origin, version, licence and digest of fetched files.
 
     Attributes:
-        made: How rows were made of them, where they are not the origin's own; the model card tells it.
+        made: How rows were derived from the origin, if they were; the model card quotes it.
     """
 
     origin: str
@@ -29,16 +29,14 @@ class Provenance:
 
 
 class Source(Plugin):
-    """A place that corpora come from, chosen in `conf/data/`."""
+    """A source of a corpus, chosen in `conf/data/`."""
 
     @abstractmethod
     def fetch(self, destination: Path, root: Path) -> Provenance:
-        """Put the corpus's files into `destination/SPLIT/`: unchanged, or JSON Lines made from them.
+        """Write the corpus's files into the empty folder `destination/SPLIT/`: unchanged, or as JSON Lines.
 
-        Args:
-            destination: An empty folder.
-            root: The project's folder, to which relative paths refer.
+        Relative paths refer to `root`, the project's folder.
 
         Raises:
-            UserError: It is not there, cannot be reached, or has a wrong digest.
+            UserError: The source does not exist, cannot be reached, or has a wrong digest.
         """

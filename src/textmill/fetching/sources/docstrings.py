@@ -1,25 +1,25 @@
-"""Summaries and descriptions from the docstrings of Python packages: two texts of one meaning."""
+"""Make pairs of summary and description from the docstrings of Python packages."""
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from textmill.fetching.python_docstrings import read_docstrings
 from textmill.fetching.sources.archives import Archive
 from textmill.fetching.sources.base import Provenance
 from textmill.fetching.sources.packages import PackagesSource
 
 _NOT_OWN = {"test", "tests", "testing", "vendor", "_vendor", "vendored", "externals", "extern", "conftest.py"}
-"""Parts of a path that hold other people's code, or none that is documented for readers."""
+"""Folders and files with third-party or undocumented code."""
 
 _SUMMARY_WORDS = range(4, 41)
 _BODY_WORDS = range(12, 401)
 _LETTERS = 0.75
-"""Least share of letters and spaces: less is a formula or a table."""
+"""Minimum share of letters and spaces; less is a formula or a table."""
 
 _PROSE_SECTIONS = {"notes", "description", "extended summary"}
 _UNDERLINE = re.compile(r"[-=~^]{3,}\s*$")
@@ -40,16 +40,16 @@ _MARKUP = (
     (re.compile(r"`+([^`]*)`+_*"), r"\1"),
     (re.compile(r"\*\*([^*]+)\*\*"), r"\1"),
     (re.compile(r"(?<!\w)\*([^*\s][^*]*)\*(?!\w)"), r"\1"),
-    (re.compile(r"[^.!?]*:\s*$"), ""),  # announces what is left out
+    (re.compile(r"[^.!?]*:\s*$"), ""),  # introduces a block that is removed
 )
 
 
 class DocstringsSource(PackagesSource):
-    """A row for each docstring that says something beyond its first sentence.
+    """Make one row for each docstring with prose after its first sentence.
 
     Columns: `package`; `name`, qualified; `summary`, the first sentence; `body`, the prose after it,
-    without sections of parameters, code, tables and lists, and without markup. A summary or a body
-    that stood in an earlier row gives no row, so that every summary has one body that is its own.
+    without parameter sections, code, tables, lists and markup. A row whose summary or body is in an
+    earlier row is skipped, so that every summary has exactly one body.
     """
 
     def fetch(self, destination: Path, root: Path) -> Provenance:
@@ -58,23 +58,17 @@ class DocstringsSource(PackagesSource):
         return super().fetch(destination, root)
 
     def rows(self, archive: Archive, package: str) -> Iterator[dict[str, Any]]:
-        """The documented modules, classes and functions of a package's Python files, in the order of their names."""
-        for path in sorted(archive.names):
-            parts = PurePosixPath(path).parts
-            if not path.endswith(".py") or _NOT_OWN.intersection(parts) or parts[-1].startswith("test_"):
+        """Yield the documented modules, classes and functions in the order of their files."""
+        for name, docstring, _ in read_docstrings(archive, _NOT_OWN):
+            pair = summary_and_body(docstring)
+            if pair is None or not self._seen.isdisjoint(key := {text.casefold() for text in pair}):
                 continue
-            with archive.open(path) as file:
-                source = file.read()
-            for name, docstring in _docstrings(source, _module(parts)):
-                pair = summary_and_body(docstring)
-                if pair is None or not self._seen.isdisjoint(key := {text.casefold() for text in pair}):
-                    continue
-                self._seen |= key
-                yield {"package": package, "name": name, "summary": pair[0], "body": pair[1]}
+            self._seen |= key
+            yield {"package": package, "name": name, "summary": pair[0], "body": pair[1]}
 
 
 def summary_and_body(docstring: str) -> tuple[str, str] | None:
-    """The first sentence of a docstring and the prose after it, or None where either is missing or is no prose."""
+    """Return the first sentence of a docstring and the prose after it; None if either is missing or not prose."""
     paragraphs = list(_prose(inspect.cleandoc(docstring)))
     if not paragraphs:
         return None
@@ -86,29 +80,8 @@ def summary_and_body(docstring: str) -> tuple[str, str] | None:
     return (summary, body) if good else None
 
 
-def _docstrings(source: bytes, module: str) -> Iterator[tuple[str, str]]:
-    """Qualified names and docstrings of a file, outermost first; none of one that is no Python of today."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):
-        return
-    waiting: list[tuple[str, Any]] = [(module, tree)]
-    while waiting:
-        name, node = waiting.pop()
-        if docstring := ast.get_docstring(node, clean=False):
-            yield name, docstring
-        inner = [
-            child for child in node.body if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        ]
-        waiting += [(f"{name}.{child.name}", child) for child in reversed(inner)]
-
-
-def _module(parts: tuple[str, ...]) -> str:
-    return ".".join(parts).removesuffix(".py").removesuffix(".__init__")
-
-
 def _prose(text: str) -> Iterator[str]:
-    """The paragraphs that are prose, each on one line."""
+    """Yield the paragraphs of prose, each on one line."""
     wanted = True
     for paragraph in re.split(r"\n\s*\n", text):
         lines = paragraph.splitlines()
@@ -123,7 +96,7 @@ def _prose(text: str) -> Iterator[str]:
 
 
 def _before_sections(lines: list[str]) -> list[str]:
-    """The lines up to where a section of parameters, a list of fields, code or a list begins."""
+    """Return the lines before the first section, field list, code or list."""
     for position, line in enumerate(lines):
         underlined = position + 1 < len(lines) and _UNDERLINE.match(lines[position + 1])
         begins = _SECTION.match(line) or _FIELD.match(line) or underlined

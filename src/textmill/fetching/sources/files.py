@@ -1,21 +1,19 @@
-"""A corpus of the user's own files, local or at any address that fsspec knows."""
+"""Copy the user's own files, local or at any address that fsspec supports."""
 
 from __future__ import annotations
 
 import glob
 import shutil
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from textmill.config.layout import Layout
 from textmill.config.section import Section
 from textmill.config.types import Sha256
 from textmill.errors import UserError
 from textmill.fetching.sources.base import Provenance, Source, Split
-from textmill.files import sha256_file
+from textmill.fetching.sources.local import check_digest, places
 
 
 def _as_list(value: object) -> object:
@@ -26,14 +24,13 @@ Addresses = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
 
 
 class FilesSourceConfig(Section):
-    """Which files.
+    """Options: addresses, digests and licence.
 
     Attributes:
         files: Split -> a path, glob or fsspec address (`s3://bucket/part-*.parquet`), or a list
             of them. Paths are relative to the project's folder.
-        sha256: File name -> its digest, for files that must not change unseen.
-        licence: Of the corpus.
-        storage_options: Passed to fsspec.
+        sha256: File name -> its digest, for files that must not change unnoticed.
+        storage_options: Options for fsspec.
     """
 
     files: Annotated[dict[Split, Addresses], Field(min_length=1)]
@@ -43,7 +40,7 @@ class FilesSourceConfig(Section):
 
 
 class FilesSource(Source):
-    """Copies local or remote files."""
+    """Copy local or remote files."""
 
     Config: ClassVar[type[Section]] = FilesSourceConfig
     config: FilesSourceConfig
@@ -67,49 +64,39 @@ class FilesSource(Source):
 
         try:
             filesystem, path = fsspec.core.url_to_fs(address, **self.config.storage_options)
-            found = sorted(filesystem.glob(path)) if glob.has_magic(path) else [path]
-            for remote in found:
+            paths = sorted(filesystem.glob(path)) if glob.has_magic(path) else [path]
+            for remote in paths:
                 filesystem.get_file(remote, str(_target(folder, remote)))
         except UserError:
             raise
         except Exception as error:  # every fsspec backend raises exceptions of its own libraries
             raise UserError(f"cannot be fetched ({type(error).__name__}: {error})", where=address) from error
-        if not found:
+        if not paths:
             raise UserError("no file matches", where=address)
 
     def _check_digests(self, destination: Path) -> None:
         by_name = {path.name: path for path in destination.rglob("*") if path.is_file()}
         for name, expected in self.config.sha256.items():
             if name not in by_name:
-                raise UserError(f"no file {name!r} among {_listed(by_name)}", where="fetch.source.sha256")
-            if (actual := sha256_file(by_name[name])) != expected:
-                fix = "Restore the file, or change the digest if the change is meant"
-                raise UserError(f"wrong digest {actual}, {expected} is required", where=name, fix=fix)
+                raise UserError(f"no file {name!r} among {', '.join(sorted(by_name))}", where="fetch.source.sha256")
+            check_digest(by_name[name], expected, name)
 
 
 def _copy_local(pattern: str, folder: Path, root: Path) -> None:
-    # The copy in which `dvc exp run --temp` works lacks what git ignores; its home has it.
-    for place in (root, Layout(root).home):
+    for place in places(root):
         files = [path for name in _matches(pattern, place) if (path := place / name).is_file()]
         if files:
             break
     else:
-        raise _missing(pattern)
+        message = "no file matches" if glob.has_magic(pattern) else "no such file"
+        raise UserError(message, where=pattern, fix="Check the path; it is relative to the project's folder")
     for path in files:
         shutil.copyfile(path, _target(folder, path.as_posix()))
 
 
 def _matches(pattern: str, root: Path) -> list[str]:
-    # Path.glob takes no absolute pattern
+    # Path.glob does not accept absolute patterns
     return sorted(glob.glob(pattern, root_dir=root, recursive=True))  # noqa: PTH207
-
-
-def _missing(pattern: str) -> UserError:
-    if glob.has_magic(pattern):
-        return UserError(
-            "no file matches", where=pattern, fix="Check the pattern; it is relative to the project's folder"
-        )
-    return UserError("no such file", where=pattern, fix="Check the path; it is relative to the project's folder")
 
 
 def _target(folder: Path, path: str) -> Path:
@@ -117,7 +104,3 @@ def _target(folder: Path, path: str) -> Path:
     if target.exists():
         raise UserError(f"two files are named {target.name!r} in the split {folder.name!r}", fix="Rename one of them")
     return target
-
-
-def _listed(names: Sequence[str] | dict[str, Path]) -> str:
-    return ", ".join(sorted(names))

@@ -1,4 +1,4 @@
-"""A corpus from the Hugging Face hub, at a pinned revision."""
+"""Fetch a corpus from the Hugging Face hub, at a pinned revision."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from textmill.config.section import Section
-from textmill.errors import UserError
+from textmill.errors import UserError, first_line
 from textmill.fetching.sources.base import Provenance, Source, Split
 
 
 class HubSourceConfig(Section):
-    """Which dataset.
+    """Options: dataset, revision and splits.
 
     Attributes:
         name: `owner/dataset`, or a local folder in the hub's layout.
-        revision: Git commit (or tag); pinned, because a branch moves.
-        subset: The dataset's configuration, where it has several.
-        splits: Split here -> split's name in the dataset.
-        licence: Of the corpus.
+        revision: Git commit or tag; required, because a branch changes.
+        subset: The dataset's configuration, if it has several.
+        splits: Split here -> name of the split in the dataset.
     """
 
     name: str
@@ -31,7 +30,7 @@ class HubSourceConfig(Section):
 
 
 class HubSource(Source):
-    """Downloads a hub dataset and writes one Parquet file a split."""
+    """Download a dataset of the hub and write one Parquet file for each split."""
 
     Config: ClassVar[type[Section]] = HubSourceConfig
     config: HubSourceConfig
@@ -48,11 +47,7 @@ class HubSource(Source):
                 rows = datasets.load_dataset(path, config.subset, split=name, revision=config.revision)
             except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
                 fix = "Check its name, revision, split and the network"
-                raise UserError(f"cannot be fetched ({_first_line(error)})", where=config.name, fix=fix) from error
+                raise UserError(f"cannot be fetched ({first_line(error)})", where=config.name, fix=fix) from error
             (destination / split).mkdir()
             rows.to_parquet(destination / split / f"{Path(config.name).name}.parquet")
         return Provenance(f"hub:{config.name}", config.revision, config.licence, None)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

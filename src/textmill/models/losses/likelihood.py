@@ -1,11 +1,10 @@
-"""Cross-entropy over a large vocabulary without ever holding all logits.
+"""Cross-entropy over a large vocabulary without storing all logits.
 
-The logits of B x T tokens over V entries are by far the largest tensor of a language model's
-training: 8 x 1024 tokens over 50,257 entries take 1.6 GB in float32, three times over with softmax
-and gradient. Here a chunk of tokens at a time goes through logits, loss and gradient, and only the
-gradients with regard to hidden states and output weights are kept (the idea of Liger Kernel, Hsu et
-al. 2024, and of "Cut Your Losses", Wijmans et al. 2024). The peak depends neither on the length of the
-sequence nor on the product of tokens and vocabulary.
+The logits of B x T tokens over V entries are by far the largest tensor in the training of a language
+model: 8 x 1024 tokens over 50,257 entries take 1.6 GB in float32, three times that with softmax and
+gradient. Here logits, loss and gradient are computed for one chunk of tokens at a time; only the
+gradients of hidden states and output weights are stored (as in Liger Kernel, Hsu et al. 2024, and
+"Cut Your Losses", Wijmans et al. 2024). The peak memory of the logits is constant.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ import torch
 from torch import Tensor
 
 IGNORED = -100
-"""Label of a position that has no target: padding, say."""
+"""Label of a position without a target, such as padding."""
 LOGITS_AT_ONCE = 1 << 22
-"""Logits held at a time: 16 MB in float32."""
+"""Logits stored at a time: 16 MB in float32."""
 LOGITS_AT_ONCE_ON_A_GPU = 1 << 27
-"""Half a gigabyte, for products that are large enough for a GPU."""
+"""Half a gigabyte, for products large enough for a GPU."""
 
 
 def mean_cross_entropy(
@@ -31,22 +30,21 @@ def mean_cross_entropy(
     label_smoothing: float = 0.0,
     logits_at_once: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Mean negative log-likelihood of the labels, and that of every token.
+    """Return the mean negative log-likelihood of the labels, and that of every token.
 
-    Equals `cross_entropy(states @ weight.T, labels, ignore_index=-100)` with its gradients, smoothed
-    labels included.
+    Equals `cross_entropy(states @ weight.T, labels, ignore_index=-100)` and its gradients, label
+    smoothing included.
 
     Args:
         states: Hidden states after the last norm, shape (..., D).
         weight: Output embedding, shape (V, D).
-        labels: Token ids of the targets, of the shape of `states` without D; `IGNORED` has none.
+        labels: Token ids of the targets, shape (...); `IGNORED` for none.
         label_smoothing: Share of each target spread evenly over all entries (Szegedy et al. 2016).
-        logits_at_once: Logits that are held at a time, about; None: as many as suit the device.
+        logits_at_once: Approximate logits stored at a time; None: a number that suits the device.
 
     Returns:
-        The mean over the targets, a scalar in float32 with a gradient; and the negative
-        log-likelihood of each token in nats, of the shape of `labels`, 0 where ignored, without a
-        gradient and without smoothing.
+        The mean over the targets, a float32 scalar with gradient; and the unsmoothed negative
+        log-likelihood of each token in nats, shape (...), 0 where ignored, without gradient.
     """
     if logits_at_once is None:
         logits_at_once = LOGITS_AT_ONCE if states.device.type == "cpu" else LOGITS_AT_ONCE_ON_A_GPU
@@ -57,13 +55,13 @@ def mean_cross_entropy(
 
 
 class _MeanCrossEntropy(torch.autograd.Function):
-    """Computes the gradients beside the loss, while a chunk's logits are there."""
+    """Compute the gradients together with the loss, while a chunk's logits are in memory."""
 
     @staticmethod
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, labels: Tensor, smoothing: float, logits_at_once: int
     ) -> tuple[Tensor, Tensor]:
-        # Gradients are off within `forward`; what the caller's tensors need is told by themselves.
+        # Gradients are off in `forward`; `needs_input_grad` says which ones the caller needs
         needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         targets = labels != IGNORED
         share = 1 / targets.sum().clamp(min=1)
@@ -82,7 +80,7 @@ class _MeanCrossEntropy(torch.autograd.Function):
                 spread += ((normaliser - logits.mean(dim=1, keepdim=True)).squeeze(1) * targets[chunk]).sum()
             if state_gradient is None or weight_gradient is None:
                 continue
-            # d loss / d logits = (softmax - target) / targets, in place of the logits
+            # d loss / d logits = (softmax - target) / targets, computed in place
             gradient = logits.sub_(normaliser).exp_()
             gradient.scatter_add_(1, label, torch.full_like(label, smoothing - 1, dtype=gradient.dtype))
             if smoothing:

@@ -1,4 +1,4 @@
-"""Losses over the vectors of text pairs, (B, D) and of length 1 each; all are computed in float32."""
+"""Losses over unit vectors (B, D) of text pairs, computed in float32."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 
 def in_batch_contrast(first: Tensor, second: Tensor, scale: float, *, symmetric: bool) -> Tensor:
-    """Each text's own partner against those of all other rows of the batch (InfoNCE; van den Oord et al. 2018).
+    """Contrast each text's partner with those of all other rows of the batch (InfoNCE; van den Oord et al. 2018).
 
-    Known to sentence-transformers as multiple negatives ranking (Henderson et al. 2017).
-
-    Args:
-        first: Vectors of the texts that look for a partner.
-        second: Those of their partners, in the same order.
-        scale: The cosines are multiplied by this: the inverse of the temperature.
-        symmetric: Whether partners look for their texts too; the mean of both losses.
+    sentence-transformers calls it multiple negatives ranking (Henderson et al. 2017). The cosines
+    are multiplied by `scale`, the inverse temperature. With `symmetric`, partners are also queries,
+    and the result is the mean of both losses.
     """
     scores = scale * first.float() @ second.float().T
     own = torch.arange(len(scores), device=scores.device)
@@ -25,14 +21,9 @@ def in_batch_contrast(first: Tensor, second: Tensor, scale: float, *, symmetric:
 
 
 def cosent(cosines: Tensor, scores: Tensor, scale: float) -> Tensor:
-    """CoSENT (Su 2022): pairs of a higher score shall have the higher cosine, whatever its size.
+    """CoSENT (Su 2022): pairs with a higher score should have a higher cosine; both (B,).
 
     log(1 + sum of exp(scale * (cos_j - cos_i)) over all i, j with score_i > score_j)
-
-    Args:
-        cosines: Of each pair, shape (B,).
-        scores: Of each pair, shape (B,).
-        scale: The cosines are multiplied by this.
     """
     differences = scale * (cosines.float()[None, :] - cosines.float()[:, None])
     wrong_way = differences[scores[:, None] > scores[None, :]]
@@ -40,5 +31,5 @@ def cosent(cosines: Tensor, scores: Tensor, scale: float) -> Tensor:
 
 
 def cosine_regression(cosines: Tensor, scores: Tensor) -> Tensor:
-    """Mean squared difference of cosine and score, both (B,); scores lie between 0 and 1."""
+    """Return the mean squared difference of cosine and score, both (B,); scores are between 0 and 1."""
     return mse_loss(cosines.float(), scores.float())

@@ -1,4 +1,4 @@
-"""What a loss may add so that a network overfits less."""
+"""Regularising loss terms."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from torch import Tensor
 
 
 def symmetric_divergence(first: Tensor, second: Tensor) -> Tensor:
-    """The mean of KL(p, q) and KL(q, p) of two sets of logits (B, labels), averaged over the rows."""
+    """Return the mean of KL(p, q) and KL(q, p) of two sets of logits (B, labels), averaged over the rows."""
     p, q = first.log_softmax(dim=-1), second.log_softmax(dim=-1)
     return ((p.exp() - q.exp()) * (p - q)).sum(dim=-1).mean() / 2

@@ -1,1 +1,1 @@
-"""Routers: which experts a token passes, one small file each."""
+"""Routers, which choose the experts of each token; one small file each."""

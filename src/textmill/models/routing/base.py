@@ -1,4 +1,4 @@
-"""What every router answers: which tokens go to which experts, and with what weight."""
+"""Base classes of the routers, which choose the experts of each token and their weights."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ ExpertsPerToken = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class Routing:
-    """A router's answer for one batch.
+    """Result of a router for one batch.
 
     Attributes:
-        assignment: Which token goes where.
-        probabilities: What the router thought of each expert, (N, E), to be watched; None where
-            it does not think.
+        assignment: The chosen pairs of token and expert.
+        probabilities: Probability of each expert, (N, E), for monitoring; None if the router has none.
         losses: Terms of the training loss, by name, multiplied by their coefficients.
     """
 
@@ -40,12 +39,10 @@ class Routing:
 
 @dataclass(frozen=True)
 class TokenRule:
-    """How a token alone decides in evaluation: the rule by which other libraries can run the model.
+    """Rule for single tokens in evaluation, with which other libraries can run the model.
 
-    Attributes:
-        k: Experts of a token, those with the largest scores.
-        score: `softmax` or `sigmoid` of the logits.
-        normalised: Whether the k scores are divided by their sum.
+    The k highest scores (`softmax` or `sigmoid` of the logits) are the weights, with `normalised`
+    divided by their sum.
     """
 
     k: int
@@ -54,19 +51,13 @@ class TokenRule:
 
 
 class Router(nn.Module, Plugin):
-    """Chooses experts for tokens; a plugin chosen in `conf/router/`.
-
-    Args:
-        config: Its options.
-        width: Of the hidden states, D.
-        n_experts: E.
-        layer: Counted from 0.
+    """Choose among `n_experts` for states of `width`; a plugin chosen in `conf/router/`.
 
     Attributes:
-        looks_ahead: In training, where a token goes depends on later tokens too, which leaks a
-            little of the future into the training loss. In evaluation such a router decides for
-            each token alone, so that figures are honest and text can be generated, unless
-            `causal_in_evaluation` says that it cannot.
+        looks_ahead: Whether in training a token's experts also depend on later tokens, which leaks a
+            little of the future into the training loss. In evaluation such a router decides for each
+            token alone, so that metrics are valid and text can be generated, unless
+            `causal_in_evaluation` is False.
         causal_in_evaluation: Whether in evaluation a token's experts and output depend on no other token.
     """
 
@@ -80,41 +71,36 @@ class Router(nn.Module, Plugin):
 
     @property
     def experts_per_token(self) -> float:
-        """Experts that a token passes, on average."""
-        return 1.0
+        """Mean number of experts of a token: the option `k`, or 1 without one."""
+        return float(getattr(self.config, "k", 1))
 
     @property
     def token_rule(self) -> TokenRule | None:
-        """The rule of evaluation, or None where it is no function of the router's logits alone."""
+        """Rule of evaluation; None if it is not a function of the router's logits alone."""
         return None
 
     @abstractmethod
     def forward(self, states: Tensor, token_ids: Tensor, capacity_factor: float | None) -> Routing:
         """Route states (B, T, D) of tokens with ids (B, T).
 
-        `capacity_factor` limits what an expert takes, see `ExpertsConfig`; None drops nothing.
+        `capacity_factor` limits the load of an expert, see `ExpertsConfig`; None drops no tokens.
         """
 
     def capacity(self, n_tokens: int, factor: float | None) -> int | None:
-        """Most tokens that an expert takes of `n_tokens`."""
+        """Return the maximum tokens of an expert for `n_tokens`."""
         if factor is None:
             return None
         return max(1, math.ceil(factor * self.experts_per_token * n_tokens / self.n_experts))
 
     def update(self, load: Tensor) -> None:
-        """Adapt to the load (E,) of a training step; called once after it."""
+        """Adapt to the load (E,) of a training step; called once after the step."""
 
 
 class GatedRouter(Router):
-    """A router with a linear gate that scores the experts for each token."""
+    """A router with a linear gate that scores the experts of each token."""
 
     class Config(Section):
-        """Options.
-
-        Attributes:
-            balance: Coefficient of the load-balancing loss.
-            z: Coefficient of the router z-loss.
-        """
+        """Coefficients of the load-balancing loss, `balance`, and of the router z-loss, `z`."""
 
         balance: Coefficient = 0.01
         z: Coefficient = 0.001
@@ -124,7 +110,7 @@ class GatedRouter(Router):
         self.gate = nn.Linear(width, n_experts, bias=False)
 
     def logits(self, states: Tensor) -> Tensor:
-        """Scores (N, E) of states (B, T, D), in float32 whatever the precision (Fedus et al. 2021)."""
+        """Return the scores (N, E) of states (B, T, D), always in float32 (Fedus et al. 2021)."""
         with torch.autocast(states.device.type, enabled=False):
             return F.linear(states.flatten(0, 1).float(), self.gate.weight.float())
 
@@ -136,13 +122,13 @@ class GatedRouter(Router):
         probabilities: Tensor,
         capacity_factor: float | None,
     ) -> Routing:
-        """The answer when each token has chosen its experts (N, k) with weights (N, k)."""
+        """Return the routing of tokens that have chosen their experts (N, k) with weights (N, k)."""
         capacity = self.capacity(len(logits), capacity_factor)
         assignment = sort_and_group(experts, weights, self.n_experts, capacity)
         return Routing(assignment, probabilities, self.losses(logits, probabilities, assignment.load))
 
     def losses(self, logits: Tensor, probabilities: Tensor, load: Tensor) -> dict[str, Tensor]:
-        """Those loss terms whose coefficients are not zero."""
+        """Return the loss terms whose coefficients are not zero."""
         terms: dict[str, Tensor] = {}
         if not self.training:
             return terms
@@ -154,11 +140,11 @@ class GatedRouter(Router):
 
 
 def build_router(spec: Mapping[str, Any], width: int, n_experts: int, layer: int) -> Router:
-    """The router that a plugin's options name.
+    """Build the router of a plugin's options.
 
     Raises:
-        UserError: There is no such class.
-        pydantic.ValidationError: An option is wrong.
+        UserError: The class does not exist.
+        pydantic.ValidationError: An option is invalid.
     """
     options = dict(spec)
     router = Router.find(str(options.pop(TARGET, "")))

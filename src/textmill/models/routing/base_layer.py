@@ -1,4 +1,4 @@
-"""Every expert gets the same number of tokens, assigned nearly as well as can be."""
+"""BASE layers: every expert gets the same number of tokens, by a nearly optimal assignment."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from textmill.models.routing.sinkhorn import sinkhorn
 
 _ITERATIONS = 20
 _TEMPERATURE = 0.1
-"""Of the scores' standard deviation."""
+"""Temperature of the transport plan, relative to the scores' standard deviation."""
 
 
 class Base(GatedRouter):
-    """Balanced assignment of experts: maximise the sum of scores (Lewis et al. 2021, "BASE layers").
+    """Balanced assignment of experts that maximises the sum of scores (Lewis et al. 2021, "BASE layers").
 
-    In training the batch is assigned as a whole, so that a token's expert depends on later tokens. In
-    evaluation each token takes its best expert, as in the paper. The weight is the sigmoid of the score.
+    In training, the batch is assigned as a whole, so that a token's expert depends on later tokens. In
+    evaluation, each token takes its best expert, as in the paper. The weight is the sigmoid of the score.
     """
 
     looks_ahead = True
 
     class Config(GatedRouter.Config):
-        """Options: those of every gate, here without loss terms."""
+        """Options of `GatedRouter`, here without loss terms by default."""
 
         balance: Coefficient = 0.0
         z: Coefficient = 0.0
@@ -40,16 +40,16 @@ class Base(GatedRouter):
 
 
 def balanced_assignment(scores: Tensor) -> Tensor:
-    """The expert of each token, (N,), at most ⌈N / E⌉ tokens each, with nearly the largest sum of scores (N, E).
+    """Return the expert of each token, (N,), at most ⌈N / E⌉ tokens each, with nearly the largest sum of scores (N, E).
 
-    Where the paper auctions tokens for the prices of experts, here the prices are those of optimal
-    transport at a low temperature, which all but balance. Then the fullest expert gives up those tokens that
-    lose least elsewhere, until none is too full. For 768 random scores of 8 experts the sum is within a
-    thousandth of the best one's lead over chance.
+    The paper finds the prices of experts by an auction. Here they are those of optimal transport at
+    a low temperature, which nearly balances. Then the fullest expert gives up the tokens that lose
+    least elsewhere, until no expert is too full. For 768 random scores of 8 experts, the advantage
+    over chance is within a thousandth of the optimum.
     """
     n_tokens, n_experts = scores.shape
     places = -(-n_tokens // n_experts)
-    # Differences of the plan within a row are those of scores less prices.
+    # Differences of the plan within a row are those of scores minus prices
     plan = sinkhorn(scores / (_TEMPERATURE * scores.std()).clamp(min=1e-12), _ITERATIONS)
     experts = plan.argmax(dim=1)
     closed = plan.new_zeros(n_experts)

@@ -1,4 +1,4 @@
-"""Experts choose their tokens instead of tokens their experts."""
+"""Expert choice: experts choose tokens."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from textmill.models.routing.base import Coefficient, GatedRouter, Routing
 
 
 class ExpertChoice(GatedRouter):
-    """Each expert takes the tokens that score highest for it, as many as any other (Zhou et al. 2022).
+    """Each expert takes the same number of tokens, those with its highest scores (Zhou et al. 2022).
 
-    Perfect balance, no loss for it, and some tokens get more experts than others. But whether a
-    token is among the best depends on the tokens after it. So in evaluation an expert takes every
-    token that scores above a threshold, the running mean of the lowest score it took in training:
-    a decision for each token alone, at the price of a load that is balanced only on average.
+    The load is balanced without a loss, and tokens differ in their number of experts. But whether a
+    token is chosen depends on later tokens. So in evaluation an expert takes every token that scores
+    above a threshold, the running mean of the lowest score it took in training. This decides for
+    each token alone, with a load that is balanced only on average.
     """
 
     looks_ahead = True
@@ -27,8 +27,8 @@ class ExpertChoice(GatedRouter):
         """Options.
 
         Attributes:
-            experts_per_token: On average.
-            momentum: Of the running mean of the threshold.
+            experts_per_token: Mean number of experts of a token.
+            momentum: Momentum of the threshold's running mean.
         """
 
         experts_per_token: Annotated[float, Field(gt=0)] = 2.0
@@ -45,11 +45,11 @@ class ExpertChoice(GatedRouter):
 
     @property
     def experts_per_token(self) -> float:
-        """On average."""
+        """Mean number of experts of a token."""
         return self.config.experts_per_token
 
     def forward(self, states: Tensor, token_ids: Tensor, capacity_factor: float | None) -> Routing:  # noqa: ARG002
-        """Route; see `Router.forward`. A capacity is inherent: each expert's even share."""
+        """Route; see `Router.forward`. The capacity is always each expert's even share."""
         logits = self.logits(states)
         probabilities = logits.softmax(dim=-1)
         if not self.training:
@@ -64,5 +64,5 @@ class ExpertChoice(GatedRouter):
 
     @torch.no_grad()
     def update(self, load: Tensor) -> None:  # noqa: ARG002
-        """Move the threshold; not while routing, which happens twice where activations are computed again."""
+        """Update the threshold; not in `forward`, which runs twice with activation checkpointing."""
         self.threshold.lerp_(self._lowest, 1 - self.config.momentum)

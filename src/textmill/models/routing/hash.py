@@ -1,4 +1,4 @@
-"""The expert is a fixed function of the token itself."""
+"""Hash routing: the expert is a fixed function of the token id."""
 
 from __future__ import annotations
 
@@ -10,25 +10,21 @@ from textmill.models.routing.assignment import sort_and_group
 from textmill.models.routing.base import ExpertsPerToken, Router, Routing
 
 # Multiplicative hashing (Knuth, The Art of Computer Programming, vol. 3, 6.4): an odd number near
-# 2^32 divided by the golden ratio; the middle bits of the product are well mixed.
+# 2^32 divided by the golden ratio. The middle bits of the product are well mixed.
 _MULTIPLIER = 2_654_435_769
 _SHIFT = 15
 _BITS = 0xFFFF
 
 
 class Hash(Router):
-    """Random hashing of token ids, another function in every layer (Roller et al. 2021, "Hash layers").
+    """Random hashing of token ids, with another function in every layer (Roller et al. 2021, "Hash layers").
 
-    Nothing is learned and nothing can collapse; but frequent tokens load their experts heavily, and context
-    does not count.
+    Nothing is learned, so nothing can collapse. But frequent tokens overload their experts, and
+    context is ignored.
     """
 
     class Config(Section):
-        """Options.
-
-        Attributes:
-            k: Experts of a token, neighbours on the circle of experts, each with weight 1/k.
-        """
+        """Option `k`: number of experts of a token, consecutive modulo E, each with weight 1/k."""
 
         k: ExpertsPerToken = 1
 
@@ -36,14 +32,9 @@ class Hash(Router):
 
     def __init__(self, config: Config, width: int, n_experts: int, layer: int) -> None:
         super().__init__(config, width, n_experts, layer)
-        # A tensor, since torch.compile would make a kernel for every number.
+        # A tensor, since torch.compile would compile a kernel for every number
         self.register_buffer("multiplier", torch.tensor(_MULTIPLIER + 2 * layer * 7919), persistent=False)
         self.multiplier: Tensor
-
-    @property
-    def experts_per_token(self) -> float:
-        """K."""
-        return float(self.config.k)
 
     def forward(self, states: Tensor, token_ids: Tensor, capacity_factor: float | None) -> Routing:
         """Route; see `Router.forward`."""

@@ -1,4 +1,4 @@
-"""The control: any expert, by lot."""
+"""Random routing, the control."""
 
 from __future__ import annotations
 
@@ -11,27 +11,18 @@ from textmill.models.routing.base import ExpertsPerToken, Router, Routing
 
 
 class Random(Router):
-    """k different experts by lot, each with weight 1/k, in evaluation too.
+    """k distinct random experts, each with weight 1/k, in evaluation too.
 
-    What a router learns must beat this. Since the lot falls anew each time, two readings of one
-    text differ unless the random state is set.
+    A learned router must beat this one. Repeated evaluations of a text differ unless the random
+    state is set.
     """
 
     class Config(Section):
-        """Options.
-
-        Attributes:
-            k: Experts of a token.
-        """
+        """Option `k`: number of experts of a token."""
 
         k: ExpertsPerToken = 2
 
     config: Config
-
-    @property
-    def experts_per_token(self) -> float:
-        """K."""
-        return float(self.config.k)
 
     def forward(self, states: Tensor, token_ids: Tensor, capacity_factor: float | None) -> Routing:
         """Route; see `Router.forward`."""

@@ -1,4 +1,4 @@
-"""What one layer's router did with a batch, kept for the losses and for those who watch."""
+"""Record of one layer's routing, for the losses and for monitoring."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class RoutingRecord:
     """One layer's routing of one batch.
 
     Attributes:
-        load: Tokens that were meant for each expert, those dropped among them, (E,).
-        counts: Those of them that each expert took, (E,).
-        probabilities: The router's for each token, (N, E), without gradient; None where it has none.
-        losses: Terms to be added to the training loss, by name, multiplied by their coefficients.
+        load: Tokens assigned to each expert before any are dropped, (E,).
+        counts: Tokens that each expert took, (E,).
+        probabilities: Probabilities of the router, (N, E), without gradient; None if it has none.
+        losses: Terms of the training loss, by name, multiplied by their coefficients.
     """
 
     load: Tensor
@@ -30,18 +30,18 @@ class RoutingRecord:
 
     @classmethod
     def of(cls, routing: Routing) -> RoutingRecord:
-        """The record of a router's answer."""
+        """Return the record of a router's result."""
         probabilities = None if routing.probabilities is None else routing.probabilities.detach()
         assignment = routing.assignment
         return cls(assignment.load, assignment.counts, probabilities, routing.losses)
 
     @property
     def dropped(self) -> Tensor:
-        """Share of the tokens that a full expert turned away, a scalar."""
+        """Share of the tokens dropped by full experts, a scalar."""
         return 1 - self.counts.sum() / self.load.sum().clamp(min=1)
 
-    def figures(self) -> dict[str, float]:
-        """How balanced and how sure the router was; computed when asked for, it waits for the device.
+    def metrics(self) -> dict[str, float]:
+        """Compute the balance and confidence of the router; this waits for the device.
 
         Returns:
             `load_entropy` (1 in perfect balance, 0 if one expert takes all), `load_max_over_mean`,
@@ -50,11 +50,11 @@ class RoutingRecord:
         load = self.load.double()
         shares = load / load.sum().clamp(min=1)
         entropy = torch.special.entr(shares).sum() / torch.tensor(float(len(load))).log()
-        figures = {
+        metrics = {
             "load_entropy": float(entropy),
             "load_max_over_mean": float(shares.max() * len(load)),
             "dropped_share": float(self.dropped),
         }
         if self.probabilities is not None:
-            figures["confidence"] = float(self.probabilities.max(dim=-1).values.mean())
-        return figures
+            metrics["confidence"] = float(self.probabilities.max(dim=-1).values.mean())
+        return metrics

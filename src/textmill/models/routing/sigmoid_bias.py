@@ -1,4 +1,4 @@
-"""Balance without a loss: a bias lifts experts that get too little."""
+"""Balance without a loss: a bias favours experts with little load."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from textmill.models.routing.base import Coefficient, ExpertsPerToken, GatedRout
 
 
 class SigmoidBias(GatedRouter):
-    """Sigmoid scores, top k of score plus bias, weights from the scores alone (DeepSeek-AI 2024, "DeepSeek-V3").
+    """Top k of sigmoid score plus bias, weighted by the scores alone (DeepSeek-AI 2024, "DeepSeek-V3").
 
-    After every step the bias of an expert with more than the mean load falls by `rate`, that of
-    one with less rises (Wang et al. 2024, "Auxiliary-loss-free load balancing"). The bias decides who is
-    chosen and nothing else, so no gradient is bent for the sake of balance.
+    After every step the bias of an expert with more than the mean load falls by `rate`, that of one
+    with less rises (Wang et al. 2024, "Auxiliary-loss-free load balancing"). The bias affects only the
+    choice, so balancing does not distort gradients.
     """
 
     class Config(GatedRouter.Config):
         """Options.
 
         Attributes:
-            k: Experts of a token.
-            rate: By how much a bias moves a step.
-            normalised: Whether the k weights sum to one.
+            k: Number of experts of a token.
+            rate: Change of a bias in each step.
+            normalised: Whether the k weights are divided by their sum.
         """
 
         k: ExpertsPerToken = 2
@@ -39,11 +39,6 @@ class SigmoidBias(GatedRouter):
         super().__init__(config, width, n_experts, layer)
         self.register_buffer("bias", torch.zeros(n_experts))
         self.bias: Tensor
-
-    @property
-    def experts_per_token(self) -> float:
-        """K."""
-        return float(self.config.k)
 
     @property
     def token_rule(self) -> TokenRule:

@@ -1,4 +1,4 @@
-"""Tokens choose, but from scores that optimal transport has balanced."""
+"""Sinkhorn routing: tokens choose by scores that optimal transport has balanced."""
 
 from __future__ import annotations
 
@@ -15,18 +15,14 @@ _SMALLEST = -300.0
 class Sinkhorn(GatedRouter):
     """Top-1 of Sinkhorn-balanced scores, weighted by the unbalanced probability (Clark et al. 2022, "S-BASE").
 
-    The balancing looks at the whole batch, later tokens among it, so it happens in training only;
-    in evaluation a token takes the expert with the largest score.
+    Balancing depends on the whole batch, later tokens included, so it is used in training only. In
+    evaluation, a token takes the expert with the highest score.
     """
 
     looks_ahead = True
 
     class Config(GatedRouter.Config):
-        """Options.
-
-        Attributes:
-            iterations: Of Sinkhorn's algorithm.
-        """
+        """Options of `GatedRouter`, and `iterations` of Sinkhorn's algorithm."""
 
         iterations: Annotated[int, Field(ge=1)] = 8
         balance: Coefficient = 0.0
@@ -35,7 +31,7 @@ class Sinkhorn(GatedRouter):
 
     @property
     def token_rule(self) -> TokenRule:
-        """Softmax, the largest."""
+        """Softmax, top 1."""
         return TokenRule(1, "softmax", normalised=False)
 
     def forward(self, states: Tensor, token_ids: Tensor, capacity_factor: float | None) -> Routing:  # noqa: ARG002
@@ -49,12 +45,12 @@ class Sinkhorn(GatedRouter):
 
 
 def sinkhorn(logits: Tensor, iterations: int) -> Tensor:
-    """Logarithm of the transport plan between tokens and equally large experts (Sinkhorn 1964; Cuturi 2013).
+    """Return the logarithm of the transport plan from tokens to equally large experts (Sinkhorn 1964; Cuturi 2013).
 
     Columns and rows of exp(logits), (N, E), are scaled in turn until each row sums to 1 and each
     column to N / E.
     """
-    # Scaled with the exponentials themselves, in double precision, whose range suffices: two small products each.
+    # Exponentials in double precision have enough range, and take only two small products each
     shifted = (logits - logits.amax(dim=1, keepdim=True)).double().clamp(min=_SMALLEST)
     kernel = shifted.exp()
     rows = kernel.new_ones(len(kernel))

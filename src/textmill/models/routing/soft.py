@@ -1,4 +1,4 @@
-"""Experts work on mixtures of tokens instead of tokens."""
+"""Soft mixture of experts: experts process weighted means of tokens."""
 
 from __future__ import annotations
 
@@ -16,51 +16,45 @@ from textmill.models.routing.base import Router, Routing
 
 @dataclass(frozen=True)
 class Mixture(Assignment):
-    """Slots that are weighted means of a sequence's tokens, and tokens that are weighted means of slots.
+    """Slots that are weighted means of a sequence's tokens, and the weights to map them back.
 
-    Attributes:
-        into_slots: (B, T, E, S); over the tokens these weights sum to one.
-        out_of_slots: (B, T, E, S); over all slots these weights sum to one.
+    The weights (B, T, E, S) sum to one over the tokens into slots, and over all slots out of them.
     """
 
     into_slots: Tensor
     out_of_slots: Tensor
 
     def dispatch(self, states: Tensor) -> Tensor:
-        """Slots (E * B * S, D), the first expert's first."""
+        """Return slots (E * B * S, D), in the experts' order."""
         batch, length = self.into_slots.shape[:2]
         sequences = states.view(batch, length, -1)
         slots = torch.einsum("btes,btd->ebsd", self.into_slots.to(states.dtype), sequences)
         return slots.flatten(0, 2)
 
-    def filled_up(self) -> Mixture:
-        """Itself: slots are as many in every batch of a size."""
+    def padded(self) -> Mixture:
+        """Return itself: batches of a size have the same number of slots."""
         return self
 
     def combine(self, rows: Tensor) -> Tensor:
-        """States (N, D) from the experts' slots."""
+        """Return states (N, D) from the experts' slots."""
         batch, _, n_experts, slots = self.out_of_slots.shape
-        made = rows.view(n_experts, batch, slots, -1)
-        return torch.einsum("btes,ebsd->btd", self.out_of_slots.to(rows.dtype), made).flatten(0, 1)
+        outputs = rows.view(n_experts, batch, slots, -1)
+        return torch.einsum("btes,ebsd->btd", self.out_of_slots.to(rows.dtype), outputs).flatten(0, 1)
 
 
 class Soft(Router):
-    """Soft mixture of experts (Puigcerver et al. 2023): differentiable throughout, no token is dropped.
+    """Soft mixture of experts (Puigcerver et al. 2023): fully differentiable, no token is dropped.
 
-    Made for pictures. In a causal model every slot mixes tokens of the whole sequence, so each
-    token sees those after it, in training and in evaluation: the likelihood is too good to be
-    true and text cannot be generated. It is here to be compared with and to be warned of.
+    Designed for images. In a causal model, every slot mixes tokens of the whole sequence, so each
+    token sees later ones, in training and in evaluation: the likelihood is invalid and text cannot be
+    generated. It serves as a comparison and a warning.
     """
 
     looks_ahead = True
     causal_in_evaluation = False
 
     class Config(Section):
-        """Options.
-
-        Attributes:
-            slots: Of each expert, a sequence.
-        """
+        """Option `slots`: slots of each expert for a sequence."""
 
         slots: Annotated[int, Field(ge=1)] = 8
 

@@ -1,4 +1,4 @@
-"""Each token takes one expert, whose output counts as much as the router was sure of it."""
+"""Switch routing: each token takes one expert, weighted by its probability."""
 
 from __future__ import annotations
 
@@ -12,16 +12,12 @@ from textmill.models.routing.base import GatedRouter, Routing, TokenRule
 class Switch(GatedRouter):
     """Top-1 routing of the Switch Transformer (Fedus et al. 2021).
 
-    The weight is the probability itself: divided by its sum it would always be one, and no
-    gradient would reach the router.
+    The weight is the unnormalised probability: divided by its sum it would always be 1, and the
+    router would get no gradient.
     """
 
     class Config(GatedRouter.Config):
-        """Options.
-
-        Attributes:
-            jitter: Training multiplies the router's input by a number within 1 ± this.
-        """
+        """Option `jitter`: in training, inputs are multiplied by random numbers within 1 ± this."""
 
         jitter: Fraction = 0.0
 
@@ -29,7 +25,7 @@ class Switch(GatedRouter):
 
     @property
     def token_rule(self) -> TokenRule:
-        """Softmax, the largest."""
+        """Softmax, top 1."""
         return TokenRule(1, "softmax", normalised=False)
 
     def forward(self, states: Tensor, token_ids: Tensor, capacity_factor: float | None) -> Routing:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""Each token takes the k experts it likes best."""
+"""Top-k routing: each token takes the k experts with the highest scores."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from textmill.models.routing.base import ExpertsPerToken, GatedRouter, Routing, 
 
 
 class TopK(GatedRouter):
-    """Softmax over all experts, the k largest, divided by their sum (Jiang et al. 2024, "Mixtral").
+    """Softmax over all experts, then the k largest, divided by their sum (Jiang et al. 2024, "Mixtral").
 
-    With `noise`, training adds to each logit normal noise of a learned width before the k are
-    chosen, so that others get their chance (Shazeer et al. 2017).
+    With `noise`, training adds normal noise of a learned width to each logit, so that all experts
+    are tried (Shazeer et al. 2017).
     """
 
     class Config(GatedRouter.Config):
         """Options.
 
         Attributes:
-            k: Experts of a token.
+            k: Number of experts of a token.
             noise: Whether training adds noise.
-            normalised: Whether the k weights sum to one.
+            normalised: Whether the k weights are divided by their sum.
         """
 
         k: ExpertsPerToken = 2
@@ -36,11 +36,6 @@ class TopK(GatedRouter):
     def __init__(self, config: Any, width: int, n_experts: int, layer: int) -> None:
         super().__init__(config, width, n_experts, layer)
         self.noise_gate = nn.Linear(width, n_experts, bias=False) if config.noise else None
-
-    @property
-    def experts_per_token(self) -> float:
-        """K."""
-        return float(self.config.k)
 
     @property
     def token_rule(self) -> TokenRule:

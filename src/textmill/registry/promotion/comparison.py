@@ -12,8 +12,8 @@ from textmill.config.schema import PipelineConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.evaluation.evaluator import evaluator_of
-from textmill.evaluation.figures import GROUP
 from textmill.evaluation.gate import Costs
+from textmill.evaluation.measurements import GROUP
 from textmill.metrics.base import Metric
 from textmill.metrics.bootstrap import Bootstrap, Interval, intervals, paired_differences
 from textmill.registry.promotion.measuring import fetch_verified, measure

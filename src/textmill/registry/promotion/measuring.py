@@ -11,7 +11,7 @@ from textmill.config.sections.gate import GateConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.evaluation.evaluator import evaluator_of, predict_rows
-from textmill.evaluation.gate import Material, Measured
+from textmill.evaluation.gate import GateInputs, MeasuredVersion
 from textmill.predicting.exported import verify
 from textmill.registry.promotion.costs import measure_costs
 from textmill.registry.runs.origin import PREFIX
@@ -50,7 +50,7 @@ def fetch_verified(version: ModelVersion, layout: Layout, *, fresh: bool = False
     return FetchedVersion(version, folder)
 
 
-def measure(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) -> Material:
+def measure(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) -> GateInputs:
     """Predict the prepared test split with each version and measure the costs.
 
     The first version is the challenger, the second, if any, the champion.
@@ -69,12 +69,12 @@ def measure(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) ->
     task, state = predictors[0].task, predictors[0].exported.state
     costs = measure_costs(predictors, [version.folder for version in versions], _rows(frame, predictors[0]), gate)
     measured = [
-        Measured(
+        MeasuredVersion(
             fetched.name, fetched.version.tags.get(f"{PREFIX}data.{SPLIT}_sha256"), predict_rows(predictor, frame), cost
         )
         for fetched, predictor, cost in zip(versions, predictors, costs, strict=True)
     ]
-    return Material(
+    return GateInputs(
         metrics=evaluator_of(task).metrics(state),
         main_metric=task.main_metric,
         target_columns=task.target_columns,

@@ -47,7 +47,7 @@ class Export:
     sizes: dict[str, float]
     manifest_sha256: str
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """All numbers as one flat record, for `metrics.json`."""
         return self.parity | self.sizes
 
@@ -145,8 +145,8 @@ def _check_generator(
     target: Path,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Parity and sizes, beside a checkpoint for transformers where it has the architecture, and the card."""
-    from textmill.export.card import render_generator_card
     from textmill.export.checkpoint import CHECKPOINT_FOLDER, write_checkpoint
+    from textmill.export.model_card import render_generator_card
 
     if isinstance(task, ContinuesText):
         parity = write_checkpoint(network, task, prepared, target / CHECKPOINT_FOLDER, config.checkpoint_tolerance)
@@ -169,7 +169,7 @@ def _check_graphs(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The graphs held against the evaluation's outputs, and their sizes, beside the card and the reference."""
     from textmill.evaluation.reference import write_reference
-    from textmill.export.card import render_card
+    from textmill.export.model_card import render_card
 
     served = _served_names(task, exported)
     if exported.head is not None:
@@ -233,10 +233,10 @@ def _agreement(
         UserError: It is less than nine in ten.
     """
     from textmill.data.tokenizing import load_tokenizer
-    from textmill.predicting.writer import Writer
+    from textmill.predicting.text_generator import TextGenerator
 
     test = prepared.split("test").slice(0, EXAMPLES)
-    writer = Writer(exported, load_tokenizer(prepared.tokenizer_folder), network.eval())
+    writer = TextGenerator(exported, load_tokenizer(prepared.tokenizer_folder), network.eval())
     found = writer.outputs(test.select(list(task.text_columns)).to_pandas())
     expected = _evaluated_outputs(evaluated)
     shares = {name: float((values == expected[name][: len(values)]).mean()) for name, values in found.items()}

@@ -1,6 +1,6 @@
-"""The data report's pictures, drawn in a process of their own.
+"""Draw the plots of the data report in a separate process.
 
-That process loads matplotlib while `prepare` does its work, so that nobody waits for it.
+The process loads matplotlib while `prepare` works, so that loading costs no time.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from textmill.errors import UserError
@@ -21,32 +20,30 @@ SHOWN_CLASSES = 30
 _OS_ERROR = 3
 
 
-class Painter:
-    """Starts the process on entering, ends it on leaving."""
+class PlotProcess:
+    """Start the plotting process on entry; stop it on exit."""
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "textmill.data.pictures"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "textmill.data.plots"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         return self
 
-    def draw(self, found: dict[str, Any], folder: Path) -> None:
-        """Draw the statistics `found` into `folder` as `lengths.png` and, with classes, `classes.png`.
+    def draw(self, statistics: dict[str, Any], folder: Path) -> None:
+        """Draw `lengths.png` and, with classes, `classes.png` into `folder`.
 
         Raises:
-            OSError: A picture cannot be written.
+            OSError: A plot cannot be written.
             UserError: The process failed otherwise.
         """
-        _, messages = self._process.communicate(json.dumps({"found": found, "folder": str(folder)}))
+        _, messages = self._process.communicate(json.dumps({"statistics": statistics, "folder": str(folder)}))
         if self._process.returncode == _OS_ERROR:
             raise OSError(*json.loads(messages.splitlines()[-1]))
         if self._process.returncode:
             lines = messages.strip().splitlines() or ["it ended without a message"]
-            raise UserError(f"the pictures could not be drawn ({lines[-1]})", where=str(folder))
+            raise UserError(f"the plots could not be drawn ({lines[-1]})", where=str(folder))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
@@ -55,8 +52,8 @@ class Painter:
                 stream.close()
 
 
-def classes_of(splits: dict[str, Any]) -> list[str]:
-    """All classes, those with most rows first."""
+def classes_by_count(splits: dict[str, Any]) -> list[str]:
+    """Return all classes, the most frequent first."""
     totals: dict[str, int] = {}
     for split in splits.values():
         for name, count in split["classes"].items():
@@ -73,10 +70,10 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _draw_lengths(found: dict[str, Any]) -> Figure:
+def _draw_lengths(statistics: dict[str, Any]) -> Figure:
     figure = _figure(7, 3.2)
     axes = figure.subplots()
-    for name, split in found["splits"].items():
+    for name, split in statistics["splits"].items():
         starts = [int(start) for start in split["lengths"]]
         shares = [100 * count / split["rows"] for count in split["lengths"].values()]
         axes.plot(starts, shares, drawstyle="steps-post", label=name)
@@ -85,9 +82,9 @@ def _draw_lengths(found: dict[str, Any]) -> Figure:
     return figure
 
 
-def _draw_classes(found: dict[str, Any]) -> Figure:
-    splits = found["splits"]
-    classes = classes_of(splits)[:SHOWN_CLASSES]
+def _draw_classes(statistics: dict[str, Any]) -> Figure:
+    splits = statistics["splits"]
+    classes = classes_by_count(splits)[:SHOWN_CLASSES]
     figure = _figure(7, 1.6 + 0.32 * len(classes))
     axes = figure.subplots()
     height = 0.8 / len(splits)
@@ -102,17 +99,17 @@ def _draw_classes(found: dict[str, Any]) -> Figure:
 
 
 def main() -> None:
-    """Read what to draw from the standard input, and draw it."""
-    import matplotlib.figure  # noqa: F401  # loaded before the input is there
+    """Read the statistics from the standard input and draw the plots."""
+    import matplotlib.figure  # noqa: F401  # loaded before the input arrives
 
     job = json.load(sys.stdin)
-    found, folder = job["found"], Path(job["folder"])
-    pictures = {"lengths.png": _draw_lengths}
-    if any(split["classes"] for split in found["splits"].values()):
-        pictures["classes.png"] = _draw_classes
+    statistics, folder = job["statistics"], Path(job["folder"])
+    plots = {"lengths.png": _draw_lengths}
+    if any(split["classes"] for split in statistics["splits"].values()):
+        plots["classes.png"] = _draw_classes
     try:
-        for name, draw in pictures.items():
-            draw(found).savefig(folder / name, dpi=110)
+        for name, draw in plots.items():
+            draw(statistics).savefig(folder / name, dpi=110)
     except OSError as error:
         sys.stderr.write(json.dumps([error.errno, error.strerror, error.filename]) + "\n")
         sys.exit(_OS_ERROR)

@@ -1,4 +1,4 @@
-"""Measure the trained model on the test split, beside its baselines, and write what was found."""
+"""Measure the trained model and its baselines on the test split."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from textmill.config.sections.runtime import RuntimeConfig
 from textmill.data.prepared import SPLITS, Prepared
 from textmill.errors import UserError
 from textmill.evaluation.evaluator import Evaluator, ExaminesNetwork, Report, evaluator_of
-from textmill.evaluation.figures import Figures, measure
+from textmill.evaluation.measurements import Measurements, measure
 from textmill.evaluation.slices import LENGTH, cut_slices
 from textmill.files import sha256_folder
 from textmill.metrics.base import Outputs, Section
@@ -34,23 +34,23 @@ _TOKENS_PER_BATCH = 4096
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that was found.
+    """The result of an evaluation.
 
     Attributes:
-        task: What the model does.
-        model: Its architecture.
-        figures: The measured figures.
-        predictions: One row a test row; with `length` and the slice columns.
-        outputs: The network's raw outputs, in the same order.
-        errors: The wrong predictions, worst first, as many as configured.
-        sections: The task's own parts of the report.
-        own_metrics: The task's own metrics without an interval.
+        task: Task of the model.
+        model: Model plugin.
+        measurements: Metrics of the model, its baselines and its slices.
+        predictions: One row a test row, with `length` and the slice columns.
+        outputs: Raw outputs of the network, in the same order.
+        errors: Wrong predictions, worst first, at most `evaluate.worst`.
+        sections: Report sections of the task's evaluator.
+        own_metrics: Metrics of the task's evaluator without an interval.
         rows: Number of rows of each split.
     """
 
     task: Task
     model: Model
-    figures: Figures
+    measurements: Measurements
     predictions: pd.DataFrame
     outputs: Outputs
     errors: pd.DataFrame
@@ -60,7 +60,7 @@ class Evaluation:
 
 
 def fingerprint(config: EvaluateConfig, layout: Layout) -> str:
-    """SHA-256 of what decides the figures: configuration, data and weights.
+    """Return the SHA-256 over everything that decides the metrics: configuration, data and weights.
 
     Raises:
         UserError: There is no prepared data or no trained model.
@@ -76,10 +76,10 @@ def fingerprint(config: EvaluateConfig, layout: Layout) -> str:
 def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> Evaluation:
     """Predict the test split of `data/prepared` with the model of `data/trained` and measure it.
 
-    The model computes in float32. Baselines are trained in a second thread meanwhile.
+    The model computes in float32. A second thread trains the baselines meanwhile.
 
     Raises:
-        UserError: Something is missing, a slice column is unknown, or a figure is no finite number.
+        UserError: An input is missing, a slice column is unknown, or a metric is not a finite number.
     """
     task = Task.build(config.task)
     model = Model.build(config.model)
@@ -90,30 +90,29 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
     examples = examples_of(task, test)
     if len(examples) < 2:
         raise UserError(
-            f"the test split has {len(examples)} rows, too few to measure on",
+            f"the test split has {len(examples)} rows, at least 2 are required",
             where=str(prepared.folder / "test"),
-            fix="Raise splits.test in conf/prepare/, or give a test file",
+            fix="Raise splits.test in conf/prepare/, or add a test file",
         )
     frame = examples.frame()
     slices = cut_slices(frame, config.slice_columns, config.min_slice)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(_baseline_predictions, evaluator, prepared, frame, config)
+        baselines = pool.submit(_baseline_predictions, evaluator, prepared, frame, config)
         outputs, examined = _predict(evaluator, model, prepared, layout.trained, runtime.trainer.accelerator)
-        baselines = waiting.result()
     predictions = evaluator.predictions(outputs, frame, state)
     report = evaluator.report(predictions, state)
-    figures = measure(
+    measurements = measure(
         task,
         evaluator.metrics(state),
         predictions,
-        baselines,
+        baselines.result(),
         slices,
         Bootstrap(config.resamples, config.confidence, config.seed),
     )
     return Evaluation(
         task=task,
         model=model,
-        figures=figures,
+        measurements=measurements,
         predictions=predictions.assign(**{name: frame[name].to_numpy() for name in (LENGTH, *config.slice_columns)}),
         outputs=outputs,
         errors=(pd.DataFrame() if report.errors is None else report.errors).head(config.worst),
@@ -148,7 +147,7 @@ def _predict(
 
 
 def load_for_answers(task: Task, model: Model, prepared: Prepared, trained: Path, accelerator: str) -> torch.nn.Module:
-    """The trained network in evaluation mode, on the device that `accelerator` names."""
+    """Load the trained network in evaluation mode, on the device that `accelerator` names."""
     from textmill.training.loading import load_network
 
     network: torch.nn.Module = load_network(task, model, prepared.state, trained)
@@ -158,7 +157,7 @@ def load_for_answers(task: Task, model: Model, prepared: Prepared, trained: Path
 def split_outputs(
     task: Task, network: torch.nn.Module, prepared: Prepared, split: str, *, autocast: bool = False
 ) -> Outputs:
-    """The network's outputs for a split, texts that it writes among them; in bfloat16 where asked and safe."""
+    """Return the network's outputs for a split, generated texts included; `autocast` allows bfloat16."""
     from textmill.data.tokenizing import load_tokenizer
     from textmill.training.inference import predict_table
 
@@ -171,10 +170,9 @@ def split_outputs(
 
 
 def _device(accelerator: str) -> torch.device:
-    """The accelerator that this machine has, unless the CPU is asked for."""
+    """Return the machine's accelerator, or the CPU if there is none or `accelerator` is `cpu`."""
     import torch
 
     if accelerator == "cpu" or not torch.accelerator.is_available():
         return torch.device("cpu")
-    found = torch.accelerator.current_accelerator()
-    return found if found is not None else torch.device("cpu")
+    return torch.accelerator.current_accelerator() or torch.device("cpu")

@@ -1,4 +1,4 @@
-"""A model that writes its answers token by token: from an exported folder, with PyTorch."""
+"""Generate a text about each input with an exported model, by PyTorch."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from textmill.predicting.exported import ExportedModel
 
 
-class Writer(Predictor):
-    """An exported model whose answers are texts of their own (see `GeneratesText`).
+class TextGenerator(Predictor):
+    """An exported model that generates a text about its input (see `GeneratesText`).
 
     Args:
-        exported: What the folder's `textmill.json` says.
-        tokenizer: Of the exported folder.
-        network: In evaluation mode.
+        exported: Content of the folder's `textmill.json`.
+        tokenizer: Tokenizer of the exported folder.
+        network: Network in evaluation mode.
     """
 
     def __init__(self, exported: ExportedModel, tokenizer: Tokenizer, network: torch.nn.Module) -> None:
@@ -32,26 +32,26 @@ class Writer(Predictor):
         self.network = network
 
     @classmethod
-    def load_verified(cls, folder: Path, exported: ExportedModel, *, threads: int | None = None) -> Writer:
-        """Load a folder whose digests were checked; see `load_predictor`."""
+    def load_verified(cls, folder: Path, exported: ExportedModel, *, threads: int | None = None) -> TextGenerator:
+        """Load a folder after its digests were checked; see `load_predictor`."""
         from textmill.data.tokenizing import load_tokenizer
 
         return cls(exported, load_tokenizer(folder), load_network(folder, exported, threads=threads))
 
     def outputs_of_ids(self, input_ids: Sequence[Sequence[int]]) -> Outputs:
-        """What is written about tokenised texts, one text a row."""
-        task: Any = self.task  # one that generates text
+        """Return the generated texts for tokenised inputs, one a row."""
+        task: Any = self.task  # a `GeneratesText`
         outputs: Outputs = task.generate(self.network, input_ids, self.tokenizer, self.exported.state)
         return outputs
 
 
 def load_network(folder: Path, exported: ExportedModel, *, threads: int | None = None) -> torch.nn.Module:
-    """The network of an exported folder, in evaluation mode, on the accelerator if there is one.
+    """Load an exported network in evaluation mode, on the accelerator if there is one.
 
     Args:
-        folder: With `model.safetensors`; beside it `config.json` where transformers reads the weights.
-        exported: What the folder's `textmill.json` says.
-        threads: Of PyTorch; None leaves their number as it is.
+        folder: Folder with `model.safetensors`, and `config.json` for a transformers backbone.
+        exported: Content of the folder's `textmill.json`.
+        threads: Threads of PyTorch; None keeps the current number.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Rows that cannot be used: kept readable, counted, never dropped in silence."""
+"""Write rejected rows to a file that people can read, and count them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from textmill.text.rejected_rows import RejectedRow
@@ -14,8 +13,8 @@ from textmill.text.rejected_rows import RejectedRow
 _EXAMPLES = 3
 
 
-class RejectFile:
-    """`rejects.csv`, written as the rows come, and their counts."""
+class RejectedRowsFile:
+    """`rejects.csv`, written row by row, and its counts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,13 +35,11 @@ class RejectFile:
                 self.examples.append(row)
 
     def flush(self) -> None:
-        """Bring what was added to the disk."""
+        """Flush the file to disk."""
         self._file.flush()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._file.close()

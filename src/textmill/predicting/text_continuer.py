@@ -1,4 +1,4 @@
-"""A language model that answers by writing on: from an exported folder, with PyTorch."""
+"""Continue prompts with an exported language model, by PyTorch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from textmill.config.sections.generation import GenerationConfig
 from textmill.predicting.predictor import Predictor
-from textmill.predicting.writer import load_network
+from textmill.predicting.text_generator import load_network
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from textmill.predicting.exported import ExportedModel
 
 _REPLACEMENT = "\ufffd"
-"""What a decoder puts where a character is not whole yet."""
+"""The character that a decoder writes for an incomplete UTF-8 sequence."""
 
 
-class Generator(Predictor):
-    """An exported language model, ready to write.
+class TextContinuer(Predictor):
+    """An exported language model that continues prompts (see `ContinuesText`).
 
     Args:
-        exported: What the folder's `textmill.json` says.
-        tokenizer: Of the exported folder.
-        model: In evaluation mode.
+        exported: Content of the folder's `textmill.json`.
+        tokenizer: Tokenizer of the exported folder.
+        model: Network in evaluation mode.
     """
 
     def __init__(self, exported: ExportedModel, tokenizer: Tokenizer, model: LanguageModel) -> None:
@@ -38,25 +38,24 @@ class Generator(Predictor):
         self._end = int(exported.state["end_of_text"])
 
     @classmethod
-    def load_verified(cls, folder: Path, exported: ExportedModel, *, threads: int | None = None) -> Generator:
-        """Load a folder whose digests were checked; see `load_predictor`."""
+    def load_verified(cls, folder: Path, exported: ExportedModel, *, threads: int | None = None) -> TextContinuer:
+        """Load a folder after its digests were checked; see `load_predictor`."""
         from textmill.data.tokenizing import load_tokenizer
 
         model: Any = load_network(folder, exported, threads=threads)
         return cls(exported, load_tokenizer(folder), model)
 
     def predict(self, values: Sequence[Any]) -> list[dict[str, Any]]:
-        """Continue natural inputs as the folder says: `text`, the continuation, and `tokens`, their number."""
+        """Continue natural inputs with the exported generation options; see `generate`."""
         return self.generate(values, self.options)
 
     def generate(self, prompts: Sequence[Any], options: GenerationConfig) -> list[dict[str, Any]]:
-        """Continue natural inputs side by side: for each its `text` and how many `tokens` that took."""
+        """Continue natural inputs in one batch; return `text` and the number of `tokens` for each."""
         from textmill.models.generation import search
 
         encoded = self._encoded(prompts)
         if options.beams > 1:
-            found = search(self.model, encoded, options, self._end)
-            return [self._answer(row, options) for row in found]
+            return [self._answer(row, options) for row in search(self.model, encoded, options, self._end)]
         rows: list[list[int]] = [[] for _ in prompts]
         for step in self._steps(encoded, options):
             for row, token in zip(rows, step, strict=True):
@@ -64,24 +63,24 @@ class Generator(Predictor):
         return [self._answer(row, options) for row in rows]
 
     def stream(self, prompt: str, options: GenerationConfig) -> Iterator[str]:
-        """The continuation of one prompt in pieces, as soon as their characters are certain."""
+        """Yield the continuation of one prompt in pieces, each when its characters are final."""
         if options.beams > 1:
             yield str(self.generate([prompt], options)[0]["text"])
             return
-        held = max((len(stop) - 1 for stop in options.stop), default=0)
+        withheld = max((len(stop) - 1 for stop in options.stop), default=0)
         tokens: list[int] = []
-        told = ""
+        sent = ""
         for [token] in self._steps(self._encoded([prompt]), options):
             tokens += [] if token is None else [token]
             text = self._answer(tokens, options)["text"].rstrip(_REPLACEMENT)
-            certain = text[: len(text) - held] if held else text
-            if len(certain) > len(told):
-                yield certain[len(told) :]
-                told = certain
-        yield self._answer(tokens, options)["text"][len(told) :]
+            final = text[: len(text) - withheld] if withheld else text
+            if len(final) > len(sent):
+                yield final[len(sent) :]
+                sent = final
+        yield self._answer(tokens, options)["text"][len(sent) :]
 
     def outputs(self, frame: pd.DataFrame) -> Outputs:
-        """How likely texts are: `nll` (nats) and `targets`, one row each, at most a context long."""
+        """Return `nll` (nats) and `targets` of each token, one row a text, truncated to the context."""
         import torch
 
         from textmill.tasks.base import Task
@@ -93,11 +92,11 @@ class Generator(Predictor):
         batch = task.collate({"input_ids": windows, "document_ids": [[0] * len(window) for window in windows]})
         device = self.model.output_weight.device
         with torch.inference_mode():
-            found = task.loss(self.model, {name: tensor.to(device) for name, tensor in batch.items()})
-        return {name: values.float().cpu().numpy() for name, values in found.outputs.items()}
+            loss = task.loss(self.model, {name: tensor.to(device) for name, tensor in batch.items()})
+        return {name: values.float().cpu().numpy() for name, values in loss.outputs.items()}
 
     def _encoded(self, prompts: Sequence[Any]) -> list[list[int]]:
-        task: Any = self.task  # one that continues text
+        task: Any = self.task  # a `ContinuesText`
         texts = task.prompts(task.parse_inputs(prompts), self.exported.state)
         return [self.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
 
@@ -107,7 +106,7 @@ class Generator(Predictor):
         longest = max(map(len, options.stop), default=0)
 
         def is_done(_: int, tokens: list[int]) -> bool:
-            # A token is at least a byte, so the end that may hold a stop is not longer than this.
+            # A token is at least one byte and a character at most four: these tokens cover the longest stop.
             tail = self.tokenizer.decode(tokens[-4 * longest - 1 :])
             return any(stop in tail for stop in options.stop)
 

@@ -1,4 +1,4 @@
-"""First pass of `prepare`: read, map, clean, check; clean rows go to disk, the others to the rejects."""
+"""First pass of `prepare`: read, map, clean and check; stage clean rows on disk, list the rejected ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from textmill.data.cleaning import Cleaner
 from textmill.data.mapping import ColumnMap
 from textmill.data.minhash import band_hashes, band_shape, normalise, signatures
 from textmill.data.reading import RawRows, read_rows
-from textmill.data.rejects import RejectFile
+from textmill.data.rejected_rows_file import RejectedRowsFile
 from textmill.data.staging import FILE, ROW, Staging
 from textmill.data.text import WHOLE, Part
 from textmill.errors import UserError
@@ -30,22 +30,18 @@ if TYPE_CHECKING:
     from textmill.tasks.base import Task
 
 SPLIT_CODES = {"test": 0, "validation": 1, "train": 2, "all": 3}
-"""Of the splits that a source may bring; of two equal rows the one with the lower code stays."""
+"""Splits that a source may provide; of equal rows, the one with the lower code stays."""
 _SEPARATOR = "\x1f"
-_WAITING = 3
+_MAX_PENDING = 3
+"""Chunks that wait for their signatures at most."""
 
 
 @dataclass
-class Intake:
-    """What the first pass found.
+class FirstPassResult:
+    """Summary of the rows read, rejected ones included.
 
-    Attributes:
-        files: Names of the files, as in messages.
-        rows: Rows read, rejected ones among them.
-        splits: Splits that the source brought.
-        has_ids: Whether the rows' ids come from the data.
-        bands: Bands of the MinHash signatures; 0 without near-duplicate removal.
-        classes: Hash of a class -> its name.
+    `files` are named as in messages, and `splits` are those that the source provides. Without
+    near-duplicate removal, `bands` of the MinHash signatures is 0. `classes` maps hashes to names.
     """
 
     files: list[str] = field(default_factory=list)
@@ -56,67 +52,64 @@ class Intake:
     classes: dict[int, str] = field(default_factory=dict)
 
 
-class Intaker:
-    """Runs the first pass.
-
-    Args:
-        config: The `prepare` section.
-        task: Checks the rows.
-        rejects: Takes the rows that are no use.
+class FirstPass:
+    """Run the first pass.
 
     Raises:
-        UserError: A column is not mapped, or the cleaning is configured wrongly.
+        UserError: A column is not mapped, or the cleaning is misconfigured.
     """
 
-    def __init__(self, config: PrepareConfig, task: Task, rejects: RejectFile) -> None:
+    def __init__(self, config: PrepareConfig, task: Task, rejected: RejectedRowsFile) -> None:
         self._config = config
         self._task = task
-        self._rejects = rejects
+        self._rejected = rejected
         self._map = ColumnMap(config.read, [*task.text_columns, *task.target_columns])
         if config.splits.group is not None and config.splits.group not in self._map.names:
-            fix = "Map it under prepare.read.columns"
+            fix = "Map it in prepare.read.columns"
             raise UserError(f"the column {config.splits.group!r} is not mapped", where="prepare.splits.group", fix=fix)
         self._cleaner = Cleaner(config.cleaning)
         self._bands = band_shape(config.duplicates.threshold, config.duplicates.permutations)
-        self.found = Intake(has_ids="id" in self._map.names, bands=self._bands[0] if config.duplicates.near else 0)
+        self.result = FirstPassResult(
+            has_ids="id" in self._map.names, bands=self._bands[0] if config.duplicates.near else 0
+        )
 
     @property
     def columns(self) -> list[str]:
-        """The text columns that are staged: `id`, those of the task, other mapped ones, `source`."""
+        """Names of the staged text columns: `id`, the task's, other mapped ones, `source`."""
         own = [*self._task.text_columns, *self._task.target_columns]
         others = [name for name in self._map.names if name not in ("id", "source", *own)]
         return ["id", *own, *others, "source"]
 
     def staging(self, folder: Path) -> Staging:
-        """Where `run` puts the rows."""
-        numbers = ["split", "key", "target", "stratum", *(["given_id"] if self.found.has_ids else [])]
+        """Create the staging area that `run` writes to."""
+        numbers = ["split", "key", "target", "stratum", *(["source_id"] if self.result.has_ids else [])]
         numbers += ["group"] if self._config.splits.by == "group" else []
-        return Staging(folder, self.columns, numbers + [f"band{index}" for index in range(self.found.bands)])
+        return Staging(folder, self.columns, numbers + [f"band{index}" for index in range(self.result.bands)])
 
-    def run(self, raw: Path, staging: Staging) -> Intake:
+    def run(self, raw: Path, staging: Staging) -> FirstPassResult:
         """Read all files of `raw` (`SPLIT/FILE`) into `staging`.
 
         Raises:
             UserError: A file is empty or lacks a column.
         """
-        # The signatures are numpy's work, done beside the next chunk's Python work
+        # NumPy computes signatures in threads while Python reads the next chunk
         with ThreadPoolExecutor(2) as pool:
-            waiting: deque[tuple[dict[str, Any], dict[str, Any], Future[NDArray[np.uint64]] | None]] = deque()
+            pending: deque[tuple[dict[str, Any], dict[str, Any], Future[NDArray[np.uint64]] | None]] = deque()
             for split, path, part in self._parts(raw):
-                if split not in self.found.splits:
-                    self.found.splits.append(split)
+                if split not in self.result.splits:
+                    self.result.splits.append(split)
                 for columns, numbers, texts in self._rows(split, path, part):
-                    waiting.append((columns, numbers, pool.submit(self._signed, texts) if self.found.bands else None))
-                    if len(waiting) > _WAITING:
-                        _put(staging, *waiting.popleft())
-            while waiting:
-                _put(staging, *waiting.popleft())
+                    pending.append((columns, numbers, pool.submit(self._sign, texts) if self.result.bands else None))
+                    if len(pending) > _MAX_PENDING:
+                        _put(staging, *pending.popleft())
+            while pending:
+                _put(staging, *pending.popleft())
         staging.finish()
-        return self.found
+        return self.result
 
     def _parts(self, raw: Path) -> Iterator[tuple[str, Path, Part]]:
-        """The fetched files with their splits; those of `all` are cut when splits are told by position."""
-        for split, path in _files(raw):
+        """Yield the fetched files and their splits; files of `all` are cut here when splits are cut by position."""
+        for split, path in _list_files(raw):
             if split != "all" or self._config.splits.by != "position":
                 yield split, path, WHOLE
                 continue
@@ -131,53 +124,53 @@ class Intaker:
     def _rows(
         self, split: str, path: Path, part: Part
     ) -> Iterator[tuple[dict[str, Any], dict[str, NDArray[np.uint64]], list[str]]]:
-        """The good rows of a file, chunk by chunk: columns, numbers, normalised texts."""
+        """Yield the clean rows of a file, chunk by chunk: columns, numbers, normalised texts."""
         label = f"data/raw/files/{path.parent.name}/{path.name}"
-        self.found.files.append(label)
+        self.result.files.append(label)
         stem = path.name.partition(".")[0]
         file_column = self._config.read.file_column
         wanted = [name for name in self._map.wanted if name != file_column]
         for raw in read_rows(path, label, self._config.read, wanted, part):
             if file_column is not None:
                 raw.columns[file_column] = [stem] * len(raw.lines)
-            self.found.rows += len(raw.lines) + len(raw.rejects)
-            self._rejects.add(raw.rejects)
+            self.result.rows += len(raw.lines) + len(raw.rejected)
+            self._rejected.add(raw.rejected)
             columns = self._good(raw, label)
             count = len(columns[ROW])
             if not count:
                 continue
             columns["source"] = [value or stem for value in columns.get("source") or [None] * count]
-            given = columns.get("id") or [None] * count
+            ids = columns.get("id") or [None] * count
             columns["id"] = [
-                value or f"{split}/{path.name}:{row}" for value, row in zip(given, columns[ROW], strict=True)
+                value or f"{split}/{path.name}:{row}" for value, row in zip(ids, columns[ROW], strict=True)
             ]
-            columns[FILE] = [len(self.found.files) - 1] * count
+            columns[FILE] = [len(self.result.files) - 1] * count
             texts = [normalise(text) for text in _joined(columns, self._task.text_columns)]
             yield columns, self._numbers(columns, texts, split), texts
 
     def _good(self, raw: RawRows, label: str) -> dict[str, list[Any]]:
-        """The rows that pass mapping, cleaning and the task's check; the others are rejected."""
+        """Return the rows that pass mapping, cleaning and the task's check; reject the others."""
         mapped, problems = self._map.apply(raw.columns)
-        given = {name: mapped[name] for name in self._task.text_columns}
+        uncleaned = {name: mapped[name] for name in self._task.text_columns}
         for name in (*self._task.text_columns, *self._task.text_target_columns):
             mapped[name] = self._cleaned(name, mapped[name], problems)
         if isinstance(self._task, RealignsTargets):
-            for position, problem in self._task.realign_targets(given, mapped).items():
+            for position, problem in self._task.realign_targets(uncleaned, mapped).items():
                 problems.setdefault(position, problem)
         self._reject(label, raw.lines, mapped, problems)
         columns: dict[str, list[Any]] = _without({**mapped, ROW: raw.lines}, problems)
         frame = as_frame(columns, [*self._task.text_columns, *self._task.target_columns])
         failed: dict[int, tuple[str, str]] = {}
         if len(frame):
-            for found in self._task.check(frame, None):
-                failed.setdefault(found.row, (found.column, found.reason))
+            for row in self._task.check(frame, None):
+                failed.setdefault(row.row, (row.column, row.reason))
         self._reject(label, columns[ROW], columns, failed)
         return _without(columns, failed)
 
     def _cleaned(
         self, name: str, values: Sequence[str | None], problems: dict[int, tuple[str, str]]
     ) -> list[str | None]:
-        """Clean texts; what is wrong with one is added to `problems`."""
+        """Clean texts; add the reasons to reject a row to `problems`."""
         clean, problem = self._cleaner.clean, self._cleaner.problem
         result: list[str | None] = []
         for position, value in enumerate(values):
@@ -197,7 +190,7 @@ class Intaker:
         self, label: str, lines: Sequence[int], columns: dict[str, Any], problems: dict[int, tuple[str, str]]
     ) -> None:
         shown = self._task.text_columns[0]
-        self._rejects.add(
+        self._rejected.add(
             RejectedRow(lines[position], column, reason, label, excerpt(columns[shown][position]))
             for position, (column, reason) in sorted(problems.items())
         )
@@ -212,30 +205,28 @@ class Intaker:
         }
         if (group := self._config.splits.group) is not None:
             numbers["group"] = hashes([value or "" for value in columns[group]])
-        if self.found.has_ids:
-            numbers["given_id"] = hashes([f"{code}{_SEPARATOR}{value}" for value in columns["id"]])
+        if self.result.has_ids:
+            numbers["source_id"] = hashes([f"{code}{_SEPARATOR}{value}" for value in columns["id"]])
         if (stratify := self._task.stratify_column) is not None:
             names = columns[stratify]
             numbers["stratum"] = hashes(names)
             new, first = np.unique(numbers["stratum"], return_index=True)
-            self.found.classes.update((int(code), names[index]) for code, index in zip(new, first, strict=True))
+            self.result.classes.update((int(code), names[index]) for code, index in zip(new, first, strict=True))
         return numbers
 
-    def _signed(self, texts: list[str]) -> NDArray[np.uint64]:
+    def _sign(self, texts: list[str]) -> NDArray[np.uint64]:
         duplicates = self._config.duplicates
         return band_hashes(signatures(texts, duplicates.shingle, duplicates.permutations), *self._bands)
 
 
 def as_frame(columns: dict[str, Any], names: Sequence[str]) -> pd.DataFrame:
-    """Some columns as a data frame of strings."""
+    """Return some columns as a data frame of strings."""
     return pd.DataFrame({name: pd.Series(columns[name], dtype="str") for name in names})
 
 
 def hashes(values: Sequence[str]) -> NDArray[np.uint64]:
-    """A 64-bit hash of each string."""
-    array = np.empty(len(values), object)
-    array[:] = values
-    hashed: NDArray[np.uint64] = hash_array(array, categorize=False)
+    """Return a 64-bit hash of each string."""
+    hashed: NDArray[np.uint64] = hash_array(np.array(values, dtype=object), categorize=False)
     return hashed
 
 
@@ -264,13 +255,9 @@ def _put(
     staging.append(columns, numbers)
 
 
-def _files(raw: Path) -> list[tuple[str, Path]]:
-    """The fetched files with their splits, in a fixed order.
-
-    Raises:
-        UserError: There is none.
-    """
-    found = [(split, path) for split in SPLIT_CODES for path in sorted((raw / split).glob("*")) if path.is_file()]
-    if not found:
+def _list_files(raw: Path) -> list[tuple[str, Path]]:
+    """Return the fetched files with their splits, in a fixed order."""
+    files = [(split, path) for split in SPLIT_CODES for path in sorted((raw / split).glob("*")) if path.is_file()]
+    if not files:
         raise UserError("no fetched files here", where=str(raw), fix="Run `dvc repro fetch`")
-    return found
+    return files

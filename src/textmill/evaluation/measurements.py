@@ -1,4 +1,4 @@
-"""All figures of one evaluation: of the model, its baselines, their differences, and of slices."""
+"""The metrics of one evaluation: model, baselines, differences and slices."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 GROUP = "/"
-"""In a metric's name it stands between figure and group: `f1/positive`."""
+"""Separates metric and group in a name: `f1/positive`."""
 
 _FORBIDDEN = re.compile(r"[^\w\-. /:]")
-"""What the tracking store does not take in a metric's name."""
+"""Characters that MLflow forbids in a metric's name."""
 
 Intervals = dict[str, Interval]
 
 
 @dataclass(frozen=True)
-class SliceFigure:
+class SliceMeasurement:
     """The main metric over a slice of `rows` rows."""
 
     column: str
@@ -35,59 +35,59 @@ class SliceFigure:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What was measured.
+class Measurements:
+    """All metrics of an evaluation, with intervals.
 
     Attributes:
-        main: Name of the metric that decides.
-        test: Every metric of the model.
-        baselines: The same of each baseline.
-        difference: Model minus each baseline, on paired draws.
-        slices: The main metric over parts of the split.
-        higher_is_better: Of each metric.
+        main: Name of the main metric.
+        test: Metrics of the model.
+        baselines: Metrics of each baseline.
+        difference: Model minus each baseline, on paired resamples.
+        slices: The main metric on each slice.
+        higher_is_better: Direction of each metric.
     """
 
     main: str
     test: Intervals
     baselines: dict[str, Intervals]
     difference: dict[str, Intervals]
-    slices: list[SliceFigure]
+    slices: list[SliceMeasurement]
     higher_is_better: dict[str, bool]
 
     @property
     def headline(self) -> list[str]:
-        """The metrics over all rows, without those of a single group."""
+        """Names of the metrics over all rows, without those of a single group."""
         return [name for name in self.test if GROUP not in name]
 
     def summary(self) -> dict[str, Any]:
-        """What `dvc metrics show` lists: headline figures, and the main one's lead over the baselines.
+        """Return the content of `metrics.json`: headline metrics, and the main one's lead over baselines.
 
-        The intervals of the baselines' lesser figures are left to `details`, to keep the list short.
+        It keeps `dvc metrics show` short: only `details` has the intervals of the baselines' other metrics.
         """
         return {
             "test": {name: self.test[name].as_dict() for name in self.headline},
             "baselines": {
                 baseline: {
-                    name: found[name].as_dict() if name == self.main else {"value": round(found[name].value, 6)}
+                    name: metrics[name].as_dict() if name == self.main else {"value": round(metrics[name].value, 6)}
                     for name in self.headline
                 }
-                for baseline, found in self.baselines.items()
+                for baseline, metrics in self.baselines.items()
             },
             "difference": {
-                baseline: {self.main: found[self.main].as_dict()} for baseline, found in self.difference.items()
+                baseline: {self.main: metrics[self.main].as_dict()} for baseline, metrics in self.difference.items()
             },
         }
 
     def details(self) -> dict[str, Any]:
-        """Everything, as plain JSON values."""
+        """Return the content of `figures.json`: every metric with its interval."""
 
-        def plain(found: Intervals) -> dict[str, dict[str, float]]:
-            return {name: interval.as_dict() for name, interval in found.items()}
+        def plain(metrics: Intervals) -> dict[str, dict[str, float]]:
+            return {name: interval.as_dict() for name, interval in metrics.items()}
 
         return {
             "test": plain(self.test),
-            "baselines": {name: plain(found) for name, found in self.baselines.items()},
-            "difference": {name: plain(found) for name, found in self.difference.items()},
+            "baselines": {name: plain(metrics) for name, metrics in self.baselines.items()},
+            "difference": {name: plain(metrics) for name, metrics in self.difference.items()},
             "slices": [
                 {"column": part.column, "slice": part.name, "rows": part.rows, self.main: part.interval.as_dict()}
                 for part in self.slices
@@ -95,20 +95,21 @@ class Figures:
         }
 
     def flat(self) -> dict[str, float]:
-        """Names and values as the tracking store takes them: `test/weighted_f1_low` and the like.
+        """Return names and values for MLflow, such as `test/weighted_f1_low`.
 
-        Intervals only of the headline figures and their lead; the others are in `details`, for there
-        they would bury the rest in a hundred columns.
+        Intervals are included only for headline metrics and the main one's lead: all of them would
+        fill a hundred columns.
         """
         named = {f"test/{name}": interval for name, interval in self.test.items()}
         for kind, sections in (("baseline", self.baselines), ("difference", self.difference)):
-            named |= {f"{kind}/{of}/{name}": found[name] for of, found in sections.items() for name in self.headline}
-        values = {name: interval.value for name, interval in named.items()}
-        with_ends = [f"test/{name}" for name in self.headline]
-        with_ends += [f"difference/{of}/{self.main}" for of in self.difference]
-        for name in with_ends:
-            values |= {f"{name}_low": named[name].low, f"{name}_high": named[name].high}
-        return {_FORBIDDEN.sub("_", name): value for name, value in values.items()}
+            named |= {f"{kind}/{of}/{name}": values[name] for of, values in sections.items() for name in self.headline}
+        flat = {name: interval.value for name, interval in named.items()}
+        for name in (
+            *(f"test/{name}" for name in self.headline),
+            *(f"difference/{of}/{self.main}" for of in self.difference),
+        ):
+            flat |= {f"{name}_low": named[name].low, f"{name}_high": named[name].high}
+        return {_FORBIDDEN.sub("_", name): value for name, value in flat.items()}
 
 
 def measure(
@@ -118,15 +119,15 @@ def measure(
     baselines: Mapping[str, pd.DataFrame],
     slices: Sequence[Slice],
     bootstrap: Bootstrap,
-) -> Figures:
-    """Measure a model's predictions beside those of its baselines on the same rows.
+) -> Measurements:
+    """Measure the predictions of a model and its baselines on the same rows.
 
     Raises:
-        UserError: A value or a figure is no finite number, or the rows do not match.
+        UserError: A value or metric is not a finite number, or the rows do not match.
     """
     main = [metric for metric in metrics if metric.name == task.main_metric]
     headline = [metric for metric in metrics if GROUP not in metric.name]
-    return Figures(
+    return Measurements(
         main=task.main_metric,
         test=intervals(predictions, metrics, bootstrap),
         baselines={name: intervals(table, headline, bootstrap) for name, table in baselines.items()},
@@ -135,7 +136,7 @@ def measure(
             for name, table in baselines.items()
         },
         slices=[
-            SliceFigure(
+            SliceMeasurement(
                 part.column,
                 part.name,
                 len(part.rows),

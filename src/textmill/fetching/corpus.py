@@ -1,4 +1,4 @@
-"""The corpus as it was published, with a record of where it came from."""
+"""Fetch the corpus unchanged and record its origin."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ log = logging.getLogger("textmill")
 
 
 def fetch_corpus(config: FetchConfig, layout: Layout) -> None:
-    """Make `data/raw`: the files by split, and `provenance.json` with the digest of each.
+    """Write `data/raw`: the files of each split, and `provenance.json` with their digests.
 
     Raises:
-        UserError: The source is not there, cannot be reached, or has a wrong digest.
+        UserError: The source does not exist, cannot be reached, or has a wrong digest.
     """
     source = Source.build(config.source)
     with atomic_folder(layout.raw) as partial:
@@ -27,6 +27,6 @@ def fetch_corpus(config: FetchConfig, layout: Layout) -> None:
         provenance = source.fetch(files, layout.root)
         digests = folder_digests(files)
         if not digests:
-            raise UserError("the source brought no files", where="fetch.source")
+            raise UserError("the source has no files", where="fetch.source")
         write_json(partial / "provenance.json", {**asdict(provenance), "files": digests})
     log.info("fetch: %d file(s) from %s", len(digests), provenance.origin)

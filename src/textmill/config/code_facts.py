@@ -1,0 +1,323 @@
+"""What the source text of one module says: its definitions, a digest of each, and the names each one uses.
+
+The text is parsed and never run. Comments, docstrings, formatting and the order of imports do not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+FORMAT = 1
+"""Raise it when the content of the facts changes, so that stored ones are read again."""
+
+BODY = ""
+"""Name of the definition that stands for the statements of a module that define nothing."""
+
+_FILE = re.compile(r"[\w.-][\w./-]{,99}\.\w+")
+_IGNORED = frozenset({"ctx", "type_comment", "kind", "lineno", "end_lineno", "col_offset", "end_col_offset"})
+_PLAIN_DECORATORS = {
+    *("property", "cached_property", "setter", "classmethod", "staticmethod", "abstractmethod", "override", "overload"),
+    *("cache", "lru_cache", "contextmanager", "no_grad", "inference_mode"),
+}
+_CLOSED_BASES = {
+    *("object", "Exception", "ValueError", "RuntimeError", "abc.ABC", "enum.Enum", "enum.StrEnum", "enum.IntEnum"),
+    *("typing.Protocol", "typing.Generic", "typing.NamedTuple", "typing.TypedDict"),
+}
+_BY_NAME = frozenset({"getattr", "hasattr", "setattr", "attrgetter", "methodcaller"})
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+_Scope = _Function | ast.Lambda
+
+
+def read_facts(text: str) -> dict[str, Any]:
+    """Return the facts of a module as plain JSON values.
+
+    Returns:
+        `defines`: name -> {`digest`, `refers` (absolute dotted names, `.name` of this module, or
+        `!module` that is imported for what it does), `types` (the same of names that say what a value
+        is), `attributes`, `files`}; methods as `Class.method`.
+        `imports`: name -> absolute dotted name. `classes`: name -> {`bases` (but those that call no
+        method by name), `methods`, `kept` (methods that Python or a decorator's library calls),
+        `constants` (class attributes that are strings)}.
+
+    Raises:
+        SyntaxError: The text is not Python.
+    """
+    module = _Module(ast.parse(text))
+    return {"imports": module.imports, "defines": module.defines(), "classes": module.classes()}
+
+
+class _Module:
+    def __init__(self, tree: ast.Module) -> None:
+        self.nodes: dict[str, list[ast.AST]] = {BODY: []}
+        self.imports: dict[str, str] = {}
+        self.in_body: set[str] = set()
+        for node in tree.body:
+            self._take(node)
+        self._classes = {
+            name: nodes[-1]
+            for name, nodes in self.nodes.items()
+            if isinstance(nodes[-1] if nodes else None, ast.ClassDef)
+        }
+
+    def _take(self, node: ast.stmt) -> None:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            self.imports.update(_bindings(node))
+        elif names := _defined_names(node):
+            for name in names:
+                self.nodes.setdefault(name, []).append(node)
+        elif not (_is_text(node) or _is_skipped(node)):
+            self.nodes[BODY].append(node)
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Import | ast.ImportFrom):
+                    self.imports.update(_bindings(inner))
+                else:
+                    self.in_body |= set(_stored(inner))
+
+    def defines(self) -> dict[str, Any]:
+        found = {}
+        for name, nodes in self.nodes.items():
+            if node := self._classes.get(name):
+                assert isinstance(node, ast.ClassDef)
+                methods = [inner for inner in node.body if isinstance(inner, _Function)]
+                found[name] = _Walk(self, [node], without=methods).result()
+                for method in methods:
+                    same = [inner for inner in methods if inner.name == method.name]
+                    found[f"{name}.{method.name}"] = _Walk(self, same).result()
+            elif nodes:
+                found[name] = _Walk(self, nodes).result()
+        return found
+
+    def classes(self) -> dict[str, Any]:
+        found = {}
+        for name, node in self._classes.items():
+            assert isinstance(node, ast.ClassDef)
+            methods = [inner for inner in node.body if isinstance(inner, _Function)]
+            named = {inner.id for part in node.body for inner in _names_outside_methods(part)}
+            kept = [each.name for each in methods if _is_kept(each) or each.name in named]
+            bases = [self.dotted(base) or "?" for base in node.bases]
+            constants = {
+                target.id: part.value.value
+                for part in node.body
+                if isinstance(part, ast.Assign | ast.AnnAssign) and isinstance(part.value, ast.Constant)
+                for target in (part.targets if isinstance(part, ast.Assign) else [part.target])
+                if isinstance(target, ast.Name) and isinstance(part.value.value, str)
+            }
+            found[name] = {
+                "bases": [base for base in bases if base not in _CLOSED_BASES],
+                "methods": sorted({each.name for each in methods}),
+                "kept": sorted(set(kept)),
+                "constants": constants,
+            }
+        return found
+
+    def dotted(self, node: ast.AST) -> str | None:
+        """The dotted name of an expression such as `package.Class[Item]`; None of any other."""
+        if isinstance(node, ast.Subscript):
+            return self.dotted(node.value)
+        if isinstance(node, ast.Attribute):
+            before = self.dotted(node.value)
+            return f"{before}.{node.attr}" if before else None
+        return self.meaning(node.id, {}) or node.id if isinstance(node, ast.Name) else None
+
+    def meaning(self, name: str, local: dict[str, str]) -> str | None:
+        """What a free name refers to: a dotted name, `.name` of this module, or None for a built-in one."""
+        if found := local.get(name) or self.imports.get(name):
+            return found
+        if name in self.nodes and name != BODY:
+            return f".{name}"
+        return f".{BODY}" if name in self.in_body else None
+
+
+class _Walk:
+    """One pass over a definition: its canonical text, and the names in it."""
+
+    def __init__(self, module: _Module, nodes: Iterable[ast.AST], without: Iterable[ast.AST] = ()) -> None:
+        self._module = module
+        self._without = set(map(id, without))
+        self._local: dict[str, str] = {}
+        self._refers: set[str] = set()
+        self._types: set[str] = set()
+        self._in_type: set[int] = set()
+        self._attributes: set[str] = set()
+        self._files: set[str] = set()
+        self._text: list[str] = []
+        self._roots: set[int] = set()
+        for node in nodes:
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Import | ast.ImportFrom):
+                    self._local.update(_bindings(inner))
+                    modules = (
+                        [inner.module or ""] if isinstance(inner, ast.ImportFrom) else [a.name for a in inner.names]
+                    )
+                    self._refers |= {f"!{name}" for name in modules}
+        for node in nodes:
+            self._visit(node, frozenset())
+
+    def result(self) -> dict[str, Any]:
+        content = "\n".join(["".join(self._text), *sorted(self._refers), *sorted(self._types)])
+        return {
+            "digest": hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32],
+            "refers": _not_standard(self._refers),
+            "types": _not_standard(self._types),
+            "attributes": sorted(self._attributes),
+            "files": sorted(self._files),
+        }
+
+    def _visit(self, node: Any, hidden: frozenset[str]) -> None:
+        if isinstance(node, list):
+            self._text.append("[")
+            for item in node:
+                self._visit(item, hidden)
+            self._text.append("]")
+        elif not isinstance(node, ast.AST):
+            self._text.append(f"{node!r},")
+        elif not (id(node) in self._without or isinstance(node, ast.Import | ast.ImportFrom) or _is_text(node)):
+            self._note(node, hidden)
+            if isinstance(node, _Scope):
+                hidden = hidden | _locals(node) - self._local.keys()
+            elif isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+                hidden = hidden | {name for part in node.generators for name in _all_stored(part.target)}
+            self._text.append(f"{type(node).__name__}(")
+            for field in node._fields:
+                value = getattr(node, field, None)
+                if field not in _IGNORED and (isinstance(node, ast.Constant) or value not in (None, [])):
+                    self._text.append(f"{field}=")
+                    self._visit(value, hidden)
+            self._text.append(")")
+
+    def _note(self, node: ast.AST, hidden: frozenset[str]) -> None:
+        for part in _types_in(node, in_function=bool(hidden)):
+            self._in_type |= {id(inner) for inner in ast.walk(part)} if part else set()
+        if isinstance(node, ast.Attribute):
+            self._attributes.add(node.attr)
+            if id(node) in self._roots:
+                self._roots.add(id(node.value))
+                return
+            parts: list[str] = []
+            inner: ast.AST = node
+            while isinstance(inner, ast.Attribute):
+                parts.append(inner.attr)
+                inner = inner.value
+            if isinstance(inner, ast.Name):
+                self._roots.add(id(node.value))
+                self._refer(inner, hidden, list(reversed(parts)))
+        elif isinstance(node, ast.Name) and id(node) not in self._roots:
+            self._refer(node, hidden, [])
+        elif isinstance(node, ast.Call) and _last_name(node.func) in _BY_NAME:
+            texts = [each.value for each in node.args if isinstance(each, ast.Constant)]
+            self._attributes |= {text for text in texts if isinstance(text, str)}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _FILE.fullmatch(node.value):
+            self._files.add(node.value)
+
+    def _refer(self, node: ast.Name, hidden: frozenset[str], chain: list[str]) -> None:
+        meaning = None if node.id in hidden else self._module.meaning(node.id, self._local)
+        if meaning is not None:
+            found = self._types if id(node) in self._in_type else self._refers
+            found.add(meaning if meaning.startswith(".") else ".".join([meaning, *chain]))
+
+
+def _not_standard(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if name.lstrip("!").split(".")[0] not in sys.stdlib_module_names)
+
+
+def _types_in(node: ast.AST, in_function: bool) -> list[ast.AST | None]:
+    """The parts of a node that say what a value is and make none: annotations, and the types in `isinstance`."""
+    if isinstance(node, ast.Call):
+        name = _last_name(node.func)
+        return [*node.args[1:]] if name in ("isinstance", "issubclass") else [*node.args[:1]] if name == "cast" else []
+    if isinstance(node, _Function):
+        return [node.returns]
+    if isinstance(node, ast.arg) or (isinstance(node, ast.AnnAssign) and in_function):
+        return [node.annotation]
+    return [node.type] if isinstance(node, ast.ExceptHandler) else []
+
+
+def _bindings(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
+    for alias in node.names:
+        if isinstance(node, ast.ImportFrom):
+            yield alias.asname or alias.name, f"{node.module}.{alias.name}"
+        elif alias.asname:
+            yield alias.asname, alias.name
+        else:
+            top = alias.name.split(".")[0]
+            yield top, top
+
+
+def _defined_names(node: ast.stmt) -> list[str]:
+    if isinstance(node, _Function | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Assign):
+        targets = node.targets
+    elif isinstance(node, ast.AnnAssign | ast.AugAssign):
+        targets = [node.target]
+    elif sys.version_info >= (3, 12) and isinstance(node, ast.TypeAlias):
+        targets = [node.name]
+    else:
+        return []
+    names = [list(_all_stored(target)) for target in targets]
+    return [name for group in names for name in group] if all(names) else []
+
+
+def _stored(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+        yield node.id
+    elif isinstance(node, _Function | ast.ClassDef | ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
+        yield node.name
+
+
+def _all_stored(node: ast.AST) -> Iterator[str]:
+    for inner in ast.walk(node):
+        yield from _stored(inner)
+
+
+def _locals(scope: _Scope) -> frozenset[str]:
+    """The names that a function binds itself; those of functions and comprehensions inside it are theirs."""
+    found = {argument.arg for argument in ast.walk(scope.args) if isinstance(argument, ast.arg)}
+    outside: set[str] = set()
+    waiting: list[ast.AST] = list(scope.body) if isinstance(scope.body, list) else [scope.body]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Global | ast.Nonlocal):
+            outside |= set(node.names)
+        found |= set(_stored(node))
+        if not isinstance(node, _Scope | ast.ClassDef | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+            waiting += ast.iter_child_nodes(node)
+    return frozenset(found - outside)
+
+
+def _is_text(node: ast.AST) -> bool:
+    """Whether a statement is a docstring, or a string below an attribute that describes it."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _is_skipped(node: ast.stmt) -> bool:
+    """Whether a statement is what only type checkers or `python -m` run."""
+    if not isinstance(node, ast.If):
+        return isinstance(node, ast.Pass)
+    names = {inner.id if isinstance(inner, ast.Name) else getattr(inner, "attr", None) for inner in ast.walk(node.test)}
+    return bool(names & {"TYPE_CHECKING", "__name__"})
+
+
+def _is_kept(method: _Function) -> bool:
+    """Whether somebody else than our code calls a method: Python by its name, a library by its decorator."""
+    if method.name.startswith("__") and method.name.endswith("__"):
+        return True
+    for decorator in method.decorator_list:
+        if _last_name(decorator.func if isinstance(decorator, ast.Call) else decorator) not in _PLAIN_DECORATORS:
+            return True
+    return False
+
+
+def _last_name(node: ast.AST) -> str | None:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", None)
+
+
+def _names_outside_methods(part: ast.stmt) -> Iterator[ast.Name]:
+    if not isinstance(part, _Function):
+        yield from (inner for inner in ast.walk(part) if isinstance(inner, ast.Name))

@@ -1,0 +1,86 @@
+"""The stage `prepare`: make clean, deduplicated, tokenised splits from the fetched files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textmill.config.layout import Layout
+from textmill.config.sections.prepare import PrepareConfig
+from textmill.config.sections.runtime import RuntimeConfig
+from textmill.data.encoding import SplitEncoder, learn_state, training_texts
+from textmill.data.first_pass import FirstPass
+from textmill.data.plots import PlotProcess
+from textmill.data.rejected_rows_file import RejectedRowsFile
+from textmill.data.report import statistics, write_report
+from textmill.data.selection import select
+from textmill.data.tokenizing import make_tokenizer
+from textmill.errors import UserError
+from textmill.files import atomic_folder, write_json
+
+if TYPE_CHECKING:
+    from textmill.tasks.base import Task
+
+log = logging.getLogger("textmill")
+
+
+def prepare(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> None:
+    """Make `data/prepared` from `data/raw` and `data/pretrained`.
+
+    The text is read twice, in chunks. In between, only numbers about each row are kept, on disk,
+    so that memory does not grow with the text.
+
+    Raises:
+        UserError: A file is empty or lacks a column, too many rows are rejected, a class or a
+            split has too few rows, or there is no tokenizer.
+    """
+    from textmill.tasks.base import Task
+
+    if runtime.workers is not None:
+        os.environ.setdefault("RAYON_NUM_THREADS", str(runtime.workers))
+    task = Task.build(config.task)
+    with atomic_folder(layout.prepared) as partial, PlotProcess() as plots:
+        with RejectedRowsFile(partial / "rejects.csv") as rejected, tempfile.TemporaryDirectory(dir=partial) as staged:
+            report = _fill(config, task, layout, rejected, partial, Path(staged))
+        write_json(partial / "statistics.json", report)
+        write_report(report, partial / "report", partial / "rejects.csv", plots)
+    counts = ", ".join(f"{name} {split['rows']}" for name, split in report["splits"].items())
+    dropped = report["duplicates"]["total"], report["rejected"]["total"]
+    log.info("prepare: %s; %d duplicates, %d rejected", counts, *dropped)
+
+
+def _fill(
+    config: PrepareConfig, task: Task, layout: Layout, rejected: RejectedRowsFile, partial: Path, staged: Path
+) -> dict[str, Any]:
+    """Run both passes and return the statistics."""
+    reader = FirstPass(config, task, rejected)
+    with reader.staging(staged) as staging:
+        first_pass = reader.run(layout.raw / "files", staging)
+        _check_rejected(config, rejected, first_pass.rows, layout)
+        selection = select(config, first_pass, staging, task.text_columns)
+        texts = training_texts(task, staging, selection.split)
+        tokenizer = make_tokenizer(config.tokenizer, texts, layout.pretrained, partial / "tokenizer")
+        state = learn_state(task, staging, selection.split)
+        state = task.bind_tokenizer(state, tokenizer, partial / "tokenizer")
+        encoder = SplitEncoder(config, task, state, tokenizer)
+        counts = encoder.run(staging, first_pass, selection, rejected, partial)
+    _check_rejected(config, rejected, first_pass.rows, layout)
+    write_json(partial / "state.json", state)
+    return statistics(first_pass, selection, counts, rejected, config)
+
+
+def _check_rejected(config: PrepareConfig, rejected: RejectedRowsFile, rows: int, layout: Layout) -> None:
+    """Raise an error if too many rows were rejected; keep the file of rejected rows for inspection."""
+    if rejected.total <= config.max_rejected * rows:
+        return
+    rejected.flush()
+    layout.state.mkdir(parents=True, exist_ok=True)
+    kept = layout.state / "rejects.csv"
+    shutil.copyfile(rejected.path, kept)
+    message = f"{rejected.total} of {rows} rows are rejected ({rejected.examples[0]})"
+    fix = f"At most {config.max_rejected:.0%} are allowed; correct the rows listed in {kept}, or raise the limit"
+    raise UserError(message, where="prepare.max_rejected", fix=fix)

@@ -1,0 +1,1 @@
+"""The place of sources until 26 November 2026."""

@@ -1,0 +1,86 @@
+"""How the content of a folder of data changed, counted in rows, from the old and the new files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+_TABLES = (".arrow", ".parquet")
+_LINES = (".csv", ".json", ".jsonl", ".tsv", ".txt")
+_NAMED = 5
+
+Files = Mapping[str, tuple[str, Path]]
+"""Path within the folder -> MD5 and the file that holds the content."""
+
+
+def describe(old: Files, new: Files) -> str:
+    """Return in words what changed: rows of tables, lines of text files, names of other files; empty if nothing."""
+    names = [name for name in sorted(old.keys() | new.keys()) if old.get(name, ("",))[0] != new.get(name, ("",))[0]]
+    if not all(file.is_file() for files in (old, new) for name, (_, file) in files.items() if name in names):
+        return "content changed, and is not in DVC's cache"
+    kinds = {name: Path(name).suffix for name in names}
+    tables = [name for name in names if kinds[name] in _TABLES]
+    parts = [_table_changes(old, new, folder, tables) for folder in sorted({_folder(name) for name in tables})]
+    parts += [_line_changes(old, new, name) for name in names if kinds[name] in _LINES]
+    others = [name for name in names if kinds[name] not in (*_TABLES, *_LINES)]
+    if others:
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        parts.append(f"files changed: {', '.join(others[:_NAMED])}{more}")
+    return "; ".join(parts)
+
+
+def _table_changes(old: Files, new: Files, folder: str, names: Iterable[str]) -> str:
+    inside = [name for name in names if _folder(name) == folder]
+    before, after = (
+        [row for name in inside if name in files for row in _rows(name, files[name][1])] for files in (old, new)
+    )
+    by_content = _differing(Counter(repr(row[1]) for row in before), Counter(repr(row[1]) for row in after))
+    ids, other_ids = dict(before), dict(after)
+    if None not in ids.keys() | other_ids.keys():
+        shared = ids.keys() & other_ids.keys()
+        changed = sum(ids[key] != other_ids[key] for key in shared)
+        by_id = len(other_ids) - len(shared), len(ids) - len(shared), changed
+        # Ids that count rows all move when a row is put in before them
+        by_content = min(by_id, by_content, key=sum)
+    return f"{folder or 'table'}: {_words(*by_content)}"
+
+
+def _rows(name: str, file: Path) -> Iterator[tuple[Any, Any]]:
+    """The id of each row, None where it has none, and its other values."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pa.memory_map(str(file)) as source:
+        table = pq.read_table(source) if name.endswith(".parquet") else pa.ipc.open_file(source).read_all()
+        for row in table.to_pylist():
+            yield row.pop("id", None), row
+
+
+def _line_changes(old: Files, new: Files, name: str) -> str:
+    counts = []
+    for files in (old, new):
+        lines: Counter[Any] = Counter()
+        if name in files:
+            with files[name][1].open("rb") as file:
+                lines.update(line.rstrip(b"\r\n") for line in file)
+        counts.append(lines)
+    return f"{name}: {_words(*_differing(*counts))}"
+
+
+def _differing(old: Counter[Any], new: Counter[Any]) -> tuple[int, int, int]:
+    """Rows added, removed and changed; a row gone and another one new are one changed row."""
+    added, removed = (new - old).total(), (old - new).total()
+    changed = min(added, removed)
+    return added - changed, removed - changed, changed
+
+
+def _words(added: int, removed: int, changed: int) -> str:
+    counts = ((added, "added"), (removed, "removed"), (changed, "changed"))
+    told = [f"{count:,} {'row' if count == 1 else 'rows'} {what}" for count, what in counts if count]
+    return ", ".join(told) or "order of rows changed"
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
