@@ -51,7 +51,7 @@ def ours(data: Path, rows: int | None, seed: int) -> dict[str, float]:
     test = Prepared(data / "prepared").split("test")
     logits = predict_table(network.eval(), task, test)["logits"]
     return {
-        "speed": trained.figures["samples_per_second"],
+        "speed": trained.metrics["samples_per_second"],
         "f1": f1(test["label_id"].to_numpy(), logits.argmax(axis=1)),
     }
 

@@ -175,7 +175,7 @@ def ours(text: str, steps: int, folder: Path) -> dict[str, float]:
     tokenizer = Tokenizer.from_file(str(prepared.tokenizer_folder / "tokenizer.json"))
     validation = split(torch.tensor(tokenizer.encode(text).ids))[1]
     loss = score(lambda inputs: model(inputs)["logits"], validation)
-    return {"ended": ended, "loss": loss, **sizes(model, trained.figures["steps"] * 16)}
+    return {"ended": ended, "loss": loss, **sizes(model, trained.metrics["steps"] * 16)}
 
 
 # -- both -----------------------------------------------------------------------------------

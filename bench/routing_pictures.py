@@ -6,7 +6,7 @@ import statistics
 from typing import TYPE_CHECKING
 
 from bench.routing_page import DENSE, DENSE_LONGER, Found, difference, title
-from textmill.metrics.pictures import ACCENT, INK, QUIET, drawing
+from textmill.metrics.plots import ACCENT, INK, QUIET, drawing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -240,7 +240,7 @@ class Study:
             trained = self._fit(config, run)
             run.log_params({"weights": trained.network.parameter_counts()})
             run.log_metrics({f"final/{name}": value for name, value in trained.history[-1].items()})
-            run.log_metrics({"train_seconds": trained.figures["train_seconds"]})
+            run.log_metrics({"train_seconds": trained.metrics["train_seconds"]})
 
     def _fit(self, config: PipelineConfig, metrics: Any) -> Any:
         from textmill.training.training import Training

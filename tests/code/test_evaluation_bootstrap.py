@@ -85,10 +85,10 @@ def test_all_figures_share_the_draws():
 def test_a_value_that_is_not_finite_fails(value):
     good, broken = table(np.ones(10)), table(np.ones(10))
     broken.loc[3, "score"] = value
-    with pytest.raises(UserError, match="1 of 10 predictions have a score that is no finite number"):
+    with pytest.raises(UserError, match="1 of 10 predictions have a score that is not a finite number"):
         intervals(broken, [MEAN], Bootstrap())
     for ours, theirs in ((good, broken), (broken, good)):
-        with pytest.raises(UserError, match="no finite number"):
+        with pytest.raises(UserError, match="not a finite number"):
             paired_differences(ours, theirs, [MEAN], Bootstrap())
 
 
@@ -104,7 +104,7 @@ def test_rows_that_do_not_match_fail():
         paired_differences(ours, ours.head(9), [MEAN], Bootstrap())
     with pytest.raises(UserError, match="different rows"):
         paired_differences(ours, ours.assign(id=[f"other-{i}" for i in range(10)]), [MEAN], Bootstrap())
-    with pytest.raises(UserError, match="stands twice in the second"):
+    with pytest.raises(UserError, match="the second predictions repeat an id"):
         paired_differences(ours, ours.assign(id="same"), [MEAN], Bootstrap())
     relabelled = ours.assign(label=["x"] * 9 + ["y"])
     with pytest.raises(UserError, match="differ in label"):

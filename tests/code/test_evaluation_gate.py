@@ -104,7 +104,7 @@ def test_nan_fails(side: str, value: float) -> None:
     pair = (broken, good) if side == "challenger" else (good, broken)
     verdict = judge(material(*pair), gate())
     assert verdict.status == "fail"
-    assert any("no finite number" in reason for reason in verdict.reasons)
+    assert any("not a finite number" in reason for reason in verdict.reasons)
 
 
 def test_metric_that_is_nan_fails_even_without_a_floor() -> None:

@@ -29,6 +29,8 @@ from reach_plugins.base import Base
 
 if TYPE_CHECKING:
     from reach_plugins.typing_only import Never
+else:
+    Never = decorated
 
 LIMIT = numbers.FIRST
 UNUSED = numbers.SECOND
@@ -50,7 +52,12 @@ class Task(Base):
     def fit(self, never: Never):
         from reach_plugins.local import inner
 
+        if isinstance(never, Named):
+            return Made()
         return inner(never) + len("page.html.jinja")
+
+    def for_the_page(self):
+        return LIMIT
 
     def report(self):
         return tools.two() + yaml.safe_load("")
@@ -58,6 +65,14 @@ class Task(Base):
     def hidden(self):
         numbers = 3
         return numbers
+
+
+class Named:
+    pass
+
+
+class Made:
+    pass
 
 
 class Other(Base):
@@ -123,7 +138,7 @@ class Network(Mixin, torch.nn.Module):
     def forward(self, x):
         return x
 """,
-    "page.html.jinja": '{% include "style.css" %}',
+    "page.html.jinja": '{% include "style.css" %}{{ task.for_the_page() }}',
     "style.css": "body {}",
     "unused.css": "p {}",
 }
@@ -160,7 +175,16 @@ def edit(package: Path, file: str, old: str, new: str) -> None:
 def test_class_bases_aliases_constants_and_templates_are_followed(package: Path) -> None:
     found = reached(package)
     assert found >= {
-        *("task:Task", "task:Task.fit", "task:Task.always", "task:LIMIT", "task:decorated", "task:"),
+        *(
+            "task:Task",
+            "task:Task.fit",
+            "task:Task.always",
+            "task:Task.for_the_page",
+            "task:LIMIT",
+            "task:decorated",
+            "task:",
+            "task:Made",
+        ),
         *("base:Base", "numbers:FIRST", "helpers:one", "local:inner"),
         *("circle:there", "circle:back"),
         *(":page.html.jinja", ":style.css"),
@@ -170,7 +194,15 @@ def test_class_bases_aliases_constants_and_templates_are_followed(package: Path)
 def test_what_no_reached_code_names_is_left_out(package: Path) -> None:
     found = reached(package)
     assert not found & {
-        *("task:Other", "task:Other.other", "task:UNUSED", "task:Task.hidden", "base:Unused", "numbers:SECOND"),
+        *(
+            "task:Other",
+            "task:Other.other",
+            "task:Named",
+            "task:UNUSED",
+            "task:Task.hidden",
+            "base:Unused",
+            "numbers:SECOND",
+        ),
         *("helpers:two", "local:outside", "typing_only:Never", ":unused.css"),
     }
 

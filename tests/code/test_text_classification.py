@@ -307,7 +307,7 @@ def test_strength_is_chosen_on_validation(task):
 def test_baseline_options_are_checked(task):
     with pytest.raises(UserError, match=r"evaluate\.baselines\.strenghts.*The options are models, strengths"):
         evaluator_of(task).baselines(words_frame(8, 0), words_frame(8, 1), STATE, {"strenghts": [1]}, 0)
-    with pytest.raises(UserError, match="finds no words"):
+    with pytest.raises(UserError, match="has no words"):
         evaluator_of(task).baselines(words_frame(8, 0).assign(words="!"), words_frame(8, 1), STATE, {}, 0)
 
 

@@ -97,7 +97,7 @@ def test_a_class_too_small_to_split_is_named(project: Any, many_rows: Any) -> No
         project.prepare()
 
 
-def test_bytes_that_are_no_utf8_cost_only_their_row(project: Any, many_rows: Any) -> None:
+def test_invalid_utf8_rejects_only_its_row(project: Any, many_rows: Any) -> None:
     path = project.rows("all/a.csv", many_rows(40))
     path.write_bytes(path.read_bytes() + b"caf\xe9 was fine,good\nthe last film,bad\n")
     found = project.prepare()
@@ -150,7 +150,7 @@ def test_rows_with_too_few_or_many_fields_are_rejected(project: Any, many_rows: 
     ]
 
 
-def test_repeated_ids_are_rejected_and_missing_ones_made_up(project: Any, many_rows: Any, whole: Any) -> None:
+def test_repeated_ids_are_rejected_and_missing_ones_generated(project: Any, many_rows: Any, whole: Any) -> None:
     lines = [f"{index},{text},{label}" for index, (text, label) in enumerate(many_rows(40))]
     project.raw("all/a.csv", "\n".join(["id,text,label", *lines, "7,another text,good", ",a third text,bad"]))
     project.prepare(columns={"id": "id", "text": "text", "label": "label"})
@@ -235,7 +235,7 @@ def test_an_output_that_cannot_be_written_is_a_clear_line(project: Any, many_row
     assert "Traceback" not in str(from_os_error(error.value)) and "/proc" in str(from_os_error(error.value))
 
 
-def test_rows_of_more_fields_are_rejected_unless_they_may_be(project: Any, many_rows: Any) -> None:
+def test_extra_fields_are_rejected_unless_allowed(project: Any, many_rows: Any) -> None:
     lines = "".join(f"{text},{label}\n" for text, label in many_rows(40))
     project.raw("all/a.csv", f"text,label\n{lines}a stray row,good,and where it comes from\n")
     project.prepare()

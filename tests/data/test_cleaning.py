@@ -32,7 +32,7 @@ ODD = st.text(
         ("e\u0301", "é"),
     ],
 )
-def test_text_is_mended(raw: str, clean: str) -> None:
+def test_clean_repairs_text(raw: str, clean: str) -> None:
     assert CLEANER.clean(raw) == clean
 
 
@@ -45,7 +45,7 @@ def test_cleaning_a_clean_text_changes_nothing(text: str) -> None:
 
 @settings(max_examples=300)
 @given(st.text(alphabet=st.characters(max_codepoint=127), max_size=60))
-def test_the_short_way_for_plain_text_is_what_ftfy_does(text: str) -> None:
+def test_clean_plain_text_equals_ftfy(text: str) -> None:
     if text.isascii() and text.isprintable() and "&" not in text:
         assert CLEANER.clean(text) == ftfy.fix_text(text, ftfy.TextFixerConfig(normalization="NFKC")).strip()
 
@@ -74,7 +74,7 @@ def test_an_uncertain_number_is_shared_out_by_the_normal_distribution() -> None:
     assert shares == pytest.approx({"negative": low, "neutral": high - low, "positive": 1 - high}, abs=1e-6)
 
 
-def test_bins_and_shares_that_make_no_sense_are_refused() -> None:
+def test_invalid_bins_and_shares_are_refused() -> None:
     with pytest.raises(ValidationError, match="ascend"):
         BinsConfig(edges=[1, 1], names=["a", "b", "c"])
     with pytest.raises(ValidationError, match="need 2 names"):

@@ -66,12 +66,12 @@ def test_prose_is_told_from_sections_code_and_markup() -> None:
         "A summary that is followed by an address.\n\nSee https://example.org for all the rest of what is to be said.",
     ],
 )
-def test_what_is_no_pair_is_left_out(docstring: str) -> None:
+def test_docstring_without_pair_is_skipped(docstring: str) -> None:
     assert summary_and_body(docstring) is None
 
 
 @given(st.text(alphabet="ab .:`*[]_<>-=\n", max_size=200))
-def test_no_docstring_breaks_it(docstring: str) -> None:
+def test_summary_and_body_accepts_any_docstring(docstring: str) -> None:
     pair = summary_and_body(docstring)
     assert pair is None or all("\n" not in text and text.strip() == text for text in pair)
 

@@ -25,7 +25,7 @@ def shingles(text: str, size: int) -> set[str]:
 
 
 @given(TEXTS, st.integers(1, 8))
-def test_signatures_are_datasketchs_own(texts: list[str], size: int) -> None:
+def test_signatures_equal_datasketch(texts: list[str], size: int) -> None:
     hashed, starts = minhash.shingle_hashes(texts, size)
     ours = minhash.signatures(texts, size, 32)
     for index, start in enumerate(starts):

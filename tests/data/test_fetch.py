@@ -185,7 +185,7 @@ def test_no_path_of_an_archive_leads_out_of_the_folder(tmp_path: Path) -> None:
     ]
 
 
-def test_no_archive_is_named(tmp_path: Path) -> None:
+def test_open_archive_unreadable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.tar.gz").write_bytes(b"nothing like it")
     with pytest.raises(UserError, match=r"x\.tar\.gz: is not a readable archive"), open_archive(tmp_path / "x.tar.gz"):
         pass

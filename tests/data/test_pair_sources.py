@@ -70,7 +70,7 @@ def test_files_of_different_length_are_both_named(tmp_path: Path) -> None:
     assert "train.en.gz has 3 lines" in text and "train.de has 2 lines" in text and "\n" not in text
 
 
-def test_bytes_that_are_no_utf8_and_a_changed_file_are_named(tmp_path: Path) -> None:
+def test_invalid_utf8_line_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.de:2: not UTF-8"):
         parallel(tmp_path, b"one\ntwo\n", b"eins\n\xff\n")
 

@@ -14,7 +14,7 @@ from textmill.data.shards import ShardWriter, open_split
 from textmill.errors import UserError
 
 
-def test_what_prepare_leaves_behind(project: Any, many_rows: Any, whole: Any) -> None:
+def test_prepare_writes_all_outputs(project: Any, many_rows: Any, whole: Any) -> None:
     rows = many_rows(200)
     project.rows("all/reviews.csv", rows)
     found = project.prepare(rows_per_shard=64, max_length=8)
@@ -74,7 +74,7 @@ def test_given_splits_stay_and_only_the_missing_one_is_cut(project: Any, many_ro
     assert set(found.frame("test", ["text"])["text"]) == {text for text, _ in rows[100:]}
 
 
-def test_of_a_text_in_two_splits_the_training_copy_goes(project: Any, many_rows: Any) -> None:
+def test_text_in_two_splits_is_dropped_from_training(project: Any, many_rows: Any) -> None:
     rows = many_rows(100)
     project.rows("train/a.csv", [*rows[:60], (rows[70][0].upper(), "good")])
     project.rows("validation/b.csv", rows[60:80])

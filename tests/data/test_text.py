@@ -46,7 +46,7 @@ def test_documents_are_files_paragraphs_or_begin_at_a_pattern(tmp_path: Path) ->
     assert read(path, drop=[r"\AACT I$.*?Two\.", r"ACT II\n.*\Z"]) == []
 
 
-def test_bytes_that_are_no_text_are_a_reject(tmp_path: Path) -> None:
+def test_invalid_utf8_document_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "poem.txt"
     path.write_bytes(b"good\n\nbad \xff\xfe\n\nalso good\n")
     found = [

@@ -17,7 +17,7 @@ from textmill.models import attention
 from textmill.models.attention import CrossAttention, padding_mask
 from textmill.models.encoder_decoder import EncoderDecoder, shift_right
 from textmill.models.encoder_decoder_model import EncoderDecoderModel
-from textmill.models.generation import generate, write
+from textmill.models.generation import generate, generate_tokens
 from textmill.models.hub_encoder_decoder import HubEncoderDecoder
 from textmill.models.losses.likelihood import IGNORED, mean_cross_entropy
 from textmill.models.warm_start import WarmStart
@@ -99,8 +99,8 @@ def test_padding_and_neighbours_change_nothing() -> None:
 def test_writing_side_by_side_and_alone_is_the_same(beams: int) -> None:
     model, sources = encoder_decoder(), token_ids(3, 9)
     options = GenerationConfig(temperature=0.0, beams=beams, max_new_tokens=10)
-    together = model.write(sources, MASK, options)
-    alone = [model.write(sources[row : row + 1], MASK[row : row + 1], options)[0] for row in range(3)]
+    together = model.generate(sources, MASK, options)
+    alone = [model.generate(sources[row : row + 1], MASK[row : row + 1], options)[0] for row in range(3)]
     assert together == alone
     assert len({tuple(tokens) for tokens in together}) == 3, "each is about its own source"
 
@@ -128,9 +128,9 @@ def test_beams_find_likelier_text_than_greedy_choice() -> None:
     with torch.inference_mode():
         source = model.read_source(sources, MASK)
         options = GenerationConfig(temperature=0.0, max_new_tokens=5, beams=8)
-        found = write(model.decoder, [[END]] * 3, options, VOCABULARY, source=source)
+        found = generate_tokens(model.decoder, [[END]] * 3, options, VOCABULARY, source=source)
         one = options.model_copy(update={"beams": 1})
-        greedy = write(model.decoder, [[END]] * 3, one, VOCABULARY, source=source)
+        greedy = generate_tokens(model.decoder, [[END]] * 3, one, VOCABULARY, source=source)
         for row in range(3):
             assert likelihood(row, found[row]) >= likelihood(row, greedy[row]) - 1e-4
 
@@ -165,20 +165,20 @@ def test_a_model_of_the_hub_computes_and_writes_as_transformers_does(tmp_path: P
     torch.testing.assert_close(loss, theirs.loss)
     assert each.sum().item() == pytest.approx(theirs.loss.item() * int((targets != IGNORED).sum()), rel=1e-4)
     options = GenerationConfig(temperature=0.0, beams=3, max_new_tokens=6)
-    found = network.write(sources, MASK, options)
+    found = network.generate(sources, MASK, options)
     assert [len(row) <= 6 and END not in row for row in found] == [True] * 3
     # Exported, transformers reads it, and so do we, with tied weights
     write_weights(network, tmp_path)
     again = HubEncoderDecoder.from_options().build_encoder_decoder(VOCABULARY, END, tmp_path).eval()
-    assert again.write(sources, MASK, options) == found
+    assert again.generate(sources, MASK, options) == found
     (tmp_path / "shape").mkdir()
     (tmp_path / "shape/config.json").write_bytes((tmp_path / "config.json").read_bytes())
     empty = HubEncoderDecoder.from_options().build_encoder_decoder(VOCABULARY, END, tmp_path / "shape").eval()
     read_weights(empty, tmp_path)
-    assert empty.write(sources, MASK, options) == found
+    assert empty.generate(sources, MASK, options) == found
 
 
-def test_a_hub_model_that_cannot_be_had_is_told_in_one_line(tmp_path: Path) -> None:
+def test_hub_encoder_decoder_unloadable_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no pretrained weights and no architecture"):
         HubEncoderDecoder.from_options().build_encoder_decoder(VOCABULARY, END, None)
     write_tiny_bert(tmp_path)
@@ -195,7 +195,7 @@ def test_a_warm_start_brings_the_encoder_and_its_embedding(tmp_path: Path) -> No
     sources = token_ids(3, 9)
     expected = network.encoder(sources, MASK)
     torch.testing.assert_close(network.encode(sources, MASK), expected)
-    assert len(network.write(sources, MASK, GenerationConfig(temperature=0.0, beams=2, max_new_tokens=5))) == 3
+    assert len(network.generate(sources, MASK, GenerationConfig(temperature=0.0, beams=2, max_new_tokens=5))) == 3
     folder = tmp_path / "exported"
     folder.mkdir()
     write_weights(network, folder)

@@ -111,7 +111,7 @@ def test_card_of_weights_from_scratch_and_own_files(evaluated: Layout, tmp_path:
     )
     stage.main(export_config(), RUNTIME, layout)
     card = (layout.exported / "model/README.md").read_text()
-    assert "| starting weights | none: trained from scratch |" in card
+    assert "| pretrained weights | none: trained from scratch |" in card
     assert "| corpus | data/own/reviews.csv |" in card
 
 
@@ -198,12 +198,12 @@ def test_bad_int8_fails(exported: Layout) -> None:
     logits = np.where(frame[["label"]] == "good", [[0.0, 2.0]], [[2.0, 0.0]]).astype(np.float32)
     broken = logits.copy()
     broken[0] = broken[0, ::-1]
-    found = parity.measure(task, STATE, frame, {"logits": logits}, {"logits": logits}, {"logits": broken})
+    found = parity.measure_parity(task, STATE, frame, {"logits": logits}, {"logits": logits}, {"logits": broken})
     assert found.fp32 == 1.0
     assert found.int8_changed == pytest.approx(1 / len(frame))
-    parity.require(found, 1e-4, 0.05)
+    parity.require_parity(found, 1e-4, 0.05)
     with pytest.raises(UserError, match="int8 loses"):
-        parity.require(found, 1e-4, 0.005)
+        parity.require_parity(found, 1e-4, 0.005)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -213,11 +213,11 @@ def test_no_number_is_no_parity(exported: Layout, value: float) -> None:
     difference = parity.max_difference(good, bad)
     found = parity.Parity("f1", difference, 1.0, 1.0, 0.0, 0.0)
     with pytest.raises(UserError, match="differ"):
-        parity.require(found, 1e-4, 0.005)
+        parity.require_parity(found, 1e-4, 0.005)
 
 
 def test_outputs_of_other_rows_are_told(exported: Layout) -> None:
-    with pytest.raises(UserError, match="are not those of the graph"):
+    with pytest.raises(UserError, match="differ from the graph"):
         parity.max_difference({"logits": np.zeros((2, 2))}, {"logits": np.zeros((3, 2))})
 
 

@@ -155,7 +155,7 @@ def test_only_answers_are_targets(tmp_path: Path) -> None:
     ("line", "reason"),
     [
         ("hello", "is not JSON"),
-        ([{"role": "user", "content": "thanks"}], "has no answer of the assistant's"),
+        ([{"role": "user", "content": "thanks"}], "has no message of the assistant"),
         ([{"role": "robot", "content": "thanks"}], "has the role 'robot'"),
         ([{"role": "assistant", "content": " "}], "has an empty message"),
         ([{"role": "assistant"}], "has a message without text"),

@@ -84,7 +84,7 @@ def test_a_saved_network_holds_its_updates(pretrained: Path, tmp_path: Path) -> 
     torch.testing.assert_close(loaded(*batch())["logits"], network.eval()(*batch())["logits"])
 
 
-def test_layers_that_are_not_there(pretrained: Path) -> None:
+def test_add_adapters_unknown_layer_is_named(pretrained: Path) -> None:
     with pytest.raises(UserError, match=r"no linear layer is named q_proj.*Choose from dense, key, query"):
         classifier(pretrained, lora={"targets": ["q_proj"]})
 

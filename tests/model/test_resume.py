@@ -80,7 +80,7 @@ def test_a_training_killed_twice_ends_with_the_very_bits_of_one_that_was_not(tmp
     assert list(runs(killed).values()) == ["RUNNING"]
     code, errors = finish(start(killed))
     assert code == 0, errors
-    assert "going on after" in errors
+    assert "continuing after" in errors
     assert finish(first_run)[0] == 0
     for name, load in (("final.pt", torch.load), ("data/trained/model/model.safetensors", load_file)):
         expected, found = load(whole / name), load(killed / name)
@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> Non
     code, errors = finish(start(root))
     assert code == 0, errors
     assert f"{newest} is damaged" in errors
-    assert f"going on from {before}" in errors
+    assert f"continuing from {before}" in errors
 
 
 @pytest.mark.slow
@@ -162,7 +162,7 @@ def test_a_compiler_that_fails_is_told_with_what_to_do(tmp_path: Path, monkeypat
         raise NotImplementedError("no kernel for this product")
 
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: compiled(self, backend=broken))
-    with pytest.raises(UserError, match=r"train\.compile: torch.compile fails here \(.*no kernel.*Set it to off"):
+    with pytest.raises(UserError, match=r"train\.compile: torch.compile fails \(.*no kernel.*Set it to off"):
         run_stage(make_project(tmp_path / "project", compile="on"))
 
 

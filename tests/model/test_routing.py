@@ -111,7 +111,7 @@ def test_pairs_may_be_of_any_number() -> None:
     assert assignment.combine(torch.ones(3, 1)).flatten().tolist() == [1.0, 0.0, 5.0]
 
 
-def test_padded_pairs_change_nothing_and_give_round_numbers() -> None:
+def test_padded_pairs_keep_outputs_and_give_round_counts() -> None:
     drawn = torch.Generator().manual_seed(0)
     chosen = torch.randint(5, (400, 2), generator=drawn) ** 2 // 4  # expert 3 gets nothing
     weights = torch.rand(400, 2, generator=drawn, requires_grad=True)

@@ -168,7 +168,7 @@ def test_inputs_that_are_no_pair(kind: str, value: Any, message: str) -> None:
     ("kind", "bad", "column", "reason"),
     [
         ("similarity", {"value": 6}, "score", "is 6, not between 0 and 5"),
-        ("similarity", {"value": "much"}, "score", "is no number: 'much'"),
+        ("similarity", {"value": "much"}, "score", "is not a number: 'much'"),
         ("similarity", {"value": None}, "score", "is missing"),
         ("similarity", {"value": "nan"}, "score", "is nan, not between 0 and 5"),
         ("entailment", {"value": None}, "label", "is missing"),

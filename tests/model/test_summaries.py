@@ -93,7 +93,7 @@ def test_the_sentence_that_tells_most_is_found_and_beats_the_beginning(extractiv
     assert list(metrics["test"]) == ["rouge1", "rouge2", "rougeL"]
     assert metrics["difference"]["lead"]["rougeL"]["low"] > 0
     rejects = (extractive.prepared / "rejects.csv").read_text()
-    assert "has no sentences to choose among" in rejects and "summary,is empty" in rejects
+    assert "has no sentences to select" in rejects and "summary,is empty" in rejects
 
 
 def test_an_exported_graph_chooses_the_same(extractive: Layout) -> None:

@@ -65,13 +65,13 @@ def test_a_tiny_network_learns_32_rows_by_heart(tmp_path: Path) -> None:
     losses = recorder.values("train/loss")
     assert losses[0] > 0.6
     assert losses[-1] < 0.05
-    assert trained.figures["weighted_f1"] == 1.0
+    assert trained.metrics["weighted_f1"] == 1.0
 
 
 def test_every_step_is_logged_with_its_rate_and_speed(tmp_path: Path, prepared_folder: Path) -> None:
     trained, recorder = train(tmp_path, prepared_folder)
     rates = recorder.values("train/learning_rate")
-    assert len(rates) == trained.figures["steps"]
+    assert len(rates) == trained.metrics["steps"]
     assert max(rates) == pytest.approx(1e-3)
     assert rates[-1] < rates[-2] < max(rates)
     assert min(recorder.values("train/tokens_per_second")) > 0
@@ -82,13 +82,13 @@ def test_training_stops_when_validation_no_longer_improves(tmp_path: Path, prepa
     optimizer = {"learning_rate": 1e-9}  # nothing changes, so nothing improves
     trained, _ = train(tmp_path, prepared_folder, optimizer=optimizer, early_stopping=2, max_epochs=50)
     assert len(trained.history) == 3
-    assert trained.figures["best_step"] == trained.history[0]["step"]
+    assert trained.metrics["best_step"] == trained.history[0]["step"]
 
 
 def test_the_result_is_the_best_validation_not_the_last(tmp_path: Path, prepared_folder: Path) -> None:
     trained, _ = train(tmp_path, prepared_folder, max_epochs=6, optimizer={"learning_rate": 3e-3})
     scores = [row["validation/weighted_f1"] for row in trained.history]
-    assert trained.figures["weighted_f1"] == max(scores)
+    assert trained.metrics["weighted_f1"] == max(scores)
     network = trained.network
     network.load_state_dict(trained.weights)
     outputs = predict_table(network.eval(), tiny_task(), Prepared(prepared_folder).split("validation"))
@@ -185,7 +185,7 @@ def test_a_saved_network_loads_with_its_own_architecture(tmp_path: Path) -> None
 
 def test_missing_or_unfit_weights_are_told(tmp_path: Path) -> None:
     task = tiny_task()
-    with pytest.raises(UserError, match="no trained weights here"):
+    with pytest.raises(UserError, match="no trained weights"):
         load_network(task, tiny_model(), STATE, tmp_path)
     network = task.build_network(tiny_model(), None, STATE)
     save_network(tmp_path / "model", network, network.state_dict())

@@ -232,7 +232,7 @@ def test_card_adds_what_the_registry_knows(in_project: Project, tmp_path: Path) 
     target = tmp_path / "card.md"
     assert textmill("card", "challenger", "--output", str(target)).exit_code == 0
     card = target.read_text()
-    assert "## Figures" in card
+    assert "## Metrics" in card
     assert f"| version | {NAME}/1, challenger |" in card
     assert "## Origin" in card
     assert json.loads(textmill("card", "1", "--json").stdout)["card"] == card

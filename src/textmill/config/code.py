@@ -21,7 +21,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from textmill.config.code_facts import BODY, FORMAT, read_facts
+from textmill.config import code_facts
+from textmill.config.code_facts import BODY, read_facts
 from textmill.config.layout import Layout
 from textmill.config.plugins import TARGET, renamed
 from textmill.files import atomic_write, read_optional
@@ -37,6 +38,7 @@ _MEASURING = ("evaluate", "export", "register")
 _KEPT_MODULES = 800
 _KEPT_STAGES = 200
 _PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)\s*==\s*([^\s;#]+)", re.MULTILINE)
+_ATTRIBUTE = re.compile(r"\.([A-Za-z_]\w*)")
 _QUOTED = re.compile(r"""["']([\w.-][\w./-]*\.\w+)["']""")
 
 
@@ -76,6 +78,7 @@ class Code:
         self._constraints = pins.read_text(encoding="utf-8") if pins and pins.is_file() else ""
         self._known: dict[str, Any] = read_optional(self._store / "facts.json") if self._store else {}
         self._used: dict[str, Any] = {}
+        self._reader = Path(code_facts.__file__).read_bytes()  # stored facts are of one reader
         self._sources: dict[str, Path | None] = {}
         self._facts: dict[str, dict[str, Any]] = {}
         self._roots: dict[str, Path | None] = {}
@@ -138,7 +141,7 @@ class Code:
             source = self.source(module)
             assert source is not None
             text = source.read_bytes()
-            key = hashlib.sha256(b"%d\n" % FORMAT + text).hexdigest()
+            key = hashlib.sha256(self._reader + text).hexdigest()
             facts = self._used.get(key) or self._known.get(key)
             if facts is None:
                 facts = {"imports": {}, "defines": {}, "classes": {}}
@@ -285,13 +288,17 @@ class _Reach:
                 self._waiting.append((module, dotted[1:]))
             else:
                 self._refer(dotted)
-        for attribute in set(definition["attributes"]) - self._attributes:
-            self._attributes.add(attribute)
-            self._waiting += self._dormant.pop(attribute, [])
+        self._call(definition["attributes"])
         for file in definition["files"]:
             self._read_beside(module, file)
         if name in facts["classes"]:
             self._reach_methods(module, name, all_of_them=self._is_open(module, name))
+
+    def _call(self, attributes: Iterable[str]) -> None:
+        """Wake the methods of these names in all classes that are reached."""
+        for attribute in set(attributes) - self._attributes:
+            self._attributes.add(attribute)
+            self._waiting += self._dormant.pop(attribute, [])
 
     def _reach_methods(self, module: str, name: str, *, all_of_them: bool) -> None:
         facts = self._code.facts(module)["classes"][name]
@@ -322,7 +329,9 @@ class _Reach:
             return
         content = path.read_bytes()
         self._definitions[key] = hashlib.sha256(content).hexdigest()[:32]
-        for other in _QUOTED.findall(content.decode("utf-8", "replace")):
+        text = content.decode("utf-8", "replace")
+        self._call(_ATTRIBUTE.findall(text))  # a template may call a method
+        for other in _QUOTED.findall(text):
             self._read_beside(module, other)
 
 

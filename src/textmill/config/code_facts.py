@@ -12,9 +12,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-FORMAT = 1
-"""Raise it when the content of the facts changes, so that stored ones are read again."""
-
 BODY = ""
 """Name of the definition that stands for the statements of a module that define nothing."""
 
@@ -71,7 +68,10 @@ class _Module:
         elif names := _defined_names(node):
             for name in names:
                 self.nodes.setdefault(name, []).append(node)
-        elif not (_is_text(node) or _is_skipped(node)):
+        elif _is_skipped(node):
+            for other in getattr(node, "orelse", []):
+                self._take(other)
+        elif not _is_text(node):
             self.nodes[BODY].append(node)
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Import | ast.ImportFrom):

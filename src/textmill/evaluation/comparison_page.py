@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from textmill.evaluation.gate import Costs
 from textmill.evaluation.report import Table, render_page, shown, words
 from textmill.metrics.bootstrap import Interval
-from textmill.metrics.pictures import data_uri, interval_chart, png
+from textmill.metrics.plots import data_uri, interval_chart, png
 
 _TEMPLATE = "comparison.html.jinja"
 _COSTS = {"latency": "latency of one row, p95, ms", "memory": "memory, MB", "size": "size of the graph, MB"}

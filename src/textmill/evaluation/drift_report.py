@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from textmill.evaluation.drift import Drift, Shares
 from textmill.evaluation.report import Table, render_page
-from textmill.metrics.pictures import ACCENT, QUIET, data_uri, drawing, png
+from textmill.metrics.plots import ACCENT, QUIET, data_uri, drawing, png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from textmill.config.sections.evaluate import EvaluateConfig
 from textmill.evaluation.measurements import GROUP, Measurements
 from textmill.metrics.bootstrap import Interval
-from textmill.metrics.pictures import data_uri, interval_chart, png
+from textmill.metrics.plots import data_uri, interval_chart, png
 
 if TYPE_CHECKING:
     import pandas as pd

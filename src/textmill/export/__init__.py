@@ -1,1 +1,1 @@
-"""The model as a folder that others can load: safetensors, ONNX, card, manifest."""
+"""Export a model as a folder that others can load: safetensors, ONNX, card, manifest."""

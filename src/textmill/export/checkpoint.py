@@ -1,4 +1,4 @@
-"""A language model as a checkpoint of transformers, with its logits held against the trained model's."""
+"""Export a language model as a transformers checkpoint and compare its logits with the trained model's."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _WINDOWS = 4
 def write_checkpoint(
     model: LanguageModel, task: Task, prepared: Prepared, folder: Path, tolerance: float
 ) -> dict[str, float]:
-    """Write weights, configuration and tokenizer, where transformers has the architecture.
+    """Write weights, configuration and tokenizer if transformers has the architecture.
 
     Args:
-        model: In evaluation mode, in float32, on the CPU.
-        task: Whose examples of the test split both must read alike.
-        prepared: Has the test split and the tokenizer.
-        folder: Where to.
-        tolerance: Largest absolute difference of the logits.
+        model: Trained model in evaluation mode, in float32, on the CPU.
+        task: Task that encodes the test examples.
+        prepared: Prepared data with the test split and the tokenizer.
+        folder: Target folder.
+        tolerance: Largest allowed absolute difference of the logits.
 
     Returns:
-        `checkpoint_max_difference`; nothing, and nothing is written, where there is no such architecture.
+        `checkpoint_max_difference`; empty if transformers lacks the architecture and nothing was written.
 
     Raises:
-        UserError: The logits differ by more.
+        UserError: The logits differ by more than `tolerance`.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -55,13 +55,11 @@ def write_checkpoint(
     examples = examples_of(task, prepared.split("test"))
     batch = task.collate(examples.__getitems__(list(range(min(_WINDOWS, len(examples))))))
     with torch.inference_mode():
-        expected = model(batch["input_ids"])["logits"]
-        found = loaded(batch["input_ids"]).logits
-    difference = float((expected - found).abs().max())
+        difference = float((model(batch["input_ids"])["logits"] - loaded(batch["input_ids"]).logits).abs().max())
     if not difference <= tolerance:
         raise UserError(
             f"logits of the transformers checkpoint differ by {difference:.3g}, more than {tolerance:g}",
             where="export.checkpoint_tolerance",
-            fix="Find the layer that differs before allowing more",
+            fix="Find the layer that differs before you raise the tolerance",
         )
     return {"checkpoint_max_difference": difference}

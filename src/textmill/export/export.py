@@ -1,4 +1,4 @@
-"""Make the exported folder of a trained and evaluated model, and prove that it answers the same."""
+"""Export a trained and evaluated model and check that it gives the same answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textmill.config.layout import Layout
 from textmill.config.sections.export import ExportConfig
 from textmill.data.prepared import SPLITS, Prepared
 from textmill.errors import UserError
-from textmill.export import parity as parities
+from textmill.export.parity import Parity, file_sizes, measure_parity, require_parity
 from textmill.files import read_optional, sha256_folder, write_json
 from textmill.models.base import Model
 from textmill.models.lora import merge_adapters, without_adapters
@@ -35,12 +35,12 @@ _LEAST_AGREEMENT = 0.9
 
 @dataclass(frozen=True)
 class Export:
-    """What an export measured.
+    """The result of an export.
 
     Attributes:
-        parity: How far what was exported is from the network, as figures.
-        sizes: Megabytes by file.
-        manifest_sha256: The digest that stands for the whole exported folder.
+        parity: Differences between the exported model and the network.
+        sizes: Size of each file, in MB.
+        manifest_sha256: Digest of the manifest, which covers the whole exported folder.
     """
 
     parity: dict[str, float]
@@ -48,12 +48,12 @@ class Export:
     manifest_sha256: str
 
     def metrics(self) -> dict[str, float]:
-        """All numbers as one flat record, for `metrics.json`."""
+        """Return the content of `metrics.json`."""
         return self.parity | self.sizes
 
 
 def fingerprint(config: ExportConfig, layout: Layout) -> str:
-    """SHA-256 of what decides the export: configuration, weights, state and tokenizer.
+    """Return the SHA-256 over everything that decides the export: configuration, weights, state, tokenizer.
 
     Raises:
         UserError: There is no prepared data or no trained model.
@@ -66,13 +66,13 @@ def fingerprint(config: ExportConfig, layout: Layout) -> str:
 
 
 def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
-    """Write the exported model to `folder`/model and check that it answers as the trained one does.
+    """Write the exported model to `folder`/model and check its answers against the trained model's.
 
-    Beside it goes `examples.json`: some inputs and what the exported model answers to them. Whoever
-    loads the model elsewhere must get the same answers.
+    `examples.json` beside it has inputs and the exported model's answers: every later load of the
+    model must reproduce them.
 
     Raises:
-        UserError: Something is missing, or a graph differs from PyTorch by more than allowed.
+        UserError: An input is missing, or a graph exceeds its tolerance.
     """
     from textmill.training.loading import load_network
 
@@ -86,7 +86,8 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     target = folder / MODEL_FOLDER
     exported = write_served(config, task, prepared, network, target)
     check = _check_generator if generates(task) else _check_graphs
-    parity, sizes = check(config, task, prepared, exported, layout, network, target)
+    parity, sizes, card = check(config, task, prepared, exported, layout, network, target)
+    (target / "README.md").write_text(card, encoding="utf-8")
     write_json(target / PROVENANCE_FILE, _provenance(layout, prepared))
     manifest_sha256 = write_manifest(target)
     _write_examples(task, prepared, target, folder / EXAMPLES_FILE)
@@ -94,14 +95,14 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
 
 
 def write_served(config: ExportConfig, task: Task, prepared: Prepared, network: Any, target: Path) -> ExportedModel:
-    """Write what answers: tokenizer, weights, ONNX graphs of a network that does not write, the specification.
+    """Write the files that serve a model: tokenizer, weights, specification, and ONNX graphs if it has any.
 
     Args:
-        config: What the specification says.
-        task: Whose network.
-        prepared: Brings state and tokenizer.
-        network: In evaluation mode, in float32, on the CPU, without adapters.
-        target: A folder that is not there yet.
+        config: Options for the specification.
+        task: Task of the network.
+        prepared: Prepared data with task state and tokenizer.
+        network: Network in evaluation mode, in float32, on the CPU, without adapters.
+        target: A folder that does not exist yet.
     """
     from textmill.predicting.weights import write_weights
 
@@ -109,7 +110,7 @@ def write_served(config: ExportConfig, task: Task, prepared: Prepared, network: 
     write_weights(network, target)
     if generates(task):
         generation = task.generation if isinstance(task, GeneratesText) else config.generation
-        exported = _specification(config, prepared, outputs=[], graphs={}).model_copy(update={"generation": generation})
+        exported = _specification(config, prepared, outputs=[], graphs={}, generation=generation)
     else:
         exported = _write_graphs(config, task, prepared, network, target)
     write_specification(target, exported)
@@ -122,9 +123,8 @@ def _write_graphs(config: ExportConfig, task: Task, prepared: Prepared, network:
     names = output_names(network)
     write_fp32(network, names, target / GRAPHS["fp32"])
     write_int8(target / GRAPHS["fp32"], target / GRAPHS["int8"])
-    exported = _specification(config, prepared, outputs=names, graphs=GRAPHS).model_copy(
-        update={"max_length": min([config.max_length, *_positions(network)])}
-    )
+    max_length = min([config.max_length, *_positions(network)])
+    exported = _specification(config, prepared, outputs=names, graphs=GRAPHS, max_length=max_length)
     if (head := getattr(network, "pair_head", None)) is None:
         return exported
     write_head(head, network.hidden_size, _served_names(task, exported), head.output_name, target / HEAD)
@@ -143,8 +143,8 @@ def _check_generator(
     layout: Layout,
     network: Any,
     target: Path,
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Parity and sizes, beside a checkpoint for transformers where it has the architecture, and the card."""
+) -> tuple[dict[str, float], dict[str, float], str]:
+    """Write the transformers checkpoint if possible; return parity, sizes and the card."""
     from textmill.export.checkpoint import CHECKPOINT_FOLDER, write_checkpoint
     from textmill.export.model_card import render_generator_card
 
@@ -152,10 +152,8 @@ def _check_generator(
         parity = write_checkpoint(network, task, prepared, target / CHECKPOINT_FOLDER, config.checkpoint_tolerance)
     else:
         parity = _agreement(task, prepared, exported, network.to("cpu"), layout.evaluation / "outputs.npz")
-    sizes = parities.file_sizes(target, {"safetensors": "model.safetensors"})
-    card = render_generator_card(config.title, task, prepared, layout, parity, sizes)
-    (target / "README.md").write_text(card, encoding="utf-8")
-    return parity, sizes
+    sizes = file_sizes(target, {"safetensors": "model.safetensors"})
+    return parity, sizes, render_generator_card(config.title, task, prepared, layout, parity, sizes)
 
 
 def _check_graphs(
@@ -166,8 +164,8 @@ def _check_graphs(
     layout: Layout,
     network: Any,
     target: Path,
-) -> tuple[dict[str, float], dict[str, float]]:
-    """The graphs held against the evaluation's outputs, and their sizes, beside the card and the reference."""
+) -> tuple[dict[str, float], dict[str, float], str]:
+    """Compare the graphs with the evaluation's outputs, write the reference; return parity, sizes and the card."""
     from textmill.evaluation.reference import write_reference
     from textmill.export.model_card import render_card
 
@@ -175,37 +173,27 @@ def _check_graphs(
     if exported.head is not None:
         served.append(network.pair_head.output_name)
     expected = _evaluated_outputs(layout.evaluation / "outputs.npz")
-    found = _check(task, prepared, exported, target, expected)
-    parities.require(found, config.onnx_tolerance, config.int8_tolerance)
-    sizes = parities.file_sizes(target, {"safetensors": "model.safetensors", **GRAPHS})
-    card = render_card(config.title, task, prepared, layout, found, sizes)
-    (target / "README.md").write_text(card, encoding="utf-8")
+    parity = _graph_parity(task, prepared, exported, target, expected)
+    require_parity(parity, config.onnx_tolerance, config.int8_tolerance)
+    sizes = file_sizes(target, {"safetensors": "model.safetensors", **GRAPHS})
     write_reference(task, prepared, expected if set(expected) == set(served) else {}, config.words, target)
-    return {name: value for name, value in asdict(found).items() if name != "metric"}, sizes
+    card = render_card(config.title, task, prepared, layout, parity, sizes)
+    return {name: value for name, value in asdict(parity).items() if name != "metric"}, sizes, card
 
 
-def _specification(
-    config: ExportConfig, prepared: Prepared, *, outputs: list[str], graphs: dict[str, str]
-) -> ExportedModel:
-    return ExportedModel(
-        task=config.task,
-        model=without_adapters(config.model),
-        state=prepared.state,
-        max_length=config.max_length,
-        cleaning=config.cleaning,
-        outputs=outputs,
-        graphs=graphs,
-    )
+def _specification(config: ExportConfig, prepared: Prepared, **values: Any) -> ExportedModel:
+    common = {"model": without_adapters(config.model), "state": prepared.state, "max_length": config.max_length}
+    return ExportedModel(task=config.task, cleaning=config.cleaning, **common | values)
 
 
 def _positions(network: Any) -> list[int]:
-    """How many tokens the network's encoders have positions for: the graph must not be given more."""
-    found = (getattr(module, "positions", None) for module in network.modules())
-    return [positions for positions in found if isinstance(positions, int)]
+    """Return how many positions each encoder of the network has: a graph cannot read longer inputs."""
+    positions = (getattr(module, "positions", None) for module in network.modules())
+    return [count for count in positions if isinstance(count, int)]
 
 
 def _provenance(layout: Layout, prepared: Prepared) -> dict[str, Any]:
-    """What the model was made from, by digests that stay true wherever the folder goes."""
+    """Return the digests of the model's inputs, which identify them wherever the folder is copied."""
     return {
         "corpus": read_optional(layout.raw / "provenance.json"),
         "pretrained": read_optional(layout.pretrained / "provenance.json"),
@@ -215,7 +203,7 @@ def _provenance(layout: Layout, prepared: Prepared) -> dict[str, Any]:
 
 
 def _write_examples(task: Task, prepared: Prepared, model: Path, target: Path) -> None:
-    """Let the finished folder answer some test rows, or prompts, as a user would ask."""
+    """Load the finished folder as a user does and write its answers to some test inputs."""
     from textmill.predicting.loading import load_predictor
 
     rows = natural_inputs(task, prepared.split("test").slice(0, EXAMPLES))
@@ -225,33 +213,32 @@ def _write_examples(task: Task, prepared: Prepared, model: Path, target: Path) -
 def _agreement(
     task: Task, prepared: Prepared, exported: ExportedModel, network: Any, evaluated: Path
 ) -> dict[str, float]:
-    """`texts_agree`: the share of some test rows whose answer alone is the one that the evaluation was given.
+    """Return `texts_agree`: the share of some test rows with the same answer as in the evaluation.
 
-    Sums in batches of other sizes differ in their last digits, which may tip a close choice.
+    Batches of other sizes round differently, which may change a token with close alternatives.
 
     Raises:
-        UserError: It is less than nine in ten.
+        UserError: The share is less than 0.9.
     """
     from textmill.data.tokenizing import load_tokenizer
     from textmill.predicting.text_generator import TextGenerator
 
     test = prepared.split("test").slice(0, EXAMPLES)
-    writer = TextGenerator(exported, load_tokenizer(prepared.tokenizer_folder), network.eval())
-    found = writer.outputs(test.select(list(task.text_columns)).to_pandas())
+    generator = TextGenerator(exported, load_tokenizer(prepared.tokenizer_folder), network.eval())
+    outputs = generator.outputs(test.select(list(task.text_columns)).to_pandas())
     expected = _evaluated_outputs(evaluated)
-    shares = {name: float((values == expected[name][: len(values)]).mean()) for name, values in found.items()}
-    share = min(shares.values())
+    share = min(float((values == expected[name][: len(values)]).mean()) for name, values in outputs.items())
     if share < _LEAST_AGREEMENT:
         raise UserError(
-            f"only {share:.0%} of {test.num_rows} answers are those that were evaluated",
+            f"only {share:.0%} of {test.num_rows} answers are equal to the evaluated ones",
             where=str(evaluated),
             fix="Run `dvc repro --force evaluate`",
         )
     return {"texts_agree": share}
 
 
-def _check(task: Task, prepared: Prepared, exported: ExportedModel, folder: Path, expected: Outputs) -> parities.Parity:
-    """Let both graphs answer the whole test split."""
+def _graph_parity(task: Task, prepared: Prepared, exported: ExportedModel, folder: Path, expected: Outputs) -> Parity:
+    """Compare both graphs with the evaluation on the whole test split."""
     from tokenizers import Tokenizer
 
     from textmill.predicting.predictor import Predictor, open_session
@@ -261,13 +248,9 @@ def _check(task: Task, prepared: Prepared, exported: ExportedModel, folder: Path
     ids = {name: columns[name] for name in task.sequence_columns.values()}
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     head = open_session(folder / exported.head) if exported.head is not None else None
-    fp32, int8 = (
-        Predictor(exported, tokenizer, open_session(folder / exported.graphs[precision]), head=head).outputs_of_columns(
-            ids
-        )
-        for precision in ("fp32", "int8")
-    )
-    return parities.measure(task, prepared.state, frame, expected, fp32, int8)
+    sessions = (open_session(folder / exported.graphs[precision]) for precision in ("fp32", "int8"))
+    fp32, int8 = (Predictor(exported, tokenizer, session, head=head).outputs_of_columns(ids) for session in sessions)
+    return measure_parity(task, prepared.state, frame, expected, fp32, int8)
 
 
 def _evaluated_outputs(path: Path) -> Outputs:
@@ -280,5 +263,5 @@ def _evaluated_outputs(path: Path) -> Outputs:
 
 def _existing(path: Path, stage: str) -> Path:
     if not path.exists():
-        raise UserError(f"the stage {stage} has not run", where=str(path), fix=f"Run `dvc repro {stage}`")
+        raise UserError(f"the stage {stage} has not run yet", where=str(path), fix=f"Run `dvc repro {stage}`")
     return path

@@ -1,4 +1,4 @@
-"""A network as ONNX graphs: fp32, and int8 for fast processors without a GPU."""
+"""Write a network as ONNX graphs: fp32, and int8 for CPUs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 INPUTS = ("input_ids", "attention_mask")
-# Gelu is one operator from 20 on. From 23 on attention is one too, but then int8 cannot reach into it.
+# Gelu is one operator since opset 20. Attention is one since 23, but then int8 cannot quantise its inside.
 OPSET = 20
 
-# Matrix products hold the time. Embedding tables (Gather) would make the file smaller, but rounding
-# them cost MiniLM half a point of F1 and gained no time. The head's own product is a Gemm: it is
-# tiny, and left exact because its rounding errors would go straight into the answer.
+# Matrix products take most of the time. Quantised embedding tables (Gather) would make the file
+# smaller, but cost MiniLM half a point of F1 and saved no time. The head's product is a Gemm: it is
+# small and stays exact, because its rounding errors would directly change the answer.
 _QUANTIZED = ["MatMul"]
 
 
 def output_names(network: nn.Module) -> list[str]:
-    """Names of what the network returns, in its order."""
+    """Return the names of the network's outputs, in order."""
     import torch
 
     with torch.inference_mode():
@@ -32,18 +32,18 @@ def output_names(network: nn.Module) -> list[str]:
 
 
 def write_fp32(network: nn.Module, names: Sequence[str], target: Path) -> None:
-    """Write the network's graph with a free number of rows and of tokens.
+    """Write the network's graph with dynamic numbers of rows and tokens.
 
     Args:
-        network: In evaluation mode, in float32, on the CPU.
-        names: Of its outputs, as by `output_names`.
-        target: The file; the weights are within it.
+        network: Network in evaluation mode, in float32, on the CPU.
+        names: Names of its outputs, from `output_names`.
+        target: File of the graph, weights included.
     """
     import onnx
     import torch
 
     class Positional(torch.nn.Module):
-        """ONNX outputs are a sequence, not a mapping."""
+        """Returns a tuple: ONNX outputs are a sequence, not a mapping."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -53,62 +53,59 @@ def write_fp32(network: nn.Module, names: Sequence[str], target: Path) -> None:
             outputs = self.network(input_ids=input_ids, attention_mask=attention_mask)
             return tuple(outputs[name] for name in names)
 
-    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            Positional().eval(),
-            _example(),
-            dynamo=True,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=list(INPUTS),
-            output_names=list(names),
-            dynamic_shapes=(free, free),
-        )
-    if program is None:
-        raise RuntimeError("torch.onnx.export gave no program")
-    graph = program.model_proto
+    graph = _trace(Positional(), _example(), INPUTS, names, dynamic_axes=(0, 1))
     _name_axes(graph)
-    for node in graph.graph.node:
-        del node.metadata_props[:]  # traces of this machine's paths: the same network must give the same file
     onnx.save(graph, target)
 
 
 def write_head(head: nn.Module, width: int, names: Sequence[str], output: str, target: Path) -> None:
-    """Write the graph of what judges several vectors at once, with a free number of rows.
+    """Write the graph of a head over several vectors, with a dynamic number of rows.
 
     Args:
-        head: Takes as many vectors (B, D) as there are `names`; in evaluation mode, on the CPU.
+        head: Module with one input vector (B, D) for each of `names`; on the CPU.
         width: D.
-        names: Of its inputs.
+        names: Names of its inputs.
         output: Name of its output.
-        target: The file.
+        target: File of the graph.
     """
     import onnx
     import torch
 
     example = tuple(torch.full((2, width), 0.5) for _ in names)
+    onnx.save(_trace(head, example, names, [output], dynamic_axes=(0,)), target)
+
+
+def _trace(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    *,
+    dynamic_axes: Sequence[int],
+) -> onnx.ModelProto:
+    import torch
+
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            head.eval(),
+            module.eval(),
             example,
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
-            input_names=list(names),
-            output_names=[output],
-            dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in names),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=tuple(dict.fromkeys(dynamic_axes, torch.export.Dim.DYNAMIC) for _ in inputs),
         )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
-    graph = program.model_proto
+    graph: onnx.ModelProto = program.model_proto
     for node in graph.graph.node:
-        del node.metadata_props[:]
-    onnx.save(graph, target)
+        del node.metadata_props[:]  # paths of this machine: the same network must give the same file
+    return graph
 
 
 def write_int8(fp32: Path, target: Path) -> None:
-    """Write the graph with 8-bit weights per channel; activations are quantised as they come."""
+    """Write the graph with int8 weights per channel and dynamically quantised activations."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with _quiet():
@@ -116,7 +113,7 @@ def write_int8(fp32: Path, target: Path) -> None:
 
 
 def _example() -> tuple[Tensor, Tensor]:
-    """Token ids and mask of sizes that are neither 0 nor 1, which tracing would take for fixed."""
+    """Return token ids and mask; tracing would take an axis of size 0 or 1 for static."""
     import torch
 
     ids = torch.ones((2, 7), dtype=torch.int64)
@@ -126,7 +123,7 @@ def _example() -> tuple[Tensor, Tensor]:
 
 
 def _name_axes(graph: onnx.ModelProto) -> None:
-    """Call the free axes `batch` and `sequence` instead of the tracer's own symbols."""
+    """Rename the dynamic axes from the tracer's symbols to `batch` and `sequence`."""
     symbols = [axis.dim_param for axis in graph.graph.input[0].type.tensor_type.shape.dim]
     names = dict(zip(symbols, ("batch", "sequence"), strict=True))
     for value in (*graph.graph.input, *graph.graph.output):
@@ -137,7 +134,7 @@ def _name_axes(graph: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' advice, which is for their own authors."""
+    """Suppress the exporters' logs and warnings, which address their own developers."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

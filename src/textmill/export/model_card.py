@@ -1,4 +1,4 @@
-"""The model card: `README.md` of the exported folder (Mitchell et al. 2019)."""
+"""Render the model card: `README.md` of the exported folder (Mitchell et al. 2019)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def render_card(
     title: str, task: Task, prepared: Prepared, layout: Layout, parity: Parity, sizes: dict[str, float]
 ) -> str:
-    """The card as Markdown, from what the stages before have written down."""
+    """Return the card as Markdown, from the outputs of earlier stages."""
     metrics = read_optional(layout.evaluation / "metrics.json")
     return _rendered(
         "card.md.jinja",
@@ -32,21 +32,16 @@ def render_card(
         state=prepared.state,
         figures=_metric_rows(metrics),
         baselines=list(metrics.get("baselines", {})),
-        lead={name: _interval(found.get(task.main_metric)) for name, found in metrics.get("difference", {}).items()},
+        lead={name: _interval(lead.get(task.main_metric)) for name, lead in metrics.get("difference", {}).items()},
         parity=parity,
         sizes=sizes,
     )
 
 
 def render_generator_card(
-    title: str,
-    task: Task,
-    prepared: Prepared,
-    layout: Layout,
-    parity: dict[str, float],
-    sizes: dict[str, float],
+    title: str, task: Task, prepared: Prepared, layout: Layout, parity: dict[str, float], sizes: dict[str, float]
 ) -> str:
-    """The card of a model that writes text: going on from its input, or an answer of its own."""
+    """Return the card of a model that generates text."""
     metrics = read_optional(layout.evaluation / "metrics.json")
     return _rendered(
         "generator_card.md.jinja",
@@ -74,18 +69,18 @@ def _rendered(name: str, **values: Any) -> str:
 
 
 def _metric_rows(metrics: dict[str, Any]) -> list[list[str]]:
-    """Rows of the card's table: a metric's name, this model's figure, each baseline's."""
+    """Return the rows of the card's table: a metric's name, the model's value, each baseline's value."""
     baselines = metrics.get("baselines", {}).values()
     return [
-        [name.replace("_", " "), _interval(figure), *(_interval(baseline.get(name)) for baseline in baselines)]
-        for name, figure in metrics.get("test", {}).items()
-        if isinstance(figure, dict) and "value" in figure
+        [name.replace("_", " "), _interval(metric), *(_interval(baseline.get(name)) for baseline in baselines)]
+        for name, metric in metrics.get("test", {}).items()
+        if isinstance(metric, dict) and "value" in metric
     ]
 
 
-def _interval(figure: Any) -> str:
-    if not isinstance(figure, dict) or "value" not in figure:
+def _interval(metric: Any) -> str:
+    if not isinstance(metric, dict) or "value" not in metric:
         return "-"
-    if figure.get("low") is None:
-        return f"{figure['value']:.4f}"
-    return f"{figure['value']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}]"
+    if metric.get("low") is None:
+        return f"{metric['value']:.4f}"
+    return f"{metric['value']:.4f} [{metric['low']:.4f}, {metric['high']:.4f}]"

@@ -1,4 +1,4 @@
-"""Whether an exported graph still answers like the trained network."""
+"""Compare the exported graphs with the trained network."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the graphs are from PyTorch on the test split.
+    """Differences between graphs and PyTorch on the test split.
 
     Attributes:
         metric: Name of the task's main metric.
-        onnx_max_difference: Largest absolute difference of any fp32 ONNX output to PyTorch's.
-        fp32: The main metric of the PyTorch outputs.
-        int8: The main metric of the int8 graph.
-        int8_loss: How much worse int8 is, in the metric's own unit; negative when it is better.
-        int8_changed: Share of rows that int8 answers otherwise.
+        onnx_max_difference: Largest absolute difference between fp32 ONNX and PyTorch outputs.
+        fp32: Main metric of the PyTorch outputs.
+        int8: Main metric of the int8 graph.
+        int8_loss: Loss of int8 in the metric's unit; negative if int8 is better.
+        int8_changed: Share of rows with a different int8 answer.
     """
 
     metric: str
@@ -39,13 +39,15 @@ class Parity:
     int8_changed: float
 
 
-def measure(task: Task, state: State, frame: pd.DataFrame, torch: Outputs, fp32: Outputs, int8: Outputs) -> Parity:
+def measure_parity(
+    task: Task, state: State, frame: pd.DataFrame, torch: Outputs, fp32: Outputs, int8: Outputs
+) -> Parity:
     """Compare the outputs of both graphs with those of PyTorch for the same rows.
 
     Args:
-        task: Gives the main metric.
-        state: The task's state.
-        frame: The rows, with their targets.
+        task: Task with the main metric.
+        state: Task state.
+        frame: Rows with their targets.
         torch: Outputs of the network for the rows.
         fp32: Outputs of the fp32 graph.
         int8: Outputs of the int8 graph.
@@ -73,52 +75,52 @@ def measure(task: Task, state: State, frame: pd.DataFrame, torch: Outputs, fp32:
     )
 
 
-def max_difference(expected: Outputs, found: Outputs) -> float:
-    """The largest absolute difference of two sets of outputs; NaN where only one has NaN.
+def max_difference(expected: Outputs, actual: Outputs) -> float:
+    """Return the largest absolute difference between two sets of outputs; NaN if only one has a NaN.
 
     Raises:
-        UserError: They have other names or shapes.
+        UserError: Their names or shapes differ.
     """
-    shapes = [{name: values.shape for name, values in outputs.items()} for outputs in (expected, found)]
+    shapes = [{name: values.shape for name, values in outputs.items()} for outputs in (expected, actual)]
     if shapes[0] != shapes[1]:
         raise UserError(
-            f"the evaluation's outputs {shapes[0]} are not those of the graph {shapes[1]}",
+            f"the evaluation's outputs {shapes[0]} differ from the graph's outputs {shapes[1]}",
             where="data/evaluation/outputs.npz",
             fix="Run `dvc repro --force evaluate`",
         )
     differences = [0.0]
     for name, values in expected.items():
-        padding = np.isnan(values) & np.isnan(found[name])
-        differences.append(float(np.abs(np.where(padding, 0, values - found[name])).max(initial=0)))
+        padding = np.isnan(values) & np.isnan(actual[name])
+        differences.append(float(np.abs(np.where(padding, 0, values - actual[name])).max(initial=0)))
     return float(np.max(differences))
 
 
-def require(parity: Parity, onnx_tolerance: float, int8_tolerance: float) -> None:
-    """Refuse an export that answers otherwise than the network; NaN is refused too.
+def require_parity(parity: Parity, onnx_tolerance: float, int8_tolerance: float) -> None:
+    """Check the differences against their tolerances.
 
     Raises:
-        UserError: A difference is larger than allowed.
+        UserError: A difference exceeds its tolerance or is NaN.
     """
     if not parity.onnx_max_difference <= onnx_tolerance:
         raise UserError(
             f"fp32 ONNX outputs differ from PyTorch by {parity.onnx_max_difference:.3g}, more than {onnx_tolerance:g}",
             where="export.onnx_tolerance",
-            fix="Find the operator that differs before allowing more",
+            fix="Find the operator that differs before you raise the tolerance",
         )
     if not parity.int8_loss <= int8_tolerance:
         raise UserError(
             f"int8 loses {parity.int8_loss:.4f} {parity.metric} ({parity.fp32:.4f} -> {parity.int8:.4f}), "
             f"more than {int8_tolerance:g}",
             where="export.int8_tolerance",
-            fix="Allow more, or train a model that stands quantisation better",
+            fix="Raise the tolerance, or train a model that is more robust to quantisation",
         )
 
 
 def file_sizes(folder: Path, files: dict[str, str]) -> dict[str, float]:
-    """Sizes in MB (10^6 bytes) by a readable name."""
+    """Return the size of each file in MB (10^6 bytes) as `NAME_megabytes`."""
     return {f"{name}_megabytes": (folder / file).stat().st_size / 1e6 for name, file in files.items()}
 
 
 def _gist(answer: dict[str, object]) -> dict[str, object]:
-    """What an answer says, without its numbers."""
+    """Return the text fields of an answer, without its numbers."""
     return {name: value for name, value in answer.items() if isinstance(value, str)}

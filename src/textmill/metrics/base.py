@@ -1,4 +1,4 @@
-"""What is measured, and what a report shows of it."""
+"""The types of metrics and of report sections."""
 
 from __future__ import annotations
 
@@ -13,35 +13,48 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Outputs = dict[str, "NDArray[Any]"]
-"""A model's raw outputs by name, one row an example: numbers in float32 (`logits`, say), or texts that it wrote."""
+"""A model's raw outputs by name, one row an example: float32 numbers (`logits`, say) or generated texts."""
+
+Columns = Mapping[str, "NDArray[Any]"]
+"""The columns of a table of predictions, each an array of shape (n,)."""
+
+Score = Callable[[Columns, "NDArray[np.intp]"], "NDArray[np.float64]"]
+"""From columns and row indices of shape (resamples, n) to a value of each resample, shape (resamples,)."""
+
+
+def mean_of(column: str) -> Score:
+    """Return the score that is a column's mean."""
+    return lambda columns, index: columns[column][index].mean(axis=1)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure over a set of predictions that can be resampled quickly.
+    """A metric of a table of predictions that can be resampled quickly.
 
     Attributes:
-        name: As logged, for example `weighted_f1`.
-        score: Takes the predictions' columns (each an array of length n) and an index array of
-            shape (resamples, n); gives the figure of every resample, shape (resamples,).
+        name: Name in logs, such as `weighted_f1`.
+        score: Computes the metric of every resample.
         higher_is_better: Direction of improvement.
-        inflated: Whether the figure, which is never negative, grows with every bit of noise, as sums of
-            distances do, and so is larger in a resample than in the rows themselves.
+        inflated: Whether noise can only increase the metric, as it does a sum of distances, so that a
+            resample has a larger value than the rows themselves. Such a metric is never negative.
     """
 
     name: str
-    score: Callable[[Mapping[str, NDArray[Any]], NDArray[np.intp]], NDArray[np.float64]]
+    score: Score
     higher_is_better: bool = True
     inflated: bool = False
 
 
 @dataclass(frozen=True)
 class Section:
-    """A task's own part of the evaluation report: a heading, words, a table, pictures.
+    """A task's own section of the evaluation report.
 
     Attributes:
-        figures: Pictures, by the name of their PNG file.
-        plots: Data for `dvc plots`, by the name of their CSV file; not shown in the report.
+        title: Heading.
+        text: Paragraph under the heading.
+        table: Table under the text, or None.
+        figures: Plots of the report, by the name of their PNG file.
+        plots: Data for `dvc plots`, by the name of their CSV file; not in the report.
     """
 
     title: str

@@ -1,21 +1,20 @@
-"""Intervals by the bootstrap (Efron & Tibshirani 1993): of a figure, and of a difference of two models.
+"""Bootstrap intervals (Efron & Tibshirani 1993) of a metric, and of the difference of two models.
 
-Rows are drawn with replacement; every figure of one call is computed on the same draws. Everything
-here fails closed: a value that is no finite number, or rows that do not match, end in an error and
-never in an interval.
+Rows are drawn with replacement; every metric of one call is computed on the same draws. A value that is not
+finite, or rows that do not match, raise an error and never give an interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from textmill.errors import UserError
-from textmill.metrics.base import Metric
+from textmill.metrics.base import Columns, Metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,12 +22,10 @@ if TYPE_CHECKING:
 _CELLS_AT_ONCE = 4_000_000
 """Drawn rows held in memory at a time."""
 
-Columns = Mapping[str, NDArray[Any]]
-
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are made: number of resamples, confidence (0.95, say) and seed."""
+    """Options of intervals: number of resamples, confidence (0.95, say) and seed."""
 
     resamples: int = 1000
     confidence: float = 0.95
@@ -37,31 +34,27 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with the bounds of its percentile interval, moved back where the metric is `inflated`."""
+    """A value with the bounds of its percentile interval; the bounds of an `inflated` metric are corrected for bias."""
 
     value: float
     low: float
     high: float
 
     def as_dict(self) -> dict[str, float]:
-        """The three numbers by name, rounded to six digits."""
+        """Return the three numbers by name, rounded to six digits."""
         return {"value": round(self.value, 6), "low": round(self.low, 6), "high": round(self.high, 6)}
 
 
 def intervals(predictions: pd.DataFrame, metrics: Sequence[Metric], bootstrap: Bootstrap) -> dict[str, Interval]:
-    """Each metric over `predictions` with its interval.
+    """Return each metric of `predictions` with its interval.
 
     Raises:
-        UserError: There are fewer than two rows, or a value or a figure is no finite number.
+        UserError: There are fewer than two rows, or a value or a metric is not finite.
     """
     columns = _checked_columns(predictions)
-    found = _intervals(metrics, lambda index: _scores(metrics, columns, index), len(predictions), bootstrap)
-    below = {
-        metric.name: replace(found[metric.name], low=max(0.0, found[metric.name].low))
-        for metric in metrics
-        if metric.inflated
-    }
-    return found | below
+    result = _resampled(metrics, lambda index: _scores(metrics, columns, index), len(predictions), bootstrap)[0]
+    inflated = {metric.name: result[metric.name] for metric in metrics if metric.inflated}
+    return result | {name: replace(interval, low=max(0.0, interval.low)) for name, interval in inflated.items()}
 
 
 def paired_differences(
@@ -71,21 +64,21 @@ def paired_differences(
     bootstrap: Bootstrap,
     same_columns: Sequence[str] = (),
 ) -> dict[str, Interval]:
-    """Each metric of `ours` minus that of `theirs`, both on the same draws of the same rows.
+    """Return each metric of `ours` minus that of `theirs`, both on the same draws of the same rows.
 
-    Pairing takes out what makes a row hard for both models, so the interval is narrower than
-    that of two intervals side by side. Rows are matched by the column `id`, in any order.
+    Pairing removes the difficulty of a row for both models, so that the interval is narrower than that of
+    independent draws. Rows are matched by the column `id`, in any order.
 
     Args:
         ours: Predictions of one model.
-        theirs: Predictions of the other on the same rows.
-        metrics: What to compare.
+        theirs: Predictions of the other model for the same rows.
+        metrics: Metrics to compare.
         bootstrap: Resamples, confidence, seed.
-        same_columns: Columns (the targets, say) that must hold the same in both.
+        same_columns: Columns (the targets, say) that must be equal in both.
 
     Raises:
-        UserError: The ids are not unique or not the same in both, a column of `same_columns`
-            differs, there are fewer than two rows, or a value or figure is no finite number.
+        UserError: The ids are not unique or differ, a column of `same_columns` differs, there are fewer
+            than two rows, or a value or metric is not finite.
     """
     mine = _checked_columns(ours)
     others = _checked_columns(_aligned(ours, theirs, same_columns))
@@ -93,16 +86,16 @@ def paired_differences(
     def difference(index: NDArray[np.intp]) -> NDArray[np.float64]:
         return _scores(metrics, mine, index) - _scores(metrics, others, index)
 
-    return _intervals(metrics, difference, len(ours), bootstrap)
+    return _resampled(metrics, difference, len(ours), bootstrap)[0]
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """What the draws say about one model against another in one metric.
+    """A comparison of two models in one metric.
 
     Attributes:
-        gain: By how much the first is better, negative where it is worse, whichever way is better.
-        harm: p-value against "it is not worse by more than the margin": small means harm.
+        gain: Improvement of the first model over the second; negative where it is worse, in either direction.
+        harm: p-value of "it is not worse by more than the margin"; a small one means harm.
     """
 
     gain: Interval
@@ -117,11 +110,10 @@ def paired_test(
     bootstrap: Bootstrap,
     same_columns: Sequence[str] = (),
 ) -> PairedTest:
-    """The gain of `ours` over `theirs`, and the one-sided test of a loss beyond `margin`.
+    """Return the gain of `ours` over `theirs`, with the one-sided test of a loss beyond `margin`.
 
-    The p-value is the share of draws, the observed one counted among them, in which the loss stays
-    within the margin: the percentile interval turned around (Efron & Tibshirani 1993, ch. 15).
-    Arguments and errors are those of `paired_differences`.
+    The p-value is the share of draws, including the observed one, with a loss within the margin: the inverse
+    of the percentile interval (Efron & Tibshirani 1993, ch. 15). Arguments and errors: see `paired_differences`.
     """
     mine = _checked_columns(ours)
     others = _checked_columns(_aligned(ours, theirs, same_columns))
@@ -130,23 +122,14 @@ def paired_test(
     def gain(index: NDArray[np.intp]) -> NDArray[np.float64]:
         return sign * (metric.score(mine, index) - metric.score(others, index))[None]
 
-    found, draws = _resampled([metric], gain, len(ours), bootstrap)
+    result, draws = _resampled([metric], gain, len(ours), bootstrap)
     harmless = int((draws[0] >= -margin).sum())
-    return PairedTest(found[metric.name], (1 + harmless) / (1 + draws.shape[1]))
+    return PairedTest(result[metric.name], (1 + harmless) / (1 + draws.shape[1]))
 
 
 def _scores(metrics: Sequence[Metric], columns: Columns, index: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Every metric on every draw, shape (metrics, resamples)."""
+    """Return every metric of every draw, shape (metrics, resamples)."""
     return np.stack([metric.score(columns, index) for metric in metrics])
-
-
-def _intervals(
-    metrics: Sequence[Metric],
-    score: Callable[[NDArray[np.intp]], NDArray[np.float64]],
-    rows: int,
-    bootstrap: Bootstrap,
-) -> dict[str, Interval]:
-    return _resampled(metrics, score, rows, bootstrap)[0]
 
 
 def _resampled(
@@ -155,17 +138,17 @@ def _resampled(
     rows: int,
     bootstrap: Bootstrap,
 ) -> tuple[dict[str, Interval], NDArray[np.float64]]:
-    """The intervals by metric, and every draw, shape (metrics, resamples)."""
+    """Return the intervals by metric, and every draw, shape (metrics, resamples)."""
     if rows < 2:
-        raise UserError(f"{rows} row(s) to measure on", fix="An interval needs two rows at least; give a larger split")
+        raise UserError(f"{rows} row(s) to measure on", fix="An interval needs at least two rows; use a larger split")
     from scipy import stats
 
-    everything = np.arange(rows)
-    values = score(everything[None])[:, 0]
+    all_rows = np.arange(rows)
+    values = score(all_rows[None])[:, 0]
     _refuse_nan(values, metrics)
     result = stats.bootstrap(
-        (everything,),
-        lambda index, axis: score(index),  # noqa: ARG005 - the rows of a draw always lie on the last axis
+        (all_rows,),
+        lambda index, axis: score(index),  # noqa: ARG005 - the rows of a draw are always on the last axis
         n_resamples=bootstrap.resamples,
         batch=max(1, _CELLS_AT_ONCE // rows),
         vectorized=True,
@@ -176,18 +159,17 @@ def _resampled(
     )
     _refuse_nan(result.bootstrap_distribution.sum(axis=-1), metrics)
     low, high = result.confidence_interval
-    # By the bias that resampling adds, as far as the draws tell (Efron & Tibshirani 1993, ch. 10).
+    # The bias that resampling adds, estimated from the draws (Efron & Tibshirani 1993, ch. 10).
     bias = result.bootstrap_distribution.mean(axis=-1) - values
     shift = np.where([metric.inflated for metric in metrics], bias, 0.0)
-    low, high = low - shift, high - shift
-    found = {metric.name: Interval(float(values[i]), float(low[i]), float(high[i])) for i, metric in enumerate(metrics)}
-    return found, result.bootstrap_distribution
+    bounds = zip(metrics, values.tolist(), (low - shift).tolist(), (high - shift).tolist(), strict=True)
+    return {metric.name: Interval(*numbers) for metric, *numbers in bounds}, result.bootstrap_distribution
 
 
 def _refuse_nan(values: NDArray[np.float64], metrics: Sequence[Metric]) -> None:
     for value, metric in zip(values, metrics, strict=True):
         if not np.isfinite(value):
-            raise UserError(f"{metric.name} is {value}, not a finite number", fix="Look at the predictions")
+            raise UserError(f"{metric.name} is {value}, not a finite number", fix="Check the predictions")
 
 
 def _checked_columns(predictions: pd.DataFrame) -> Columns:
@@ -195,31 +177,27 @@ def _checked_columns(predictions: pd.DataFrame) -> Columns:
         wrong = ~np.isfinite(predictions[name].to_numpy(float))
         if wrong.any():
             raise UserError(
-                f"{int(wrong.sum())} of {len(predictions)} predictions have a {name} that is no finite number",
+                f"{int(wrong.sum())} of {len(predictions)} predictions have a {name} that is not a finite number",
                 fix="The model has probably diverged; train with a lower learning rate",
             )
     return {str(name): predictions[name].to_numpy() for name in predictions}
 
 
 def _aligned(ours: pd.DataFrame, theirs: pd.DataFrame, same_columns: Sequence[str]) -> pd.DataFrame:
-    """`theirs` in the order of `ours`."""
+    """Return `theirs` in the order of `ours`."""
+    fix = "Predict the same split with both models"
     for name, table in (("first", ours), ("second", theirs)):
         if not table["id"].is_unique:
-            raise UserError(f"an id stands twice in the {name} predictions", fix="Predict the split again")
-    found = theirs.set_index("id", drop=False)
-    if len(ours) != len(theirs) or not ours["id"].isin(found.index).all():
-        raise UserError(
-            f"the two models predicted different rows ({len(ours)} and {len(theirs)}, "
-            f"{int(ours['id'].isin(found.index).sum())} in common)",
-            fix="Predict the same split with both",
-        )
-    found = found.loc[ours["id"]].reset_index(drop=True)
+            raise UserError(f"the {name} predictions repeat an id", fix="Predict the split again")
+    aligned = theirs.set_index("id", drop=False)
+    common = int(ours["id"].isin(aligned.index).sum())
+    if len(ours) != len(theirs) or common != len(ours):
+        counts = f"{len(ours)} and {len(theirs)}, {common} in common"
+        raise UserError(f"the two models predicted different rows ({counts})", fix=fix)
+    aligned = aligned.loc[ours["id"]].reset_index(drop=True)
     for column in same_columns:
-        differs = found[column].to_numpy() != ours[column].to_numpy()
+        differs = aligned[column].to_numpy() != ours[column].to_numpy()
         if differs.any():
-            raise UserError(
-                f"the two models' rows differ in {column} ({int(differs.sum())} of {len(ours)}, "
-                f"first at id {ours['id'].to_numpy()[differs.argmax()]!r})",
-                fix="Predict the same split with both",
-            )
-    return found
+            where = f"{int(differs.sum())} of {len(ours)}, first at id {ours['id'].to_numpy()[differs.argmax()]!r}"
+            raise UserError(f"the two models' rows differ in {column} ({where})", fix=fix)
+    return aligned

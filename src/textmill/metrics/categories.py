@@ -1,19 +1,19 @@
-"""Figures of predicted categories, each over many resamples at once.
+"""Metrics of predicted categories, each over many resamples at once.
 
-Every function here works on counts per label or per confidence bin, so the memory of a resample is
-the number of labels or bins, never its square. The figures follow scikit-learn where it has them
-(0/0 counts as 0), and `tests/code/test_evaluation_categories.py` holds them to that.
+Every function works on counts per label or per confidence bin, so that the memory of a resample grows with
+the number of labels or bins, not with its square. The metrics equal scikit-learn's where it has them
+(0/0 counts as 0); `tests/code/test_evaluation_categories.py` compares both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textmill.metrics.base import Metric
+from textmill.metrics.base import Columns, Metric, Score
 from textmill.text.labels import label_names
 
 if TYPE_CHECKING:
@@ -23,11 +23,10 @@ CALIBRATION_BINS = 15
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.intp]
-Columns = Mapping[str, NDArray[Any]]
 
 
 class Counts(NamedTuple):
-    """How often each label was right, predicted and true; each of shape (resamples, labels)."""
+    """Rows of each label that are hits, predicted and actual; each of shape (resamples, labels)."""
 
     hits: Floats
     predicted: Floats
@@ -35,7 +34,7 @@ class Counts(NamedTuple):
 
 
 class Bins(NamedTuple):
-    """Predictions in bins of equal width of confidence; each of shape (resamples, bins)."""
+    """Number, mean confidence and accuracy of predictions in bins of confidence; each of shape (resamples, bins)."""
 
     rows: Floats
     confidence: Floats
@@ -43,17 +42,17 @@ class Bins(NamedTuple):
 
 
 def category_metrics(labels: Sequence[str]) -> list[Metric]:
-    """Figures over the columns `label`, `prediction` and `probability_LABEL`, weighted F1 first.
+    """Return metrics of the columns `label`, `prediction` and `probability_LABEL`, weighted F1 first.
 
-    The figures of a single label are named `FIGURE/LABEL`.
+    Metrics of a single label are named `METRIC/LABEL`.
     """
     counter = _Counter(labels)
 
-    def counted(figure: Callable[[Counts], Floats]) -> Callable[[Columns, Integers], Floats]:
-        return lambda columns, index: figure(counter(columns, index))
+    def counted(metric: Callable[[Counts], Floats]) -> Score:
+        return lambda columns, index: metric(counter(columns, index))
 
-    def of_label(figure: Callable[[Counts], Floats], position: int) -> Callable[[Columns, Integers], Floats]:
-        return counted(lambda counts: figure(counts)[:, position])
+    def of_label(metric: Callable[[Counts], Floats], position: int) -> Score:
+        return counted(lambda counts: metric(counts)[:, position])
 
     return [
         Metric("weighted_f1", counted(weighted_f1)),
@@ -63,9 +62,9 @@ def category_metrics(labels: Sequence[str]) -> list[Metric]:
         Metric("expected_calibration_error", _calibration_score(labels), higher_is_better=False, inflated=True),
         Metric("log_loss", _log_loss_score(labels), higher_is_better=False),
         *(
-            Metric(f"{name}/{label}", of_label(figure, position))
+            Metric(f"{name}/{label}", of_label(metric, position))
             for position, label in enumerate(labels)
-            for name, figure in (("f1", f1), ("precision", precision), ("recall", recall))
+            for name, metric in (("f1", f1), ("precision", precision), ("recall", recall))
         ),
     ]
 
@@ -109,7 +108,7 @@ def category_table(
         probabilities: Shape (rows, labels); they become the columns `probability_LABEL`.
         frame: The rows.
         labels: Names in the order of the probabilities.
-        columns: Those of `frame` that are kept where it has them.
+        columns: Columns of `frame` to keep where it has them.
     """
     import pandas as pd
 
@@ -122,7 +121,7 @@ def category_table(
 
 
 def encode(values: NDArray[Any], labels: Sequence[str]) -> Integers:
-    """Positions of `values` in `labels`.
+    """Return the positions of `values` in `labels`.
 
     Raises:
         ValueError: A value is none of the labels.
@@ -135,7 +134,7 @@ def encode(values: NDArray[Any], labels: Sequence[str]) -> Integers:
 
 
 def count(actual: Integers, predicted: Integers, index: Integers, n_labels: int) -> Counts:
-    """Count hits, predictions and truths of each label.
+    """Count hits, predicted and actual rows of each label.
 
     Args:
         actual: True labels as positions, shape (n,).
@@ -144,7 +143,7 @@ def count(actual: Integers, predicted: Integers, index: Integers, n_labels: int)
         n_labels: Number of labels.
     """
     resamples = len(index)
-    width = n_labels + 1  # the last cell takes the predictions that are no hit
+    width = n_labels + 1  # the last cell takes the predictions that are not hits
     start = np.arange(resamples)[:, None]
     hits = np.where(actual == predicted, actual, n_labels)
 
@@ -156,43 +155,43 @@ def count(actual: Integers, predicted: Integers, index: Integers, n_labels: int)
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """Element-wise quotient in which 0/0 is 0, as in scikit-learn's `zero_division=0`."""
+    """Return the element-wise quotient with 0/0 = 0, as in scikit-learn's `zero_division=0`."""
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
 
 
 def precision(counts: Counts) -> Floats:
-    """Share of a label's predictions that are right, shape (resamples, labels)."""
+    """Return the share of correct predictions of each label, shape (resamples, labels)."""
     return ratio(counts.hits, counts.predicted)
 
 
 def recall(counts: Counts) -> Floats:
-    """Share of a label's rows that were found, shape (resamples, labels)."""
+    """Return the share of correctly predicted rows of each label, shape (resamples, labels)."""
     return ratio(counts.hits, counts.actual)
 
 
 def f1(counts: Counts) -> Floats:
-    """Harmonic mean of precision and recall, shape (resamples, labels)."""
+    """Return the harmonic mean of precision and recall, shape (resamples, labels)."""
     return ratio(2 * counts.hits, counts.predicted + counts.actual)
 
 
 def weighted_f1(counts: Counts) -> Floats:
-    """F1 of the labels, averaged with their number of rows as weights, shape (resamples,)."""
+    """Return the mean F1 of the labels, weighted by their rows, shape (resamples,)."""
     return ratio((f1(counts) * counts.actual).sum(axis=1), counts.actual.sum(axis=1))
 
 
 def macro_f1(counts: Counts) -> Floats:
-    """Plain average of F1 over the labels that occur in a resample, shape (resamples,)."""
+    """Return the mean F1 of the labels that occur in a resample, shape (resamples,)."""
     occurs = counts.predicted + counts.actual > 0
     return ratio(f1(counts).sum(axis=1), occurs.sum(axis=1).astype(float))
 
 
 def accuracy(counts: Counts) -> Floats:
-    """Share of right predictions, shape (resamples,)."""
+    """Return the share of correct predictions, shape (resamples,)."""
     return ratio(counts.hits.sum(axis=1), counts.actual.sum(axis=1))
 
 
 def matthews_correlation(counts: Counts) -> Floats:
-    """Correlation of predicted and true label (Gorodkin 2004), shape (resamples,)."""
+    """Return the correlation of predicted and actual label (Gorodkin 2004), shape (resamples,)."""
     rows, hits = counts.actual.sum(axis=1), counts.hits.sum(axis=1)
     both = (counts.predicted * counts.actual).sum(axis=1)
     spread = (rows**2 - (counts.predicted**2).sum(axis=1)) * (rows**2 - (counts.actual**2).sum(axis=1))
@@ -200,18 +199,18 @@ def matthews_correlation(counts: Counts) -> Floats:
 
 
 def probabilities_of(columns: Columns, labels: Sequence[str]) -> Floats:
-    """The columns `probability_LABEL` side by side, shape (n, labels)."""
+    """Return the columns `probability_LABEL` as a matrix, shape (n, labels)."""
     return np.stack([np.asarray(columns[f"probability_{label}"], dtype=float) for label in labels], axis=1)
 
 
 def calibration_bins(
     confidence: Floats, hits: NDArray[np.bool_], index: Integers, n_bins: int = CALIBRATION_BINS
 ) -> Bins:
-    """Mean confidence and accuracy in bins of equal width (Guo et al. 2017).
+    """Return mean confidence and accuracy in bins of equal width (Guo et al. 2017).
 
     Args:
         confidence: Probability of the predicted label, shape (n,).
-        hits: Whether the prediction is right, shape (n,).
+        hits: Whether the prediction is correct, shape (n,).
         index: Rows of each resample, shape (resamples, m).
         n_bins: Number of bins between 0 and 1; an edge belongs to the bin above it.
     """
@@ -221,20 +220,20 @@ def calibration_bins(
     cells = (bin_of[index] + np.arange(resamples)[:, None] * n_bins).ravel()
 
     def total(weights: NDArray[Any] | None) -> Floats:
-        picked = None if weights is None else weights[index].ravel()
-        return np.bincount(cells, picked, resamples * n_bins).reshape(resamples, n_bins).astype(float)
+        drawn = None if weights is None else weights[index].ravel()
+        return np.bincount(cells, drawn, resamples * n_bins).reshape(resamples, n_bins).astype(float)
 
     rows = total(None)
     return Bins(rows, ratio(total(confidence), rows), ratio(total(hits.astype(float)), rows))
 
 
 def expected_calibration_error(bins: Bins) -> Floats:
-    """Mean distance of confidence from accuracy, weighted by rows (Guo et al. 2017), shape (resamples,)."""
+    """Return the mean distance of confidence from accuracy, weighted by rows (Guo et al. 2017), shape (resamples,)."""
     return ratio((bins.rows * np.abs(bins.accuracy - bins.confidence)).sum(axis=1), bins.rows.sum(axis=1))
 
 
 class _Counter:
-    """Counts of predictions, kept for the next metric that asks for the same draws."""
+    """Counts of predictions, cached for the next metric of the same draws."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         self._labels = labels
@@ -247,7 +246,7 @@ class _Counter:
         return self._last[2]
 
 
-def _calibration_score(labels: Sequence[str]) -> Callable[[Columns, Integers], Floats]:
+def _calibration_score(labels: Sequence[str]) -> Score:
     def score(columns: Columns, index: Integers) -> Floats:
         confidence = probabilities_of(columns, labels).max(axis=1)
         hits = encode(columns["label"], labels) == encode(columns["prediction"], labels)
@@ -256,12 +255,11 @@ def _calibration_score(labels: Sequence[str]) -> Callable[[Columns, Integers], F
     return score
 
 
-def _log_loss_score(labels: Sequence[str]) -> Callable[[Columns, Integers], Floats]:
+def _log_loss_score(labels: Sequence[str]) -> Score:
     def score(columns: Columns, index: Integers) -> Floats:
-        probabilities = probabilities_of(columns, labels)
         actual = encode(columns["label"], labels)
-        of_truth = probabilities[np.arange(len(actual)), actual]
-        losses = -np.log(np.clip(of_truth, np.finfo(float).eps, 1.0))
+        of_label = probabilities_of(columns, labels)[np.arange(len(actual)), actual]
+        losses = -np.log(np.clip(of_label, np.finfo(float).eps, 1.0))
         return losses[index].mean(axis=1)  # type: ignore[no-any-return]
 
     return score

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from textmill.metrics.base import Section
 from textmill.metrics.categories import calibration_bins, encode, expected_calibration_error, probabilities_of
-from textmill.metrics.pictures import confusion_matrix_picture, reliability_picture
+from textmill.metrics.plots import confusion_matrix_plot, reliability_plot
 
 _MOST_CONFUSIONS = 10
 
 
 def category_sections(predictions: pd.DataFrame, labels: Sequence[str]) -> list[Section]:
-    """Sections over the columns `label`, `prediction` and `probability_LABEL`."""
+    """Return the sections for the columns `label`, `prediction` and `probability_LABEL`."""
     columns = {str(name): predictions[name].to_numpy() for name in predictions}
     actual, predicted = encode(columns["label"], labels), encode(columns["prediction"], labels)
     return [
@@ -30,7 +30,7 @@ def _confusions(
 ) -> Section:
     size = len(labels)
     matrix = np.bincount(actual * size + predicted, minlength=size * size).reshape(size, size)
-    picture = confusion_matrix_picture(matrix, labels)
+    plot = confusion_matrix_plot(matrix, labels)
     pairs = [(int(matrix[i, j]), i, j) for i, j in zip(*np.nonzero(matrix), strict=True) if i != j]
     pairs.sort(key=lambda pair: (-pair[0], pair[1], pair[2]))
     table = pd.DataFrame(
@@ -43,9 +43,9 @@ def _confusions(
     )
     return Section(
         "Confusions",
-        "Which labels are taken for which, the most frequent mistake first.",
+        "Pairs of true and predicted labels, the most frequent error first.",
         table.head(_MOST_CONFUSIONS),
-        {"confusion": picture} if picture else {},
+        {"confusion": plot} if plot else {},
         {"confusion": pd.DataFrame({"actual": predictions["label"], "predicted": predictions["prediction"]})},
     )
 
@@ -65,12 +65,12 @@ def _calibration(confidence: NDArray[np.float64], hits: NDArray[np.bool_]) -> Se
         }
     )[filled]
     gap = confidence.mean() - hits.mean()
-    lean = "as confident as it is right" if abs(gap) < 0.01 else "over-confident" if gap > 0 else "under-confident"
+    bias = "well calibrated" if abs(gap) < 0.01 else "over-confident" if gap > 0 else "under-confident"
     return Section(
         "Calibration",
-        f"How often predictions of a given confidence are right. The expected calibration error is {error:.3f}; "
-        f"on average the model is {lean} (confidence {confidence.mean():.3f}, accuracy {hits.mean():.3f}).",
+        f"Accuracy of the predictions by their confidence. The expected calibration error is {error:.3f}; "
+        f"on average the model is {bias} (confidence {confidence.mean():.3f}, accuracy {hits.mean():.3f}).",
         None,
-        {"reliability": reliability_picture(bins)},
+        {"reliability": reliability_plot(bins)},
         {"reliability": table},
     )

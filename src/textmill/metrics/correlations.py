@@ -1,22 +1,18 @@
-"""Correlations of a predicted number with a true one, each over many resamples at once."""
+"""Correlations of a predicted and an actual number, each over many resamples at once."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textmill.metrics.base import Metric
+from textmill.metrics.base import Columns, Metric
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.intp]
-Columns = Mapping[str, NDArray[Any]]
 
 
 def correlation_metrics(predicted: str, actual: str) -> list[Metric]:
-    """Spearman's and Pearson's correlation of two columns; a draw in which one is constant has 0."""
+    """Return Spearman's and Pearson's correlation of two columns; 0 in a draw with a constant column."""
 
     def values(columns: Columns) -> tuple[Floats, Floats]:
         return np.asarray(columns[predicted], float), np.asarray(columns[actual], float)
@@ -28,7 +24,7 @@ def correlation_metrics(predicted: str, actual: str) -> list[Metric]:
 
 
 def spearman(first: Floats, second: Floats, index: Integers) -> Floats:
-    """Pearson's correlation of the ranks within each resample, shape (resamples,).
+    """Return Pearson's correlation of the ranks within each resample, shape (resamples,).
 
     Args:
         first: Values, shape (n,).
@@ -39,14 +35,14 @@ def spearman(first: Floats, second: Floats, index: Integers) -> Floats:
 
 
 def pearson(first: Floats, second: Floats, index: Integers) -> Floats:
-    """Pearson's correlation within each resample, shape (resamples,); arguments as for `spearman`."""
+    """Return Pearson's correlation within each resample, shape (resamples,); arguments: see `spearman`."""
     return _correlation(first[index], second[index])
 
 
 def _ranks(values: Floats, index: Integers) -> Floats:
-    """Ranks within each resample, equal values sharing their mean rank, shape (resamples, m).
+    """Return ranks within each resample, shape (resamples, m); equal values share their mean rank.
 
-    A resample repeats rows of one and the same order, so counting them replaces sorting.
+    All resamples repeat the same rows, so that counting replaces sorting.
     """
     _, place = np.unique(values, return_inverse=True)
     resamples, distinct = len(index), int(place.max()) + 1
@@ -63,5 +59,5 @@ def _correlation(first: Floats, second: Floats) -> Floats:
     other = second - second.mean(axis=1, keepdims=True)
     spread = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
     product = (one * other).sum(axis=1)
-    found: Floats = np.divide(product, spread, out=np.zeros_like(product), where=spread > 0)
-    return found
+    correlation: Floats = np.divide(product, spread, out=np.zeros_like(product), where=spread > 0)
+    return correlation

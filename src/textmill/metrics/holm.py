@@ -8,9 +8,9 @@ import numpy as np
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the adjusted p-values, in the given order (Holm 1979).
+    """Return the adjusted p-values, in their order (Holm 1979).
 
-    Rejecting where they are at most alpha keeps the chance of any false rejection at alpha.
+    Rejecting those of at most alpha keeps the probability of any false rejection at or below alpha.
     """
     order = np.argsort(p_values, kind="stable")
     scaled = np.asarray(p_values, np.float64)[order] * np.arange(len(order), 0, -1)

@@ -1,16 +1,16 @@
-"""Exact match and F1 of answers that are passages of a text, as SQuAD defines them (Rajpurkar et al. 2016, 2018)."""
+"""Exact match and F1 of passages as answers, as SQuAD defines them (Rajpurkar et al. 2016, 2018)."""
 
 from __future__ import annotations
 
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from textmill.metrics.base import Metric, Section
+from textmill.metrics.base import Columns, Metric, Score, Section, mean_of
 from textmill.text.alignment import Alignment
 from textmill.text.answers import read_answers
 
@@ -21,28 +21,29 @@ if TYPE_CHECKING:
     from textmill.metrics.spans import Spans
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_SUREST = 500.0  # beyond it the exponential is too large for a float
+_LARGEST = 500.0
+"""A margin whose exponential is finite in double precision."""
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise(answer: str) -> str:
-    """Lower case, without punctuation, articles and superfluous white space: the official script's way."""
+    """Return the answer in lower case, without punctuation, articles and extra white space, as SQuAD's script does."""
     return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(answer: str, true: Sequence[str]) -> float:
-    """1 if the normalised answer is one of the true ones, else 0; without true ones the empty answer is right."""
+    """Return 1 if the normalised answer is among the true ones, else 0; without true ones "" is correct."""
     return float(normalise(answer) in _usable(true))
 
 
 def f1(answer: str, true: Sequence[str]) -> float:
-    """The highest F1 over words with any of the true answers; without true ones 1 for an empty answer, else 0."""
+    """Return the highest F1 of words with a true answer; without true ones 1 for "", else 0."""
     words = normalise(answer).split()
     return max(_overlap(words, other.split()) for other in _usable(true))
 
 
 def _usable(true: Sequence[str]) -> list[str]:
-    """Normalised answers, of which those that become empty say nothing; an empty one where there is no other."""
+    """Return the normalised answers that are not empty; [""] where there is none."""
     return [normal for answer in true if (normal := normalise(answer))] or [""]
 
 
@@ -54,18 +55,18 @@ def _overlap(words: list[str], others: list[str]) -> float:
 
 
 def scores(answers: Sequence[str], true: Sequence[Sequence[str]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Exact match and F1 of each row, both of shape (rows,)."""
+    """Return exact match and F1 of each row, both of shape (rows,)."""
     pairs = list(zip(answers, true, strict=True))
     return np.array([exact_match(*pair) for pair in pairs]), np.array([f1(*pair) for pair in pairs])
 
 
 def true_texts(value: Any, context: str) -> list[str]:
-    """The true answers that a cell of the column `answers` holds."""
+    """Return the true answers in a cell of the column `answers`."""
     return [answer.text for answer in read_answers(value if isinstance(value, str) else None, context)]
 
 
 def passages_of(contexts: Sequence[str], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[str]:
-    """A passage of each text."""
+    """Return the passage of each text from start to end."""
     places = zip(contexts, starts.tolist(), ends.tolist(), strict=True)
     return [text[start:end] for text, start, end in places]
 
@@ -73,27 +74,24 @@ def passages_of(contexts: Sequence[str], starts: NDArray[np.int64], ends: NDArra
 def passage_table(
     frame: pd.DataFrame, start: NDArray[np.int64], end: NDArray[np.int64], margin: NDArray[np.float64]
 ) -> pd.DataFrame:
-    """Questions beside the passages that are given as answers, those of positive margin, and their figures.
+    """Return questions, the passages of positive margin as their answers, and the metrics of each row.
 
     Args:
-        frame: With `id`, `question`, `context` and `answers`.
-        start: Where the passage of each row begins, shape (rows,).
-        end: The position after it.
-        margin: By how much it is preferred to no answer.
+        frame: Rows with `id`, `question`, `context` and `answers`.
+        start: First position of each row's passage, shape (rows,).
+        end: Position after the passage, shape (rows,).
+        margin: Score of the passage above that of no answer, shape (rows,).
     """
     import pandas as pd
 
-    given = margin > 0
-    start, end = np.where(given, start, 0), np.where(given, end, 0)
+    start, end = np.where(margin > 0, start, 0), np.where(margin > 0, end, 0)
     contexts = frame["context"].tolist()
     texts = passages_of(contexts, start, end)
     true = [true_texts(*pair) for pair in zip(frame["answers"].tolist(), contexts, strict=True)]
     exact, overlap = scores(texts, true)
     return pd.DataFrame(
         {
-            "id": frame["id"].to_numpy(),
-            "question": frame["question"].to_numpy(),
-            "answers": frame["answers"].to_numpy(),
+            **{name: frame[name].to_numpy() for name in ("id", "question", "answers")},
             "true_answers": [" | ".join(dict.fromkeys(answers)) for answers in true],
             "prediction": texts,
             "start": start,
@@ -107,24 +105,24 @@ def passage_table(
 
 
 def passage_errors(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The answers that are not wholly right; first those furthest from the true ones and given most surely."""
+    """Return the answers with F1 below 1, ordered by lost F1 times the size of the margin."""
     wrong = predictions[predictions["f1"] < 1]
     order = wrong["margin"].abs().mul(1 - wrong["f1"]).sort_values(ascending=False, kind="stable").index
     shown = wrong[["id", "question", "true_answers", "prediction", "f1", "margin"]]
     return shown.loc[order].reset_index(drop=True)
 
 
-def passage_records(spans: Spans, contexts: Sequence[str], given: Sequence[str]) -> list[dict[str, Any]]:
-    """Natural answers: `answer`, its `start` and `end` in the text as it was given, and `score`.
+def passage_records(spans: Spans, contexts: Sequence[str], raw: Sequence[str]) -> list[dict[str, Any]]:
+    """Return natural answers: `answer`, its `start` and `end` in the raw text, and `score`.
 
     Args:
-        spans: The best passages in the clean texts.
-        contexts: These texts.
-        given: The same as they were given.
+        spans: The best passages in the cleaned texts.
+        contexts: The cleaned texts.
+        raw: The same texts before cleaning.
     """
-    scores = 1 / (1 + np.exp(-np.minimum(np.abs(spans.margin), _SUREST)))
+    scores = 1 / (1 + np.exp(-np.minimum(np.abs(spans.margin), _LARGEST)))
     records = []
-    for row, (clean, text) in enumerate(zip(contexts, given, strict=True)):
+    for row, (clean, text) in enumerate(zip(contexts, raw, strict=True)):
         start = end = 0
         if spans.margin[row] > 0:
             start, end = int(spans.start[row]), int(spans.end[row])
@@ -135,49 +133,37 @@ def passage_records(spans: Spans, contexts: Sequence[str], given: Sequence[str])
 
 
 def passage_metrics() -> list[Metric]:
-    """F1 and exact match over all rows, and over those with and without an answer apart."""
+    """Return F1 and exact match over all rows, and over those with and those without an answer."""
 
-    def mean(column: str, which: int | None = None) -> Callable[..., NDArray[np.float64]]:
-        def score(columns: Mapping[str, NDArray[Any]], index: NDArray[np.intp]) -> NDArray[np.float64]:
-            values = columns[column].astype(float)
-            if which is None:
-                found: NDArray[np.float64] = values[index].mean(axis=1)
-                return found
-            chosen = (columns["answerable"] == which).astype(float)
-            # a draw without such rows counts as 0
-            return np.asarray((values * chosen)[index].sum(axis=1) / np.maximum(1, chosen[index].sum(axis=1)))
+    def mean_where(column: str, answerable: int) -> Score:
+        def score(columns: Columns, index: NDArray[np.intp]) -> NDArray[np.float64]:
+            weights = (columns["answerable"] == answerable).astype(float)
+            sums = (columns[column] * weights)[index].sum(axis=1)
+            return np.asarray(sums / np.maximum(1, weights[index].sum(axis=1)))  # 0 in a draw without such rows
 
         return score
 
-    return [
-        Metric("f1", mean("f1")),
-        Metric("exact_match", mean("exact_match")),
-        Metric("f1/with answer", mean("f1", 1)),
-        Metric("exact_match/with answer", mean("exact_match", 1)),
-        Metric("f1/without answer", mean("f1", 0)),
-        Metric("exact_match/without answer", mean("exact_match", 0)),
-    ]
+    names = ("f1", "exact_match")
+    groups = (("with answer", 1), ("without answer", 0))
+    parts = [Metric(f"{name}/{group}", mean_where(name, value)) for group, value in groups for name in names]
+    return [*(Metric(name, mean_of(name)) for name in names), *parts]
 
 
 def passage_sections(predictions: pd.DataFrame) -> list[Section]:
-    """How often an answer is given where there is one, and where there is none."""
+    """Return the section on rows answered and declined, with and without a true answer."""
     import pandas as pd
 
-    given = predictions["prediction"] != ""
+    answered, correct = predictions["prediction"] != "", predictions["exact_match"] == 1
+    groups = (("an answer", predictions["answerable"] == 1), ("no answer", predictions["answerable"] == 0))
     rows = [
         {
             "there is": name,
-            "rows": int(which.sum()),
-            "answered": int((which & given).sum()),
-            "answered rightly": int((which & given & (predictions["exact_match"] == 1)).sum()),
-            "not answered": int((which & ~given).sum()),
+            "rows": int(group.sum()),
+            "answered": int((group & answered).sum()),
+            "answered correctly": int((group & answered & correct).sum()),
+            "not answered": int((group & ~answered).sum()),
         }
-        for name, which in (
-            ("an answer", predictions["answerable"] == 1),
-            ("no answer", predictions["answerable"] == 0),
-        )
+        for name, group in groups
     ]
-    text = (
-        "Whether the model answers where it should. The margin above which it gives an answer was chosen on validation."
-    )
+    text = "How often the model answers where it should. Validation chose the margin above which it answers."
     return [Section("Answering and declining", text, pd.DataFrame(rows))]

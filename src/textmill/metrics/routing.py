@@ -1,4 +1,4 @@
-"""How a mixture of experts used its experts: balance, dropped tokens, confidence, and a heat map."""
+"""Metrics and report section of a mixture of experts: balance, dropped tokens, confidence."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _PREFIX = "routing/"
 
 
 def shares(outputs: Outputs) -> NDArray[np.float64]:
-    """Each expert's share of its layer's tokens, shape (layers, experts), from `expert_load`."""
+    """Return each expert's share of its layer's tokens, shape (layers, experts), from `expert_load`."""
     load: NDArray[np.float64] = outputs["expert_load"].sum(axis=0, dtype=float)
     share: NDArray[np.float64] = load / np.maximum(load.sum(axis=1, keepdims=True), 1)
     return share
 
 
 def routing_metrics(outputs: Outputs) -> dict[str, float]:
-    """Means over the layers.
+    """Return means over the layers.
 
     Returns:
         `routing/load_entropy` (1 in perfect balance, 0 if one expert takes all),
         `routing/load_max_over_mean`, `routing/dropped_share`, and, where the router has
-        probabilities, `routing/confidence`: the mean of a token's largest.
+        probabilities, `routing/confidence`: the mean of each token's largest probability.
     """
     table = layer_table(outputs)
-    found = {f"{_PREFIX}{name}": float(table[name].mean()) for name in table if name != "layer"}
-    return {name: value for name, value in found.items() if np.isfinite(value)}
+    means = {f"{_PREFIX}{name}": float(table[name].mean()) for name in table if name != "layer"}
+    return {name: value for name, value in means.items() if np.isfinite(value)}
 
 
 def layer_table(outputs: Outputs) -> pd.DataFrame:
-    """A row a layer with experts."""
+    """Return one row a layer with experts."""
     import pandas as pd
 
     share = shares(outputs)
@@ -55,30 +55,19 @@ def layer_table(outputs: Outputs) -> pd.DataFrame:
 
 
 def section(outputs: Outputs) -> Section:
-    """A part of the report."""
+    """Return the section with the share of each expert."""
     import pandas as pd
 
     share = shares(outputs)
-    flat = pd.DataFrame(
-        [
-            {"layer": layer, "expert": expert, "share": value}
-            for layer, row in enumerate(share)
-            for expert, value in enumerate(row)
-        ]
-    )
-    text = "Share of a layer's tokens that each expert was meant for; in perfect balance all are alike."
-    table = layer_table(outputs)
-    return Section(
-        "Experts",
-        text,
-        table.dropna(axis="columns"),
-        figures={"expert_load": heat_map(share)},
-        plots={"expert_load": flat},
-    )
+    layers, experts = np.indices(share.shape)
+    flat = pd.DataFrame({"layer": layers.ravel(), "expert": experts.ravel(), "share": share.ravel()})
+    text = "Share of a layer's tokens that the router sends to each expert; all shares are equal in perfect balance."
+    table = layer_table(outputs).dropna(axis="columns")
+    return Section("Experts", text, table, {"expert_load": heat_map(share)}, {"expert_load": flat})
 
 
 def heat_map(share: NDArray[np.float64]) -> Figure:
-    """Layers by experts, each cell a share of the layer's tokens."""
+    """Plot layers by experts, each cell a share of the layer's tokens."""
     from matplotlib.figure import Figure
 
     layers, experts = share.shape

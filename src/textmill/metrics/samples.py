@@ -1,4 +1,4 @@
-"""Text that a language model writes at fixed prompts, and how much it repeats itself."""
+"""Text that a language model generates from fixed prompts, and its repetition."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PREFIX = "samples/"
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt and what the model went on with, as text and as tokens."""
+    """A prompt and its continuation, as text and as tokens."""
 
     temperature: float
     prompt: str
@@ -27,62 +27,58 @@ class Sample:
 
 
 def draw(model: LanguageModel, tokenizer: Any, prompts: Sequence[str], end: int, tokens: int) -> list[Sample]:
-    """Greedy and drawn continuations of each prompt; the same ones for the same weights.
+    """Generate greedy and sampled continuations of each prompt; the same for the same weights.
 
     Args:
-        model: In evaluation mode.
+        model: Model in evaluation mode.
         tokenizer: A `tokenizers.Tokenizer`.
-        prompts: Beginnings.
+        prompts: Texts to continue.
         end: Id of the token that ends a document.
-        tokens: Of each continuation, at most.
+        tokens: Largest number of tokens of a continuation.
     """
     from textmill.config.sections.generation import GenerationConfig
     from textmill.models.generation import generate
 
     encoded = [tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts]
-    found = []
+    samples = []
     for temperature in TEMPERATURES:
         options = GenerationConfig(max_new_tokens=tokens, temperature=temperature, seed=SEED)
-        written: list[list[int]] = [[] for _ in prompts]
-        for step in generate(model, encoded, options, end):
-            for row, token in zip(written, step, strict=True):
-                row += [] if token is None else [token]
-        found += [
-            Sample(temperature, prompt, tokenizer.decode(row), row)
-            for prompt, row in zip(prompts, written, strict=True)
-        ]
-    return found
+        steps = list(generate(model, encoded, options, end))
+        for number, prompt in enumerate(prompts):
+            row = [token for step in steps if (token := step[number]) is not None]
+            samples.append(Sample(temperature, prompt, tokenizer.decode(row), row))
+    return samples
 
 
 def distinct(tokens: Sequence[int], n: int) -> float:
-    """Different n-grams over all n-grams (distinct-n; Li et al. 2016); 1 where there is none."""
+    """Return the share of different n-grams among all (distinct-n; Li et al. 2016); 1 without n-grams."""
     grams = list(zip(*(tokens[start:] for start in range(n)), strict=False))
     return len(set(grams)) / len(grams) if grams else 1.0
 
 
 def repetition(tokens: Sequence[int], n: int = 4) -> float:
-    """Share of n-grams that stood in the text before (seq-rep-n; Welleck et al. 2020)."""
+    """Return the share of n-grams that repeat an earlier one (seq-rep-n; Welleck et al. 2020)."""
     return 1 - distinct(tokens, n)
 
 
 def sample_metrics(samples: Sequence[Sample]) -> dict[str, float]:
-    """Means over the samples of a temperature: `samples/FIGURE_greedy` and `samples/FIGURE_drawn`."""
-    found = {}
+    """Return means over the samples of a temperature: `samples/METRIC_greedy` and `samples/METRIC_drawn`."""
+    metrics = {}
     for name, chosen in (
         ("greedy", [sample.tokens for sample in samples if sample.temperature == 0]),
         ("drawn", [sample.tokens for sample in samples if sample.temperature > 0]),
     ):
-        for figure, values in (
+        for metric, values in (
             ("repetition", [repetition(tokens) for tokens in chosen]),
             ("distinct_1", [distinct(tokens, 1) for tokens in chosen]),
             ("distinct_2", [distinct(tokens, 2) for tokens in chosen]),
         ):
-            found[f"{_PREFIX}{figure}_{name}"] = sum(values) / max(1, len(values))
-    return found
+            metrics[f"{_PREFIX}{metric}_{name}"] = sum(values) / max(1, len(values))
+    return metrics
 
 
 def section(samples: Sequence[Sample]) -> Section:
-    """A part of the report."""
+    """Return the section with all samples."""
     import pandas as pd
 
     table = pd.DataFrame(
@@ -98,7 +94,7 @@ def section(samples: Sequence[Sample]) -> Section:
         ]
     )
     text = (
-        "What the model writes after fixed prompts. Repetition is the share of 4-grams of tokens that stood in "
-        "the text before, distinct-2 that of different 2-grams."
+        "Continuations of fixed prompts. Repetition is the share of 4-grams of tokens that repeat an earlier one; "
+        "distinct-2 is the share of different 2-grams."
     )
     return Section("Samples", text, table)

@@ -1,4 +1,4 @@
-"""The best passage of a text by the scores of its tokens, over one or several windows."""
+"""The best passage of a text by its tokens' scores, over one or several windows."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Spans:
-    """The best passage of each row, whether or not it should be given. All of shape (rows,).
+    """The best passage of each row, answer or not. All arrays have shape (rows,).
 
     Attributes:
-        start: Position of its first character in the text; 0 where there is no passage.
-        end: Position after its last one; 0 where there is no passage.
-        score: Sum of the logits of its first and its last token.
-        null: The same sum of the token that stands for no answer, the least over the row's windows.
+        start: Position of the first character in the text; 0 where there is no passage.
+        end: Position after the last character; 0 where there is no passage.
+        score: Sum of the logits of the first and the last token.
+        null: The same sum for the token of "no answer", the lowest of the row's windows.
     """
 
     start: NDArray[np.int64]
@@ -27,7 +27,7 @@ class Spans:
 
     @property
     def margin(self) -> NDArray[np.float64]:
-        """By how much the passage is preferred to no answer, shape (rows,)."""
+        """Score of the passage above that of no answer, shape (rows,)."""
         return self.score - self.null
 
 
@@ -39,16 +39,15 @@ def best_spans(
     token_ends: Sequence[Sequence[int]],
     longest: int,
 ) -> Spans:
-    """The best passage of each row over all its windows, and the score of "no answer" (Devlin et al. 2019).
+    """Return the best passage of each row over its windows, and the score of "no answer" (Devlin et al. 2019).
 
     Args:
-        start_logits: Of the windows, row after row, NaN at padding; shape (windows, T).
-        end_logits: The same for the last token.
+        start_logits: Logits of the first token in each window, row after row, NaN at padding; shape (windows, T).
+        end_logits: Logits of the last token, likewise.
         window_lengths: Tokens of each window of each row.
-        token_starts: For each row the first character of each token of all its windows, -1 for
-            tokens that are no part of the text.
-        token_ends: The position after the last one.
-        longest: Tokens of a passage at most.
+        token_starts: First character of each token of all windows of each row; -1 outside the text.
+        token_ends: Position after each token's last character, likewise.
+        longest: Largest number of tokens of a passage.
     """
     counts = np.array([len(lengths) for lengths in window_lengths], np.int64)
     shape = start_logits.shape
@@ -65,10 +64,10 @@ def best_spans(
     for distance in range(min(longest, shape[1])):
         sums = starts[:, : shape[1] - distance] + ends[:, distance:]
         place = sums.argmax(axis=1)
-        found = sums[windows, place]
-        better = found > score
-        score[better], first[better], last[better] = found[better], place[better], place[better] + distance
-    # The best window of each row: a stable order by row and falling score, of which the first is taken
+        highest = sums[windows, place]
+        better = highest > score
+        score[better], first[better], last[better] = highest[better], place[better], place[better] + distance
+    # The best window of each row is the first in a stable order by row and falling score.
     row = np.repeat(np.arange(len(counts)), counts)
     order = np.lexsort((windows, -score, row))
     best = order[np.cumsum(counts) - counts]
@@ -83,20 +82,20 @@ def best_spans(
 
 
 def best_margin(margin: NDArray[np.float64], answered: NDArray[np.float64], declined: NDArray[np.float64]) -> float:
-    """The margin above which the passage should be given, so that the mean figure is highest.
+    """Return the margin above which to give the passage, so that the mean metric is highest.
 
     Args:
-        margin: Of each row, shape (rows,).
-        answered: The figure of each row if its passage is given.
-        declined: The figure if it is not.
+        margin: Margin of each row, shape (rows,).
+        answered: Metric of each row if its passage is given, shape (rows,).
+        declined: Metric of each row if it is not, shape (rows,).
 
     Returns:
-        Halfway between two rows' margins; beyond the outermost where all or none should be given.
+        The middle between two rows' margins; beyond the outermost where all or none should be given.
     """
     order = np.argsort(-margin, kind="stable")
     gains = np.concatenate([[0.0], np.cumsum((answered - declined)[order])])
     ranked = margin[order]
-    # between equal margins no line can be drawn
+    # No threshold separates equal margins.
     possible = np.concatenate([[True], ranked[1:] < ranked[:-1], [True]])
     best = int(np.flatnonzero(possible)[gains[possible].argmax()])
     if best == 0:
@@ -107,11 +106,11 @@ def best_margin(margin: NDArray[np.float64], answered: NDArray[np.float64], decl
 
 
 def cross_entropy(logits: NDArray[np.float32], targets: Sequence[int]) -> float:
-    """Mean over windows of the negative log-likelihood of one token each.
+    """Return the mean negative log-likelihood of one token of each window.
 
     Args:
-        logits: NaN at padding, shape (windows, T).
-        targets: The token of each window.
+        logits: Logits of each token, NaN at padding, shape (windows, T).
+        targets: Position of the token in each window.
     """
     from scipy.special import logsumexp
 

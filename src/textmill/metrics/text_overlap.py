@@ -1,17 +1,17 @@
-"""BLEU and chrF of a set of texts, resampled quickly: counts for each text, added up for each draw.
+"""BLEU and chrF of a set of texts, resampled quickly: counts for each text, summed for each draw.
 
-The counts and the formula over their sums are sacrebleu's own (Post 2018), so that a figure equals
-the one its command prints and bears its signature.
+The counts and the formula over their sums are sacrebleu's own (Post 2018), so that a metric equals the one
+that its command prints, with the same signature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from textmill.metrics.base import Metric
+from textmill.metrics.base import Columns, Metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 _BLEU, _CHRF = "bleu_count_", "chrf_count_"
 _ORDERS = 4
 _TOKENIZERS = {"zh": "zh"}
-"""Languages whose words are not told by spaces: sacrebleu's own tokenizers for them."""
+"""Sacrebleu's tokenizers for languages without spaces between words."""
 
 
 def signatures(language: str | None) -> dict[str, str]:
-    """What sacrebleu calls its settings, by metric; BLEU splits words as `language` needs."""
-    found = {}
+    """Return sacrebleu's names of its settings by metric; `language` decides how BLEU splits words."""
+    names = {}
     for name, metric in (("bleu", _bleu(language)), ("chrf", _chrf())):
-        metric._extract_corpus_statistics(["a"], [["a"]])  # it counts the references, which the signature tells
-        found[name] = str(metric.get_signature())
-    return found
+        metric._extract_corpus_statistics(["a"], [["a"]])  # counts the references, which the signature includes
+        names[name] = str(metric.get_signature())
+    return names
 
 
 def count_columns(
     predictions: Sequence[str], references: Sequence[Sequence[str]], language: str | None
 ) -> dict[str, NDArray[np.int64]]:
-    """Columns of counts for the metrics, one row a text.
+    """Return columns of counts for the metrics, one row a text.
 
     Args:
-        predictions: Texts to judge, n of them.
+        predictions: Texts to measure, n of them.
         references: For each reference translator n texts.
         language: ISO 639-1 code of the texts.
     """
@@ -49,15 +49,13 @@ def count_columns(
 
 
 def metrics(language: str | None) -> list[Metric]:
-    """`bleu` and `chrf`, 0 to 100, over tables with the columns of `count_columns`."""
+    """Return `bleu` and `chrf`, 0 to 100, over tables with the columns of `count_columns`."""
     bleu, chrf = _bleu(language), _chrf()
 
     def score_bleu(sums: Sequence[int]) -> float:
-        lengths, counts = sums[:2], sums[2:]
-        found = bleu.compute_bleu(
-            correct=list(counts[:_ORDERS]), total=list(counts[_ORDERS:]), sys_len=lengths[0], ref_len=lengths[1]
-        )
-        return float(found.score)
+        (ours, reference), counts = sums[:2], list(sums[2:])
+        result = bleu.compute_bleu(counts[:_ORDERS], counts[_ORDERS:], sys_len=ours, ref_len=reference)
+        return float(result.score)
 
     def score_chrf(sums: Sequence[int]) -> float:
         return float(chrf._compute_f_score(list(sums)))
@@ -65,24 +63,24 @@ def metrics(language: str | None) -> list[Metric]:
     return [_metric("bleu", _BLEU, score_bleu), _metric("chrf", _CHRF, score_chrf)]
 
 
-def sentence_chrf(columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-    """ChrF of each text alone."""
+def sentence_chrf(columns: Columns) -> NDArray[np.float64]:
+    """Return chrF of each text alone, shape (n,)."""
     chrf = _chrf()
     return np.array([chrf._compute_f_score(row) for row in _counts(columns, _CHRF).tolist()])
 
 
 def _metric(name: str, prefix: str, score: Any) -> Metric:
-    def over_draws(columns: Mapping[str, NDArray[Any]], index: NDArray[np.intp]) -> NDArray[np.float64]:
+    def over_draws(columns: Columns, index: NDArray[np.intp]) -> NDArray[np.float64]:
         counts = _counts(columns, prefix)
-        # How often each draw holds each row: a small matrix product in place of a huge gather.
+        # Multiplying by each draw's number of each row avoids a huge gather.
         times = np.stack([np.bincount(rows, minlength=len(counts)) for rows in index])
         return np.array([score(sums) for sums in (times @ counts).tolist()])
 
     return Metric(name, over_draws)
 
 
-def _counts(columns: Mapping[str, NDArray[Any]], prefix: str) -> NDArray[np.int64]:
-    """The counts of a metric, shape (rows, counts)."""
+def _counts(columns: Columns, prefix: str) -> NDArray[np.int64]:
+    """Return the counts of a metric, shape (rows, counts)."""
     names = [name for name in columns if name.startswith(prefix)]
     return np.stack([columns[name] for name in sorted(names, key=lambda name: int(name.removeprefix(prefix)))], axis=1)
 

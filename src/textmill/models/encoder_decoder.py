@@ -58,12 +58,13 @@ class EncoderDecoder(nn.Module):
         return mean_cross_entropy(hidden.states, self.decoder.output_weight, labels, label_smoothing=label_smoothing)
 
     @torch.inference_mode()
-    def write(self, input_ids: Tensor, attention_mask: Tensor, options: GenerationConfig) -> list[list[int]]:
+    def generate(self, input_ids: Tensor, attention_mask: Tensor, options: GenerationConfig) -> list[list[int]]:
         """Generate the target of each source (B, S): token ids without the end token."""
-        from textmill.models.generation import write
+        from textmill.models.generation import generate_tokens
 
         prompts: Sequence[Sequence[int]] = [[self.end]] * len(input_ids)
-        return write(self.decoder, prompts, options, self.end, source=self.read_source(input_ids, attention_mask))
+        source = self.read_source(input_ids, attention_mask)
+        return generate_tokens(self.decoder, prompts, options, self.end, source=source)
 
 
 class PretrainedSource(EncoderDecoder):

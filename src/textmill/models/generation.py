@@ -109,7 +109,7 @@ def search(
     return [search.best() for search in searches]
 
 
-def write(
+def generate_tokens(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     options: GenerationConfig,

@@ -42,8 +42,8 @@ class HubNetwork(nn.Module):
         return cross_entropy(flat, targets, label_smoothing=label_smoothing), each
 
     @torch.inference_mode()
-    def write(self, input_ids: Tensor, attention_mask: Tensor, options: GenerationConfig) -> list[list[int]]:
-        """See `EncoderDecoder.write`."""
+    def generate(self, input_ids: Tensor, attention_mask: Tensor, options: GenerationConfig) -> list[list[int]]:
+        """See `EncoderDecoder.generate`."""
         sampled = options.beams == 1 and options.temperature > 0
         sampling = {"temperature": options.temperature, "top_k": options.top_k or 0, "top_p": options.top_p or 1.0}
         if sampled:

@@ -23,7 +23,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 class _FewKernels(torch.autograd.Function):
-    """The same with about half of the passes over memory that PyTorch's composition takes on CPUs."""
+    """RMS norm with about half of the passes over memory that PyTorch's composition takes on CPUs."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, epsilon: float) -> Tensor:

@@ -147,10 +147,10 @@ class NetworkTrial(Trial):
         training.folder.remove()
         save_network(layout.trained / MODEL_FOLDER, trained.network, trained.weights)
         self._done = min(self._batches, self._done + batches)
-        self._step += int(trained.figures["steps"])
+        self._step += int(trained.metrics["steps"])
         interval = self._measure(self._predictions(trained, autocast="16" in training.precision))
         elapsed, wall = self._clock() - started, time.perf_counter() - wall_started
-        in_steps = elapsed * trained.figures["train_seconds"] / max(wall, 1e-9)
+        in_steps = elapsed * trained.metrics["train_seconds"] / max(wall, 1e-9)
         share = self._done / self._batches
         self.cost = TrainingCost(elapsed - in_steps, in_steps / batches * self._batches, share)
         self._record(
@@ -159,7 +159,7 @@ class NetworkTrial(Trial):
                 samples=round(self._rows * share),
                 quality=interval,
                 seconds=wall,
-                whole_seconds=trained.figures["train_seconds"] / batches * self._batches,
+                whole_seconds=trained.metrics["train_seconds"] / batches * self._batches,
             )
         )
 

@@ -35,7 +35,7 @@ _HASHED_BYTES = 64 << 20
 _IGNORED = re.compile(r"(^|/)(__pycache__|[^/]*\.egg-info)/|\.pyc$")  # as in .dvcignore
 _UNKNOWN = "the old content is not in DVC's cache"
 _TOLD = 3
-_NOT_IN_LOCK = Difference("other", "dvc.lock", "never ran here")
+_NOT_IN_LOCK = Difference("other", "dvc.lock", "it never ran here")
 _NOTHING = Difference("output", "outs", "no input changed: its output was missing or changed, or --force was given")
 
 
@@ -61,7 +61,7 @@ class _Yaml12(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     }
 
 
-_Yaml12.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false"), list("tf"))
+_Yaml12.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(true|false)$"), list("tf"))
 _NUMBER = re.compile(r"[-+]?(\d+\.\d*|\.?\d+)(e[-+]?\d+)?$|[-+]?\.inf$|\.nan$", re.IGNORECASE)
 _Yaml12.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
 
@@ -90,7 +90,7 @@ def note(stage: str, layout: Layout, section: Mapping[str, Any]) -> None:
         section: The stage's configuration as plain values; not used for `compose`.
     """
     lock = Lock(layout.root)
-    if os.environ.get("DVC_STAGE") != stage or sys.argv[1:]:
+    if os.environ.get("DVC_STAGE", "").rpartition(":")[2] != stage or sys.argv[1:]:
         reasons = [Difference("other", "command", "it was started by hand")]
     elif stage not in lock.stages:
         reasons = [_NOT_IN_LOCK]

@@ -43,7 +43,7 @@ def _table_changes(old: Files, new: Files, folder: str, names: Iterable[str]) ->
         changed = sum(ids[key] != other_ids[key] for key in shared)
         by_id = len(other_ids) - len(shared), len(ids) - len(shared), changed
         # Ids that count rows all move when a row is put in before them
-        by_content = min(by_id, by_content, key=sum)
+        by_content = by_id if sum(by_id) <= 2 * sum(by_content) else by_content
     return f"{folder or 'table'}: {_words(*by_content)}"
 
 

@@ -58,7 +58,7 @@ def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
         _log_inputs(run, config, runtime, training, prepared)
         trained = training.run(run)
         _write(layout.trained, trained, run)
-        run.log_metrics({f"best/{name}": value for name, value in trained.figures.items()})
+        run.log_metrics({f"best/{name}": value for name, value in trained.metrics.items()})
         run.log_artifact(layout.trained / "history.csv")
     training.folder.remove()
 
@@ -92,7 +92,7 @@ def _write(target: Path, trained: Trained, run: StageRun) -> None:
                 writer = csv.DictWriter(file, fieldnames=list(rows[0]))
                 writer.writeheader()
                 writer.writerows(rows)
-        write_json(folder / "metrics.json", trained.figures)
+        write_json(folder / "metrics.json", trained.metrics)
         run.write_reference(folder / "run.json")
 
 

@@ -1,4 +1,4 @@
-"""Optional parts of a task's contract: a task that needs one subclasses it, and callers ask by `isinstance`."""
+"""Optional parts of a task's contract. A task subclasses those it needs; callers ask by `isinstance`."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 
 class RealignsTargets(ABC):
-    """A task whose targets point into a text, and must follow when the text is cleaned."""
+    """A task whose targets point into a text, so that cleaning the text must move them."""
 
     @abstractmethod
     def realign_targets(
-        self, given: Mapping[str, Sequence[str | None]], columns: dict[str, list[str | None]]
+        self, raw: Mapping[str, Sequence[str | None]], columns: dict[str, list[str | None]]
     ) -> dict[int, tuple[str, str]]:
-        """Rewrite the targets for the cleaned texts.
+        """Rewrite the targets for the cleaned texts, in place.
 
         Args:
-            given: The text columns before cleaning.
-            columns: All mapped columns, the texts cleaned; changed in place.
+            raw: The text columns before cleaning.
+            columns: All mapped columns, the texts cleaned.
 
         Returns:
-            Rows whose target cannot be used: position -> (column, reason).
+            Rows with an unusable target: position -> (column, reason).
         """
 
 
 class CutsExamples(ABC):
-    """A task that shows the network other examples than a split's rows: windows over them, say."""
+    """A task whose examples are not the rows of a split but, for example, windows over them."""
 
     @abstractmethod
     def examples(self, table: pa.Table) -> Examples:
@@ -48,17 +48,17 @@ class CutsExamples(ABC):
 
 
 class CalibratesWeights(ABC):
-    """A task that writes what validation chose (a threshold, say) into the best weights."""
+    """A task that stores a choice made on validation, such as a threshold, in the best weights."""
 
     @abstractmethod
     def calibrate_weights(
         self, weights: dict[str, torch.Tensor], metrics: Mapping[str, float]
     ) -> dict[str, torch.Tensor]:
-        """Return the weights with the choice of the validation whose `metrics` were best."""
+        """Return the weights with the choice of the best validation; `metrics` are those of that validation."""
 
 
 class ContinuesText(ABC):
-    """A task whose network continues a prompt token by token, as a language model does."""
+    """A task whose network continues a prompt token by token."""
 
     @abstractmethod
     def prompts(self, frame: pd.DataFrame, state: State) -> list[str]:
@@ -66,35 +66,35 @@ class ContinuesText(ABC):
 
 
 class GeneratesText(ABC):
-    """A task whose network generates a text of its own about its input: a translation, say."""
+    """A task whose network generates a new text from its input, such as a translation."""
 
     @property
     @abstractmethod
     def generation(self) -> GenerationConfig:
-        """How the evaluation and the exported model generate."""
+        """Options of generation, for the evaluation and the exported model."""
 
     @abstractmethod
     def generate(
         self, network: torch.nn.Module, input_ids: Sequence[Sequence[int]], tokenizer: Any, state: State
     ) -> Outputs:
-        """Return the generated texts for encoded inputs, in their order: outputs beside those of `loss`."""
+        """Return the texts generated for encoded inputs, in their order, as outputs beside those of `loss`."""
 
 
 class DriftFeatures(ABC):
-    """A task whose outputs grow with the length of a text, and need another form to be compared."""
+    """A task whose outputs grow with the length of a text."""
 
     @abstractmethod
     def drift_features(self, outputs: Outputs) -> Outputs:
-        """Return the outputs as vectors of one width for texts of any length."""
+        """Return vectors whose width does not depend on the length of a text."""
 
 
 def generates(task: Task) -> bool:
-    """Tell whether the network answers token by token."""
+    """Return whether the network answers token by token."""
     return isinstance(task, ContinuesText | GeneratesText)
 
 
 def examples_of(task: Task, table: pa.Table) -> Examples:
-    """Return what the network is shown of a prepared split: its rows, unless the task cuts them otherwise."""
+    """Return the examples of a prepared split: its rows, unless the task cuts them."""
     if isinstance(task, CutsExamples):
         return task.examples(table)
     raw = {"id", "words", "source", *task.text_columns, *task.target_columns, *task.optional_columns}
@@ -110,12 +110,12 @@ def sequences_of(task: Task, columns: Mapping[str, Sequence[Any]]) -> Mapping[st
 
 
 def drift_features_of(task: Task, outputs: Outputs) -> Outputs:
-    """Return outputs that compare between texts of any length; as they are by default."""
+    """Return outputs that can be compared between texts of any length; by default unchanged."""
     return task.drift_features(outputs) if isinstance(task, DriftFeatures) else outputs
 
 
 def natural_inputs(task: Task, table: pa.Table) -> list[dict[str, Any]]:
-    """Return what a user would ask of the rows of a prepared split; examples where a prompt is continued."""
+    """Return the rows of a prepared split as natural inputs; `example_inputs` where the task continues prompts."""
     if isinstance(task, ContinuesText):
         return task.example_inputs()
     rows: list[dict[str, Any]] = table.select(list(task.text_columns)).to_pylist()

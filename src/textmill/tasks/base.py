@@ -1,9 +1,8 @@
 """The contract of a task: what it learns and what it serves, from the first row to the answer.
 
-A task is a plugin (see `textmill.config.plugins`): one file subclasses `Task`, and the stages call its
-methods without knowing its name. How a task is measured and reported stands apart, in its `Evaluator`
-(`textmill.evaluation.evaluator`), so that a new report trains nothing. What only few tasks need is in
-`textmill.tasks.abilities`. A task imports torch, pandera and the like inside the method that needs them.
+A task is a plugin (see `textmill.config.plugins`): one file subclasses `Task`, and the stages call its methods.
+Its `Evaluator` (`textmill.evaluation.evaluator`) measures and reports, so that a new report retrains nothing.
+`textmill.tasks.abilities` has what few tasks need. A task imports torch and pandera inside the methods that use them.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textmill.config.plugins import Plugin
+from textmill.errors import UserError
 from textmill.metrics.base import Outputs
 from textmill.text.inputs import Input, read_inputs, texts_model
 from textmill.text.rejected_rows import RejectedRow
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from textmill.models.base import Model
 
 State = dict[str, Any]
-"""What a task learned from the training split (its label names, say), as plain JSON."""
+"""What a task learned from the training split, such as label names, as plain JSON."""
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What a task computes for a batch.
+    """The result of `Task.loss` for a batch.
 
     Attributes:
         loss: The training loss, a scalar.
-        outputs: Tensors by name, each with one row an example.
-        logged: Scalars by name that are logged at each training step, the terms of the loss say.
+        outputs: Tensors by name, one row an example.
+        logged: Scalars by name that each training step logs, such as terms of the loss.
     """
 
     loss: torch.Tensor
@@ -49,16 +49,16 @@ class Task(Plugin):
     """One application of language models.
 
     Attributes:
-        name: The field's name of the task, with underscores.
+        name: Name of the task in the field, with underscores.
         evaluator: Dotted path of the task's `Evaluator`. A string, so that training does not depend on it.
-        text_columns: Columns of text: cleaned, deduplicated and measured in `prepare`.
-        target_columns: Columns that hold the target; absent at prediction.
-        text_target_columns: Targets that are text too: cleaned like it, and read by a tokenizer that is trained.
+        text_columns: Columns of text, which `prepare` cleans, deduplicates and measures.
+        target_columns: Columns of the target; absent at prediction.
+        text_target_columns: Target columns of text, which `prepare` cleans and a trained tokenizer reads.
         optional_columns: Columns that `check` and `encode` get where the data has them.
         sequence_columns: Encoded columns of token ids that the network reads separately, by the suffix
             of the names of its outputs for them.
-        stratify_column: Column whose balance a seeded split keeps, or None.
-        main_metric: Name of the metric that decides: checkpoints, parity, promotion.
+        stratify_column: Column whose shares a seeded split keeps, or None.
+        main_metric: Name of the metric that decides parity and promotion.
         monitor: Lightning's name of the validation metric that picks the best checkpoint.
         monitor_mode: `max` or `min`.
     """
@@ -77,21 +77,24 @@ class Task(Plugin):
 
     # -- prepare ----------------------------------------------------------------------------
 
-    @abstractmethod
     def fit(self, frames: Iterable[pd.DataFrame]) -> State:
-        """Learn from the training split what the network's head needs.
+        """Learn the state from the training split; by default an empty one.
 
         Raises:
-            UserError: The split cannot be trained on (it has one class only, say).
+            UserError: The split has no rows, or cannot be trained on (it has one class only, say).
         """
+        if not any(len(frame) for frame in frames):
+            fix = "Add rows to the source; rejects.csv lists the unusable ones"
+            raise UserError("the training split has no rows", where="prepare.read", fix=fix)
+        return {}
 
     def bind_tokenizer(self, state: State, tokenizer: Any, folder: Path) -> State:
-        """Return the state with what the task must know of the tokenizer: its size, its chat template.
+        """Return the state with what the task needs of the tokenizer: its size, its chat template.
 
         Args:
-            state: From `fit`.
+            state: Result of `fit`.
             tokenizer: A `tokenizers.Tokenizer` without padding or truncation.
-            folder: With the tokenizer's files.
+            folder: Folder of the tokenizer's files.
 
         Raises:
             UserError: The tokenizer does not fit the task.
@@ -100,14 +103,14 @@ class Task(Plugin):
 
     @abstractmethod
     def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
-        """Return the rows with a missing or impossible value. `state` is None before `fit`."""
+        """Return the rows with a missing or unusable value. `state` is None before `fit`."""
 
     @abstractmethod
     def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:
         """Return columns of model inputs for `frame`: at least `input_ids` and `length` (tokens).
 
-        `tokenizer` is a `tokenizers.Tokenizer` without padding or truncation. When the frame has the
-        target columns, the encoded target comes too (`label_id`, say).
+        Where the frame has the target columns, the encoded target comes too (`label_id`, say).
+        `tokenizer` is a `tokenizers.Tokenizer` without padding or truncation.
         """
 
     # -- train ------------------------------------------------------------------------------
@@ -118,7 +121,7 @@ class Task(Plugin):
 
     @abstractmethod
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
-        """Pad encoded columns of a batch to tensors, `input_ids` and `attention_mask` (B, T) among them."""
+        """Return encoded columns of a batch as padded tensors, `input_ids` and `attention_mask` (B, T) among them."""
 
     @abstractmethod
     def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> StepOutput:
@@ -129,9 +132,9 @@ class Task(Plugin):
         """Return the metrics of a validation pass, among them `monitor` without its `validation/` prefix.
 
         Args:
-            outputs: The network's, one row an example of the validation split.
-            rows: The encoded columns of the split.
-            state: The task's state.
+            outputs: The network's outputs, one row an example of the validation split.
+            rows: Encoded columns of the split.
+            state: Result of `bind_tokenizer`.
         """
 
     # -- serve ------------------------------------------------------------------------------
@@ -154,17 +157,17 @@ class Task(Plugin):
         import pandas as pd
 
         inputs = read_inputs(values, self.input_model)
-        return pd.DataFrame({name: [getattr(given, name) for given in inputs] for name in self.text_columns})
+        return pd.DataFrame({name: [getattr(one, name) for one in inputs] for name in self.text_columns})
 
     @abstractmethod
     def answers(
-        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], given: Mapping[str, Sequence[str]], state: State
+        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], raw: Mapping[str, Sequence[str]], state: State
     ) -> list[dict[str, Any]]:
         """Return natural answers: one record of plain JSON values a row.
 
         Args:
             outputs: The network's outputs for the rows.
-            rows: The cleaned texts that the network saw, and what `encode` made of them.
-            given: The texts as the user gave them, by column.
-            state: The task's state.
+            rows: Cleaned texts and encoded columns.
+            raw: Texts before cleaning, by column.
+            state: Result of `bind_tokenizer`.
         """

@@ -1,17 +1,17 @@
-"""Extractive summarisation: a text told in short by some of its own sentences or lines."""
+"""Extractive summarisation: a text shortened to some of its own sentences or lines."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from textmill.config.section import Section as Options
-from textmill.errors import UserError
 from textmill.metrics.base import Outputs
 from textmill.tasks.base import State, StepOutput
 from textmill.tasks.summary_texts import SummaryTexts, SummaryTextsConfig
+from textmill.text.checks import empty_rows
 from textmill.text.rejected_rows import RejectedRow
 from textmill.text.sentences import unit_spans, unit_texts
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from textmill.models.base import Model
 
 _TEMPERATURE = 5.0
-"""Of the target distribution over units, in points of ROUGE."""
+"""Temperature of the target distribution over units, in points of ROUGE."""
 _NO_UNIT = -1
 _GAIN = ("rouge1", "rouge2")
 
@@ -42,12 +42,12 @@ class ExtractiveSummarisationConfig(SummaryTextsConfig):
 
 
 class ExtractiveSummarisation(SummaryTexts):
-    """Scores every unit of a text and takes the best, in their order.
+    """Scores every unit of a text and selects the best, in the text's order.
 
-    A pretrained encoder reads the whole text, so that a unit is judged among its neighbours (Liu & Lapata
-    2019, "Text summarization with pretrained encoders"); its score is the mean over its tokens. Training
-    brings the scores, as a distribution over the units, near that of each unit's ROUGE with the references
-    (ListNet; Cao et al. 2007).
+    A pretrained encoder reads the whole text, so that a unit's score depends on its context (Liu & Lapata
+    2019, "Text summarization with pretrained encoders"). The score is the mean over the unit's tokens.
+    Training minimises the cross-entropy between the softmax of the scores and the softmax of each unit's
+    ROUGE with the references (ListNet; Cao et al. 2007).
     """
 
     Config: ClassVar[type[Options]] = ExtractiveSummarisationConfig
@@ -60,33 +60,19 @@ class ExtractiveSummarisation(SummaryTexts):
 
     # -- prepare ----------------------------------------------------------------------------
 
-    def fit(self, frames: Iterable[pd.DataFrame]) -> State:
-        """Nothing but that there are texts.
-
-        Raises:
-            UserError: The training split has none.
-        """
-        if not any(len(frame) for frame in frames):
-            raise UserError("the training split has no text", fix="Give more rows")
-        return {}
-
     def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
-        """Rows without a text or a summary, and texts without a unit to choose."""
-        rejects: dict[int, RejectedRow] = {}
-        for name in ("text", "summary"):
-            empty = frame[name].isna() | (frame[name].astype(str).str.strip() == "")
-            for position in empty.to_numpy().nonzero()[0].tolist():
-                rejects.setdefault(position, RejectedRow(position, name, "is empty"))
+        """Return rows without a text or a summary, and texts without a unit to select."""
+        rejected = empty_rows(frame, ["text", "summary"])
         for position, text in enumerate(frame["text"].tolist()):
-            if position not in rejects and not unit_spans(text, self.config.units):
-                rejects[position] = RejectedRow(position, "text", f"has no {self.config.units} to choose among")
-        return [rejects[position] for position in sorted(rejects)]
+            if position not in rejected and not unit_spans(text, self.config.units):
+                rejected[position] = RejectedRow(position, "text", f"has no {self.config.units} to select")
+        return [rejected[position] for position in sorted(rejected)]
 
     def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:
-        """`input_ids`, `length`, and `units`: to which unit each token belongs, -1 to none.
+        """Return `input_ids`, `length`, and `units`: the unit of each token, -1 for none.
 
-        With summaries also `gains`: the mean of ROUGE-1 and -2 of each unit alone, 0 to 100. Of a text of
-        more than `max_length` tokens the end is cut off; units there cannot be chosen.
+        With summaries also `gains`: the mean of ROUGE-1 and -2 of each unit alone, 0 to 100. A text is cut
+        after `max_length` tokens; units beyond cannot be selected.
         """
         texts = frame["text"].tolist()
         columns: dict[str, list[Any]] = {"input_ids": [], "units": [], "length": []}
@@ -102,22 +88,22 @@ class ExtractiveSummarisation(SummaryTexts):
     def _gains(self, frame: pd.DataFrame) -> list[list[float]]:
         from textmill.metrics import rouge
 
-        found = []
+        gains = []
         for text, references in zip(frame["text"].tolist(), rouge.references_of(frame, "summary"), strict=True):
             units = unit_texts(text, self.config.units)
-            found.append(rouge.scores(units, [references] * len(units), _GAIN).mean(axis=1).tolist())
-        return found
+            gains.append(rouge.scores(units, [references] * len(units), _GAIN).mean(axis=1).tolist())
+        return gains
 
     # -- train ------------------------------------------------------------------------------
 
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
-        """The model's encoder with a linear score of each token."""
+        """Build the model's encoder with a linear score of each token."""
         from textmill.models.token_scorer import TokenScorer
 
         return TokenScorer(model.build_encoder(pretrained))
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
-        """`input_ids`, `attention_mask` and `units` (B, T), and `gains` (B, units), NaN where there is none."""
+        """Return `input_ids`, `attention_mask` and `units` (B, T), and `gains` (B, units), NaN at padding."""
         import numpy as np
         import torch
 
@@ -135,7 +121,7 @@ class ExtractiveSummarisation(SummaryTexts):
         return batch
 
     def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> StepOutput:
-        """Cross-entropy of the units' scores to what they share with the references, and `scores` (B, T, 1)."""
+        """Compute the cross-entropy between the distributions of scores and gains, and `scores` (B, T, 1)."""
         import torch
 
         outputs = network(batch["input_ids"], batch["attention_mask"])
@@ -145,37 +131,37 @@ class ExtractiveSummarisation(SummaryTexts):
         sums, counts = (
             gains.new_zeros(gains.shape).scatter_add(1, places, values) for values in (of_tokens, (~outside).float())
         )
-        there = (counts > 0) & ~gains.isnan()
-        scores = (sums / counts.clamp(min=1)).masked_fill(~there, -torch.inf)
-        target = (gains / _TEMPERATURE).masked_fill(~there, -torch.inf).softmax(dim=1)
-        each = -(target * scores.log_softmax(dim=1).masked_fill(~there, 0)).sum(dim=1)
+        absent = (counts == 0) | gains.isnan()
+        scores = (sums / counts.clamp(min=1)).masked_fill(absent, -torch.inf)
+        target = (gains / _TEMPERATURE).masked_fill(absent, -torch.inf).softmax(dim=1)
+        each = -(target * scores.log_softmax(dim=1).masked_fill(absent, 0)).sum(dim=1)
         return StepOutput(each.mean(), {"scores": outputs["scores"]})
 
     def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
-        """`gain`: the mean ROUGE of the chosen units each by itself; `loss`, how far that is from the best choice."""
+        """Return `gain`, the mean of the selected units' gains, and `loss`, its distance from the best selection."""
         import numpy as np
 
-        chosen, best = [], []
+        selected, best = [], []
         for scores, units, gains in zip(outputs["scores"], rows["units"], rows["gains"], strict=True):
-            positions = self._chosen(_unit_scores(scores, units, len(gains)))
-            chosen.append(np.mean([gains[position] for position in positions]))
+            positions = self._select(_unit_scores(scores, units, len(gains)))
+            selected.append(np.mean([gains[position] for position in positions]))
             best.append(np.mean(sorted(gains)[-len(positions) :]))
-        return {"gain": float(np.mean(chosen)), "loss": float(np.mean(best) - np.mean(chosen))}
+        return {"gain": float(np.mean(selected)), "loss": float(np.mean(best) - np.mean(selected))}
 
     def selections(
         self, outputs: Outputs, texts: Sequence[str], units: Sequence[Sequence[int]]
     ) -> list[tuple[list[str], list[float]]]:
-        """The chosen units of each text in their order, and their scores."""
-        found = []
+        """Return the selected units of each text in its order, and their scores."""
+        selections = []
         for text, scores, of_tokens in zip(texts, outputs["scores"], units, strict=True):
             all_units = unit_texts(text, self.config.units)
             values = _unit_scores(scores, of_tokens, len(all_units))
-            positions = self._chosen(values)
-            found.append(([all_units[position] for position in positions], [float(values[p]) for p in positions]))
-        return found
+            positions = self._select(values)
+            selections.append(([all_units[p] for p in positions], [float(values[p]) for p in positions]))
+        return selections
 
-    def _chosen(self, values: NDArray[np.float64]) -> list[int]:
-        """The best units in the text's order; the first one where nothing of a text was read."""
+    def _select(self, values: NDArray[np.float64]) -> list[int]:
+        """Return the best units in the text's order; the first one where no unit has a score."""
         import numpy as np
 
         best = [int(position) for position in np.argsort(-values, kind="stable")[: self.config.selected]]
@@ -184,13 +170,9 @@ class ExtractiveSummarisation(SummaryTexts):
     # -- serve ------------------------------------------------------------------------------
 
     def answers(
-        self,
-        outputs: Outputs,
-        rows: Mapping[str, Sequence[Any]],
-        given: Mapping[str, Sequence[str]],
-        state: State,
+        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], raw: Mapping[str, Sequence[str]], state: State
     ) -> list[dict[str, Any]]:
-        """`summary`, and the `sentences` that it is made of with their `scores`."""
+        """Return `summary`, its `sentences` and their `scores`, for each row."""
         return [
             {"summary": " ".join(texts), "sentences": texts, "scores": scores}
             for texts, scores in self.selections(outputs, rows["text"], rows["units"])
@@ -198,18 +180,18 @@ class ExtractiveSummarisation(SummaryTexts):
 
 
 def _units_of_tokens(encoding: Any, spans: Sequence[tuple[int, int]]) -> list[int]:
-    """The unit in which each token begins, or `_NO_UNIT`."""
-    found, unit = [], 0
+    """Return the unit in which each token begins, or `_NO_UNIT`."""
+    units, unit = [], 0
     for (start, end), special in zip(encoding.offsets, encoding.special_tokens_mask, strict=True):
         while unit < len(spans) and spans[unit][1] <= start:
             unit += 1
         inside = not special and end > start and unit < len(spans) and spans[unit][0] <= start
-        found.append(unit if inside else _NO_UNIT)
-    return found
+        units.append(unit if inside else _NO_UNIT)
+    return units
 
 
 def _unit_scores(scores: NDArray[np.float32], units: Sequence[int], count: int) -> NDArray[np.float64]:
-    """The mean score over each unit's tokens; NaN for a unit that the network did not see."""
+    """Return the mean score over each unit's tokens; NaN for a unit that was cut off."""
     import numpy as np
 
     of_tokens = np.asarray(units)

@@ -1,10 +1,9 @@
-"""Instruction tuning: conversations of which a causal language model learns the assistant's part."""
+"""Instruction tuning: a causal language model learns the assistant's part of conversations."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
@@ -14,7 +13,6 @@ from textmill.errors import UserError
 from textmill.metrics.base import Outputs
 from textmill.tasks.abilities import ContinuesText
 from textmill.tasks.base import State, StepOutput, Task
-from textmill.tasks.language_modelling import likelihood_answers
 from textmill.text import chat
 from textmill.text.inputs import Input, not_blank
 from textmill.text.rejected_rows import RejectedRow
@@ -34,8 +32,8 @@ class InstructionTuningConfig(Options):
     """Options of instruction tuning.
 
     Attributes:
-        chat_template: Jinja text that makes a text of a conversation; None takes the tokenizer's own.
-        prompts: What the evaluation and the registration ask the model.
+        chat_template: Jinja template that renders a conversation; None takes the tokenizer's own.
+        prompts: Questions that evaluation and registration ask the model.
         sample_tokens: Tokens of each sample in the report.
     """
 
@@ -45,7 +43,7 @@ class InstructionTuningConfig(Options):
 
 
 class Conversation(Input):
-    """`messages` as JSON; a text alone (a string, or a record with `text`) is what the user says."""
+    """`messages` as JSON; a text alone (a string, or a record with `text`) is a message of the user."""
 
     messages: str
 
@@ -67,12 +65,12 @@ class Conversation(Input):
 
     @classmethod
     def form(cls) -> str:
-        """Return what a user should give, for an error message."""
+        """Return the expected form, for an error message."""
         return 'Give a text, or {"messages": [{"role": "user", "content": "..."}]}'
 
 
 class InstructionTuning(Task, ContinuesText):
-    """Maximum likelihood of the assistant's answers; what others say is read, but not learned.
+    """Maximum likelihood of the assistant's answers, given all earlier messages.
 
     The column `messages` holds conversations as JSON: lists of records with `role` (`system`, `user`
     or `assistant`) and `content`.
@@ -94,16 +92,6 @@ class InstructionTuning(Task, ContinuesText):
 
     # -- prepare ----------------------------------------------------------------------------
 
-    def fit(self, frames: Iterable[pd.DataFrame]) -> State:
-        """Nothing but that there is a conversation.
-
-        Raises:
-            UserError: The training split has none.
-        """
-        if not any(len(frame) for frame in frames):
-            raise UserError("the training split has no conversation", fix="Give more")
-        return {}
-
     def bind_tokenizer(self, state: State, tokenizer: Tokenizer, folder: Path) -> State:
         """Return the state with the vocabulary's size, the chat template with its special tokens, and the end's id.
 
@@ -113,13 +101,11 @@ class InstructionTuning(Task, ContinuesText):
         own, special = chat.read_template(folder)
         template = self.config.chat_template or own
         if template is None:
-            raise UserError(
-                "the tokenizer has no chat template",
-                where=str(folder),
-                fix="Choose a model that was made for conversations, or set task.chat_template",
-            )
+            fix = "Choose a chat model, or set task.chat_template"
+            raise UserError("the tokenizer has no chat template", where=str(folder), fix=fix)
         if "eos_token" not in special:
-            raise UserError("the tokenizer names no eos_token", where=str(folder / "tokenizer_config.json"))
+            where, fix = str(folder / "tokenizer_config.json"), "Choose a tokenizer that names one"
+            raise UserError("the tokenizer names no eos_token", where=where, fix=fix)
         return {
             **state,
             "vocabulary_size": tokenizer.get_vocab_size(),
@@ -129,18 +115,14 @@ class InstructionTuning(Task, ContinuesText):
         }
 
     def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
-        """Rows that are no conversation, or in which the assistant says nothing."""
-        rejects = []
-        for position, value in enumerate(frame["messages"].tolist()):
-            reason = _problem(value)
-            if reason is not None:
-                rejects.append(RejectedRow(position, "messages", reason))
-        return rejects
+        """Return rows that are not a conversation, or have no message of the assistant."""
+        reasons = enumerate(map(_problem, frame["messages"].tolist()))
+        return [RejectedRow(position, "messages", reason) for position, reason in reasons if reason]
 
     def encode(self, frame: pd.DataFrame, tokenizer: Tokenizer, state: State, max_length: int) -> dict[str, list[Any]]:
-        """`input_ids`; `answer`, 1 at tokens of the assistant's; `answer_ids`, these tokens; `length`.
+        """Return `input_ids`; `answer`, 1 at tokens of the assistant; `answer_ids`, these tokens; `length`.
 
-        What is beyond `max_length` is cut off. The first token of a conversation is never predicted.
+        Conversations are cut after `max_length` tokens. The first token of each is never predicted.
         """
         columns: dict[str, list[Any]] = {"input_ids": [], "answer": [], "answer_ids": [], "length": []}
         for value in frame["messages"]:
@@ -161,13 +143,13 @@ class InstructionTuning(Task, ContinuesText):
     # -- train ------------------------------------------------------------------------------
 
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> LanguageModel:
-        """The model's decoder over the vocabulary."""
+        """Build the model's decoder over the vocabulary."""
         return model.build_decoder(state["vocabulary_size"], pretrained)
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
-        """`input_ids` and `labels` (B, T): -100 wherever the next token is none of the assistant's.
+        """Return `input_ids` and `labels` (B, T): -100 where the next token is not the assistant's.
 
-        Rows are filled up at their end, where causal attention does not look.
+        Padding is at the end, where causal attention ignores it.
         """
         import numpy as np
         import torch
@@ -184,9 +166,9 @@ class InstructionTuning(Task, ContinuesText):
         return {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
 
     def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> StepOutput:
-        """Mean negative log-likelihood in nats of the answers' tokens.
+        """Compute the mean negative log-likelihood, in nats, of the answers' tokens.
 
-        Beside it, for each conversation: `nll`, the sum over its answers, and their tokens, `targets`.
+        Outputs of each conversation: `nll`, the sum over its answers, and `targets`, their number of tokens.
         """
         from textmill.models.losses.likelihood import IGNORED, mean_cross_entropy
 
@@ -197,32 +179,34 @@ class InstructionTuning(Task, ContinuesText):
         return StepOutput(likelihood, {"nll": each.sum(dim=1), "targets": (labels != IGNORED).sum(dim=1)})
 
     def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
-        """`loss` in nats per token and `perplexity`."""
-        loss = float(outputs["nll"].sum(dtype=float)) / max(1.0, float(outputs["targets"].sum(dtype=float)))
-        return {"loss": loss, "perplexity": math.exp(min(loss, 700))}
+        """Return `loss` in nats per token and `perplexity`."""
+        from textmill.metrics.likelihood import validation_metrics
+
+        return validation_metrics(outputs)
 
     # -- serve ------------------------------------------------------------------------------
 
     def example_inputs(self) -> list[dict[str, Any]]:
-        """The configured prompts."""
+        """Return the configured prompts."""
         return [{"text": prompt} for prompt in self.config.prompts]
 
     def prompts(self, frame: pd.DataFrame, state: State) -> list[str]:
-        """The conversations as the model reads them, up to where it is to speak."""
+        """Return the rendered conversations, up to where the assistant's next message begins."""
         template, special = state["chat_template"], state["special_tokens"]
-        return [
-            chat.render(chat.parse_messages(value), template, special, ask=True) for value in frame["messages"].tolist()
-        ]
+        conversations = map(chat.parse_messages, frame["messages"].tolist())
+        return [chat.render(messages, template, special, ask=True) for messages in conversations]
 
     @property
     def input_model(self) -> type[Input]:
-        """A conversation."""
+        """The model of a conversation."""
         return Conversation
 
     def answers(
-        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], given: Mapping[str, Sequence[str]], state: State
+        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], raw: Mapping[str, Sequence[str]], state: State
     ) -> list[dict[str, Any]]:
-        """Return how likely each conversation's answers are: `loss` in nats per token and `perplexity`."""
+        """Return `loss`, in nats per token of the answers, and `perplexity`, for each conversation."""
+        from textmill.metrics.likelihood import likelihood_answers
+
         return likelihood_answers(outputs)
 
 
@@ -234,5 +218,5 @@ def _problem(value: Any) -> str | None:
     except ValueError as error:
         return str(error)
     if not any(message["role"] == "assistant" for message in messages):
-        return "has no answer of the assistant's"
+        return "has no message of the assistant"
     return None

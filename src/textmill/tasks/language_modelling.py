@@ -1,18 +1,18 @@
-"""Language modelling: the likelihood of each next token, and text written by it."""
+"""Language modelling: the likelihood of each next token, and text generated from it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from textmill.config.section import Section as Options
-from textmill.errors import UserError
 from textmill.metrics.base import Outputs
 from textmill.tasks.abilities import ContinuesText, CutsExamples
 from textmill.tasks.base import State, StepOutput, Task
+from textmill.text.checks import empty_rows
 from textmill.text.inputs import Input
 from textmill.text.rejected_rows import RejectedRow
 
@@ -38,10 +38,10 @@ class LanguageModellingConfig(Options):
     Attributes:
         sequence_length: Targets of a training window; at most the model's context.
         separate_documents: Whether attention stops at the ends of packed documents.
-        end_of_text: The tokenizer's special token that ends a document.
-        prompts: Beginnings that the evaluation lets the model go on from; also the examples that a
-            registered version must answer as before.
-        sample_tokens: Tokens of each sample.
+        end_of_text: Special token of the tokenizer that ends a document.
+        prompts: Prompts that the evaluation continues; also the examples whose answers a registered
+            version must reproduce.
+        sample_tokens: Tokens of each sample in the report.
     """
 
     sequence_length: Annotated[int, Field(ge=2)] = 256
@@ -52,7 +52,7 @@ class LanguageModellingConfig(Options):
 
 
 class Prompt(Input):
-    """`text`, the beginning that the model continues; it may be blank."""
+    """`text`, the prompt that the model continues; it may be blank."""
 
     text: str
 
@@ -60,7 +60,7 @@ class Prompt(Input):
 class LanguageModelling(Task, CutsExamples, ContinuesText):
     """Maximum likelihood of the next token over packed documents.
 
-    State: `vocabulary_size`; `end_of_text`, its id; `token_bytes`, the bytes that each token stands for.
+    State: `vocabulary_size`; `end_of_text`, its id; `token_bytes`, the bytes of each token.
     """
 
     Config: ClassVar[type[Options]] = LanguageModellingConfig
@@ -77,21 +77,11 @@ class LanguageModelling(Task, CutsExamples, ContinuesText):
 
     # -- prepare ----------------------------------------------------------------------------
 
-    def fit(self, frames: Iterable[pd.DataFrame]) -> State:
-        """Nothing but that there is text.
-
-        Raises:
-            UserError: The training split has none.
-        """
-        if not any(len(frame) for frame in frames):
-            raise UserError("the training split has no document", fix="Give more text")
-        return {}
-
     def bind_tokenizer(self, state: State, tokenizer: Tokenizer, folder: Path) -> State:
         """Return the state with the vocabulary's size, the id that ends a document and the bytes of each token.
 
         Raises:
-            UserError: The tokenizer has no such token.
+            UserError: The tokenizer has no token `end_of_text`.
         """
         from textmill.text.tokens import special_id, token_bytes
 
@@ -100,12 +90,11 @@ class LanguageModelling(Task, CutsExamples, ContinuesText):
         return {**state, "vocabulary_size": len(counts), "end_of_text": end, "token_bytes": counts}
 
     def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
-        """Rows without text."""
-        empty = frame["text"].isna() | (frame["text"].astype(str).str.strip() == "")
-        return [RejectedRow(position, "text", "is empty") for position in empty.to_numpy().nonzero()[0].tolist()]
+        """Return rows without text."""
+        return list(empty_rows(frame, self.text_columns).values())
 
     def encode(self, frame: pd.DataFrame, tokenizer: Tokenizer, state: State, max_length: int) -> dict[str, list[Any]]:
-        """`input_ids` and `length` of whole documents, each with its end of text; nothing is cut off."""
+        """Return `input_ids` and `length` of whole documents, each with its end of text; nothing is cut off."""
         encodings = tokenizer.encode_batch_fast(frame["text"].tolist(), add_special_tokens=False)
         input_ids = [[*encoding.ids, state["end_of_text"]] for encoding in encodings]
         return {"input_ids": input_ids, "length": [len(ids) for ids in input_ids]}
@@ -113,20 +102,19 @@ class LanguageModelling(Task, CutsExamples, ContinuesText):
     # -- train ------------------------------------------------------------------------------
 
     def examples(self, table: pa.Table) -> Examples:
-        """Windows over the documents, packed one after the other."""
+        """Return windows over the packed documents."""
         from textmill.tasks.examples.packing import PackedWindows
 
         return PackedWindows(table, self.config.sequence_length)
 
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> LanguageModel:
-        """The model's decoder over the vocabulary."""
+        """Build the model's decoder over the vocabulary."""
         return model.build_decoder(state["vocabulary_size"], pretrained)
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
-        """`input_ids` and `labels` (B, T), and `document_ids` where a window holds several documents.
+        """Return `input_ids` and `labels` (B, T), and `document_ids` where a window holds several documents.
 
-        A window shorter than the longest is filled up at its end, where causal attention does not
-        look; the labels there are -100.
+        Padding is at the end, where causal attention ignores it; its labels are -100.
         """
         import numpy as np
         import torch
@@ -148,10 +136,10 @@ class LanguageModelling(Task, CutsExamples, ContinuesText):
         return batch
 
     def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> StepOutput:
-        """Mean negative log-likelihood in nats, plus the routers' own terms in training.
+        """Compute the mean negative log-likelihood, in nats, and in training the routers' auxiliary losses.
 
-        Beside it, for each window: `nll`, the sum over its targets, and their number `targets`; for a
-        mixture of experts also `expert_load` (layers, experts), `dropped` and `confidence` (layers).
+        Outputs of each window: `nll`, the sum over its targets, and `targets`, their number; for a mixture
+        of experts also `expert_load` (layers, experts), `dropped` and `confidence` (layers).
         """
         from textmill.models.losses.likelihood import IGNORED, mean_cross_entropy
 
@@ -170,44 +158,42 @@ class LanguageModelling(Task, CutsExamples, ContinuesText):
         return StepOutput(likelihood + sum(terms.values()), outputs, {"likelihood": likelihood, **terms})
 
     def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
-        """`loss` in nats per token, `perplexity`, `bits_per_byte`, and how the experts were used."""
+        """Return `loss` in nats per token, `perplexity`, `bits_per_byte`, and the routing metrics of experts."""
         from textmill.metrics import routing
+        from textmill.metrics.likelihood import validation_metrics
 
-        nats, targets = float(outputs["nll"].sum(dtype=float)), float(outputs["targets"].sum(dtype=float))
-        found = {
-            "loss": nats / targets,
-            "perplexity": math.exp(min(nats / targets, 700)),
-            "bits_per_byte": nats / math.log(2) / float(bytes_of(rows["input_ids"], state).sum()),
-        }
-        if "expert_load" in outputs:
-            found |= routing.routing_metrics(outputs)
-        return found
+        bits = float(outputs["nll"].sum(dtype=float)) / math.log(2)
+        bits_per_byte = bits / float(bytes_of(rows["input_ids"], state).sum())
+        metrics = validation_metrics(outputs) | {"bits_per_byte": bits_per_byte}
+        return metrics | (routing.routing_metrics(outputs) if "expert_load" in outputs else {})
 
     # -- serve ------------------------------------------------------------------------------
 
     def example_inputs(self) -> list[dict[str, Any]]:
-        """The configured prompts."""
+        """Return the configured prompts."""
         return [{"text": prompt} for prompt in self.config.prompts]
 
     @property
     def input_model(self) -> type[Input]:
-        """A prompt."""
+        """The model of a prompt."""
         return Prompt
 
     def prompts(self, frame: pd.DataFrame, state: State) -> list[str]:
-        """Return the prompts as they were given."""
+        """Return the prompts unchanged."""
         texts: list[str] = frame["text"].tolist()
         return texts
 
     def answers(
-        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], given: Mapping[str, Sequence[str]], state: State
+        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], raw: Mapping[str, Sequence[str]], state: State
     ) -> list[dict[str, Any]]:
-        """Return how likely each text is: `loss` in nats per token and `perplexity`."""
+        """Return `loss`, in nats per token, and `perplexity`, for each text."""
+        from textmill.metrics.likelihood import likelihood_answers
+
         return likelihood_answers(outputs)
 
 
 def bytes_of(windows: Sequence[Any], state: State) -> NDArray[np.int64]:
-    """Return the bytes of text that the targets of each window stand for, shape (windows,)."""
+    """Return the number of bytes of text of each window's targets, shape (windows,)."""
     import numpy as np
 
     of_token = np.asarray(state["token_bytes"], np.int64)
@@ -215,23 +201,17 @@ def bytes_of(windows: Sequence[Any], state: State) -> NDArray[np.int64]:
 
 
 def _routing_of_rows(routing: Sequence[RoutingRecord], rows: int) -> dict[str, torch.Tensor]:
-    """A batch's routing, shared out evenly among its rows."""
+    """Return a batch's routing, divided evenly among its rows."""
     import torch
 
     load = torch.stack([record.load.float() for record in routing])
     dropped = torch.stack([record.dropped.float() for record in routing])
-    sure = [
+    confidence = [
         load.new_tensor(math.nan) if record.probabilities is None else record.probabilities.max(dim=-1).values.mean()
         for record in routing
     ]
     return {
         "expert_load": (load / rows).expand(rows, *load.shape),
         "dropped": dropped.expand(rows, *dropped.shape),
-        "confidence": torch.stack(sure).float().expand(rows, len(sure)),
+        "confidence": torch.stack(confidence).float().expand(rows, len(confidence)),
     }
-
-
-def likelihood_answers(outputs: Outputs) -> list[dict[str, Any]]:
-    """Return `loss` in nats per token and `perplexity` of each row, from its `nll` and `targets`."""
-    losses = (outputs["nll"] / outputs["targets"]).tolist()
-    return [{"loss": loss, "perplexity": math.exp(min(loss, 700))} for loss in losses]

@@ -1,4 +1,4 @@
-"""Question answering: the passage of a text that answers a question, or none (Rajpurkar et al. 2018)."""
+"""Question answering: the passage of a text that answers a question, or no answer (Rajpurkar et al. 2018)."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class QuestionAnsweringConfig(Options):
     """Options of question answering.
 
     Attributes:
-        max_question: Tokens of a question at most; longer ones are cut.
-        max_answer: Tokens of an answer at most.
-        overlap: Tokens that a window of a long context shares with the window before.
+        max_question: Largest number of tokens of a question; longer ones are cut.
+        max_answer: Largest number of tokens of an answer.
+        overlap: Tokens that a window of a long context shares with the previous window.
     """
 
     max_question: Annotated[int, Field(ge=4)] = 64
@@ -45,14 +45,13 @@ class QuestionAnsweringConfig(Options):
 
 
 class QuestionAnswering(Task, RealignsTargets, CutsExamples, CalibratesWeights, DriftFeatures):
-    """The passage of a context that answers a question; none where the context does not tell.
+    """The passage of a context that answers a question, or no answer.
 
-    A context longer than the model is shown as several overlapping windows, and the best passage of
-    all of them counts. The target column `answers` holds texts of the context, as
-    `textmill.text.answers.read_answers` takes them; several are several people's answers to the same
-    question, none means that there is no answer.
+    A context longer than the model is cut into overlapping windows; the best passage of all windows counts.
+    The target column `answers` holds passages of the context (see `textmill.text.answers.read_answers`):
+    one for each annotator, or none where the context has no answer.
 
-    No answer is given where the first token's scores, and a bias chosen on validation, exceed the passage's.
+    The model gives no answer where the first token's scores, plus a bias chosen on validation, exceed the passage's.
     """
 
     Config: ClassVar[type[Options]] = QuestionAnsweringConfig
@@ -70,10 +69,10 @@ class QuestionAnswering(Task, RealignsTargets, CutsExamples, CalibratesWeights, 
     # -- prepare ----------------------------------------------------------------------------
 
     def fit(self, frames: Iterable[pd.DataFrame]) -> State:
-        """Nothing but that there are questions with an answer.
+        """Check that a question has an answer; the state is empty.
 
         Raises:
-            UserError: There is none.
+            UserError: No question has one.
         """
         if not any(text and text != "[]" for frame in frames for text in frame["answers"]):
             raise UserError("no question of the training split has an answer", fix="Map prepare.read.columns.answers")
@@ -83,7 +82,7 @@ class QuestionAnswering(Task, RealignsTargets, CutsExamples, CalibratesWeights, 
         """Return the same state.
 
         Raises:
-            UserError: The tokenizer puts no special token at the beginning, which could stand for "no answer".
+            UserError: The tokenizer begins a text without a special token, which stands for "no answer".
         """
         if not tokenizer.encode("a", "b").special_tokens_mask[0]:
             fix = "Choose a pretrained encoder with a tokenizer of its own, such as `model: minilm`"
@@ -91,25 +90,24 @@ class QuestionAnswering(Task, RealignsTargets, CutsExamples, CalibratesWeights, 
         return state
 
     def realign_targets(
-        self, given: Mapping[str, Sequence[str | None]], columns: dict[str, list[str | None]]
+        self, raw: Mapping[str, Sequence[str | None]], columns: dict[str, list[str | None]]
     ) -> dict[int, tuple[str, str]]:
-        """The answers as they stand in the cleaned context, all in one form."""
+        """Rewrite the answers as they stand in the cleaned context, all in one form."""
         from textmill.text import answers
 
         problems: dict[int, tuple[str, str]] = {}
-        pairs = zip(given["context"], columns["context"], strict=True)
-        for position, (raw, clean) in enumerate(pairs):
-            if raw is None or clean is None:
+        for position, (before, clean) in enumerate(zip(raw["context"], columns["context"], strict=True)):
+            if before is None or clean is None:
                 continue
             try:
-                found = answers.read_answers(columns["answers"][position], raw)
-                columns["answers"][position] = answers.write_answers(answers.aligned(found, raw, clean))
+                parsed = answers.read_answers(columns["answers"][position], before)
+                columns["answers"][position] = answers.write_answers(answers.aligned(parsed, before, clean))
             except ValueError as error:
                 problems[position] = "answers", str(error)
         return problems
 
     def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
-        """Rows without a question or a context, and those with an answer that is not in the context."""
+        """Return rows without a question or a context, or with an answer that is not in the context."""
         from textmill.text.answers import problem_of
 
         columns = (map(_cell, frame[name]) for name in ("question", "context", "answers"))
@@ -117,26 +115,26 @@ class QuestionAnswering(Task, RealignsTargets, CutsExamples, CalibratesWeights, 
         return [RejectedRow(position, *problem) for position, problem in enumerate(problems) if problem]
 
     def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:
-        """Windows of each row, one after the other: `input_ids`, `token_starts` and `token_ends` in the context.
+        """Return the joined windows of each row: `input_ids`, and `token_starts` and `token_ends` in the context.
 
-        And `window_lengths`, `length` (tokens of question and context), and, where there are answers,
-        `start_position` and `end_position` in each window: 0 where it does not hold the first answer.
+        Also `window_lengths`, `length` (tokens of question and context), and, where there are answers,
+        `start_position` and `end_position` of the first answer in each window; 0 in windows without it.
         """
         from textmill.text.answers import read_answers
         from textmill.text.pair_windows import pair_windows
 
         pairs = list(zip(frame["question"].tolist(), frame["context"].tolist(), strict=True))
         options = {"most_first": self.config.max_question, "overlap": self.config.overlap}
-        found = pair_windows(tokenizer, pairs, max_length=max_length, **options)
+        windows = pair_windows(tokenizer, pairs, max_length=max_length, **options)
         columns: dict[str, list[Any]] = {
-            "input_ids": [list(chain.from_iterable(row.ids)) for row in found],
-            "length": [row.tokens for row in found],
-            "window_lengths": [[len(window) for window in row.ids] for row in found],
-            "token_starts": [list(chain.from_iterable(row.starts)) for row in found],
-            "token_ends": [list(chain.from_iterable(row.ends)) for row in found],
+            "input_ids": [list(chain.from_iterable(row.ids)) for row in windows],
+            "length": [row.tokens for row in windows],
+            "window_lengths": [[len(window) for window in row.ids] for row in windows],
+            "token_starts": [list(chain.from_iterable(row.starts)) for row in windows],
+            "token_ends": [list(chain.from_iterable(row.ends)) for row in windows],
         }
         if "answers" in frame:
-            cells = zip(found, map(_cell, frame["answers"]), frame["context"], strict=True)
+            cells = zip(windows, map(_cell, frame["answers"]), frame["context"], strict=True)
             answers = [(row, next(iter(read_answers(cell, context)), None)) for row, cell, context in cells]
             spans = [row.token_spans(answer.start, answer.end) if answer else row.nowhere for row, answer in answers]
             columns["start_position"] = [[first for first, _ in row] for row in spans]
@@ -146,26 +144,26 @@ class QuestionAnswering(Task, RealignsTargets, CutsExamples, CalibratesWeights, 
     # -- train ------------------------------------------------------------------------------
 
     def examples(self, table: pa.Table) -> Examples:
-        """Every window of every row."""
+        """Return every window of every row."""
         from textmill.tasks.examples.windows import SlidingWindows
 
         return SlidingWindows(table, _OF_WINDOW)
 
     def sequences(self, columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Sequence[int]]]:
-        """The windows' token ids."""
+        """Return the windows' token ids."""
         from textmill.tasks.examples.windows import cut
 
         rows = zip(columns["input_ids"], columns["window_lengths"], strict=True)
         return {"input_ids": [window for ids, lengths in rows for window in cut(ids, lengths)]}
 
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
-        """The model's encoder with a head that scores the ends of a passage."""
+        """Build the model's encoder with a head that scores the ends of a passage."""
         from textmill.models.span_extractor import SpanExtractor
 
         return SpanExtractor(model.build_encoder(pretrained))
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask` (B, T); `start_position` and `end_position` (B,) where given."""
+        """Return `input_ids` and `attention_mask` (B, T); with targets `start_position` and `end_position` (B,)."""
         import numpy as np
         import torch
 
@@ -190,7 +188,7 @@ class QuestionAnswering(Task, RealignsTargets, CutsExamples, CalibratesWeights, 
         return StepOutput(torch.stack(parts).mean(), outputs)
 
     def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
-        """`f1` and `exact_match` at the margin that serves F1 best, the `no_answer_bias` for it, and `loss`."""
+        """Return `f1`, `exact_match` and `answered` at the margin of highest F1, its `no_answer_bias`, and `loss`."""
         import numpy as np
 
         from textmill.metrics.passages import passages_of, scores, true_texts
@@ -201,12 +199,12 @@ class QuestionAnswering(Task, RealignsTargets, CutsExamples, CalibratesWeights, 
         exact, f1 = scores(passages_of(rows["context"], spans.start, spans.end), true)
         declined = np.array([float(not texts) for texts in true])
         limit = best_margin(spans.margin, f1, declined)
-        given = spans.margin > limit
+        answered = spans.margin > limit
         losses = [cross_entropy(outputs[f"{end}_logits"], rows[f"{end}_position"]) for end in ("start", "end")]
         return {
-            "f1": float(np.where(given, f1, declined).mean()),
-            "exact_match": float(np.where(given, exact, declined).mean()),
-            "answered": float(given.mean()),
+            "f1": float(np.where(answered, f1, declined).mean()),
+            "exact_match": float(np.where(answered, exact, declined).mean()),
+            "answered": float(answered.mean()),
             _BIAS: limit / 2,
             "loss": float(np.mean(losses)),
         }
@@ -220,32 +218,28 @@ class QuestionAnswering(Task, RealignsTargets, CutsExamples, CalibratesWeights, 
     # -- serve ------------------------------------------------------------------------------
 
     def drift_features(self, outputs: Outputs) -> Outputs:
-        """The first token's scores and the highest one, of each window."""
+        """Return the first token's score and the highest one, of each window and both ends."""
         import numpy as np
 
         return {name: np.stack([values[:, 0], np.nanmax(values, axis=1)], axis=1) for name, values in outputs.items()}
 
     def example_inputs(self) -> list[dict[str, Any]]:
-        """A question that its text answers, and one that it does not."""
+        """Return a question with an answer, and one without."""
         context = "The water mill at Eling was built in 1785. It still grinds wheat when the tide is out."
         questions = ("When was the mill built?", "Who owns the mill?")
         return [{"question": question, "context": context} for question in questions]
 
     def answers(
-        self,
-        outputs: Outputs,
-        rows: Mapping[str, Sequence[Any]],
-        given: Mapping[str, Sequence[str]],
-        state: State,
+        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], raw: Mapping[str, Sequence[str]], state: State
     ) -> list[dict[str, Any]]:
-        """`answer`, its `start` and `end` in the context as it was given, and a `score` between 0.5 and 1.
+        """Return `answer`, its `start` and `end` in the raw context, and a `score` between 0.5 and 1.
 
-        Without an answer it is "", and start and end are 0. The score tells how much the model prefers
-        its answer to giving none, or the other way round; `context[start:end]` is always the answer.
+        `context[start:end]` is always the answer. Without one it is "", and start and end are 0. The score
+        is the logistic function of the distance between the passage and "no answer".
         """
         from textmill.metrics.passages import passage_records
 
-        return passage_records(self.best_spans(outputs, rows), rows["context"], given["context"])
+        return passage_records(self.best_spans(outputs, rows), rows["context"], raw["context"])
 
     def best_spans(self, outputs: Outputs, rows: Any) -> Spans:
         """Return the best passage of each row, over all its windows."""
@@ -262,5 +256,4 @@ class QuestionAnswering(Task, RealignsTargets, CutsExamples, CalibratesWeights, 
 
 
 def _cell(value: Any) -> str | None:
-    """A cell of a data frame: a string, or None for a missing value of whatever kind."""
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) else None  # pandas has several kinds of missing values

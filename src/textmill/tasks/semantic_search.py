@@ -1,4 +1,4 @@
-"""Semantic search: a text finds the one that belongs to it among all others, by the nearness of their vectors."""
+"""Semantic search: a query finds its document among all others by the cosine of their vectors."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     import torch
 
 _ROWS = 64
-"""Of validation for one loss: each has the others for rivals, as in a batch of training."""
+"""Rows of validation for one loss; the others are negatives, as in a training batch."""
 
 
 class SemanticSearchConfig(Options):
     """Options of semantic search.
 
     Attributes:
-        scale: Cosines are multiplied by this before the softmax over a batch.
-        symmetric: Whether documents look for their queries too.
+        scale: Factor of the cosines before the softmax over a batch.
+        symmetric: Whether the loss also ranks the queries of each document.
     """
 
     scale: Annotated[float, Field(gt=0)] = 20.0
@@ -34,7 +34,7 @@ class SemanticSearchConfig(Options):
 
 
 class SemanticSearch(SentencePairs):
-    """Queries (`text_a`) beside the documents that they look for (`text_b`); the other documents are the wrong ones.
+    """Queries (`text_a`) with their documents (`text_b`); all other documents are negatives.
 
     State: none.
     """
@@ -50,47 +50,44 @@ class SemanticSearch(SentencePairs):
     monitor = "validation/mean_reciprocal_rank"
 
     def fit(self, frames: Iterable[pd.DataFrame]) -> State:
-        """Nothing but that there are pairs.
+        """Check the number of pairs; the state is empty.
 
         Raises:
-            UserError: The training split has fewer than two.
+            UserError: The training split has fewer than two pairs.
         """
         if sum(len(frame) for frame in frames) < 2:
-            raise UserError("the training split has fewer than two pairs", fix="Give more")
+            fix = "Add rows to the source; a query needs other documents to compare with"
+            raise UserError("the training split has fewer than two pairs", where="prepare.read", fix=fix)
         return {}
 
     # -- train ------------------------------------------------------------------------------
 
     def pair_loss(self, first: torch.Tensor, second: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Contrast with the other rows of the batch."""
+        """Compute the contrastive loss with the other rows of the batch as negatives."""
         from textmill.models.losses.pairs import in_batch_contrast
 
         return in_batch_contrast(first, second, self.config.scale, symmetric=self.config.symmetric)
 
     def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
-        """`mean_reciprocal_rank` and `recall_at_1` among the documents of the validation split.
-
-        And `loss`, the mean over parts of the split.
-        """
+        """Return `mean_reciprocal_rank` and `recall_at_1` over the split, and `loss`, the mean over its parts."""
         import numpy as np
         import torch
 
         from textmill.metrics.retrieval import reciprocal_rank, search_embeddings
 
         first, second = (outputs[name] for name in EMBEDDINGS)
-        found = search_embeddings(first, second)
-        vectors = torch.from_numpy(first), torch.from_numpy(second)
-        parts = [slice(start, start + _ROWS) for start in range(0, len(first), _ROWS)]
+        ranking = search_embeddings(first, second)
+        split = (torch.split(torch.from_numpy(vectors), _ROWS) for vectors in (first, second))
         return {
-            "loss": float(np.mean([float(self.pair_loss(vectors[0][part], vectors[1][part], {})) for part in parts])),
-            "mean_reciprocal_rank": reciprocal_rank(found),
-            "recall_at_1": float((found.rank <= 1).mean()),
+            "loss": float(np.mean([float(self.pair_loss(a, b, {})) for a, b in zip(*split, strict=True)])),
+            "mean_reciprocal_rank": reciprocal_rank(ranking),
+            "recall_at_1": float((ranking.rank <= 1).mean()),
         }
 
     # -- serve ------------------------------------------------------------------------------
 
     def example_inputs(self) -> list[dict[str, Any]]:
-        """A question with an answer, and with another text."""
+        """Return a query with its document, and with another text."""
         query = "Return the shortest path between two nodes."
         return [
             {FIRST: query, SECOND: "The path is found by breadth-first search from the source until it is reached."},

@@ -1,4 +1,4 @@
-"""Semantic textual similarity: how much two texts mean the same, as a number."""
+"""Semantic textual similarity: how similar two texts are in meaning, as a number."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ROWS = 1024
-"""Of validation for one loss: CoSENT compares all pairs of them."""
+"""Rows of validation for one loss; CoSENT compares all pairs of them."""
 
 
 class SemanticSimilarityConfig(Options):
@@ -30,9 +30,9 @@ class SemanticSimilarityConfig(Options):
     Attributes:
         lowest: The score of two texts that have nothing in common.
         highest: The score of two texts that mean the same.
-        objective: `cosent` ranks the pairs (Su 2022); `regression` makes the cosine the score, on a
-            scale from 0 to 1 (Reimers & Gurevych 2019).
-        scale: Of CoSENT: cosines are multiplied by this.
+        objective: `cosent` ranks the pairs (Su 2022); `regression` fits the cosine to the score, scaled
+            to 0 to 1 (Reimers & Gurevych 2019).
+        scale: Factor of the cosines in CoSENT.
     """
 
     lowest: float = 0.0
@@ -48,7 +48,7 @@ class SemanticSimilarityConfig(Options):
 
 
 class SemanticSimilarity(SentencePairs):
-    """Pairs of texts with a score of how alike they are; the cosine of their vectors tells it.
+    """Pairs of texts with a score of their similarity, which the cosine of their vectors predicts.
 
     State: none.
     """
@@ -67,22 +67,20 @@ class SemanticSimilarity(SentencePairs):
     # -- prepare ----------------------------------------------------------------------------
 
     def fit(self, frames: Iterable[pd.DataFrame]) -> State:
-        """Nothing but that there are scores to be ranked.
+        """Check that the scores differ; the state is empty.
 
         Raises:
-            UserError: The training split has one score only.
+            UserError: All scores of the training split are the same.
         """
         if len({score for frame in frames for score in frame["score"].unique()}) < 2:
-            raise UserError("all scores of the training split are the same", fix="Give pairs of different scores")
+            fix = "Map a column of different scores"
+            raise UserError("all scores of the training split are the same", where="prepare.read.columns", fix=fix)
         return {}
 
     def check_targets(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
-        """Rows whose score is missing, no number, or out of range."""
-        rejects = []
-        for position, value in enumerate(frame["score"].tolist()):
-            if (reason := self._problem(value)) is not None:
-                rejects.append(RejectedRow(position, "score", reason))
-        return rejects
+        """Return rows with a score that is missing, not a number, or out of range."""
+        reasons = enumerate(map(self._problem, frame["score"].tolist()))
+        return [RejectedRow(position, "score", reason) for position, reason in reasons if reason]
 
     def _problem(self, value: Any) -> str | None:
         if not isinstance(value, str) or not value.strip():
@@ -90,12 +88,12 @@ class SemanticSimilarity(SentencePairs):
         try:
             number = float(value)
         except ValueError:
-            return f"is no number: {value[:40]!r}"
+            return f"is not a number: {value[:40]!r}"
         low, high = self.config.lowest, self.config.highest
         return None if low <= number <= high else f"is {number:g}, not between {low:g} and {high:g}"
 
     def encode_targets(self, frame: pd.DataFrame, state: State) -> dict[str, list[Any]]:
-        """`scaled_score`, between 0 and 1."""
+        """Return `scaled_score`, between 0 and 1."""
         if "score" not in frame:
             return {}
         low, high = self.config.lowest, self.config.highest
@@ -104,31 +102,30 @@ class SemanticSimilarity(SentencePairs):
     # -- train ------------------------------------------------------------------------------
 
     def pair_loss(self, first: torch.Tensor, second: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """CoSENT or the squared difference of cosine and score."""
+        """Compute CoSENT, or the squared difference of cosine and score."""
         return self._loss((first.float() * second.float()).sum(dim=-1), batch["scaled_score"])
 
-    def _loss(self, alike: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def _loss(self, cosines: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         from textmill.models.losses.pairs import cosent, cosine_regression
 
         if self.config.objective == "cosent":
-            return cosent(alike, scores, self.config.scale)
-        return cosine_regression(alike, scores)
+            return cosent(cosines, scores, self.config.scale)
+        return cosine_regression(cosines, scores)
 
     def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
-        """`spearman` and `pearson` of cosine and score, and `loss`, the mean over parts of the split."""
+        """Return `spearman` and `pearson` of cosine and score, and `loss`, the mean over parts of the split."""
         import numpy as np
         import torch
 
         from textmill.metrics.correlations import pearson, spearman
 
-        found, actual = similarities(outputs), np.asarray(rows["scaled_score"], float)
-        everything = np.arange(len(actual))[None]
-        values = torch.from_numpy(found), torch.from_numpy(actual)
-        parts = [slice(start, start + _ROWS) for start in range(0, len(actual), _ROWS)]
+        predicted, actual = similarities(outputs), np.asarray(rows["scaled_score"], float)
+        all_rows = np.arange(len(actual))[None]
+        parts = zip(*(torch.split(torch.from_numpy(values), _ROWS) for values in (predicted, actual)), strict=True)
         return {
-            "loss": float(np.mean([float(self._loss(values[0][part], values[1][part])) for part in parts])),
-            "spearman": float(spearman(found, actual, everything)[0]),
-            "pearson": float(pearson(found, actual, everything)[0]),
+            "loss": float(np.mean([float(self._loss(*part)) for part in parts])),
+            "spearman": float(spearman(predicted, actual, all_rows)[0]),
+            "pearson": float(pearson(predicted, actual, all_rows)[0]),
         }
 
 

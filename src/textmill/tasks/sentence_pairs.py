@@ -1,4 +1,4 @@
-"""What tasks over pairs of texts share: each text becomes a vector of its own, apart from its partner."""
+"""The shared part of tasks over pairs of texts: each text becomes a vector, independent of its partner."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import model_validator
 
 from textmill.metrics.base import Outputs
 from textmill.tasks.base import State, StepOutput, Task
+from textmill.text.checks import empty_rows
 from textmill.text.inputs import Input, Text
 from textmill.text.rejected_rows import RejectedRow
 from textmill.text.tokens import truncated
@@ -44,17 +45,17 @@ class TextPair(Input):
 
     @classmethod
     def form(cls) -> str:
-        """Return what a user should give, for an error message."""
+        """Return the expected form, for an error message."""
         return 'Give a text, {"text": "..."}, or {"text_a": "...", "text_b": "..."}'
 
 
 class SentencePairs(Task):
     """Two texts a row, `text_a` and `text_b`, which the network reads one at a time.
 
-    An input may also be one text alone: its vector is the answer.
+    An input may also be one text alone; the answer is then its vector.
 
     Attributes:
-        encoded_targets: Names of the encoded targets, with numpy's names of their types.
+        encoded_targets: NumPy's type names of the encoded targets, by column.
     """
 
     text_columns = (FIRST, SECOND)
@@ -64,43 +65,39 @@ class SentencePairs(Task):
     # -- prepare ----------------------------------------------------------------------------
 
     def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
-        """Rows without one of the texts, or with a target that cannot be used; the first reason of each."""
-        found: dict[int, RejectedRow] = {}
-        for name in self.text_columns:
-            empty = frame[name].isna() | (frame[name].astype(str).str.strip() == "")
-            for position in empty.to_numpy().nonzero()[0].tolist():
-                found.setdefault(position, RejectedRow(position, name, "is empty"))
-        for reject in self.check_targets(frame, state):
-            found.setdefault(reject.row, reject)
-        return [found[position] for position in sorted(found)]
+        """Return rows without one of the texts, or with an unusable target; the first reason of each."""
+        rejected = empty_rows(frame, self.text_columns)
+        for row in self.check_targets(frame, state):
+            rejected.setdefault(row.row, row)
+        return [rejected[position] for position in sorted(rejected)]
 
     def check_targets(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
-        """Rows whose target cannot be used; none by default."""
+        """Return rows with an unusable target; none by default."""
         return []
 
     def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:
-        """`input_ids` and `pair_ids` of the two texts, and `length`: the tokens of both together.
+        """Return `input_ids` and `pair_ids` of the two texts, `length`, the tokens of both, and the encoded target.
 
-        And the encoded target where there is one. A text that is not given has no token.
+        An absent text has no tokens.
         """
         input_ids, pair_ids = (_encoded(frame[name].tolist(), tokenizer, max_length) for name in self.text_columns)
         lengths = [len(first) + len(second) for first, second in zip(input_ids, pair_ids, strict=True)]
         return {"input_ids": input_ids, "pair_ids": pair_ids, "length": lengths, **self.encode_targets(frame, state)}
 
     def encode_targets(self, frame: pd.DataFrame, state: State) -> dict[str, list[Any]]:
-        """Encoded targets by name, where the frame has them; none by default."""
+        """Return encoded targets by name, where the frame has them; none by default."""
         return {}
 
     # -- train ------------------------------------------------------------------------------
 
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
-        """The model's encoder with a vector for each text."""
+        """Build the model's encoder with a vector for each text."""
         from textmill.models.sentence_encoder import SentenceEncoder
 
         return SentenceEncoder(model.build_encoder(pretrained))
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
-        """Pad to `input_ids` and `attention_mask` (B, T), `pair_ids` and `pair_mask` (B, S), and the targets (B,)."""
+        """Return `input_ids` and `attention_mask` (B, T), `pair_ids` and `pair_mask` (B, S), and targets (B,)."""
         import numpy as np
         import torch
 
@@ -121,19 +118,19 @@ class SentencePairs(Task):
         return StepOutput(self.pair_loss(first, second, batch), outputs)
 
     def embed(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """`sentence_embedding_a` and `sentence_embedding_b` (B, D) of a batch."""
+        """Compute `sentence_embedding_a` and `sentence_embedding_b` (B, D) of a batch."""
         first = network(batch["input_ids"], batch["attention_mask"])["sentence_embedding"]
         second = network(batch["pair_ids"], batch["pair_mask"])["sentence_embedding"]
         return dict(zip(EMBEDDINGS, (first, second), strict=True))
 
     def pair_loss(self, first: torch.Tensor, second: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The loss of a batch of pairs of vectors, both (B, D); a task with another `loss` needs none."""
+        """Compute the loss of a batch of pairs of vectors, both (B, D). A subclass overrides this or `loss`."""
         raise NotImplementedError
 
     # -- serve ------------------------------------------------------------------------------
 
     def example_inputs(self) -> list[dict[str, Any]]:
-        """Two pairs, of which one says the same twice."""
+        """Return a pair with the same meaning, and one with different meanings."""
         return [
             {FIRST: "A man is playing a guitar.", SECOND: "Someone plays the guitar."},
             {FIRST: "A man is playing a guitar.", SECOND: "The train was late again."},
@@ -141,11 +138,11 @@ class SentencePairs(Task):
 
     @property
     def input_model(self) -> type[Input]:
-        """A pair of texts, or one text alone."""
+        """The model of a pair of texts, or of one text alone."""
         return TextPair
 
     def answers(
-        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], given: Mapping[str, Sequence[str]], state: State
+        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], raw: Mapping[str, Sequence[str]], state: State
     ) -> list[dict[str, Any]]:
         """Return `similarity`, the cosine of the two vectors; for a text alone its vector, `embedding` (D)."""
         alone = missing(outputs[EMBEDDINGS[1]])
@@ -162,14 +159,14 @@ class SentencePairs(Task):
 
 
 def cosines(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
-    """Cosines, shape (n,), of the rows of two matrices of vectors of length 1, both (n, D)."""
+    """Return the cosines, shape (n,), of the rows of two matrices of unit vectors, both (n, D)."""
     import numpy as np
 
     return (np.asarray(first, float) * np.asarray(second, float)).sum(axis=1)  # type: ignore[no-any-return]
 
 
 def missing(embeddings: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows, shape (n,), have no vector because there was no text; see `Predictor.outputs_of_ids`."""
+    """Return which rows, shape (n,), have no vector for want of a text; see `Predictor.outputs_of_ids`."""
     import numpy as np
 
     return np.isnan(embeddings).all(axis=1)  # type: ignore[no-any-return]

@@ -1,9 +1,8 @@
-"""What the tasks share that write a text about a source: translating it, say, or telling it in short."""
+"""The shared part of tasks that generate a text from a source: translation and summarisation."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -11,10 +10,10 @@ from pydantic import Field
 from textmill.config.section import Section as Options
 from textmill.config.sections.generation import GenerationConfig
 from textmill.config.types import Fraction
-from textmill.errors import UserError
 from textmill.metrics.base import Outputs
 from textmill.tasks.abilities import GeneratesText
 from textmill.tasks.base import State, StepOutput, Task
+from textmill.text.checks import empty_rows
 from textmill.text.rejected_rows import RejectedRow
 from textmill.text.tokens import truncated
 
@@ -27,19 +26,19 @@ if TYPE_CHECKING:
     from textmill.models.base import Model
 
 TEXTS = "texts"
-"""The output that holds what was written."""
+"""The output that holds generated texts."""
 _SOURCE_TOKENS_AT_ONCE = 2048
 
 
 class SequenceToSequenceConfig(Options):
-    """Options of a task that writes about a source.
+    """Options of a task that generates a text from a source.
 
     Attributes:
-        end_of_text: The tokenizer's special token that ends a text.
+        end_of_text: Special token of the tokenizer that ends a text.
         label_smoothing: Share of each target token spread evenly over the vocabulary (Szegedy et al. 2016).
-        max_ratio: A pair in which one text has more than so many times the characters of the other
-            is rejected, for then they hardly belong together; None takes all.
-        generation: How targets are written.
+        max_ratio: Largest ratio of the characters of both texts; pairs beyond are rejected, as they are
+            probably not a pair. None keeps all.
+        generation: Options of generation.
     """
 
     end_of_text: str = "<|endoftext|>"
@@ -49,9 +48,9 @@ class SequenceToSequenceConfig(Options):
 
 
 class SequenceToSequence(Task, GeneratesText):
-    """Maximum likelihood of a target given its source; the target is written by beam search.
+    """Maximum likelihood of a target given its source; beam search generates the target.
 
-    A subclass names the columns: one of text, the source, and one of targets.
+    A subclass names one text column, the source, and one target column.
 
     State: `vocabulary_size`; `end_of_text`, its id.
     """
@@ -65,7 +64,7 @@ class SequenceToSequence(Task, GeneratesText):
 
     @property
     def generation(self) -> GenerationConfig:
-        """How targets are written, in the evaluation and by the exported model alike."""
+        """Options of generation, for the evaluation and the exported model."""
         return self.config.generation
 
     @property
@@ -80,21 +79,11 @@ class SequenceToSequence(Task, GeneratesText):
 
     # -- prepare ----------------------------------------------------------------------------
 
-    def fit(self, frames: Iterable[pd.DataFrame]) -> State:
-        """Nothing but that there are pairs.
-
-        Raises:
-            UserError: The training split has none.
-        """
-        if not any(len(frame) for frame in frames):
-            raise UserError("the training split has no pair of texts", fix="Give more rows")
-        return {}
-
     def bind_tokenizer(self, state: State, tokenizer: Any, folder: Path) -> State:
         """Return the state with the vocabulary's size and the id that ends a text.
 
         Raises:
-            UserError: The tokenizer has no such token.
+            UserError: The tokenizer has no token `end_of_text`.
         """
         from textmill.text.tokens import special_id
 
@@ -102,27 +91,22 @@ class SequenceToSequence(Task, GeneratesText):
         return {**state, "vocabulary_size": tokenizer.get_vocab_size(), "end_of_text": end}
 
     def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
-        """Pairs with an empty half, or with halves that hardly belong together."""
-        rejects: dict[int, RejectedRow] = {}
-        for name in (self.source_column, self.target_column):
-            empty = frame[name].isna() | (frame[name].astype(str).str.strip() == "")
-            for position in empty.to_numpy().nonzero()[0].tolist():
-                rejects.setdefault(position, RejectedRow(position, name, "is empty"))
-        if self.config.max_ratio is not None:
-            sizes = [frame[name].fillna("").astype(str).str.len() for name in (self.source_column, self.target_column)]
+        """Return pairs with an empty text, or with lengths beyond `max_ratio`."""
+        names, ratio = (self.source_column, self.target_column), self.config.max_ratio
+        rejected = empty_rows(frame, names)
+        if ratio is not None:
+            sizes = [frame[name].fillna("").astype(str).str.len() for name in names]
             for position, (source, target) in enumerate(zip(*sizes, strict=True)):
-                if max(source, target) > self.config.max_ratio * max(1, min(source, target)):
-                    reason = (
-                        f"has {target} characters for {source} of the source, beyond {self.config.max_ratio:g} times"
-                    )
-                    rejects.setdefault(position, RejectedRow(position, self.target_column, reason))
-        return [rejects[position] for position in sorted(rejects)]
+                if max(source, target) > ratio * max(1, min(source, target)):
+                    reason = f"has {target} characters for {source} of the source, beyond {ratio:g} times"
+                    rejected.setdefault(position, RejectedRow(position, self.target_column, reason))
+        return [rejected[position] for position in sorted(rejected)]
 
     def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:
-        """`input_ids` of the sources, each with its end; `labels` of the targets, where there are any.
+        """Return `input_ids` of the sources with their end, `labels` of any targets, and `length` of both.
 
-        A text of more than `max_length` tokens is cut: a source keeps its end, a target loses it, lest
-        the model learn to break off. `length` is that of both together.
+        A text of more than `max_length` tokens is cut. A source keeps its end of text; a target loses it,
+        so that the model does not learn to stop early.
         """
         end = state["end_of_text"]
         sources = [
@@ -133,7 +117,7 @@ class SequenceToSequence(Task, GeneratesText):
         if self.target_column in frame:
             targets = []
             for encoding in tokenizer.encode_batch_fast(frame[self.target_column].tolist()):
-                ids = encoding.ids[next(iter(encoding.special_tokens_mask), 0) :]  # without what begins a text
+                ids = encoding.ids[next(iter(encoding.special_tokens_mask), 0) :]  # drops a token that begins a text
                 targets.append([*ids, *([] if ids[-1:] == [end] else [end])][:max_length])
             columns["labels"] = targets
             columns["length"] = [len(source) + len(target) for source, target in zip(sources, targets, strict=True)]
@@ -142,14 +126,14 @@ class SequenceToSequence(Task, GeneratesText):
     # -- train ------------------------------------------------------------------------------
 
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
-        """The model's encoder-decoder over the vocabulary."""
+        """Build the model's encoder-decoder over the vocabulary."""
         network: torch.nn.Module = model.build_encoder_decoder(
             state["vocabulary_size"], state["end_of_text"], pretrained
         )
         return network
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask` (B, S), and `labels` (B, T), -100 at padding, where given."""
+        """Return `input_ids` and `attention_mask` (B, S), and with targets `labels` (B, T), -100 at padding."""
         from textmill.models.losses.likelihood import IGNORED
         from textmill.text.batches import pad_tensors
 
@@ -170,16 +154,17 @@ class SequenceToSequence(Task, GeneratesText):
         return StepOutput(loss, {"nll": each.sum(dim=1), "targets": (batch["labels"] != IGNORED).sum(dim=1)})
 
     def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
-        """`loss` in nats per target token, and `perplexity`."""
-        loss = float(outputs["nll"].sum(dtype=float)) / float(outputs["targets"].sum(dtype=float))
-        return {"loss": loss, "perplexity": math.exp(min(loss, 700))}
+        """Return `loss`, in nats per target token, and `perplexity`."""
+        from textmill.metrics.likelihood import validation_metrics
+
+        return validation_metrics(outputs)
 
     # -- serve ------------------------------------------------------------------------------
 
     def generate(
         self, network: torch.nn.Module, input_ids: Sequence[Sequence[int]], tokenizer: Any, state: State
     ) -> Outputs:
-        """Return `texts`: the text generated for each source, computed in batches of like length."""
+        """Return `texts`: the text generated for each source, computed in batches of similar length."""
         import numpy as np
 
         from textmill.text.batches import length_batches, pad_tensors
@@ -190,17 +175,17 @@ class SequenceToSequence(Task, GeneratesText):
         texts = np.empty(len(input_ids), dtype=object)
         for rows in length_batches(lengths, _SOURCE_TOKENS_AT_ONCE):
             sources, mask = pad_tensors([input_ids[row] for row in rows])
-            generated = model.write(sources.to(device), mask.to(device), self.config.generation)
+            generated = model.generate(sources.to(device), mask.to(device), self.config.generation)
             texts[rows] = [text.strip() for text in tokenizer.decode_batch(generated)]
         return {TEXTS: texts.astype(str)}
 
     def answers(
-        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], given: Mapping[str, Sequence[str]], state: State
+        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], raw: Mapping[str, Sequence[str]], state: State
     ) -> list[dict[str, Any]]:
         """Return the generated texts under the name of the target column."""
         return [{self.target_column: text} for text in outputs[TEXTS].tolist()]
 
 
 def _ended(ids: list[int], end: int, max_length: int) -> list[int]:
-    """A source with its end, within `max_length`."""
+    """Return a source with its end of text, within `max_length`."""
     return ids if ids[-1:] == [end] else [*ids[: max_length - 1], end]

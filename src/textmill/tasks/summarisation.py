@@ -1,4 +1,4 @@
-"""Summarisation: a text told in short, in words of its own."""
+"""Abstractive summarisation: a short version of a text, in new words."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from textmill.tasks.summary_texts import SummaryTexts, SummaryTextsConfig
 
 
 class SummarisationConfig(SummaryTextsConfig, SequenceToSequenceConfig):
-    """Options of summarisation: those of every task that writes about a source, and of summaries."""
+    """Options of summarisation: those of generation from a source, and of summaries."""
 
     generation: GenerationConfig = GenerationConfig(temperature=0.0, beams=4, max_new_tokens=60)
 
 
 class Summarisation(SummaryTexts, SequenceToSequence):
-    """Writes a summary, token by token."""
+    """Generates a summary token by token."""
 
     Config: ClassVar[type[Options]] = SummarisationConfig
     config: SummarisationConfig

@@ -1,4 +1,4 @@
-"""What both ways of telling a text in short have in common: columns, ROUGE, the rival and the report."""
+"""The shared part of extractive and abstractive summarisation: columns, options and examples."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from textmill.text.sentences import Units
 
 
 class SummaryTextsConfig(Options):
-    """Options of both.
+    """Options of both kinds of summarisation.
 
     Attributes:
-        units: What texts are made of: lines (the turns of a dialogue, say) or sentences.
-        examples: Texts to show what the model does.
+        units: Units of a text: lines (the turns of a dialogue, say) or sentences.
+        examples: Texts whose answers a registered version must reproduce.
     """
 
     units: Units = "sentences"
@@ -24,7 +24,7 @@ class SummaryTextsConfig(Options):
 
 
 class SummaryTexts(Task):
-    """A `summary` of a `text`; the column `references` may hold several true ones, as a JSON list."""
+    """A `summary` of a `text`; the column `references` may hold several references, as a JSON list."""
 
     config: Any
 
@@ -35,5 +35,5 @@ class SummaryTexts(Task):
     main_metric = "rougeL"
 
     def example_inputs(self) -> list[dict[str, Any]]:
-        """The configured examples."""
+        """Return the configured examples."""
         return [{"text": text} for text in self.config.examples]

@@ -34,8 +34,8 @@ class TextClassificationConfig(Options):
     Attributes:
         labels: The labels in their order; None learns them from the training split, sorted.
         label_smoothing: Share of the target spread evenly over all labels (Szegedy et al. 2016).
-        r_drop: Weight of the divergence between the answers of two passes with different dropout
-            (Liang et al. 2021, "R-Drop"); above 0 every row is computed twice in training.
+        r_drop: Weight of the divergence between two passes with different dropout (Liang et al. 2021,
+            "R-Drop"); above 0, training computes every row twice.
     """
 
     labels: Annotated[list[str], Field(min_length=2)] | None = None
@@ -53,10 +53,10 @@ class TextClassificationConfig(Options):
 class TextClassification(Task):
     """One label for a text, by a softmax over the labels.
 
-    Where several people judged a text, the column `label_shares` may hold a JSON record of their
-    votes, `{"good": 7, "bad": 3}`. Training then aims at these shares instead of the one label,
-    which tells the model what is doubtful (Peterson et al. 2019, "Human uncertainty makes
-    classification more robust"). All figures are about `label`.
+    Where several people judged a text, the column `label_shares` may hold a JSON record of their votes,
+    `{"good": 7, "bad": 3}`. These shares are then the training target in place of the one label, so that the
+    model learns which texts are ambiguous (Peterson et al. 2019, "Human uncertainty makes classification
+    more robust"). All metrics use `label`.
 
     State: `labels`, the names in the order of the network's outputs.
     """
@@ -77,21 +77,16 @@ class TextClassification(Task):
     # -- prepare ----------------------------------------------------------------------------
 
     def fit(self, frames: Iterable[pd.DataFrame]) -> State:
-        """The labels: as configured, or those of the training split, sorted.
+        """Return the labels: as configured, or those of the training split, sorted.
 
         Raises:
             UserError: The training split has fewer than two labels.
         """
-        found: set[str] = set()
-        for frame in frames:
-            found.update(label_names(frame["label"].dropna()))
-        if len(found) < 2:
-            seen = f"one label only, {next(iter(found))!r}" if found else "no label"
-            raise UserError(f"the training split has {seen}", fix="Give rows of at least two labels")
-        return {"labels": self.config.labels or sorted(found)}
+        learned = at_least_two_labels(frames)
+        return {"labels": self.config.labels or learned}
 
     def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
-        """Rows without text or label, or with a label that is not known; the first reason of each."""
+        """Return rows without text or label, or with an unknown label; the first reason of each."""
         import pandera.pandas as pa
 
         known = state["labels"] if state else self.config.labels
@@ -108,20 +103,17 @@ class TextClassification(Task):
                 "label": pa.Column(checks=label_checks, nullable=False),
             }
         )
-        rejects = failed_rows(schema, frame, unknown=_UNKNOWN, known=known or [])
-        rejected = {reject.row for reject in rejects}
+        rejected = failed_rows(schema, frame, unknown=_UNKNOWN, known=known or [])
+        positions = {row.row for row in rejected}
         unusable = label_shares.problems(frame["label_shares"], known) if "label_shares" in frame else {}
-        return rejects + [
+        return rejected + [
             RejectedRow(position, "label_shares", reason)
             for position, reason in unusable.items()
-            if position not in rejected
+            if position not in positions
         ]
 
     def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:
-        """`input_ids` and `length` (in tokens, at most `max_length`).
-
-        And `label_id` where there is a label; `label_probabilities` where there are shares.
-        """
+        """Return `input_ids`, `length` (tokens), and, where the data has them, `label_id` and `label_probabilities`."""
         encodings = tokenizer.encode_batch_fast(frame["text"].tolist())
         input_ids = [truncated(encoding, max_length) for encoding in encodings]
         columns: dict[str, list[Any]] = {"input_ids": input_ids, "length": [len(ids) for ids in input_ids]}
@@ -137,16 +129,13 @@ class TextClassification(Task):
     # -- train ------------------------------------------------------------------------------
 
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
-        """The model's encoder with a pooled linear head over the labels."""
+        """Build the model's encoder with a pooled linear head over the labels."""
         from textmill.models.sequence_classifier import SequenceClassifier
 
         return SequenceClassifier(model.build_encoder(pretrained), len(state["labels"]))
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask` (B, T), T the longest row.
-
-        And `label_id` (B,) and `label_probabilities` (B, labels) where given.
-        """
+        """Return `input_ids`, `attention_mask` (B, T), and any `label_id` (B,), `label_probabilities` (B, labels)."""
         import numpy as np
         import torch
 
@@ -154,10 +143,9 @@ class TextClassification(Task):
 
         input_ids, mask = pad_tensors(rows["input_ids"])
         batch = {"input_ids": input_ids, "attention_mask": mask}
-        if "label_id" in rows:
-            batch["label_id"] = torch.as_tensor(np.asarray(rows["label_id"], np.int64))
-        if "label_probabilities" in rows:
-            batch["label_probabilities"] = torch.as_tensor(np.asarray(rows["label_probabilities"], np.float32))
+        for name, kind in (("label_id", np.int64), ("label_probabilities", np.float32)):
+            if name in rows:
+                batch[name] = torch.as_tensor(np.asarray(rows[name], kind))
         return batch
 
     def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> StepOutput:
@@ -173,8 +161,7 @@ class TextClassification(Task):
         target = batch.get("label_probabilities", batch["label_id"])
         if twice:
             target = torch.cat([target, target])
-        # in fp32, because under autocast the logits are of half precision
-        logits = outputs["logits"].float()
+        logits = outputs["logits"].float()  # autocast computes them in half precision
         loss = cross_entropy(logits, target, label_smoothing=self.config.label_smoothing)
         if twice:
             loss = loss + self.config.r_drop * symmetric_divergence(*logits.chunk(2))
@@ -189,13 +176,27 @@ class TextClassification(Task):
     # -- serve ------------------------------------------------------------------------------
 
     def example_inputs(self) -> list[dict[str, Any]]:
-        """Two short reviews."""
+        """Return two short reviews."""
         return [{"text": "I love this product"}, {"text": "This product is bad"}]
 
     def answers(
-        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], given: Mapping[str, Sequence[str]], state: State
+        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], raw: Mapping[str, Sequence[str]], state: State
     ) -> list[dict[str, Any]]:
         """Return `label`, its `probability`, and the `probabilities` of all labels, for each row."""
         from textmill.metrics.categories import category_answers
 
         return category_answers(outputs["logits"], state["labels"])
+
+
+def at_least_two_labels(frames: Iterable[pd.DataFrame]) -> list[str]:
+    """Return the labels of the training split, sorted.
+
+    Raises:
+        UserError: There are fewer than two.
+    """
+    labels = sorted({name for frame in frames for name in label_names(frame["label"].dropna())})
+    if len(labels) < 2:
+        seen = f"one label only, {labels[0]!r}" if labels else "no label"
+        fix = "Map a column with at least two labels"
+        raise UserError(f"the training split has {seen}", where="prepare.read.columns.label", fix=fix)
+    return labels

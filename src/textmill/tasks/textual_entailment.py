@@ -1,4 +1,4 @@
-"""Textual entailment and other relations of two texts: one label for a pair."""
+"""Textual entailment and other relations of two texts: one label a pair."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from textmill.config.section import Section as Options
-from textmill.errors import UserError
 from textmill.metrics.base import Outputs
 from textmill.tasks.base import State, StepOutput
 from textmill.tasks.sentence_pairs import SentencePairs
+from textmill.tasks.text_classification import at_least_two_labels
 from textmill.text.rejected_rows import RejectedRow
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class TextualEntailmentConfig(Options):
 class TextualEntailment(SentencePairs):
     """One label for a pair of texts, by a softmax over u, v and |u - v| of their vectors.
 
-    The texts are read apart, so that vectors can be kept and compared with many others.
+    The network reads the texts separately, so that their vectors can be stored and compared with many others.
 
     State: `labels`, the names in the order of the network's outputs.
     """
@@ -56,30 +56,28 @@ class TextualEntailment(SentencePairs):
     # -- prepare ----------------------------------------------------------------------------
 
     def fit(self, frames: Iterable[pd.DataFrame]) -> State:
-        """The labels: as configured, or those of the training split, sorted.
+        """Return the labels: as configured, or those of the training split, sorted.
 
         Raises:
             UserError: The training split has fewer than two labels.
         """
-        found = {label.strip() for frame in frames for label in frame["label"].dropna().unique()}
-        if len(found) < 2:
-            raise UserError(f"the training split has {len(found)} label(s)", fix="Give pairs of at least two labels")
-        return {"labels": self.config.labels or sorted(found)}
+        learned = at_least_two_labels(frames)
+        return {"labels": self.config.labels or learned}
 
     def check_targets(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
-        """Rows whose label is missing or none of the known ones."""
+        """Return rows with a missing or unknown label."""
         known = state["labels"] if state else self.config.labels
-        rejects = []
+        rejected = []
         for position, value in enumerate(frame["label"].tolist()):
             if not isinstance(value, str) or not value.strip():
-                rejects.append(RejectedRow(position, "label", "is missing"))
+                rejected.append(RejectedRow(position, "label", "is missing"))
             elif known and value.strip() not in known:
                 reason = f"{value[:60]!r} is none of the labels {', '.join(known[:8])}"
-                rejects.append(RejectedRow(position, "label", reason))
-        return rejects
+                rejected.append(RejectedRow(position, "label", reason))
+        return rejected
 
     def encode_targets(self, frame: pd.DataFrame, state: State) -> dict[str, list[Any]]:
-        """`label_id`, the label's position."""
+        """Return `label_id`, the label's position."""
         if "label" not in frame:
             return {}
         return {"label_id": [state["labels"].index(label.strip()) for label in frame["label"]]}
@@ -87,7 +85,7 @@ class TextualEntailment(SentencePairs):
     # -- train ------------------------------------------------------------------------------
 
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
-        """The model's encoder with a head over two vectors."""
+        """Build the model's encoder with a head over two vectors."""
         from textmill.models.sentence_encoder import PairClassifier
 
         return PairClassifier(model.build_encoder(pretrained), len(state["labels"]))

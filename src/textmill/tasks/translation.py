@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class TranslationConfig(SequenceToSequenceConfig):
-    """Options of translation, beside those of every task that writes about a source.
+    """Options of translation, beside those of generation from a source.
 
     Attributes:
-        source_language: ISO 639-1 code.
-        target_language: ISO 639-1 code; BLEU splits words as it needs.
-        check_languages: Whether pairs are rejected in which a text is surely in the language of the other.
-        examples: Texts whose answers a registered version must give again, and the documentation's examples.
+        source_language: ISO 639-1 code of the source.
+        target_language: ISO 639-1 code of the target; decides how BLEU splits words.
+        check_languages: Whether to reject pairs in which one text is clearly in the language of the other.
+        examples: Texts whose answers a registered version must reproduce; also examples in the documentation.
     """
 
     source_language: str = "en"
@@ -32,9 +32,9 @@ class TranslationConfig(SequenceToSequenceConfig):
 
 
 class Translation(SequenceToSequence):
-    """Translates `text`, from one language to another.
+    """Translates `text` from one language to another.
 
-    State: as of `SequenceToSequence`, and `signatures`, what sacrebleu calls the settings of the metrics.
+    State: that of `SequenceToSequence`, and `signatures`, sacrebleu's names of the metrics' settings.
     """
 
     Config: ClassVar[type[Options]] = TranslationConfig
@@ -48,31 +48,30 @@ class Translation(SequenceToSequence):
     main_metric = "bleu"
 
     def bind_tokenizer(self, state: State, tokenizer: Any, folder: Path) -> State:
-        """Return the state with the vocabulary, see `SequenceToSequence`, and the metrics' signatures."""
+        """Return the state of `SequenceToSequence` with the metrics' signatures."""
         from textmill.metrics.text_overlap import signatures
 
         bound = super().bind_tokenizer(state, tokenizer, folder)
         return bound | {"signatures": signatures(self.config.target_language)}
 
     def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
-        """Pairs that `SequenceToSequence.check` refuses, and those in which a language is mistaken for the other."""
-        rejects = super().check(frame, state)
+        """Return pairs that `SequenceToSequence.check` rejects, and those with a text in the wrong language."""
+        rejected = super().check(frame, state)
         if not self.config.check_languages or state is not None:
-            return rejects
+            return rejected
         from textmill.text.languages import LanguageCheck
 
         languages = {"text": self.config.source_language, "translation": self.config.target_language}
         check = LanguageCheck(list(languages.values()))
-        refused = {reject.row for reject in rejects}
+        rows = {row.row: row for row in rejected}
         for name, language in languages.items():
             for position, text in enumerate(frame[name].tolist()):
-                if position not in refused and check.is_other(text, language):
-                    refused.add(position)
-                    rejects.append(RejectedRow(position, name, f"is not in the language {language}"))
-        return sorted(rejects, key=lambda reject: reject.row)
+                if position not in rows and check.is_other(text, language):
+                    rows[position] = RejectedRow(position, name, f"is not in the language {language}")
+        return [rows[position] for position in sorted(rows)]
 
     # -- serve ------------------------------------------------------------------------------
 
     def example_inputs(self) -> list[dict[str, Any]]:
-        """The configured examples."""
+        """Return the configured examples."""
         return [{"text": text} for text in self.config.examples]

@@ -1,4 +1,4 @@
-"""Check a task's columns with pandera."""
+"""Check a task's columns and return the rejected rows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ if TYPE_CHECKING:
 
 _NAMED = 8
 _EXCERPT = 60
+
+
+def empty_rows(frame: pd.DataFrame, columns: Sequence[str]) -> dict[int, RejectedRow]:
+    """Return the rows with a missing or blank cell in `columns`, by position; only the first cell of each row."""
+    rejected: dict[int, RejectedRow] = {}
+    for name in columns:
+        empty = frame[name].isna() | (frame[name].astype(str).str.strip() == "")
+        for position in empty.to_numpy().nonzero()[0].tolist():
+            rejected.setdefault(position, RejectedRow(position, name, "is empty"))
+    return rejected
 
 
 def failed_rows(schema: Any, frame: pd.DataFrame, *, unknown: str, known: Sequence[str]) -> list[RejectedRow]:

@@ -1,4 +1,4 @@
-"""How freed memory is kept for the next step."""
+"""Keep freed memory for the next step."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _LARGEST_BLOCK = 32 << 20
-"""What glibc allows at most."""
+"""The limit of glibc."""
 _MOST_KEPT = (1 << 31) - 1
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed, as the allocators that PyTorch's tuning guide recommends do.
+    """Let glibc keep freed memory, as the allocators that PyTorch's tuning guide recommends do.
 
-    By itself glibc gives large blocks back to the system at once. Gradients and activations are freed
-    in every step, and in the next one the kernel would hand out and clear their pages anew, which
-    takes longer than to compute what is written there. Does nothing where there is another library.
+    By default glibc returns large blocks to the system at once. Gradients and activations are freed in every
+    step; for the next one the kernel would allocate and clear their pages again, which takes longer than the
+    computation that fills them. Does nothing with another C library.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,4 +1,4 @@
-"""Batches of similar lengths under a token budget, shuffled anew each epoch."""
+"""Batches of similar lengths under a token budget, reshuffled each epoch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class BatchPlan:
 
     Attributes:
         batches: Row numbers of each batch, in training order.
-        tokens: Real tokens of each batch.
-        padding_share: Padding over all positions, of all ranks together.
+        tokens: Tokens of each batch, without padding.
+        padding_share: Padding over all positions of all ranks.
     """
 
     batches: Sequence[NDArray[np.int64]]
@@ -31,18 +31,18 @@ class BatchPlan:
 class EpochPlanner:
     """Plans every epoch as a pure function of lengths, budget, seed and epoch number.
 
-    Rows are shuffled, cut into pools of about fifty batches, sorted by length within a pool and
-    cut into batches; the batches are then shuffled. Rows thus meet other rows each epoch, while
-    padding stays small. Each row comes once an epoch, at most. All ranks get the same number of batches,
-    and batches of one step are of similar length on all of them.
+    Rows are shuffled, cut into pools of about fifty batches, sorted by length within a pool and cut into
+    batches; the batches are then shuffled. Rows thus meet different rows each epoch, and padding stays small.
+    An epoch has each row at most once. All ranks get the same number of batches, and the batches of one step
+    have similar lengths on all of them.
 
     Args:
         lengths: Tokens of each row, shape (n,).
-        tokens: Budget of a batch, padding counted.
-        max_rows: Rows that a batch has at most; None for no limit.
-        seed: Of the order.
+        tokens: Largest number of positions of a batch, with padding.
+        max_rows: Largest number of rows of a batch; None for no limit.
+        seed: Seed of the order.
         world_size: Number of ranks.
-        limit: Batches of each rank after which an epoch ends, although rows are left; None for none.
+        limit: Number of batches of each rank that ends an epoch early; None for no limit.
     """
 
     def __init__(
@@ -63,21 +63,21 @@ class EpochPlanner:
         self._limit = limit
 
     def plan(self, epoch: int, rank: int = 0) -> BatchPlan:
-        """The batches of `rank` in `epoch`."""
+        """Return the batches of `rank` in `epoch`."""
         steps = self._steps(epoch)
-        everything = [batch for step in steps for batch in step]
-        real = sum(int(self._lengths[batch].sum()) for batch in everything)
-        padded = sum(len(batch) * int(self._lengths[batch].max()) for batch in everything)
-        mine = [step[rank] for step in steps]
-        tokens = [int(self._lengths[batch].sum()) for batch in mine]
-        return BatchPlan(mine, tokens, 1 - real / padded if padded else 0.0)
+        all_batches = [batch for step in steps for batch in step]
+        real = sum(int(self._lengths[batch].sum()) for batch in all_batches)
+        padded = sum(len(batch) * int(self._lengths[batch].max()) for batch in all_batches)
+        batches = [step[rank] for step in steps]
+        tokens = [int(self._lengths[batch].sum()) for batch in batches]
+        return BatchPlan(batches, tokens, 1 - real / padded if padded else 0.0)
 
     def count(self, epoch: int) -> int:
-        """Number of batches of each rank in `epoch`."""
+        """Return the number of batches of each rank in `epoch`."""
         return len(self._steps(epoch))
 
     def _steps(self, epoch: int) -> list[list[NDArray[np.int64]]]:
-        """One batch a rank for each step, in training order."""
+        """Return one batch a rank for each step, in training order."""
         order = np.random.default_rng((self._seed, epoch))
         rows = order.permutation(len(self._lengths)).astype(np.int64)
         batches: list[NDArray[np.int64]] = []
@@ -96,7 +96,7 @@ class EpochPlanner:
 
 
 class BatchSampler:
-    """Gives a plan's batches to a `DataLoader`, starting after those that were trained on already.
+    """Passes a plan's batches to a `DataLoader`, without those already used for training.
 
     Its length is that of the whole epoch, because Lightning counts skipped batches as fetched.
     """
@@ -118,7 +118,7 @@ def _divisible(batches: list[NDArray[np.int64]], divisor: int) -> list[NDArray[n
     while len(batches) % divisor:
         largest = max(range(len(batches)), key=lambda number: len(batches[number]))
         batch = batches[largest]
-        # A batch of one row cannot be halved: fewer rows than ranks. That row is then seen twice.
+        # With fewer rows than ranks a batch has one row; two ranks then get the same row.
         halves = np.array_split(batch, 2) if len(batch) > 1 else [batch, batch]
         batches = [*batches[:largest], *halves, *batches[largest + 1 :]]
     return batches

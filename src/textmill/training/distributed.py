@@ -1,4 +1,4 @@
-"""The little that training itself must ask or tell the other ranks."""
+"""Communication with other ranks beyond Lightning's own."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ T = TypeVar("T")
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that writes and tells; known before any group is made."""
+    """Return whether this process has rank 0, and so writes and logs; works before ranks connect."""
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
     return all(int(os.environ.get(name, "0") or 0) == 0 for name in names)
 
 
 def gather_all(value: T) -> list[T]:
-    """`value` of every rank, in the order of ranks, on every rank. Must be called on all of them."""
+    """Return every rank's `value`, in the order of ranks. All ranks must call this."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [value]
     gathered: list[T | None] = [None] * torch.distributed.get_world_size()

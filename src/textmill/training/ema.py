@@ -1,5 +1,5 @@
-# ruff: noqa: ARG002 - Lightning's hooks get more than each needs
-"""An exponential moving average of the weights, used for validation and the result."""
+# ruff: noqa: ARG002 - Lightning fixes the hooks' parameters
+"""An exponential moving average of the weights, for validation and the result."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _WARMUP = 10
 class ExponentialMovingAverage(Callback):
     """Averages the trainable weights over the optimizer's steps (Polyak & Juditsky 1992).
 
-    The decay rises with the number of steps, as min(decay, (1 + n) / (10 + n)), so that the
-    average soon forgets where training began. During validation the network has the averaged
-    weights; callbacks that save them must come before this one in the trainer's list. Lightning's
-    `WeightAveraging` copies and averages the frozen weights too, and has no rising decay.
+    The decay rises with the number of steps, as min(decay, (1 + n) / (10 + n)), so that the average soon
+    forgets the initial weights. During validation the network has the averaged weights; callbacks that save
+    them must come before this one in the trainer's list. Lightning's `WeightAveraging` copies and averages
+    the frozen weights too, and has no rising decay.
 
     Args:
-        decay: Of the average, per step.
+        decay: Decay of the average per step.
     """
 
     def __init__(self, decay: float) -> None:
@@ -31,7 +31,7 @@ class ExponentialMovingAverage(Callback):
         self._steps = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with the weights as they are, or put a resumed average on the device."""
+        """Start from the current weights, or move a resumed average to the device."""
         parameters = _trainable(pl_module)
         if self._average:
             self._average = [average.to(p.device) for average, p in zip(self._average, parameters, strict=True)]
@@ -41,7 +41,7 @@ class ExponentialMovingAverage(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the average after a step of the optimizer."""
+        """Update the average after a step of the optimizer."""
         if trainer.global_step == self._steps:
             return
         self._steps = trainer.global_step
@@ -49,22 +49,22 @@ class ExponentialMovingAverage(Callback):
         torch._foreach_lerp_(self._average, _trainable(pl_module), 1 - decay)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the average into the network."""
+        """Replace the network's weights by the average."""
         parameters = _trainable(pl_module)
         self._current = [parameter.clone() for parameter in parameters]
         torch._foreach_copy_(parameters, self._average)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the weights back."""
+        """Restore the network's weights."""
         torch._foreach_copy_(_trainable(pl_module), self._current)
         self._current = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The average and the steps in it."""
+        """Return the state for a checkpoint."""
         return {"average": self._average, "steps": self._steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved average."""
+        """Restore the state of a checkpoint."""
         self._average = list(state_dict["average"])
         self._steps = int(state_dict["steps"])
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from textmill.config import differences
 from textmill.config.code import Code
-from textmill.config.layout import Layout, find_layout
+from textmill.config.layout import find_layout
 from textmill.config.sections.train import TrainConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
@@ -40,15 +41,12 @@ def fingerprint_parts(
         hardware: Settings that make a resumed training go on differently: precision, number of ranks.
         start: The file of weights that another training left to go on from, or None.
     """
-    code = Code(_layout())
-    reached = code.stage("train", {"train": config.model_dump(mode="json")})
-    code.save([reached])
     return {
         "config": config.model_dump(mode="json", exclude={"checkpoint_seconds"}),
         "state": digest(prepared.state),
         "data": {name: prepared.digest(name) for name in ("train", "validation")},
         "pretrained": folder_digests(pretrained) if pretrained is not None else None,
-        "code": reached.parts(),
+        "code": _code(config.model_dump_json()),
         "hardware": hardware,
         "start": sha256_file(start) if start is not None else None,
     }
@@ -67,7 +65,13 @@ def describe_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return found + [each.text for each in differences.parameters(old["hardware"], new["hardware"], "hardware")]
 
 
-def _layout() -> Layout | None:
+@cache
+def _code(section: str) -> dict[str, Any]:
+    """The code that the stage `train` reaches with this section, and the pins of the project around it, if any."""
+    layout = None
     with suppress(UserError):
-        return find_layout()
-    return None
+        layout = find_layout()
+    code = Code(layout)
+    reached = code.stage("train", {"train": json.loads(section)})
+    code.save([reached])
+    return reached.parts()

@@ -1,4 +1,4 @@
-"""What every validation found, and the weights of the best one."""
+"""The metrics of every validation, and the weights of the best one."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from textmill.training.module import VALIDATION, TrainingModule
 
 
 class History(Callback):
-    """Keeps a row a validation, and the best weights in a file.
+    """Keeps one row a validation, and the best weights in a file.
 
     Args:
-        folder: For the weights.
-        monitor: Which figure decides, with the prefix `validation/`.
+        folder: Folder of the weights.
+        monitor: Metric that decides, with the prefix `validation/`.
         mode: `max` or `min`.
-        meter: Knows the training loss since the last validation.
+        meter: Source of the training loss since the last validation.
 
     Attributes:
-        rows: Step, epoch, training loss, learning rate and the validation's figures.
+        rows: Step, epoch, training loss, learning rate and metrics of each validation.
         best: The best of the rows; None before the first validation.
-        outputs: The network's in that validation; None when it was before training was resumed.
+        outputs: The network's outputs in the best validation; None if an earlier process ran it.
     """
 
     def __init__(self, folder: Path, monitor: str, mode: str, meter: Meter) -> None:
@@ -41,39 +41,39 @@ class History(Callback):
 
     @property
     def best_file(self) -> str | None:
-        """Name of the file with the best weights."""
+        """File name of the best weights; None before the first validation."""
         return None if self.best is None else f"best-{int(self.best['step']):010d}.safetensors"
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add a row; write the weights when they are the best so far."""
+        """Add a row; save the weights if they are the best so far."""
         assert isinstance(pl_module, TrainingModule)
-        figures = {VALIDATION + name: value for name, value in pl_module.figures.items()}
+        metrics = {VALIDATION + name: value for name, value in pl_module.validation_metrics.items()}
         done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         row = {
             "step": trainer.global_step,
             "epoch": trainer.current_epoch + done / trainer.num_training_batches,
             "train_loss": self._meter.take_mean_loss(),
             "learning_rate": self._meter.learning_rate,
-            **figures,
+            **metrics,
         }
         self.rows.append(row)
         is_best = self.best is None or self._sign * (row[self._monitor] - self.best[self._monitor]) > 0
         if is_best:
             self.best = row
             self.outputs = pl_module.outputs
-            self._write_weights(trainer)
-        self._meter.validated(figures, trainer.global_step, is_best)
+            self._save_weights(trainer)
+        self._meter.end_validation(metrics, trainer.global_step, is_best)
 
     def state_dict(self) -> dict[str, Any]:
-        """All rows and the best."""
+        """Return the state for a checkpoint."""
         return {"rows": self.rows, "best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from saved rows."""
+        """Restore the state of a checkpoint."""
         self.rows = list(state_dict["rows"])
         self.best = state_dict["best"]
 
-    def _write_weights(self, trainer: Trainer) -> None:
+    def _save_weights(self, trainer: Trainer) -> None:
         weights = weights_of(trainer)
         if trainer.is_global_zero and self.best_file:
             partial = self._folder / ".partial.safetensors"
@@ -82,7 +82,7 @@ class History(Callback):
 
 
 def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """The network's weights, gathered from all ranks; must be called on all of them."""
+    """Return the network's weights, gathered from all ranks. All ranks must call this."""
     gathered = trainer.strategy.lightning_module_state_dict()
     prefix = "network."
     return {name.removeprefix(prefix): value for name, value in gathered.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Batched predictions over a table, in the table's order; needs torch, not Lightning."""
+"""Batched predictions of a table in its order; imports torch but not Lightning."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 def predict_table(
     network: nn.Module, task: Task, table: pa.Table, *, tokens_per_batch: int = 4096, autocast: bool = False
 ) -> Outputs:
-    """The network's outputs for every example of a prepared split (see `examples_of`).
+    """Return the outputs for every example of a prepared split (see `examples_of`), in order.
 
     Args:
-        network: In evaluation mode; stays on its device.
-        task: Collates, and names the outputs: those of its `loss`, or, for a table without the
-            encoded target, those of the network itself.
-        table: With `length` and the columns of `task.encode`.
-        tokens_per_batch: Padded size of a batch.
-        autocast: Compute in bfloat16 where PyTorch holds it safe; float32 otherwise.
+        network: Network in evaluation mode; stays on its device.
+        task: Task that collates. The outputs are those of its `loss`, or, for a table without the encoded
+            target, those of the network itself.
+        table: Table with `length` and the columns of `task.encode`.
+        tokens_per_batch: Largest number of positions of a batch, with padding.
+        autocast: Whether to compute in bfloat16 where PyTorch considers it safe; else in float32.
 
     Returns:
-        By name, float32 arrays with one row for each example, in their order.
+        Float32 arrays by name, one row an example.
     """
     import torch
 
@@ -50,7 +50,7 @@ def predict_table(
 
 
 def _outputs(network: nn.Module, task: Task, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What the task's loss gives for each row; without targets, what the network gives."""
+    """Return the outputs of the task's loss; without targets, those of the network."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
     if set(batch) == set(inputs):
         named: dict[str, torch.Tensor] = network(**batch)

@@ -1,4 +1,4 @@
-"""How a network's layers are run in training: with their activations kept or not, compiled or not."""
+"""Activation checkpointing and compilation of a network's layers."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _NOTE = "compiled.json"
 
 
 def layer_stack(network: nn.Module) -> list[nn.Module]:
-    """The network's layers: the members of its largest `ModuleList`, and of others that hold the same kind.
+    """Return the network's layers: the members of its largest `ModuleList`, and of others with the same class.
 
-    An encoder-decoder has two.
+    An encoder-decoder has two such lists.
     """
     stacks = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
     largest = max(stacks, key=lambda stack: sum(parameter.numel() for parameter in stack.parameters()), default=None)
@@ -38,25 +38,25 @@ def layer_stack(network: nn.Module) -> list[nn.Module]:
 
 
 def checkpoint_activations(network: nn.Module) -> None:
-    """Let every layer keep what it is given only, and compute the rest again (Chen et al. 2016)."""
+    """Let every layer store only its input, and recompute its activations in the backward pass (Chen et al. 2016)."""
     for layer in layer_stack(network):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def compile_layers(network: nn.Module) -> None:
-    """Let torch.compile make the layers' kernels. Layers of one shape share them, names stay as they are."""
+    """Compile each layer by torch.compile. Layers of one shape share kernels; the names of weights do not change."""
     for layer in layer_stack(network):
         layer.compile(dynamic=False)
 
 
 class LayerCompiler(Callback):
-    """Compiles the layers before the first step if that is possible here, and for `auto` if it saves time.
+    """Compiles the layers before the first step if the machine can, and for `auto` if it saves time.
 
-    A training that is resumed goes on as it began: what was found is noted beside its checkpoints.
+    The decision is stored beside the checkpoints, so that a resumed training keeps it.
 
     Args:
-        how: `auto` tries it on a GPU only; on a CPU the compiler takes minutes.
-        folder: Of the checkpoints.
+        how: `auto` considers compilation on a GPU only; on a CPU the compiler takes minutes.
+        folder: Folder of the checkpoints.
     """
 
     def __init__(self, how: Literal["auto", "on"], folder: Path) -> None:
@@ -68,7 +68,7 @@ class LayerCompiler(Callback):
         device = pl_module.device
         if not _has_compiler(device) or (self._how == "auto" and device.type == "cpu"):
             return
-        # It prints the whole stack of an error that it raises too.
+        # This logger repeats the stack trace of errors that torch also raises.
         logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
         network: nn.Module = pl_module.network  # type: ignore[assignment]
         if self._how == "auto" and not self._note.is_file():
@@ -76,14 +76,14 @@ class LayerCompiler(Callback):
             batch = pl_module.transfer_batch_to_device(data.first_batch(), device, 0)
             module: Any = pl_module
             loss = partial(module.loss_of, batch=batch)
-            wanted = _pays(network, loss, data.optimizer_steps(trainer.max_epochs))
-            write_json(self._note, {"compiled": wanted})
+            saves_time = _saves_time(network, loss, data.optimizer_steps(trainer.max_epochs))
+            write_json(self._note, {"compiled": saves_time})
         if self._how == "on" or read_json(self._note)["compiled"]:
             compile_layers(network)
 
 
-def _pays(network: nn.Module, loss: Callable[[nn.Module], Tensor], steps: int) -> bool:
-    """Whether compiling a copy and training with it takes less time than training without."""
+def _saves_time(network: nn.Module, loss: Callable[[nn.Module], Tensor], steps: int) -> bool:
+    """Return whether compilation plus compiled steps take less time than plain ones, measured on a copy."""
     states = random_state.capture()
     trial = copy.deepcopy(network)
     try:
@@ -91,36 +91,37 @@ def _pays(network: nn.Module, loss: Callable[[nn.Module], Tensor], steps: int) -
         compile_layers(trial)
         started = time.perf_counter()
         _seconds(trial, loss, steps=1)
-        making = time.perf_counter() - started
+        compilation = time.perf_counter() - started
         compiled = _seconds(trial, loss)
-    except Exception as error:  # whatever the compiler stumbles over, training goes on without it
-        log.info("torch.compile fails here (%s); training without it", type(error).__name__)
+    except Exception as error:  # training works without the compiler, whatever its error
+        log.info("torch.compile fails (%s); training without it", type(error).__name__)
         return False
     finally:
         random_state.restore(states)
-    log.info("a step takes %.1f ms, compiled %.1f ms after %.0f s", 1e3 * plain, 1e3 * compiled, making)
-    return making + steps * compiled < steps * plain
+    times = 1e3 * plain, 1e3 * compiled, compilation
+    log.info("a step takes %.1f ms plain and %.1f ms compiled; compilation takes %.0f s", *times)
+    return compilation + steps * compiled < steps * plain
 
 
 def _seconds(network: nn.Module, loss: Callable[[nn.Module], Tensor], steps: int = _TRIAL_STEPS) -> float:
-    """Mean time of a forward and a backward pass, after one that does not count."""
+    """Return the mean time of a forward and backward pass, after one that warms up."""
     for number in range(steps + 1):
         if number == 1:
-            _wait()
+            _synchronise()
             started = time.perf_counter()
         loss(network).backward()  # type: ignore[no-untyped-call]
         network.zero_grad()
-    _wait()
+    _synchronise()
     return (time.perf_counter() - started) / steps
 
 
-def _wait() -> None:
+def _synchronise() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def _has_compiler(device: torch.device) -> bool:
-    """Whether what torch.compile needs is there: Triton on a GPU, a C++ compiler on a CPU."""
+    """Return whether torch.compile has its backend: Triton on a GPU, a C++ compiler on a CPU."""
     if device.type == "cuda":
         return torch.utils._triton.has_triton()
     return any(shutil.which(name) for name in ("g++", "c++", "clang++"))

@@ -1,4 +1,4 @@
-"""Trained networks to and from a folder: weights as safetensors, architecture as JSON."""
+"""Save and load trained networks: weights as safetensors, architecture as JSON."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ MODEL_FOLDER = "model"
 
 
 def with_architecture(folder: Path | None) -> Path | None:
-    """A folder of pretrained weights; None where there is none, or nothing in it to start from."""
+    """Return the folder if it has pretrained weights, else None."""
     return folder if folder is not None and (folder / CONFIG_FILE).is_file() else None
 
 
 def save_network(folder: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Write `model.safetensors` and, for an encoder of transformers, its `config.json`.
+    """Write `model.safetensors` and, for a backbone of transformers, its `config.json`.
 
     Args:
-        folder: Where to; made when missing.
-        network: Tells the architecture.
-        weights: What to write; the network's `state_dict` or an average of it.
+        folder: Target folder; created if missing.
+        network: Network whose architecture is written.
+        weights: Weights by name: the network's `state_dict`, or an average of it.
     """
     from safetensors.torch import save_file
 
@@ -44,7 +44,7 @@ def save_network(folder: Path, network: nn.Module, weights: Mapping[str, Tensor]
 
 
 def storable(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as safetensors takes them: tied ones, which share their memory, stand there once a name."""
+    """Return weights in the form that safetensors accepts: tied ones, which share memory, are copied."""
     stored: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, value in weights.items():
@@ -55,22 +55,19 @@ def storable(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def architecture_of(network: nn.Module) -> dict[str, Any] | None:
-    """The configuration of the network's transformers backbone, or None when it has none."""
+    """Return the configuration of the network's transformers backbone, or None without one."""
     for module in network.modules():
         to_dict = getattr(getattr(module, "config", None), "to_dict", None)
         if callable(to_dict):
             values: dict[str, Any] = to_dict()
-            values.pop("_name_or_path", None)  # a path of this machine: equal weights must have equal digests
+            values.pop("_name_or_path", None)  # a path of this machine would change the digest
             return values
     return None
 
 
 @contextmanager
 def config_alone(folder: Path) -> Iterator[Path | None]:
-    """A folder with the `config.json` of `folder` and no weights, from which a network gets its shape only.
-
-    None where there is no such file.
-    """
+    """Open a folder with only `config.json` of `folder`, to build a network's shape; None without the file."""
     if not (folder / CONFIG_FILE).is_file():
         yield None
         return
@@ -80,13 +77,13 @@ def config_alone(folder: Path) -> Iterator[Path | None]:
 
 
 def load_network(task: Task, model: Model, state: State, trained: Path) -> nn.Module:
-    """The trained network, in evaluation mode, on the CPU.
+    """Return the trained network, in evaluation mode, on the CPU.
 
     Args:
-        task: Builds the network.
-        model: The architecture's plugin, with the options of the training.
+        task: Task that builds the network.
+        model: Plugin of the architecture, with the options of the training.
         state: The task's state.
-        trained: `data/trained`, or another folder with `model/`.
+        trained: Folder `data/trained`, or another with `model/`.
 
     Raises:
         UserError: A file is missing, or the weights do not fit the network.
@@ -94,17 +91,15 @@ def load_network(task: Task, model: Model, state: State, trained: Path) -> nn.Mo
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = trained / MODEL_FOLDER
+    folder, fix = trained / MODEL_FOLDER, "Run `dvc repro train`"
     path = folder / WEIGHTS_FILE
     if not path.is_file():
-        raise UserError("no trained weights here", where=str(path), fix="Run `dvc repro train`")
+        raise UserError("no trained weights", where=str(path), fix=fix)
     with config_alone(folder) as shape:
         network = task.build_network(model, shape, state)
     try:
         network.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the trained weights do not fit the network ({reason})", where=str(path), fix="Run `dvc repro train`"
-        ) from error
+        raise UserError(f"the trained weights do not fit the network ({reason})", where=str(path), fix=fix) from error
     return network.eval()

@@ -1,5 +1,5 @@
-# ruff: noqa: ARG002 - Lightning's hooks get more than each needs
-"""Loss and speed of every step: watched for failure, shown, and sent to the tracking store."""
+# ruff: noqa: ARG002 - Lightning fixes the hooks' parameters
+"""Loss and speed of every step: checked, shown, and logged."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from textmill.training.optimizer import base_learning_rate
 from textmill.training.progress import Progress
 
 _STEPS_BETWEEN_READINGS = 20
-"""Reading a loss makes a GPU wait for its queue, so there it is done for several steps at once."""
+"""Reading a loss waits for the GPU's queue, so that the losses of several steps are read at once."""
 
 
 class MetricLog(Protocol):
-    """Where figures of the training go."""
+    """A log of training metrics, such as an MLflow run."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log figures at a step."""
+        """Log metrics of a step."""
 
 
 class Meter(Callback):
     """Counts samples, tokens and seconds, and reads the losses.
 
     Args:
-        metrics: Takes the figures of each step; None keeps them here.
-        progress: Shows how far training is.
+        metrics: Log of each step's metrics; None logs nothing.
+        progress: Display of the progress.
 
     Attributes:
-        samples: Rows trained on, of this rank.
-        tokens: Real tokens trained on, of this rank.
-        seconds: Of training, without validation.
-        learning_rate: Of the last step, without the groups' multipliers.
-        padding: Padding share of each epoch that was begun.
+        samples: Training rows so far, of this rank.
+        tokens: Training tokens so far without padding, of this rank.
+        seconds: Training time so far, without validation.
+        learning_rate: Learning rate of the last step, without the groups' multipliers.
+        padding: Padding share of each epoch that began.
         curve: The loss over the steps.
     """
 
@@ -59,45 +59,45 @@ class Meter(Callback):
         self._loss_count = 0
         self._clock = 0.0
 
-    # -- what others ask --------------------------------------------------------------------
+    # -- for History ------------------------------------------------------------------------
 
     def take_mean_loss(self) -> float:
-        """Mean training loss over the batches since the last call."""
+        """Return the mean training loss over the batches since the last call."""
         mean = self._loss_sum / self._loss_count if self._loss_count else math.nan
         self._loss_sum, self._loss_count = 0.0, 0
         return mean
 
-    def validated(self, figures: Mapping[str, float], step: int, is_best: bool) -> None:
-        """Show and log a validation's figures, and let the clock of training go on."""
+    def end_validation(self, metrics: Mapping[str, float], step: int, is_best: bool) -> None:
+        """Show and log a validation's metrics, and restart the clock of training."""
         if self._metrics is not None:
-            self._metrics.log_metrics(figures, step)
-        self._progress.validated(figures, is_best)
+            self._metrics.log_metrics(metrics, step)
+        self._progress.show_validation(metrics, is_best)
         self._clock = time.perf_counter()
 
     # -- hooks ------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show how much there is to do."""
+        """Show the total number of samples."""
         total = trainer.datamodule.rows_of_rank() * (trainer.max_epochs or 1)  # type: ignore[attr-defined]
         self._progress.begin(total, self.samples)
         self.curve.begin(trainer.datamodule.optimizer_steps(trainer.max_epochs))  # type: ignore[attr-defined]
         self._clock = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the padding of the epoch's plan."""
+        """Log the padding of the epoch's plan."""
         epoch = trainer.current_epoch
         self.padding[epoch] = trainer.datamodule.plan(epoch).padding_share  # type: ignore[attr-defined]
         if self._metrics is not None:
             self._metrics.log_metrics({"train/padding_share": self.padding[epoch]}, trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note the learning rate that the step uses."""
+        """Store the learning rate of the step."""
         self.learning_rate = base_learning_rate(trainer.optimizers[0])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count; read the losses when it is time."""
+        """Count the batch, and read the losses if due."""
         plan = trainer.datamodule.plan(trainer.current_epoch)  # type: ignore[attr-defined]
         self.samples += len(plan.batches[batch_idx])
         self.tokens += plan.tokens[batch_idx]
@@ -109,20 +109,20 @@ class Meter(Callback):
             self.read()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read what is left, which also stops the clock of training."""
+        """Read the remaining losses, which also stops the clock of training."""
         self.read()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read what is left."""
+        """Read the remaining losses, and end the display."""
         self.read()
         self._progress.end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the terminal clean."""
+        """End the display."""
         self._progress.end()
 
     def read(self) -> None:
-        """Take the losses from the device; check, sum, log and show them.
+        """Copy the losses from the device; check, sum, log and show them.
 
         Raises:
             UserError: A loss is infinite or not a number.
@@ -152,18 +152,18 @@ class Meter(Callback):
         self._progress.advance(self.samples, losses[-1], speed)
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts and sums so far."""
+        """Return the state for a checkpoint."""
         self.read()
-        return {name: getattr(self, name) for name in _KEPT} | {"curve": self.curve.state_dict()}
+        return {name: getattr(self, name) for name in _STATE} | {"curve": self.curve.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from saved counts."""
-        for name in _KEPT:
+        """Restore the state of a checkpoint."""
+        for name in _STATE:
             setattr(self, name, state_dict[name])
         self.curve.load_state_dict(state_dict["curve"])
 
 
-_KEPT = ("samples", "tokens", "seconds", "padding", "_loss_sum", "_loss_count")
+_STATE = ("samples", "tokens", "seconds", "padding", "_loss_sum", "_loss_count")
 
 
 @dataclass(frozen=True)

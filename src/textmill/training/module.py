@@ -1,4 +1,4 @@
-# ruff: noqa: ARG002 - Lightning's hooks get more than each needs
+# ruff: noqa: ARG002 - Lightning fixes the hooks' parameters
 """Any task's network as a LightningModule."""
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ VALIDATION = "validation/"
 
 
 class TrainingModule(LightningModule):
-    """Lets the task compute loss and figures, and sets up optimizer and schedule.
+    """Computes the task's loss and metrics, and builds optimizer and schedule.
 
     Args:
-        task: Whose loss and figures.
+        task: Task with loss and metrics.
         network: The task's network.
         state: The task's state.
-        optimizer: Its configuration.
+        optimizer: Configuration of the optimizer.
 
     Attributes:
-        figures: Those of the last validation, by the task's names.
-        outputs: The network's in that validation, in the order of the split.
-        terms: Scalars beside the loss of the last training step, by the task's names.
+        validation_metrics: Metrics of the last validation, by the task's names.
+        outputs: The network's outputs in the last validation, in the order of the split.
+        terms: Scalars that the last training step logs beside the loss, by the task's names.
     """
 
     def __init__(self, task: Task, network: nn.Module, state: State, optimizer: OptimizerConfig) -> None:
         super().__init__()
         self.network = network
-        self.figures: dict[str, float] = {}
+        self.validation_metrics: dict[str, float] = {}
         self.outputs: Outputs = {}
         self.terms: dict[str, Tensor] = {}
         self._task = task
@@ -53,27 +53,27 @@ class TrainingModule(LightningModule):
         self._outputs: dict[str, list[NDArray[np.float32]]] = {}
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the task's loss and keep the scalars that it logs."""
+        """Return the task's loss, and store the scalars to log."""
         step = self._task.loss(self.network, batch)
         self.terms = {name: values.detach() for name, values in step.logged.items()}
         return step.loss
 
     def loss_of(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """The loss of a batch by another network of the same form, a copy, say."""
+        """Return the loss of a batch for another network of the same form, such as a copy."""
         with self.trainer.precision_plugin.train_step_context():
             return self._task.loss(network, batch).loss
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the outputs of an earlier validation."""
+        """Drop the outputs of an earlier validation."""
         self._outputs = {}
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Keep the network's outputs for the figures over the whole split."""
+        """Store the network's outputs for the metrics of the whole split."""
         for name, values in self._task.loss(self.network, batch).outputs.items():
             self._outputs.setdefault(name, []).append(values.detach().float().cpu().numpy())
 
     def on_validation_epoch_end(self) -> None:
-        """The task's figures over the outputs of all ranks, logged as `validation/NAME`."""
+        """Compute the task's metrics from the outputs of all ranks, and log them as `validation/NAME`."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         chunks: dict[str, list[NDArray[np.float32]]] = {}
         rows: list[NDArray[np.int64]] = []
@@ -83,8 +83,9 @@ class TrainingModule(LightningModule):
                 chunks.setdefault(name, []).extend(parts)
         self._outputs = {}
         self.outputs = restore_order(chunks, rows)
-        self.figures = self._task.validation_metrics(self.outputs, data.validation_columns(), self._state)
-        self.log_dict({VALIDATION + name: value for name, value in self.figures.items()}, rank_zero_only=False)
+        metrics = self._task.validation_metrics(self.outputs, data.validation_columns(), self._state)
+        self.validation_metrics = metrics
+        self.log_dict({VALIDATION + name: value for name, value in metrics.items()}, rank_zero_only=False)
 
     def configure_gradient_clipping(
         self,
@@ -92,7 +93,7 @@ class TrainingModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm. Lightning refuses to with a fused optimizer, even where no scaler is in its way."""
+        """Clip by norm. Lightning refuses this with a fused optimizer, even where no scaler prevents it."""
         plugin = self.trainer.precision_plugin
         if isinstance(plugin, MixedPrecision) and plugin.scaler is None and gradient_clip_val is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
@@ -100,7 +101,7 @@ class TrainingModule(LightningModule):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and a schedule over the whole training, stepped with the optimizer."""
+        """Return the optimizer and a schedule over the whole training, stepped with the optimizer."""
         trainer = self.trainer
         fused = trainer.precision != "16-mixed"
         optimizer = build_optimizer(self.network, self._optimizer, fused=fused)

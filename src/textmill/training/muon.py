@@ -1,10 +1,9 @@
-"""Muon: momentum whose update is made orthogonal (Jordan et al. 2024), beside AdamW for the rest.
+"""Muon: momentum with an orthogonalised update (Jordan et al. 2024), and AdamW for the other parameters.
 
-Reference: https://kellerjordan.github.io/posts/muon/; scaled to large models in Liu et al. 2025,
-"Muon is Scalable for LLM Training". `torch.optim.Muon` takes one matrix at a time and matrices only;
-here matrices of one shape are orthogonalised together, stacks of experts' matrices are taken as they
-are, and the other parameters take their AdamW step in the same optimizer, so that one schedule, one
-state and one checkpoint hold them all. `tests/model/test_muon.py` holds the steps equal to PyTorch's.
+Reference: https://kellerjordan.github.io/posts/muon/; scaled to large models in Liu et al. 2025, "Muon is
+Scalable for LLM Training". `torch.optim.Muon` accepts only matrices, one at a time. Here matrices of one shape
+are orthogonalised together, and stacks of experts' matrices are accepted. AdamW steps are in the same optimizer,
+so that one schedule, one state and one checkpoint serve all. `tests/model/test_muon.py` compares with PyTorch.
 """
 
 from __future__ import annotations
@@ -17,47 +16,47 @@ import torch
 from torch import Tensor
 
 ORTHOGONAL = "orthogonal"
-"""Key of a parameter group: whether its members, matrices or stacks of matrices, step by Muon."""
+"""Key of a parameter group: whether Muon updates its matrices or stacks of matrices."""
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
 _SMALLEST_NORM = 1e-7
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """About U V^T of each matrix U S V^T, by five steps of a quintic Newton-Schulz iteration.
+    """Return approximately U V^T of each matrix U S V^T, by five steps of a quintic Newton-Schulz iteration.
 
-    Singular values end between 0.7 and 1.2 or so, which is as good as 1 for an update. Computed in
-    bfloat16, whose range the iteration needs and whose precision suffices.
+    The singular values end between about 0.7 and 1.2, which is close enough to 1 for an update. The iteration
+    needs the range of bfloat16, and its precision suffices.
 
     Args:
         matrices: Shape (N, rows, columns).
     """
     a, b, c = _COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    found = matrices.bfloat16()
-    found = found.mT if tall else found
-    found = found / found.norm(dim=(1, 2), keepdim=True).clamp(min=_SMALLEST_NORM)
+    update = matrices.bfloat16()
+    update = update.mT if tall else update
+    update = update / update.norm(dim=(1, 2), keepdim=True).clamp(min=_SMALLEST_NORM)
     for _ in range(_STEPS):
-        gram = found @ found.mT
+        gram = update @ update.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        found = torch.baddbmm(found, polynomial, found, beta=a)
-    return found.mT if tall else found
+        update = torch.baddbmm(update, polynomial, update, beta=a)
+    return update.mT if tall else update
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW in which groups marked `ORTHOGONAL` step by Muon instead.
+    """AdamW with Muon for groups marked `ORTHOGONAL`.
 
-    A matrix's update is scaled by 0.2 sqrt(max(rows, columns)), which gives it the root mean square
-    of an AdamW update (Liu et al. 2025): learning rates and weight decay of AdamW fit both.
+    The update of a matrix is scaled by 0.2 sqrt(max(rows, columns)), which gives it the root mean square of an
+    AdamW update (Liu et al. 2025), so that AdamW's learning rates and weight decay fit both.
 
     Args:
-        groups: Parameter groups; those with `ORTHOGONAL` true hold tensors of two dimensions or more.
-        lr: Learning rate of groups that name none.
-        momentum: Of Muon; Nesterov's.
-        betas: Of AdamW.
-        eps: Of AdamW.
-        weight_decay: Decoupled, of groups that name none.
-        fused: AdamW's fused kernel.
+        groups: Parameter groups; those with `ORTHOGONAL` true hold tensors of two or more dimensions.
+        lr: Learning rate of groups without their own.
+        momentum: Nesterov momentum of Muon.
+        betas: Decay rates of AdamW.
+        eps: Epsilon of AdamW.
+        weight_decay: Decoupled weight decay of groups without their own.
+        fused: Whether AdamW uses its fused kernel.
     """
 
     def __init__(
@@ -77,20 +76,20 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of all groups."""
+        """Update all groups."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        everything = self.param_groups
-        for group in everything:
+        all_groups = self.param_groups
+        for group in all_groups:
             if group[ORTHOGONAL]:
                 self._step_orthogonal(group)
-        self.param_groups = [group for group in everything if not group[ORTHOGONAL]]
+        self.param_groups = [group for group in all_groups if not group[ORTHOGONAL]]
         try:
             super().step()
         finally:
-            self.param_groups = everything
+            self.param_groups = all_groups
         return loss
 
     def _step_orthogonal(self, group: dict[str, Any]) -> None:
@@ -107,12 +106,12 @@ class Muon(torch.optim.AdamW):
                 parameter.add_(update.view_as(parameter), alpha=-rate)
 
     def _direction(self, parameter: Tensor) -> Tensor:
-        """The gradient led on by Nesterov's momentum."""
+        """Return the gradient with Nesterov momentum."""
         gradient = parameter.grad
         assert gradient is not None
         state = self.state[parameter]
         if not state:
-            # AdamW, which loads all states, looks for the steps in each of them.
+            # AdamW loads all states and expects the number of steps in each.
             state["step"] = torch.zeros((), dtype=torch.float32, device=gradient.device)
             state["momentum"] = torch.zeros_like(gradient)
         state["step"] += 1

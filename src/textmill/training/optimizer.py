@@ -1,4 +1,4 @@
-"""AdamW with layer-wise learning rates, or Muon and AdamW, and the schedule."""
+"""AdamW with layer-wise learning rates, or Muon with AdamW, and the schedule."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from textmill.training.layers import layer_stack
 from textmill.training.muon import ORTHOGONAL, Muon
 
 MULTIPLIER = "multiplier"
-"""Key of a parameter group: its learning rate is the configured one times this."""
+"""Key of a parameter group: the factor of its learning rate."""
 
 
 def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """The trainable parameters with their learning rates and weight decay.
+    """Return the trainable parameters with their learning rates and weight decay.
 
-    The encoder's last layer has the full learning rate and each group below it `layer_decay` times
-    that of the group above (Howard & Ruder 2018); whatever is outside the encoder is the head.
-    Vectors (biases, norms) have no weight decay. For Muon the matrices and stacks of matrices within
-    the network's layers are groups of their own; embeddings, the output layer and routers are not
-    among them.
+    The encoder's last layer has the full learning rate, and each group below has `layer_decay` times that of
+    the group above (Howard & Ruder 2018). Parameters outside the encoder are the head. Vectors (biases, norms)
+    have no weight decay. Muon has its own groups of matrices and stacks of matrices within the layers, without
+    embeddings, output layer and routers.
     """
     hidden = _hidden_matrices(network) if config.name == "muon" else set()
     encoder = next((module for module in network.modules() if hasattr(module, "layer_groups")), None)
@@ -35,7 +34,7 @@ def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[s
     inside = {id(parameter) for group in groups for parameter in group}
     groups = [*groups, [parameter for parameter in network.parameters() if id(parameter) not in inside]]
     multipliers.append(config.head_multiplier)
-    made = []
+    result = []
     for group, multiplier in zip(groups, multipliers, strict=True):
         trainable = [parameter for parameter in group if parameter.requires_grad]
         for decay, orthogonal, chosen in (
@@ -47,40 +46,34 @@ def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[s
                 own = config.matrix_learning_rate if orthogonal else None
                 factor = multiplier * (own or config.learning_rate) / config.learning_rate
                 rate = config.learning_rate * factor
-                made.append({"params": chosen, "lr": rate, "weight_decay": decay, MULTIPLIER: factor})
-                made[-1] |= {ORTHOGONAL: True} if orthogonal else {}
-    return made
+                result.append({"params": chosen, "lr": rate, "weight_decay": decay, MULTIPLIER: factor})
+                result[-1] |= {ORTHOGONAL: True} if orthogonal else {}
+    return result
 
 
 def _hidden_matrices(network: nn.Module) -> set[int]:
-    """Ids of the matrices in the network's layers, without those that score experts."""
+    """Return the ids of the matrices in the network's layers, without embeddings and routers."""
     inside = {id(p) for layer in layer_stack(network) for p in layer.parameters() if p.ndim > 1}
     apart = [module for module in network.modules() if isinstance(module, nn.Embedding | Router)]
     return inside - {id(p) for module in apart for p in module.parameters()}
 
 
 def build_optimizer(network: nn.Module, config: OptimizerConfig, *, fused: bool = True) -> torch.optim.AdamW:
-    """The configured optimizer over `parameter_groups`.
+    """Return the configured optimizer of `parameter_groups`.
 
     `fused` must be off where Lightning scales gradients (fp16) and clips them.
     """
     groups = parameter_groups(network, config)
+    options: Any = {"lr": config.learning_rate, "betas": config.betas, "eps": config.epsilon, "fused": fused}
     if config.name == "muon":
-        return Muon(
-            groups,
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            betas=config.betas,
-            eps=config.epsilon,
-            fused=fused,
-        )
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=fused)
+        return Muon(groups, momentum=config.momentum, **options)
+    return torch.optim.AdamW(groups, **options)
 
 
 def schedule_factor(step: int, total: int, config: OptimizerConfig) -> float:
-    """What the learning rate is multiplied by at optimizer step `step` of `total`.
+    """Return the factor of the learning rate at optimizer step `step` of `total`.
 
-    Rises in a line over the share `warmup` of the steps, then follows `schedule` to `final`.
+    It rises linearly over the share `warmup` of the steps, then follows `schedule` to `final`.
     """
     warmup = round(config.warmup * total)
     if step < warmup:
@@ -94,11 +87,11 @@ def schedule_factor(step: int, total: int, config: OptimizerConfig) -> float:
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, total: int, config: OptimizerConfig) -> LambdaLR:
-    """`schedule_factor` as a scheduler that is stepped once an optimizer step."""
+    """Return `schedule_factor` as a scheduler of optimizer steps."""
     return LambdaLR(optimizer, lambda step: schedule_factor(step, total, config))
 
 
 def base_learning_rate(optimizer: torch.optim.Optimizer) -> float:
-    """The learning rate now, without the multipliers of the groups."""
+    """Return the current learning rate, without the multipliers of the groups."""
     group = optimizer.param_groups[0]
     return float(group["lr"]) / float(group[MULTIPLIER])

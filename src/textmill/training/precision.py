@@ -1,4 +1,4 @@
-"""The number format that this machine computes fast in."""
+"""The number format and threads of a training."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _FIRST_TENSOR_CORES = (7, 0)
 def choose_precision(
     wanted: Precision | None, accelerator: str, cpu_information: Path = Path("/proc/cpuinfo")
 ) -> Precision:
-    """`wanted`, or what is fast here: bfloat16 where the hardware has it, float16 on older GPUs, else float32.
+    """Return `wanted`, or the fastest format: bfloat16 if the hardware has it, float16 on older GPUs, else float32.
 
     Args:
-        wanted: As configured.
-        accelerator: Lightning's name of it.
-        cpu_information: Where Linux tells what the processor can do.
+        wanted: The configured format; None for the fastest.
+        accelerator: Lightning's name of the accelerator.
+        cpu_information: Linux's file of the processor's features.
     """
     if wanted is not None:
         return wanted
@@ -35,7 +35,7 @@ def choose_precision(
 
 
 def _cpu_flags(path: Path) -> set[str]:
-    """What the first processor can do, by Linux's names; empty on another system."""
+    """Return Linux's names of the first processor's features; empty on another system."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -48,6 +48,6 @@ def _cpu_flags(path: Path) -> set[str]:
 
 
 def use_all_cores() -> None:
-    """One thread for each processor that this process may use, unless `$OMP_NUM_THREADS` says otherwise."""
+    """Use a thread for each processor that this process may use, unless `$OMP_NUM_THREADS` is set."""
     if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
         torch.set_num_threads(len(os.sched_getaffinity(0)))

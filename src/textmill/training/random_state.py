@@ -1,4 +1,4 @@
-"""All random number generators' states, to go on exactly where a training was cut off."""
+"""The states of all random number generators, to resume a training exactly."""
 
 from __future__ import annotations
 
@@ -10,25 +10,20 @@ import torch
 
 
 def capture() -> dict[str, Any]:
-    """The states of Python's, NumPy's, PyTorch's and all GPUs' generators, as plain values and tensors."""
+    """Return the states of the generators of Python, NumPy, PyTorch and all GPUs, as plain values and tensors."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    tensor = torch.from_numpy(np.asarray(keys).astype(np.int64))
     return {
         "python": [version, list(words), gauss],
-        "numpy": [
-            name,
-            torch.from_numpy(np.asarray(keys).astype(np.int64)),
-            int(position),
-            int(has_gauss),
-            float(cached),
-        ],
+        "numpy": [name, tensor, int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Set all generators to what `capture` gave."""
+    """Set all generators to the result of `capture`."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]

@@ -1,4 +1,4 @@
-"""One training from prepared data to the best weights, resumable at any time."""
+"""A training from prepared data to the best weights, resumable at any time."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ _WORKERS_ON_A_GPU = 2
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training gave.
+    """The result of a training.
 
     Attributes:
         network: The network, for its architecture; its weights are not the best ones.
         weights: The best weights by name.
-        history: A row a validation.
-        curve: The training loss over the steps, some two hundred rows.
-        figures: Those of the best validation, and of the training as a whole.
-        outputs: The outputs of these weights for the validation split, in its order; None where the task
+        history: One row a validation.
+        curve: The training loss over the steps, about two hundred rows.
+        metrics: Metrics of the best validation and of the whole training.
+        outputs: Outputs of the best weights for the validation split, in its order; None if the task
             calibrated the weights afterwards, or an earlier process validated them.
     """
 
@@ -65,27 +65,26 @@ class Trained:
     weights: dict[str, Tensor]
     history: list[dict[str, float]]
     curve: list[dict[str, float]]
-    figures: dict[str, float]
+    metrics: dict[str, float]
     outputs: Outputs | None = None
 
 
 class Training:
-    """A training that is set up and can be run once.
+    """A configured training, to run once.
 
     Args:
         config: The `train` section.
         runtime: Devices and progress.
         prepared: The data.
-        pretrained: The folder of pretrained weights; None, or one without `config.json`, trains
-            from scratch.
-        checkpoints: The folder in which each training has a folder named by its fingerprint.
-        start: A file with weights of the whole network, as another training of it left them, to
-            begin with in place of the pretrained or random ones; None for none.
+        pretrained: Folder of pretrained weights; None, or one without `config.json`, trains from scratch.
+        checkpoints: Folder with a folder for each training, named by its fingerprint.
+        start: File with weights of the whole network from another training, to start from in place of the
+            pretrained or random ones; None for none.
 
     Attributes:
-        fingerprint: Of everything that decides the result.
-        folder: Of the checkpoints.
-        precision: In use.
+        fingerprint: Digest of everything that decides the result.
+        folder: Folder of the checkpoints.
+        precision: Number format of the training.
 
     Raises:
         UserError: The configuration does not fit the machine, or the pretrained folder is broken.
@@ -109,7 +108,7 @@ class Training:
         self._pretrained = with_architecture(pretrained)
         if self._pretrained is not None and not (self._pretrained / "model.safetensors").is_file():
             raise UserError(
-                "no weights beside the configuration",
+                "the pretrained model has no weights",
                 where=str(self._pretrained / "model.safetensors"),
                 fix="Run `dvc repro --force fetch`",
             )
@@ -133,11 +132,11 @@ class Training:
         """Train, from the last checkpoint if there is one.
 
         Args:
-            metrics: Takes the figures of each step.
+            metrics: Log of each step's metrics.
 
         Raises:
-            UserError: A loss is not finite, memory is short, Lightning refuses its settings, or
-                torch.compile was asked for and fails.
+            UserError: A loss is not finite, memory is short, Lightning refuses its settings, or the
+                configured torch.compile fails.
             KeyboardInterrupt: On Ctrl-C.
             SystemExit: With status 143 on SIGTERM.
         """
@@ -171,7 +170,7 @@ class Training:
         torch.manual_seed(config.seed + trainer.global_rank)
         checkpoint = self.folder.latest()
         if checkpoint is not None:
-            log.info("going on from %s", checkpoint)
+            log.info("continuing from %s", checkpoint)
         _fit(trainer, module, data, checkpoint)
         return self._result(trainer, network, history, meter)
 
@@ -186,7 +185,7 @@ class Training:
                 gradient_clip_val=config.optimizer.gradient_clip,
                 val_check_interval=1 / config.validations_per_epoch,
                 callbacks=callbacks,
-                # Every epoch has batches, and a number of them, of its own.
+                # The batches and their number differ between epochs.
                 reload_dataloaders_every_n_epochs=1,
                 use_distributed_sampler=False,
                 num_sanity_val_steps=0,
@@ -201,17 +200,19 @@ class Training:
             raise UserError(
                 f"Lightning refuses these settings: {' '.join(str(error).split())[:300]}",
                 where="trainer",
-                fix="See conf/trainer/ for settings that go together",
+                fix="See conf/trainer/ for valid combinations",
             ) from error
         if config.ema_decay is not None and isinstance(trainer.strategy, FSDPStrategy):
-            raise UserError("the moving average of weights does not work with fsdp", where="train.ema_decay")
+            fix = "Set it to null, or choose another trainer.strategy"
+            raise UserError("the moving average of weights does not support FSDP", where="train.ema_decay", fix=fix)
         return trainer
 
     def _result(self, trainer: Trainer, network: nn.Module, history: History, meter: Meter) -> Trained:
         if history.best is None or history.best_file is None:
-            raise UserError("training ended without a validation", where="train.validations_per_epoch")
+            fix = "Raise it, or raise train.max_epochs"
+            raise UserError("training ended without a validation", where="train.validations_per_epoch", fix=fix)
         ranks = trainer.world_size
-        figures = {
+        metrics = {
             **{name.removeprefix("validation/"): value for name, value in history.best.items() if "/" in name},
             "best_step": history.best["step"],
             "steps": trainer.global_step,
@@ -223,13 +224,13 @@ class Training:
         }
         weights = load_file(self.folder.path / history.best_file) if trainer.is_global_zero else {}
         if isinstance(self._task, CalibratesWeights):
-            weights = self._task.calibrate_weights(weights, figures)
-            return Trained(network, weights, history.rows, meter.curve.rows, figures)
-        return Trained(network, weights, history.rows, meter.curve.rows, figures, history.outputs)
+            weights = self._task.calibrate_weights(weights, metrics)
+            return Trained(network, weights, history.rows, meter.curve.rows, metrics)
+        return Trained(network, weights, history.rows, meter.curve.rows, metrics, history.outputs)
 
 
 def _fit(trainer: Trainer, module: TrainingModule, data: PreparedDataModule, checkpoint: Path | None) -> None:
-    """Fit, and tell what went wrong in the user's words."""
+    """Fit, and raise failures that a user can correct as `UserError`."""
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SIGTERMException as error:
@@ -243,13 +244,15 @@ def _fit(trainer: Trainer, module: TrainingModule, data: PreparedDataModule, che
             raise UserError(
                 f"out of memory at step {trainer.global_step}",
                 where="train.batches.tokens",
-                fix="Choose a smaller number of tokens, and a larger train.batches.accumulate to make up for it",
+                fix="Lower it, and raise train.batches.accumulate by the same factor",
             ) from error
         if _is_from_the_compiler(error):
+            # The later paragraphs are advice on debugging the compiler.
+            reason = str(error).strip().split("\n\n")[0][:200]
             raise UserError(
-                f"torch.compile fails here ({_beginning(error)})",
+                f"torch.compile fails ({reason})",
                 where="train.compile",
-                fix="Set it to off, or to auto, which does without where it fails",
+                fix="Set it to off, or to auto, which trains without it where it fails",
             ) from error
         raise
 
@@ -259,13 +262,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _is_from_the_compiler(error: BaseException) -> bool:
-    # By name: the class is private, and its module slow to load.
+    # Compared by name, because the class is private and its module slow to load.
     return any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__)
-
-
-def _beginning(error: BaseException) -> str:
-    """The first paragraph of what it says, which is followed by advice on how to debug the compiler."""
-    return str(error).strip().split("\n\n")[0][:200]
 
 
 def _gpus() -> list[str]:
@@ -273,7 +271,7 @@ def _gpus() -> list[str]:
 
 
 def _be_quiet() -> None:
-    """Silence Lightning's notes on hardware, and advice that does not fit our loaders."""
+    """Silence Lightning's messages on hardware, and advice that does not apply to our loaders."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -13,7 +13,7 @@ from textmill.data.tokenizing import load_tokenizer
 from textmill.evaluation.evaluator import Evaluator, ExaminesNetwork, Report
 from textmill.metrics import samples
 from textmill.metrics.base import Metric, Outputs
-from textmill.metrics.likelihood import perplexity, rate
+from textmill.metrics.likelihood import likelihood_metrics
 from textmill.tasks.base import State
 from textmill.tasks.instruction_tuning import InstructionTuning
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class InstructionTuningEvaluator(Evaluator, ExaminesNetwork):
-    """Measures how likely the assistant's answers are."""
+    """Measures the likelihood of the assistant's answers."""
 
     task: InstructionTuning
 
@@ -34,10 +34,7 @@ class InstructionTuningEvaluator(Evaluator, ExaminesNetwork):
 
     def metrics(self, state: State) -> list[Metric]:
         """Return loss in nats per token of the answers, and perplexity."""
-        return [
-            Metric("loss", rate("nll", "targets"), higher_is_better=False),
-            Metric("perplexity", perplexity("nll", "targets"), higher_is_better=False),
-        ]
+        return likelihood_metrics()
 
     @property
     def baseline_columns(self) -> list[str]:
@@ -47,13 +44,13 @@ class InstructionTuningEvaluator(Evaluator, ExaminesNetwork):
     def baselines(
         self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int
     ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
-        """Fit `unigram`: every token is as likely as it is frequent in the answers of the training split."""
+        """Fit `unigram`: each token has its frequency in the training answers as its probability, add-one smoothed."""
         counts = np.bincount(np.concatenate(list(train["answer_ids"])), minlength=state["vocabulary_size"]) + 1.0
-        surprise = -np.log(counts / counts.sum())
+        nats_of_token = -np.log(counts / counts.sum())
 
         def predict(frame: pd.DataFrame) -> pd.DataFrame:
             answers = [np.asarray(tokens, np.int64) for tokens in frame["answer_ids"]]
-            nats = np.array([surprise[tokens].sum() for tokens in answers])
+            nats = np.array([nats_of_token[tokens].sum() for tokens in answers])
             return _table(nats, np.array([len(tokens) for tokens in answers]), frame)
 
         return {"unigram": predict}

@@ -14,7 +14,7 @@ from textmill.errors import UserError
 from textmill.evaluation.evaluator import Evaluator, ExaminesNetwork, Report
 from textmill.metrics import routing, samples
 from textmill.metrics.base import Metric, Outputs, Section
-from textmill.metrics.likelihood import perplexity, rate
+from textmill.metrics.likelihood import likelihood_metrics, rate
 from textmill.tasks.base import State
 from textmill.tasks.language_modelling import LanguageModelling, bytes_of
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class LanguageModellingEvaluator(Evaluator, ExaminesNetwork):
-    """Measures bits per byte, which compare over tokenizers, beside Kneser-Ney models."""
+    """Measures bits per byte, which can be compared across tokenizers."""
 
     task: LanguageModelling
 
@@ -38,8 +38,7 @@ class LanguageModellingEvaluator(Evaluator, ExaminesNetwork):
         per_byte = rate("nll", "bytes")
         return [
             Metric("bits_per_byte", lambda c, i: per_byte(c, i) / math.log(2), higher_is_better=False),
-            Metric("loss", rate("nll", "targets"), higher_is_better=False),
-            Metric("perplexity", perplexity("nll", "targets"), higher_is_better=False),
+            *likelihood_metrics(),
         ]
 
     @property
@@ -50,7 +49,7 @@ class LanguageModellingEvaluator(Evaluator, ExaminesNetwork):
     def baselines(
         self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int
     ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
-        """Fit interpolated Kneser-Ney models over the same tokens: of single tokens, and of the best order."""
+        """Fit interpolated Kneser-Ney models: `unigram`, and `kneser_ney` of the best order on validation."""
         from textmill.metrics.baselines import ngrams
 
         size = state["vocabulary_size"]
@@ -73,15 +72,15 @@ class LanguageModellingEvaluator(Evaluator, ExaminesNetwork):
         return Report(errors=table.sort_values("bits_per_byte", ascending=False, ignore_index=True))
 
     def examine(self, network: torch.nn.Module, outputs: Outputs, tokenizer: Path, state: State) -> Report:
-        """Return samples at the configured prompts with their repetition, and the experts' load as a heat map."""
+        """Return samples for the configured prompts with their repetition, and the load of the experts."""
         sections: list[Section] = []
         metrics: dict[str, float] = {}
         model: Any = network
         config, loaded = self.task.config, load_tokenizer(tokenizer)
         try:
             drawn = samples.draw(model, loaded, config.prompts, state["end_of_text"], config.sample_tokens)
-        except UserError as error:  # a router that looks ahead can be measured, but cannot generate
-            sections.append(Section("Samples", f"There are none: {error}"))
+        except UserError as error:  # a router that reads later tokens cannot generate
+            sections.append(Section("Samples", f"None: {error}"))
         else:
             sections.append(samples.section(drawn))
             metrics |= samples.sample_metrics(drawn)

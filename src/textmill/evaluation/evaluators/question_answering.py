@@ -36,14 +36,11 @@ class QuestionAnsweringEvaluator(Evaluator):
     def baselines(
         self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int
     ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
-        """Fit `no_answer`, which answers nothing, and `best_sentence`, the sentence nearest to the question.
-
-        How near it must be is chosen on validation, for the highest F1.
-        """
+        """Fit `no_answer`, and `best_sentence`, the sentence most similar to the question."""
         from textmill.metrics.baselines.sentence_baseline import fit_baselines
 
         return fit_baselines(train, validation, options)
 
     def report(self, predictions: pd.DataFrame, state: State) -> Report:
-        """Return where answers were given, and the wrong ones, those with the largest margin first."""
+        """Return counts of answered and declined rows, and the wrong answers, the most confident first."""
         return Report(passage_sections(predictions), passage_errors(predictions))

@@ -19,10 +19,10 @@ _RANKS = ["first", "second", "third to 5th", "6th to 10th", "11th to 100th", "la
 
 
 class SemanticSearchEvaluator(Evaluator):
-    """Measures at which rank each query gets its own document, among the documents of all rows."""
+    """Measures the rank of each query's own document among the documents of all rows."""
 
     def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:
-        """Return `id`, both texts, `prediction` (the first document), `rank` of the own one and its `similarity`."""
+        """Return `id`, both texts, `prediction` (the first document), and `rank` and `similarity` of the own one."""
         return _table(retrieval.search_embeddings(*(outputs[name] for name in EMBEDDINGS)), frame)
 
     def metrics(self, state: State) -> list[Metric]:
@@ -35,13 +35,13 @@ class SemanticSearchEvaluator(Evaluator):
         """Fit `bm25`, its constants chosen on validation, and `tfidf`."""
         fitted = retrieval.word_search(train, validation, FIRST, SECOND, options)
 
-        def predictor(search: Callable[[pd.DataFrame], retrieval.Found]) -> Callable[[pd.DataFrame], pd.DataFrame]:
+        def predictor(search: Callable[[pd.DataFrame], retrieval.Ranking]) -> Callable[[pd.DataFrame], pd.DataFrame]:
             return lambda frame: _table(search(frame), frame)
 
         return {name: predictor(search) for name, search in fitted.items()}
 
     def report(self, predictions: pd.DataFrame, state: State) -> Report:
-        """Return shares of the rows by the rank of their own document, and the queries that ranked another first."""
+        """Return shares of rows by the rank of their own document, and the queries with another one first."""
         place = np.searchsorted(_EDGES, predictions["rank"].to_numpy(), side="left")
         counts = np.bincount(place, minlength=len(_RANKS))
         table = pd.DataFrame({"own document": _RANKS, "rows": counts, "share": (counts / len(predictions)).round(4)})
@@ -51,15 +51,15 @@ class SemanticSearchEvaluator(Evaluator):
         return Report([Section("Rank of the own document", text, table)], errors)
 
 
-def _table(results: retrieval.Found, frame: pd.DataFrame) -> pd.DataFrame:
+def _table(ranking: retrieval.Ranking, frame: pd.DataFrame) -> pd.DataFrame:
     documents = frame[SECOND].to_numpy(dtype=object)
     return pd.DataFrame(
         {
             "id": frame["id"].to_numpy(),
             FIRST: frame[FIRST].to_numpy(),
             SECOND: documents,
-            "prediction": documents[results.best],
-            "rank": results.rank,
-            "similarity": results.score,
+            "prediction": documents[ranking.best],
+            "rank": ranking.rank,
+            "similarity": ranking.score,
         }
     )

@@ -18,7 +18,7 @@ from textmill.tasks.sentence_pairs import FIRST, SECOND
 
 
 class SemanticSimilarityEvaluator(Evaluator):
-    """Measures how the order of the cosines follows the order of the scores."""
+    """Measures the correlation of cosines and scores."""
 
     def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:
         """Return `id`, both texts, `score` and `similarity`, the cosine."""
@@ -31,7 +31,7 @@ class SemanticSimilarityEvaluator(Evaluator):
     def baselines(
         self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int
     ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
-        """Train `tfidf`, the cosine of weighted stems; `word_overlap` is the share of stems in both texts."""
+        """Fit `tfidf`, the cosine of weighted stems, and `word_overlap`, the common share of stems."""
         from textmill.metrics.baselines.word_vectors import TfidfVectors, overlaps
 
         def predictor(
@@ -43,11 +43,11 @@ class SemanticSimilarityEvaluator(Evaluator):
         return {"tfidf": predictor(tfidf.cosines), "word_overlap": predictor(overlaps)}
 
     def report(self, predictions: pd.DataFrame, state: State) -> Report:
-        """Return a plot of cosine by score, and the pairs farthest from their place in the order of the scores."""
-        from textmill.metrics.pictures import scatter
+        """Return a plot of cosine by score, and the pairs by the distance of their ranks in both."""
+        from textmill.metrics.plots import scatter
 
         plot = scatter(predictions["score"].to_numpy(), predictions["similarity"].to_numpy(), "score", "cosine")
-        text = "Each point is a pair of the test split. The metrics compare orders: a higher score should lie higher."
+        text = "Each point is a pair of the test split. A pair with a higher score should have a higher cosine."
         similarity, score = (predictions[name].rank(pct=True) for name in ("similarity", "score"))
         table = predictions.assign(misplaced_by=(similarity - score).round(4))
         order = table["misplaced_by"].abs().sort_values(ascending=False, kind="stable").index

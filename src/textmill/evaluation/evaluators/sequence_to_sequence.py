@@ -1,4 +1,4 @@
-"""Evaluate tasks that generate a text about a source."""
+"""Evaluate tasks that generate a text from a source."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from textmill.evaluation.evaluator import ExaminesNetwork, Report
 from textmill.metrics.base import Outputs
+from textmill.metrics.likelihood import validation_metrics
 from textmill.tasks.base import State
 
 if TYPE_CHECKING:
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
 
 
 class ReportsReferenceLoss(ExaminesNetwork):
-    """Adds the loss of the references, which no generated text shows."""
+    """Adds the loss of the references, which generated texts do not show."""
 
     def examine(self, network: torch.nn.Module, outputs: Outputs, tokenizer: Path, state: State) -> Report:
         """Return the loss in nats per token of the references."""
-        loss = outputs["nll"].sum(dtype=float) / outputs["targets"].sum(dtype=float)
-        return Report(metrics={"loss": float(loss)})
+        return Report(metrics={"loss": validation_metrics(outputs)["loss"]})

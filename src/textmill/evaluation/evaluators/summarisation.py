@@ -18,7 +18,7 @@ _TARGET = "summary"
 
 
 class SummaryEvaluator(Evaluator):
-    """Measures ROUGE beside the beginning of the text."""
+    """Measures ROUGE."""
 
     def metrics(self, state: State) -> list[Metric]:
         """Return ROUGE-1, -2 and -L."""
@@ -32,11 +32,11 @@ class SummaryEvaluator(Evaluator):
     def baselines(
         self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int
     ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
-        """Fit `lead`: the beginning of the text, as long as is best on validation."""
+        """Fit `lead`: the first units of the text, their number chosen on validation."""
         return {"lead": rouge.lead_baseline(validation, _TARGET, self.task.config.units)}
 
     def report(self, predictions: pd.DataFrame, state: State) -> Report:
-        """Return some summaries as they come, and those farthest from their references."""
+        """Return some summaries, and all by rising ROUGE."""
         return Report([rouge.section(predictions, _TARGET)], rouge.worst(predictions, _TARGET))
 
 

@@ -16,7 +16,7 @@ from textmill.tasks.text_classification import TextClassification
 
 
 class TextClassificationEvaluator(Evaluator):
-    """Measures labels beside `majority` and a regression over TF-IDF."""
+    """Measures predicted labels and their probabilities."""
 
     task: TextClassification
 
@@ -34,7 +34,7 @@ class TextClassificationEvaluator(Evaluator):
     def baselines(
         self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int
     ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
-        """Train `majority`, and `tfidf_logistic_regression` with its regularisation chosen on validation."""
+        """Fit `majority`, and linear models over TF-IDF with their regularisation chosen on validation."""
         from textmill.metrics.baselines import word_baselines
 
         def predictor(probabilities: word_baselines.Probabilities) -> Callable[[pd.DataFrame], pd.DataFrame]:
@@ -44,13 +44,13 @@ class TextClassificationEvaluator(Evaluator):
         return {name: predictor(probabilities) for name, probabilities in fitted.items()}
 
     def report(self, predictions: pd.DataFrame, state: State) -> Report:
-        """Return confusions, metrics of each label, calibration, and the wrong predictions."""
+        """Return confusions, calibration, and the wrong predictions."""
         from textmill.metrics.category_sections import category_sections
 
         return Report(category_sections(predictions, state["labels"]), self.errors(predictions, state))
 
     def errors(self, predictions: pd.DataFrame, state: State) -> pd.DataFrame:
-        """Return the wrong predictions, those that gave the true label the least probability first."""
+        """Return the wrong predictions by rising probability of the true label."""
         wrong = predictions[predictions["label"] != predictions["prediction"]]
         labels = state["labels"]
         probabilities = probabilities_of({str(name): wrong[name].to_numpy() for name in wrong}, labels)

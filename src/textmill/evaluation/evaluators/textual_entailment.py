@@ -9,7 +9,7 @@ from textmill.tasks.base import State
 
 
 class TextualEntailmentEvaluator(TextClassificationEvaluator):
-    """Measures labels of pairs; the word baselines read both texts as one."""
+    """Measures labels of pairs; the baselines read both texts as one."""
 
     @property
     def baseline_columns(self) -> list[str]:

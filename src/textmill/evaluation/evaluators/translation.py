@@ -22,7 +22,7 @@ _SAMPLES = 12
 
 
 class TranslationEvaluator(Evaluator, ReportsReferenceLoss):
-    """Measures BLEU and chrF beside a translation memory."""
+    """Measures BLEU and chrF."""
 
     task: Translation
 
@@ -39,7 +39,7 @@ class TranslationEvaluator(Evaluator, ReportsReferenceLoss):
     def baselines(
         self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int
     ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
-        """Fit `translation_memory`, the translation of the nearest source of the training split, and `copy`."""
+        """Fit `translation_memory`, the translation of the most similar training source, and `copy`, the source."""
         from textmill.metrics.baselines.nearest_text import NearestText
 
         memory = NearestText(train["text"].tolist(), options)
@@ -52,7 +52,7 @@ class TranslationEvaluator(Evaluator, ReportsReferenceLoss):
         }
 
     def report(self, predictions: pd.DataFrame, state: State) -> Report:
-        """Return some translations as they come, the metrics' signatures, and the lowest chrF of single rows."""
+        """Return some translations with the metrics' signatures, and all by rising chrF."""
         step = max(1, len(predictions) // _SAMPLES)
         table = predictions.iloc[::step].head(_SAMPLES)[["text", "translation", "prediction"]]
         signatures = "; ".join(f"{name} {signature}" for name, signature in state.get("signatures", {}).items())

@@ -1,1 +1,1 @@
-"""Simple models that every trained model is compared with."""
+"""Simple models to compare a trained model with."""

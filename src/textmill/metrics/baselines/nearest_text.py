@@ -18,8 +18,8 @@ class NearestTextOptions(Section):
     """Options of the search.
 
     Attributes:
-        candidates: Texts with the most similar character n-grams (TF-IDF, cosine) that chrF chooses among.
-        max_features: Character n-grams that are told apart in that first choice.
+        candidates: Number of texts with the highest TF-IDF cosine of character n-grams; chrF ranks only these.
+        max_features: Largest number of different character n-grams in TF-IDF.
     """
 
     candidates: Annotated[int, Field(ge=1)] = 20
@@ -27,10 +27,10 @@ class NearestTextOptions(Section):
 
 
 class NearestText:
-    """Finds the nearest of `texts`.
+    """Finds the most similar of `texts`.
 
     Args:
-        texts: To choose among.
+        texts: Known texts.
         options: See `NearestTextOptions`.
 
     Raises:
@@ -48,17 +48,17 @@ class NearestText:
         self._known = self._vectorizer.fit_transform(self._texts).T.tocsr()
 
     def nearest(self, texts: Sequence[str]) -> list[int]:
-        """For each text the number of the known one that is most like it."""
+        """Return, for each text, the position of the most similar known one."""
         from sacrebleu.metrics.chrf import CHRF
 
         chrf = CHRF()
-        found = []
+        positions = []
         count = min(self._options.candidates, len(self._texts))
         for start in range(0, len(texts), _ROWS_AT_ONCE):
             part = list(texts[start : start + _ROWS_AT_ONCE])
-            likeness = (self._vectorizer.transform(part) @ self._known).toarray()
-            for text, row in zip(part, likeness, strict=True):
+            cosines = (self._vectorizer.transform(part) @ self._known).toarray()
+            for text, row in zip(part, cosines, strict=True):
                 candidates = np.sort(np.argpartition(-row, count - 1)[:count]).tolist()
                 scores = [chrf.sentence_score(self._texts[number], [text]).score for number in candidates]
-                found.append(candidates[int(np.argmax(scores))])
-        return found
+                positions.append(candidates[int(np.argmax(scores))])
+        return positions

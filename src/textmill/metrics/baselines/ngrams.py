@@ -1,9 +1,9 @@
 """Interpolated Kneser-Ney n-gram models over token ids (Kneser & Ney 1995; Chen & Goodman 1999).
 
 p(w | h) = max(c(hw) - D, 0) / c(h) + D N(h) / c(h) p(w | h'), where h' is the context without its
-first token, N(h) the number of different tokens seen after h, and D = n1 / (n1 + 2 n2) of the numbers
-of n-grams seen once and twice. Below the highest order c counts not how often hw was seen but after
-how many different tokens. The recursion ends at the uniform distribution.
+first token, N(h) the number of different tokens after h, and D = n1 / (n1 + 2 n2) with the numbers of
+n-grams that occur once and twice. In the highest order, c counts occurrences of hw; below, the different
+tokens before hw. The recursion ends at the uniform distribution.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Options(Section):
     """Options of the baselines, under `evaluate.baselines`.
 
     Attributes:
-        orders: Orders tried on the validation split; the best one stays.
+        orders: Candidate orders; validation selects one.
     """
 
     orders: Annotated[tuple[Order, ...], Field(min_length=1)] = (2, 3, 4)
@@ -38,7 +38,7 @@ class Options(Section):
 
 @dataclass(frozen=True)
 class _Counts:
-    """Of one order: sorted hashes of n-grams with their counts, and of contexts with sum and number."""
+    """Counts of one order: sorted hashes of n-grams with their counts, and of contexts with sum and number."""
 
     grams: Hashes
     counts: NDArray[np.float64]
@@ -53,8 +53,8 @@ class KneserNey:
 
     Args:
         documents: Token ids of the training documents.
-        order: Longest n-gram, n.
-        vocabulary_size: Tokens V.
+        order: Length of the longest n-gram.
+        vocabulary_size: Number of different tokens.
     """
 
     def __init__(self, documents: Sequence[Sequence[int]], order: int, vocabulary_size: int) -> None:
@@ -62,26 +62,23 @@ class KneserNey:
         self._vocabulary_size = vocabulary_size
         self._orders: list[_Counts] = []
         hashes = [list(_ngram_hashes(np.asarray(document), order + 1)) for document in documents]
-        for n in range(1, order + 1):
-            grams = np.concatenate([found[n - 1] for found in hashes])
-            prefixes = np.concatenate([_prefixes(found, n) for found in hashes])
-            if n < order:  # count different tokens before each n-gram, by way of the (n + 1)-grams
-                longer = np.concatenate([found[n] for found in hashes])
-                first = np.unique(longer, return_index=True)[1]
-                kept = np.concatenate([found[n - 1][1 : len(found[n]) + 1] for found in hashes])[first]
-                inside = np.concatenate([_prefixes(found, n)[1 : len(found[n]) + 1] for found in hashes])[first]
-                self._orders.append(_count(kept, inside))
-            else:
-                self._orders.append(_count(grams, prefixes))
+        for n in range(1, order):  # counts different tokens before each n-gram, from the (n + 1)-grams
+            longer = np.concatenate([of[n] for of in hashes])
+            first = np.unique(longer, return_index=True)[1]
+            grams = np.concatenate([of[n - 1][1 : len(of[n]) + 1] for of in hashes])[first]
+            prefixes = np.concatenate([_prefixes(of, n)[1 : len(of[n]) + 1] for of in hashes])[first]
+            self._orders.append(_count(grams, prefixes))
+        grams = np.concatenate([of[order - 1] for of in hashes])
+        self._orders.append(_count(grams, np.concatenate([_prefixes(of, order) for of in hashes])))
 
     def negative_log_likelihoods(self, windows: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-        """Nats of all tokens but the first of each window, seen in that window only; shape (windows,)."""
+        """Return the nats of each window's tokens but the first, shape (windows,)."""
         return np.array([-np.log(self._probabilities(np.asarray(window))).sum() for window in windows])
 
     def _probabilities(self, window: NDArray[Any]) -> NDArray[np.float64]:
-        """Of tokens 1 to the end, shape (len(window) - 1,)."""
+        """Return the probabilities of tokens 1 to the end, shape (len(window) - 1,)."""
         hashes = list(_ngram_hashes(window, self.order))
-        found = np.full(len(window) - 1, 1 / self._vocabulary_size)
+        probabilities = np.full(len(window) - 1, 1 / self._vocabulary_size)
         for n, counts in enumerate(self._orders, start=1):
             first = max(1, n - 1)  # the first target that has a context of n - 1 tokens
             if first >= len(window):
@@ -92,11 +89,11 @@ class KneserNey:
             total = np.where(known, counts.totals[where], 1.0)
             gram, seen = _look_up(counts.grams, grams)
             count = np.where(seen, counts.counts[gram], 0.0)
-            lower = found[first - 1 :]
+            lower = probabilities[first - 1 :]
             kinds = np.where(known, counts.kinds[where], 0.0)
             own = np.maximum(count - counts.discount, 0) / total + counts.discount * kinds / total * lower
-            found[first - 1 :] = np.where(known, own, lower)
-        return found
+            probabilities[first - 1 :] = np.where(known, own, lower)
+        return probabilities
 
 
 def fit_baselines(
@@ -105,10 +102,10 @@ def fit_baselines(
     vocabulary_size: int,
     options: Mapping[str, Any],
 ) -> dict[str, KneserNey]:
-    """`unigram` and `kneser_ney`, the latter of the order that is best on validation.
+    """Fit `unigram`, and `kneser_ney` of the order that is best on validation.
 
     Raises:
-        UserError: `options` are not those of `Options`.
+        UserError: `options` do not fit `Options`.
     """
     checked = check_options(Options, options)
     models = [KneserNey(train, order, vocabulary_size) for order in checked.orders]
@@ -117,33 +114,33 @@ def fit_baselines(
 
 
 def _ngram_hashes(tokens: NDArray[Any], order: int) -> Iterator[Hashes]:
-    """For n = 1 to `order` a hash of the n-gram that begins at each position."""
+    """Yield, for n = 1 to `order`, a hash of the n-gram that begins at each position."""
     single = (tokens.astype(np.uint64) + np.uint64(1)) * _MIX
     single ^= single >> np.uint64(31)
-    found = single
-    yield found
+    hashes = single
+    yield hashes
     for n in range(2, order + 1):
         shifted = single[n - 1 :]
-        found = found[: len(shifted)] * _MULTIPLIER + shifted
-        yield found
+        hashes = hashes[: len(shifted)] * _MULTIPLIER + shifted
+        yield hashes
 
 
 def _prefixes(hashes: Sequence[Hashes], n: int) -> Hashes:
-    """The hash of each n-gram without its last token; 0 for n = 1."""
+    """Return the hash of each n-gram without its last token; 0 for n = 1."""
     size = len(hashes[n - 1])
     return np.zeros(size, np.uint64) if n == 1 else hashes[n - 2][:size]
 
 
 def _count(grams: Hashes, prefixes: Hashes) -> _Counts:
-    found, first, counts = np.unique(grams, return_index=True, return_counts=True)
+    unique, first, counts = np.unique(grams, return_index=True, return_counts=True)
     contexts, where, kinds = np.unique(prefixes[first], return_inverse=True, return_counts=True)
     totals = np.bincount(where, weights=counts, minlength=len(contexts)).astype(float)
     once, twice = int((counts == 1).sum()), int((counts == 2).sum())
     discount = once / (once + 2 * twice) if once and twice else 0.5
-    return _Counts(found, counts.astype(float), contexts, totals, kinds.astype(float), discount)
+    return _Counts(unique, counts.astype(float), contexts, totals, kinds.astype(float), discount)
 
 
 def _look_up(table: Hashes, keys: Hashes) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Where each key stands in a sorted table, and whether it does."""
+    """Return each key's position in a sorted table, and whether it is there."""
     where = np.minimum(np.searchsorted(table, keys), len(table) - 1)
     return where, table[where] == keys

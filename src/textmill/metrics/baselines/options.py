@@ -1,4 +1,4 @@
-"""The options of a task's baselines, checked with the key in the error."""
+"""The options of a task's baselines, and errors shared by them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ from textmill.errors import UserError
 
 OptionsT = TypeVar("OptionsT", bound=Section)
 
+WORD = r"(?u)\b\w+\b"
+"""Any run of letters and digits. Scikit-learn's default would drop words of one character."""
+
+
+def no_words(error: ValueError, fix: str) -> UserError:
+    """Return the error of a baseline whose scikit-learn vectorizer has no features left."""
+    return UserError(f"the training split has no words for the baseline ({error})", where="evaluate.baselines", fix=fix)
+
 
 def check_options(kind: type[OptionsT], options: Mapping[str, Any]) -> OptionsT:
-    """`evaluate.baselines` as its own class.
+    """Return `evaluate.baselines` as its own class.
 
     Raises:
         UserError: An option is unknown or out of range.

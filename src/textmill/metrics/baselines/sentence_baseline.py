@@ -1,4 +1,4 @@
-"""Baselines of a reader without a network: no answer, and the sentence that shares most with the question."""
+"""Baselines of question answering: no answer, and the sentence most similar to the question."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from textmill.config.section import Section
-from textmill.errors import UserError
-from textmill.metrics.baselines.options import check_options
+from textmill.metrics.baselines.options import WORD, check_options, no_words
 from textmill.metrics.passages import passage_table
 from textmill.metrics.spans import best_margin
 
@@ -19,20 +18,18 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-# A sentence ends at its sign before white space, and a paragraph or an entry of a list at its line's end
-_END = re.compile(r"(?<=[.!?])\s+|\n\s*")
-_WORD = r"(?u)\b\w+\b"
+_END = re.compile(r"(?<=[.!?])\s+|\n\s*")  # lines end paragraphs and items of lists
 
 Passages = tuple["NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.float64]"]
-"""Where the best sentence of each row begins and ends, and its similarity to the question."""
+"""Start and end of the best sentence of each row, and its similarity to the question."""
 
 
 class Options(Section):
     """Options of the baselines, under `evaluate.baselines`.
 
     Attributes:
-        max_ngram: Longest run of words that counts as a feature.
-        min_rows: A feature must occur in this many texts.
+        max_ngram: Largest number of words in a feature.
+        min_rows: Smallest number of texts with a feature.
     """
 
     max_ngram: Annotated[int, Field(ge=1, le=5)] = 1
@@ -40,7 +37,7 @@ class Options(Section):
 
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:
-    """Where each sentence of a text begins and ends."""
+    """Yield the start and end of each sentence of a text."""
     start = 0
     for gap in _END.finditer(text):
         if text[start : gap.start()].strip():
@@ -53,9 +50,10 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
 def fit_baselines(
     train: pd.DataFrame, validation: pd.DataFrame, options: Mapping[str, Any]
 ) -> dict[str, Callable[[pd.DataFrame], pd.DataFrame]]:
-    """`no_answer` to any question, and `best_sentence`: the one nearest to the question, where it is near enough.
+    """Fit `no_answer`, and `best_sentence`: the most similar sentence, above a threshold of the highest validation F1.
 
-    How near it must be is chosen on validation, for the highest F1.
+    Raises:
+        UserError: `options` do not fit `Options`, or the training split has no words.
     """
     sentence = fit(train["context"].tolist(), options)
     start, end, similarity = sentence(validation)
@@ -74,42 +72,31 @@ def fit_baselines(
 
 
 def fit(contexts: Sequence[str], options: Mapping[str, Any]) -> Callable[[pd.DataFrame], Passages]:
-    """Learn the words' weights (TF-IDF); gives a function from rows to the sentence nearest to each question.
-
-    Args:
-        contexts: Texts of the training split.
-        options: See `Options`.
-
-    Raises:
-        UserError: `options` are not those of `Options`, or there are no words.
-    """
+    """Fit TF-IDF weights to `contexts`; return a function from rows to the sentence most similar to each question."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     checked = check_options(Options, options)
     vectorizer = TfidfVectorizer(
-        ngram_range=(1, checked.max_ngram), min_df=checked.min_rows, sublinear_tf=True, token_pattern=_WORD
+        ngram_range=(1, checked.max_ngram), min_df=checked.min_rows, sublinear_tf=True, token_pattern=WORD
     )
     unique = list(dict.fromkeys(contexts))
     try:
         vectorizer.fit([text[start:end] for text in unique for start, end in sentences(text)])
-    except ValueError as error:  # scikit-learn's way to say that nothing is left
-        fix = "Lower min_rows"
-        raise UserError(
-            f"the baseline finds no words in the training split ({error})", where="evaluate.baselines", fix=fix
-        ) from error
+    except ValueError as error:
+        raise no_words(error, "Lower min_rows") from error
 
     def passages(frame: pd.DataFrame) -> Passages:
         spans = [list(sentences(text)) or [(0, len(text))] for text in frame["context"]]
         questions = vectorizer.transform(frame["question"])
-        counts = [len(found) for found in spans]
-        texts = [text[start:end] for text, found in zip(frame["context"], spans, strict=True) for start, end in found]
+        counts = list(map(len, spans))
+        texts = [text[start:end] for text, of in zip(frame["context"], spans, strict=True) for start, end in of]
         of_row = np.repeat(np.arange(len(spans)), counts)
         similarity = np.asarray(vectorizer.transform(texts).multiply(questions[of_row]).sum(axis=1)).ravel()
         best = [
             max(range(first, first + count), key=similarity.__getitem__)
             for first, count in zip(np.cumsum([0, *counts[:-1]]).tolist(), counts, strict=True)
         ]
-        flat = np.array([span for found in spans for span in found], np.int64)
+        flat = np.array([span for of_text in spans for span in of_text], np.int64)
         return flat[best, 0], flat[best, 1], similarity[best]
 
     return passages

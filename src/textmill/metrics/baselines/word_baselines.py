@@ -1,4 +1,4 @@
-"""Classical baselines for categories over the word view of a text."""
+"""Baselines for categories over the segmented words of a text."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from textmill.config.section import Section
-from textmill.errors import UserError
-from textmill.metrics.baselines.options import check_options
+from textmill.metrics.baselines.options import WORD, check_options, no_words
 from textmill.metrics.categories import count, encode, weighted_f1
 
 if TYPE_CHECKING:
@@ -20,38 +19,30 @@ if TYPE_CHECKING:
 Probabilities = Callable[["pd.DataFrame"], NDArray[np.float64]]
 """From a frame to probabilities, shape (rows, labels)."""
 
+Positive = Annotated[float, Field(gt=0)]
 _TOLERANCE = 1e-3
-# A word is any run of letters and digits; the default would drop words of one character.
-_WORD = r"(?u)\b\w+\b"
 
 
 class Options(Section):
     """Options of the baselines, under `evaluate.baselines`.
 
     Attributes:
-        models: What is trained beside `majority`, over TF-IDF of words.
-        strengths: Inverse strengths of regularisation (C) tried on validation.
-        max_ngram: Longest run of words that counts as a feature.
-        min_rows: A feature must occur in this many texts.
-        max_iterations: Of the logistic regression's solver.
-        smoothings: Added to the weight of every feature in naive Bayes, tried on validation.
+        models: Models over TF-IDF of words, beside `majority`.
+        strengths: Candidate inverse strengths of regularisation (C); validation selects one.
+        max_ngram: Largest number of words in a feature.
+        min_rows: Smallest number of texts with a feature.
+        max_iterations: Largest number of iterations of the logistic regression's solver.
+        smoothings: Candidate additions to every feature's weight in naive Bayes; validation selects one.
     """
 
     models: Annotated[tuple[Literal["logistic_regression", "naive_bayes"], ...], Field(min_length=1)] = (
         "logistic_regression",
     )
-    strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
-        1.0,
-        2.0,
-        4.0,
-        8.0,
-        16.0,
-        32.0,
-    )
+    strengths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
     max_ngram: Annotated[int, Field(ge=1, le=5)] = 2
     min_rows: Annotated[int, Field(ge=1)] = 1
     max_iterations: Annotated[int, Field(ge=10)] = 200
-    smoothings: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.03, 0.1, 0.3, 1.0)
+    smoothings: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.03, 0.1, 0.3, 1.0)
 
 
 def fit(
@@ -60,7 +51,7 @@ def fit(
     """Train `majority` and, for each of `Options.models`, `tfidf_MODEL` on the columns `words` and `label`.
 
     Raises:
-        UserError: `options` are not those of `Options`, or the training split has no words.
+        UserError: `options` do not fit `Options`, or the training split has no words.
     """
     checked = check_options(Options, options)
     fitted = {"majority": _majority(train, labels)}
@@ -70,7 +61,7 @@ def fit(
 
 
 def _majority(train: pd.DataFrame, labels: Sequence[str]) -> Probabilities:
-    """Every text gets the labels' shares of the training split."""
+    """Return the labels' shares of the training split for every text."""
     share = np.bincount(encode(train["label"].to_numpy(), labels), minlength=len(labels)) / len(train)
     return lambda frame: np.tile(share, (len(frame), 1))
 
@@ -78,34 +69,27 @@ def _majority(train: pd.DataFrame, labels: Sequence[str]) -> Probabilities:
 def _over_tfidf(
     name: str, train: pd.DataFrame, validation: pd.DataFrame, labels: Sequence[str], options: Options, seed: int
 ) -> Probabilities:
-    """A linear model over TF-IDF of words and runs of words.
-
-    Of the strengths of its regularisation, the one with the best weighted F1 on validation.
-    """
+    """Fit a linear model over TF-IDF of words and n-grams, its regularisation chosen by validation's weighted F1."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(
         ngram_range=(1, options.max_ngram),
         min_df=options.min_rows,
         sublinear_tf=True,
-        token_pattern=_WORD,
+        token_pattern=WORD,
         dtype=np.float32,
     )
     try:
         features = vectorizer.fit_transform(train["words"].tolist())
-    except ValueError as error:  # scikit-learn's way to say that nothing is left
-        raise UserError(
-            f"the baseline finds no words in the training split ({error})",
-            where="evaluate.baselines",
-            fix="Lower min_rows, or choose another segmenter under prepare.words",
-        ) from error
+    except ValueError as error:
+        raise no_words(error, "Lower min_rows, or choose another segmenter under prepare.words") from error
     held_out = vectorizer.transform(validation["words"].tolist())
     target = encode(train["label"].to_numpy(), labels)
     actual = encode(validation["label"].to_numpy(), labels)
-    everything = np.arange(len(actual))[None]
+    all_rows = np.arange(len(actual))[None]
 
     def score(probabilities: NDArray[np.float64]) -> float:
-        return float(weighted_f1(count(actual, probabilities.argmax(axis=1), everything, len(labels)))[0])
+        return float(weighted_f1(count(actual, probabilities.argmax(axis=1), all_rows, len(labels)))[0])
 
     candidates = [
         _fit_linear(model, features, target, len(labels))
@@ -118,7 +102,7 @@ def _over_tfidf(
 def _logistic_regression(options: Options, seed: int) -> list[Any]:
     from sklearn.linear_model import LogisticRegression
 
-    # Newton's method: ten times faster than the default solver on wide sparse features.
+    # Newton's method is ten times faster than the default solver on wide sparse features.
     return [
         LogisticRegression(
             C=strength, solver="newton-cg", tol=_TOLERANCE, max_iter=options.max_iterations, random_state=seed
@@ -128,7 +112,7 @@ def _logistic_regression(options: Options, seed: int) -> list[Any]:
 
 
 def _naive_bayes(options: Options) -> list[Any]:
-    """Multinomial naive Bayes, which does well on TF-IDF weights too (Rennie et al. 2003)."""
+    """Return multinomial naive Bayes, which also fits TF-IDF weights well (Rennie et al. 2003)."""
     from sklearn.naive_bayes import MultinomialNB
 
     return [MultinomialNB(alpha=smoothing) for smoothing in sorted(options.smoothings)]
@@ -137,7 +121,7 @@ def _naive_bayes(options: Options) -> list[Any]:
 def _fit_linear(
     model: Any, features: Any, target: NDArray[np.intp], n_labels: int
 ) -> Callable[[Any], NDArray[np.float64]]:
-    """Fit one and give its function from features (rows, words) to probabilities (rows, labels)."""
+    """Fit a model; return its function from features (rows, words) to probabilities (rows, labels)."""
     model.fit(features, target)
 
     def predict(rows: Any) -> NDArray[np.float64]:

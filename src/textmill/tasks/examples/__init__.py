@@ -1,1 +1,1 @@
-"""What a network is shown of a split's rows."""
+"""The examples that a network sees of a split's rows."""

@@ -1,4 +1,4 @@
-"""Documents one after another, cut into windows of equal length: no padding, no token left out."""
+"""Documents joined and cut into windows of equal length, without padding."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class TokenStream:
-    """The token ids of all rows, one after the other, straight from the memory-mapped shards.
+    """The token ids of all rows in one sequence, read from the memory-mapped shards.
 
     Args:
-        table: With `input_ids` and `length`.
+        table: A table with `input_ids` and `length`.
 
     Attributes:
         starts: Position of each row's first token, shape (rows,).
@@ -37,7 +37,7 @@ class TokenStream:
         return int(self._begins[-1])
 
     def take(self, start: int, count: int) -> NDArray[np.int32]:
-        """`count` tokens from position `start` on; fewer at the end."""
+        """Return `count` tokens from position `start` on; fewer at the end."""
         end = min(start + count, len(self))
         first = int(np.searchsorted(self._begins, start, side="right")) - 1
         parts = []
@@ -50,24 +50,23 @@ class TokenStream:
         return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
     def row_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which row each position lies in."""
-        found: NDArray[np.int64] = np.searchsorted(self.starts, positions, side="right") - 1
-        return found
+        """Return the row of each position."""
+        rows: NDArray[np.int64] = np.searchsorted(self.starts, positions, side="right") - 1
+        return rows
 
 
 class PackedWindows:
-    """Windows of `length` targets: `length` + 1 tokens, the last of which the next window begins with.
+    """Windows of `length` targets: `length` + 1 tokens, the last of which begins the next window.
 
-    In training the windows begin elsewhere in every epoch, by a shift drawn from seed and epoch, so
-    that a token is not always predicted from the same context; what does not fill a window at either
-    end is left out. Elsewhere every token but the very first is a target once, and the last window
-    may be shorter.
+    In training each epoch shifts the windows by a number drawn from seed and epoch, so that a token is
+    predicted from varying contexts; tokens that do not fill a window at either end are left out. Elsewhere
+    every token but the first is a target once, and the last window may be shorter.
 
     Args:
         table: A split, documents in order, with `id`, `source`, `input_ids` and `length`.
         length: Targets of a window.
         shift: Position of the first window.
-        count: Windows; None takes all that there are.
+        count: Number of windows; None takes all.
     """
 
     def __init__(self, table: pa.Table, length: int, *, shift: int = 0, count: int | None = None) -> None:
@@ -88,31 +87,27 @@ class PackedWindows:
         return self.__getitems__([row])
 
     def __getitems__(self, rows: list[int]) -> Mapping[str, Sequence[Any]]:
-        """`input_ids` of each window, and `document_ids`: the row that each token comes from."""
+        """Return `input_ids` of each window, and `document_ids`: the row of each token."""
         starts = [self._shift + row * self._length for row in rows]
-        windows = [
-            self._stream.take(start, int(self.lengths[row]) + 1) for start, row in zip(starts, rows, strict=True)
-        ]
-        documents = [
-            self._stream.row_of(np.arange(start, start + len(window)))
-            for start, window in zip(starts, windows, strict=True)
-        ]
+        spans = [(start, int(self.lengths[row]) + 1) for start, row in zip(starts, rows, strict=True)]
+        windows = [self._stream.take(start, count) for start, count in spans]
+        documents = [self._stream.row_of(np.arange(start, start + count)) for start, count in spans]
         return {"input_ids": windows, "document_ids": documents}
 
     def in_epoch(self, epoch: int, seed: int) -> Examples:
-        """Whole windows from another first position."""
+        """Return whole windows from the epoch's first position on."""
         slack = max(0, len(self._stream) - 1)
         shift = int(np.random.default_rng((seed, epoch)).integers(min(self._length, slack + 1)))
-        # as many as fit at the largest shift, so that every epoch has the same number
+        # The number that fits at the largest shift, so that every epoch has the same number.
         count = max(0, slack - (self._length - 1)) // self._length
         return PackedWindows(self._table, self._length, shift=shift, count=count) if count else self
 
     def columns(self) -> Mapping[str, Sequence[Any]]:
-        """`input_ids` and `document_ids` of all windows."""
+        """Return `input_ids` and `document_ids` of all windows."""
         return self.__getitems__(list(range(len(self))))
 
     def frame(self) -> pd.DataFrame:
-        """`id` (the first document's and the position in it), `source`, `input_ids` and `length` of each window."""
+        """Return `id` (first document and position in it), `source`, `input_ids` and `length` of each window."""
         import pandas as pd
 
         starts = self._shift + np.arange(len(self)) * self._length

@@ -1,4 +1,4 @@
-"""What a network is shown of a prepared split: its rows as they are, or whatever a task makes of them."""
+"""The examples of a prepared split: its rows, or what a task cuts from them."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ if TYPE_CHECKING:
 
 
 class Examples(Protocol):
-    """Examples by number, read a batch at a time; what they are made of lies on disk.
+    """Examples by number, read from disk a batch at a time.
 
     Attributes:
-        lengths: Tokens of each, shape (n,).
+        lengths: Tokens of each example, shape (n,).
     """
 
     lengths: NDArray[np.int64]
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of examples."""
 
     def __getitems__(self, rows: list[int]) -> Mapping[str, Sequence[Any]]:
-        """Encoded columns of some examples, for `Task.collate`; `DataLoader` asks for a batch by this."""
+        """Return encoded columns of some examples for `Task.collate`; `DataLoader` fetches a batch by this."""
 
     def in_epoch(self, epoch: int, seed: int) -> Examples:
-        """As training sees them in an epoch: as many in every one, of the same lengths."""
+        """Return the training examples of an epoch; number and lengths are the same in every epoch."""
 
     def columns(self) -> Mapping[str, Sequence[Any]]:
-        """The encoded columns of all."""
+        """Return the encoded columns of all examples."""
 
     def frame(self) -> pd.DataFrame:
-        """A row an example, with `id`, `length` and what `Task.predictions` needs."""
+        """Return a row an example, with `id`, `length` and what `Evaluator.predictions` needs."""
 
 
 class EncodedRows:
-    """Each row of a memory-mapped table is an example.
+    """Examples that are the rows of a memory-mapped table.
 
     Args:
         table: A split.
         columns: Names of the encoded columns; they go to `Task.collate`.
-        sequences: Those of them that hold token ids, which `frame` leaves out.
+        sequences: Those columns that hold token ids; `frame` omits them.
     """
 
     def __init__(self, table: pa.Table, columns: Sequence[str], sequences: Sequence[str]) -> None:
@@ -73,22 +73,22 @@ class EncodedRows:
         return ColumnView(self.encoded)
 
     def frame(self) -> pd.DataFrame:
-        """All columns but the token ids."""
-        found: pd.DataFrame = self.table.drop(self._sequences).to_pandas()
-        return found
+        """Return all columns but the token ids."""
+        frame: pd.DataFrame = self.table.drop(self._sequences).to_pandas()
+        return frame
 
 
 class ColumnView(Mapping[str, Sequence[Any]]):
-    """A table's columns as Python lists, each made when first asked for."""
+    """A table's columns as Python lists, each converted at its first use."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
-        self._made: dict[str, list[Any]] = {}
+        self._lists: dict[str, list[Any]] = {}
 
     def __getitem__(self, name: str) -> Sequence[Any]:
-        if name not in self._made:
-            self._made[name] = self._table.column(name).to_pylist()
-        return self._made[name]
+        if name not in self._lists:
+            self._lists[name] = self._table.column(name).to_pylist()
+        return self._lists[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._table.column_names)

@@ -1,4 +1,4 @@
-"""Rows that are longer than a network's input, shown to it as several overlapping windows each."""
+"""Rows longer than a network's input, cut into several overlapping windows each."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WINDOWS = "window_lengths"
-"""Encoded column: tokens of each window of a row. `input_ids` has them one after the other."""
+"""Encoded column with the number of tokens of each window of a row; `input_ids` holds the windows in order."""
 
 
 def cut(values: Sequence[Any], lengths: Sequence[int]) -> Iterator[Sequence[Any]]:
-    """Consecutive parts of the given lengths."""
+    """Yield consecutive parts of `lengths`."""
     start = 0
     for length in lengths:
         yield values[start : start + length]
@@ -25,12 +25,11 @@ def cut(values: Sequence[Any], lengths: Sequence[int]) -> Iterator[Sequence[Any]
 
 
 class SlidingWindows:
-    """Each window of each row of a memory-mapped table is an example; windows of a row stand together.
+    """Examples that are the windows of a memory-mapped table's rows, row after row.
 
     Args:
-        table: A split, with `WINDOWS`.
-        of_window: Encoded columns that hold a value for each window; the others but `input_ids`
-            belong to the whole row.
+        table: A split with the column `WINDOWS`.
+        of_window: Encoded columns with a value a window; all others but `input_ids` have a value a row.
     """
 
     def __init__(self, table: pa.Table, of_window: Sequence[str] = ()) -> None:
@@ -49,31 +48,31 @@ class SlidingWindows:
         return self.__getitems__([window])
 
     def __getitems__(self, rows: list[int]) -> Mapping[str, Sequence[Any]]:
-        """`input_ids` and the columns of each window."""
+        """Return `input_ids` and the window columns of some windows."""
         owners = self._rows[rows]
         taken = self._table.select(["input_ids", *self._of_window]).take(owners)
-        found: dict[str, list[Any]] = {name: [] for name in taken.column_names}
+        columns: dict[str, list[Any]] = {name: [] for name in taken.column_names}
         for position, (window, owner) in enumerate(zip(rows, owners.tolist(), strict=True)):
             first = int(self._first[owner])
             start = int(self.lengths[first:window].sum())
             ids = taken.column("input_ids")[position].values.slice(start, int(self.lengths[window]))
-            found["input_ids"].append(ids.to_numpy())
+            columns["input_ids"].append(ids.to_numpy())
             for name in self._of_window:
-                found[name].append(taken.column(name)[position].values[window - first].as_py())
-        return found
+                columns[name].append(taken.column(name)[position].values[window - first].as_py())
+        return columns
 
     def in_epoch(self, epoch: int, seed: int) -> SlidingWindows:
         """See `Examples`."""
         return self
 
     def columns(self) -> Mapping[str, Sequence[Any]]:
-        """`input_ids` and the columns of all windows; beside them the columns of the rows, a value a row."""
+        """Return `input_ids` and the window columns of all windows, and the other columns with a value a row."""
         return _Columns(self._table, self._of_window)
 
     def frame(self) -> pd.DataFrame:
-        """All columns but the token ids, a row of the table each."""
-        found: pd.DataFrame = self._table.drop(["input_ids"]).to_pandas()
-        return found
+        """Return all columns but the token ids, one row a row of the table."""
+        frame: pd.DataFrame = self._table.drop(["input_ids"]).to_pandas()
+        return frame
 
 
 class _Columns(Mapping[str, Sequence[Any]]):

@@ -1,4 +1,4 @@
-"""Pictures of the report: one look, drawn without a screen."""
+"""Plots of the report in one style, drawn without a screen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INK = "#1f2937"
 
 _DOTS_PER_INCH = 160
 _MOST_CELLS = 40
-"""Labels up to which a confusion matrix is drawn; beyond, its cells could not be told apart."""
+"""Largest number of labels of a confusion matrix; beyond, its cells are too small."""
 _NUMBERED_CELLS = 12
 
 _STYLE: Any = {
@@ -43,31 +43,31 @@ _STYLE: Any = {
 
 @contextmanager
 def drawing(width: float, height: float) -> Iterator[tuple[Figure, Any]]:
-    """A figure of `width` by `height` inches and its axes, in the report's look."""
+    """Open a figure of `width` by `height` inches with its axes, in the report's style."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.add_subplot()
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG on a clear ground, the same bytes each time."""
+    """Return the figure as a PNG with a transparent background; equal figures give equal bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, transparent=True, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def data_uri(image: bytes) -> str:
-    """A PNG as an address that holds the picture itself."""
+    """Return a PNG as a data URI."""
     return "data:image/png;base64," + base64.b64encode(image).decode()
 
 
 def interval_chart(intervals: Mapping[str, Interval], measure: str, reference: float | None = None) -> Figure:
-    """Figures with their intervals, one a line, the first at the top and in colour.
+    """Plot intervals, one a line, the first at the top and in colour.
 
     Args:
-        intervals: By what stands beside the line.
-        measure: Name of the axis.
-        reference: Where to draw a dashed line through all.
+        intervals: Intervals by the label of their line.
+        measure: Label of the axis.
+        reference: Value of a dashed line through all; None for none.
     """
     names, values = list(intervals), list(intervals.values())
     with drawing(6.4, 0.9 + 0.38 * len(names)) as (figure, axes):
@@ -87,11 +87,8 @@ def interval_chart(intervals: Mapping[str, Interval], measure: str, reference: f
     return figure
 
 
-def confusion_matrix_picture(matrix: NDArray[np.intp], labels: Sequence[str]) -> Figure | None:
-    """Rows are true labels, columns predicted ones; the colour is the share of the true label.
-
-    None when there are more labels than a reader could tell apart.
-    """
+def confusion_matrix_plot(matrix: NDArray[np.intp], labels: Sequence[str]) -> Figure | None:
+    """Plot true labels by predicted ones, coloured by the share of the true label; None for too many labels."""
     size = len(labels)
     if size > _MOST_CELLS:
         return None
@@ -116,19 +113,14 @@ def confusion_matrix_picture(matrix: NDArray[np.intp], labels: Sequence[str]) ->
     return figure
 
 
-def reliability_picture(bins: Bins) -> Figure:
-    """Accuracy against confidence, with the number of rows of each bin as bars; `bins` of one draw."""
+def reliability_plot(bins: Bins) -> Figure:
+    """Plot accuracy by confidence, with the share of rows of each bin as bars; `bins` of one draw."""
     rows, confidence, accuracy = bins.rows[0], bins.confidence[0], bins.accuracy[0]
     width = 1 / len(rows)
+    centres = (np.arange(len(rows)) + 0.5) * width
     filled = rows > 0
     with drawing(5.2, 4.2) as (figure, axes):
-        axes.bar(
-            (np.arange(len(rows)) + 0.5) * width,
-            rows / rows.sum(),
-            0.92 * width,
-            color="#dbeafe",
-            label="share of rows",
-        )
+        axes.bar(centres, rows / rows.sum(), 0.92 * width, color="#dbeafe", label="share of rows")
         axes.plot([0, 1], [0, 1], "--", color=QUIET, linewidth=1, label="perfect calibration")
         axes.plot(confidence[filled], accuracy[filled], "o-", color=ACCENT, markersize=5, label="accuracy")
         axes.set_xlim(0, 1)
@@ -145,7 +137,7 @@ def _shortened(text: str, length: int = 34) -> str:
 
 
 def scatter(across: NDArray[np.float64], up: NDArray[np.float64], across_name: str, up_name: str) -> Figure:
-    """A point for each pair of values, both of shape (n,)."""
+    """Plot a point for each pair of values, both of shape (n,)."""
     with drawing(5.2, 3.8) as (figure, axes):
         axes.plot(across, up, "o", color=ACCENT, markersize=2.5, alpha=0.35, markeredgewidth=0)
         axes.set_xlabel(across_name)
