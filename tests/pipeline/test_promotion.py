@@ -111,7 +111,7 @@ def test_decision_and_card_are_stored_with_the_version(crowned: Layout) -> None:
     assert costs["size"] > 0
     card = (folder / "model_card.md").read_text()
     assert card.startswith("# Another card")
-    assert "tiny-reviews version 2 against version 1" in card
+    assert "tiny-reviews version 2 compared with version 1" in card
 
 
 @pytest.mark.slow
@@ -188,14 +188,14 @@ def test_what_cannot_be_promoted_is_told(crowned: Layout) -> None:
 def test_champion_that_changed_meanwhile_is_stale(crowned: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     from textmill.registry.promotion import promotion
 
-    judged = promotion._judged
+    judged = promotion._run_gate
 
     def meanwhile(*arguments: Any) -> Any:
         found = judged(*arguments)
         store(crowned).set_registered_model_alias(NAME, "champion", "3")
         return found
 
-    monkeypatch.setattr(promotion, "_judged", meanwhile)
+    monkeypatch.setattr(promotion, "_run_gate", meanwhile)
     done = promote("2", crowned)
     assert done.event.outcome == "stale champion"
     assert done.event.words == "compared with version 1, but the champion is now version 3"
@@ -208,13 +208,13 @@ import sys
 from pathlib import Path
 from textmill.config.layout import Layout
 from textmill.registry.promotion import promotion
-judged = promotion._judged
+judged = promotion._run_gate
 def together(*arguments):
     found = judged(*arguments)
     print("ready", flush=True)
     sys.stdin.readline()
     return found
-promotion._judged = together
+promotion._run_gate = together
 print(promotion.promote(sys.argv[2], Layout(Path(sys.argv[1]))).event.outcome)
 """
 

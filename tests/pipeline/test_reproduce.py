@@ -84,9 +84,13 @@ def test_training_again_gives_equal_metrics_and_weights(in_project: Project) -> 
 
 def test_other_metrics_are_told_and_refused(in_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     from textmill.registry.lineage import reproduction
-    from textmill.registry.lineage.reproduction import Figure, Reproduction
+    from textmill.registry.lineage.reproduction import ReproducedMetric, Reproduction
 
-    figures = [Figure("test/weighted_f1", 0.91, 0.9), Figure("test/x", 1.0, None), Figure("test/nan", 1.0, math.nan)]
+    figures = [
+        ReproducedMetric("test/weighted_f1", 0.91, 0.9),
+        ReproducedMetric("test/x", 1.0, None),
+        ReproducedMetric("test/nan", 1.0, math.nan),
+    ]
     found = Reproduction("c", ["evaluate", "export"], figures, False)
     assert [figure.name for figure in found.differing(0.1)] == ["test/x", "test/nan"]
     monkeypatch.setattr(reproduction, "reproduce", lambda *_, **__: found)  # what it finds has tests of its own
