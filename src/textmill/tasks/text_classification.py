@@ -72,9 +72,6 @@ class TextClassification(Task):
     stratify_column = "label"
     main_metric = "weighted_f1"
     monitor = "validation/weighted_f1"
-    monitor_mode = "max"
-
-    # -- prepare ----------------------------------------------------------------------------
 
     def fit(self, frames: Iterable[pd.DataFrame]) -> State:
         """Return the labels: as configured, or those of the training split, sorted.
@@ -126,8 +123,6 @@ class TextClassification(Task):
             )
         return columns
 
-    # -- train ------------------------------------------------------------------------------
-
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
         """Build the model's encoder with a pooled linear head over the labels."""
         from textmill.models.sequence_classifier import SequenceClassifier
@@ -172,8 +167,6 @@ class TextClassification(Task):
         from textmill.metrics.categories import validation_metrics
 
         return validation_metrics(outputs["logits"], rows["label_id"], state["labels"])
-
-    # -- serve ------------------------------------------------------------------------------
 
     def example_inputs(self) -> list[dict[str, Any]]:
         """Return two short reviews."""

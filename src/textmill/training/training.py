@@ -223,10 +223,10 @@ class Training:
             "padding_share": sum(meter.padding.values()) / max(1, len(meter.padding)),
         }
         weights = load_file(self.folder.path / history.best_file) if trainer.is_global_zero else {}
+        outputs = history.outputs
         if isinstance(self._task, CalibratesWeights):
-            weights = self._task.calibrate_weights(weights, metrics)
-            return Trained(network, weights, history.rows, meter.curve.rows, metrics)
-        return Trained(network, weights, history.rows, meter.curve.rows, metrics, history.outputs)
+            weights, outputs = self._task.calibrate_weights(weights, metrics), None
+        return Trained(network, weights, history.rows, meter.curve.rows, metrics, outputs)
 
 
 def _fit(trainer: Trainer, module: TrainingModule, data: PreparedDataModule, checkpoint: Path | None) -> None:
