@@ -46,7 +46,7 @@ class TextClassificationConfig(Options):
     @classmethod
     def _no_label_twice(cls, labels: list[str] | None) -> list[str] | None:
         if labels and len(set(labels)) < len(labels):
-            raise ValueError("a label stands twice")
+            raise ValueError("a label is listed twice")
         return labels
 
 
