@@ -34,7 +34,7 @@ def ours(data: Path, rows: int | None, seed: int) -> dict[str, float]:
     from textmill.data.prepared import Prepared
     from textmill.tasks.base import Task
     from textmill.training.inference import predict_table
-    from textmill.training.training import Training
+    from textmill.training.trainer import Training
 
     overrides = [f"train.batches.max_rows={ROWS_IN_A_BATCH}", "train.batches.tokens=1000000", f"seed={seed}"]
     overrides += ["task.r_drop=0", f"train.max_epochs={EPOCHS}"]

@@ -160,7 +160,7 @@ def ours(text: str, steps: int, folder: Path) -> dict[str, float]:
     import torch
 
     from textmill.data.prepared import Prepared
-    from textmill.training.training import Training
+    from textmill.training.trainer import Training
 
     overrides = [f"train.batches.per_epoch={steps}", "train.max_epochs=1", "train.validations_per_epoch=1"]
     config = configured([*overrides, "runtime.trainer.accelerator=cpu"])

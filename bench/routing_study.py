@@ -243,7 +243,7 @@ class Study:
             run.log_metrics({"train_seconds": trained.metrics["train_seconds"]})
 
     def _fit(self, config: PipelineConfig, metrics: Any) -> Any:
-        from textmill.training.training import Training
+        from textmill.training.trainer import Training
 
         quiet = config.runtime.model_copy(update={"progress": "plain"})
         with tempfile.TemporaryDirectory() as checkpoints:

@@ -81,7 +81,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     from textmill.evaluation.report import write_evaluation
     from textmill.export.export import export
     from textmill.training.loading import save_network
-    from textmill.training.training import Training
+    from textmill.training.trainer import Training
 
     layout = project(tmp_path_factory.mktemp("chat") / "project", conversations(90))
     prepare(prepare_config(), RUNTIME, layout)

@@ -208,7 +208,7 @@ def test_accumulated_batches_step_like_one_large_batch(prepared: Path, tmp_path:
     import torch
 
     from textmill.tasks.examples.packing import PackedWindows
-    from textmill.training.training import Training
+    from textmill.training.trainer import Training
 
     data = Prepared(Layout(prepared).prepared)
     length = TASK["sequence_length"]

@@ -79,7 +79,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     from textmill.evaluation.report import write_evaluation
     from textmill.export.export import export
     from textmill.training.loading import save_network
-    from textmill.training.training import Training
+    from textmill.training.trainer import Training
 
     kind = str(request.param)
     layout = project(tmp_path_factory.mktemp(kind) / "project", kind, rows(kind, 160))

@@ -45,7 +45,7 @@ class Recorder:
 
 
 def train(folder: Path, prepared: Path, pretrained: Path | None = None, **changes: Any) -> tuple[Any, Recorder]:
-    from textmill.training.training import Training
+    from textmill.training.trainer import Training
 
     model = MODEL if pretrained else MODEL | {"architecture": ARCHITECTURE}
     config = train_config(**{"model": model} | changes)
@@ -152,7 +152,7 @@ def test_half_precision_trains(tmp_path: Path, prepared_folder: Path) -> None:
 
 
 def test_fingerprints_differ_with_what_decides_the_result(tmp_path: Path, prepared_folder: Path) -> None:
-    from textmill.training.training import Training
+    from textmill.training.trainer import Training
 
     def fingerprint(**changes: Any) -> str:
         config = train_config(**{"model": MODEL | {"architecture": ARCHITECTURE}} | changes)

@@ -117,7 +117,7 @@ def main(root: Path, unit: str = "", number: str = "") -> None:
 
     from textmill.stages.runner import run_program
     from textmill.training.meter import Meter
-    from textmill.training.training import Training
+    from textmill.training.trainer import Training
 
     after_batch, run = Meter.on_train_batch_end, Training.run
 

@@ -107,7 +107,7 @@ def test_validation_metric_runs_train_and_later_and_refuses_the_checkpoint(edite
 
     done = edited.run("dvc", "repro", "train")
     assert "train: runs because textmill.metrics.categories.weighted_f1 changed\n" in done.stderr
-    (refused,) = [line for line in done.stderr.splitlines() if "does not go on from" in line]
+    (refused,) = [line for line in done.stderr.splitlines() if "does not continue" in line]
     assert "train.max_epochs 500 → 2" in refused
     assert "textmill.metrics.categories.weighted_f1 changed" in refused
 

@@ -21,7 +21,7 @@ from textmill.tasks.abilities import GeneratesText, examples_of
 from textmill.tasks.base import Task
 from textmill.training.datamodule import PreparedDataModule
 from textmill.training.loading import MODEL_FOLDER, WEIGHTS_FILE, save_network
-from textmill.training.training import Trained, Training
+from textmill.training.trainer import Trained, Training
 
 if TYPE_CHECKING:
     import pandas as pd

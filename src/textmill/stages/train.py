@@ -16,7 +16,7 @@ from textmill.stages.runner import run_stage
 if TYPE_CHECKING:
     from textmill.data.prepared import Prepared
     from textmill.registry.runs.tracking import StageRun
-    from textmill.training.training import Trained, Training
+    from textmill.training.trainer import Trained, Training
 
 
 log = logging.getLogger("textmill")
@@ -27,7 +27,7 @@ def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     with quick_imports():
         from textmill.data.prepared import Prepared
         from textmill.training.distributed import is_first_process
-        from textmill.training.training import Training
+        from textmill.training.trainer import Training
 
         if is_first_process():
             from textmill.registry.runs.descriptions import run_label

@@ -56,9 +56,6 @@ class ExtractiveSummarisation(SummaryTexts):
     name = "extractive_summarisation"
     evaluator = "textmill.evaluation.evaluators.extractive_summarisation.ExtractiveSummarisationEvaluator"
     monitor = "validation/gain"
-    monitor_mode = "max"
-
-    # -- prepare ----------------------------------------------------------------------------
 
     def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
         """Return rows without a text or a summary, and texts without a unit to select."""
@@ -93,8 +90,6 @@ class ExtractiveSummarisation(SummaryTexts):
             units = unit_texts(text, self.config.units)
             gains.append(rouge.scores(units, [references] * len(units), _GAIN).mean(axis=1).tolist())
         return gains
-
-    # -- train ------------------------------------------------------------------------------
 
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
         """Build the model's encoder with a linear score of each token."""
@@ -166,8 +161,6 @@ class ExtractiveSummarisation(SummaryTexts):
 
         best = [int(position) for position in np.argsort(-values, kind="stable")[: self.config.selected]]
         return sorted(position for position in best if np.isfinite(values[position])) or [0]
-
-    # -- serve ------------------------------------------------------------------------------
 
     def answers(
         self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], raw: Mapping[str, Sequence[str]], state: State

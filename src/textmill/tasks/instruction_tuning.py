@@ -85,12 +85,10 @@ class InstructionTuning(Task, ContinuesText):
     evaluator = "textmill.evaluation.evaluators.instruction_tuning.InstructionTuningEvaluator"
     text_columns = ("messages",)
     target_columns = ()
-    stratify_column = None
+    input_model = Conversation
     main_metric = "loss"
     monitor = "validation/loss"
     monitor_mode = "min"
-
-    # -- prepare ----------------------------------------------------------------------------
 
     def bind_tokenizer(self, state: State, tokenizer: Tokenizer, folder: Path) -> State:
         """Return the state with the vocabulary's size, the chat template with its special tokens, and the end's id.
@@ -140,8 +138,6 @@ class InstructionTuning(Task, ContinuesText):
             columns["length"].append(len(ids))
         return columns
 
-    # -- train ------------------------------------------------------------------------------
-
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> LanguageModel:
         """Build the model's decoder over the vocabulary."""
         return model.build_decoder(state["vocabulary_size"], pretrained)
@@ -184,8 +180,6 @@ class InstructionTuning(Task, ContinuesText):
 
         return validation_metrics(outputs)
 
-    # -- serve ------------------------------------------------------------------------------
-
     def example_inputs(self) -> list[dict[str, Any]]:
         """Return the configured prompts."""
         return [{"text": prompt} for prompt in self.config.prompts]
@@ -195,11 +189,6 @@ class InstructionTuning(Task, ContinuesText):
         template, special = state["chat_template"], state["special_tokens"]
         conversations = map(chat.parse_messages, frame["messages"].tolist())
         return [chat.render(messages, template, special, ask=True) for messages in conversations]
-
-    @property
-    def input_model(self) -> type[Input]:
-        """The model of a conversation."""
-        return Conversation
 
     def answers(
         self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], raw: Mapping[str, Sequence[str]], state: State

@@ -70,12 +70,10 @@ class LanguageModelling(Task, CutsExamples, ContinuesText):
     evaluator = "textmill.evaluation.evaluators.language_modelling.LanguageModellingEvaluator"
     text_columns = ("text",)
     target_columns = ()
-    stratify_column = None
+    input_model = Prompt
     main_metric = "bits_per_byte"
     monitor = "validation/loss"
     monitor_mode = "min"
-
-    # -- prepare ----------------------------------------------------------------------------
 
     def bind_tokenizer(self, state: State, tokenizer: Tokenizer, folder: Path) -> State:
         """Return the state with the vocabulary's size, the id that ends a document and the bytes of each token.
@@ -98,8 +96,6 @@ class LanguageModelling(Task, CutsExamples, ContinuesText):
         encodings = tokenizer.encode_batch_fast(frame["text"].tolist(), add_special_tokens=False)
         input_ids = [[*encoding.ids, state["end_of_text"]] for encoding in encodings]
         return {"input_ids": input_ids, "length": [len(ids) for ids in input_ids]}
-
-    # -- train ------------------------------------------------------------------------------
 
     def examples(self, table: pa.Table) -> Examples:
         """Return windows over the packed documents."""
@@ -167,16 +163,9 @@ class LanguageModelling(Task, CutsExamples, ContinuesText):
         metrics = validation_metrics(outputs) | {"bits_per_byte": bits_per_byte}
         return metrics | (routing.routing_metrics(outputs) if "expert_load" in outputs else {})
 
-    # -- serve ------------------------------------------------------------------------------
-
     def example_inputs(self) -> list[dict[str, Any]]:
         """Return the configured prompts."""
         return [{"text": prompt} for prompt in self.config.prompts]
-
-    @property
-    def input_model(self) -> type[Input]:
-        """The model of a prompt."""
-        return Prompt
 
     def prompts(self, frame: pd.DataFrame, state: State) -> list[str]:
         """Return the prompts unchanged."""

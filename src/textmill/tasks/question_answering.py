@@ -13,6 +13,8 @@ from textmill.errors import UserError
 from textmill.metrics.base import Outputs
 from textmill.tasks.abilities import CalibratesWeights, CutsExamples, DriftFeatures, RealignsTargets
 from textmill.tasks.base import State, StepOutput, Task
+from textmill.text import answers as true_answers
+from textmill.text.pair_windows import pair_windows
 from textmill.text.rejected_rows import RejectedRow
 
 if TYPE_CHECKING:
@@ -61,12 +63,8 @@ class QuestionAnswering(Task, RealignsTargets, CutsExamples, CalibratesWeights, 
     evaluator = "textmill.evaluation.evaluators.question_answering.QuestionAnsweringEvaluator"
     text_columns = ("question", "context")
     target_columns = ("answers",)
-    stratify_column = None
     main_metric = "f1"
     monitor = "validation/f1"
-    monitor_mode = "max"
-
-    # -- prepare ----------------------------------------------------------------------------
 
     def fit(self, frames: Iterable[pd.DataFrame]) -> State:
         """Check that a question has an answer; the state is empty.
@@ -93,25 +91,22 @@ class QuestionAnswering(Task, RealignsTargets, CutsExamples, CalibratesWeights, 
         self, raw: Mapping[str, Sequence[str | None]], columns: dict[str, list[str | None]]
     ) -> dict[int, tuple[str, str]]:
         """Rewrite the answers as they stand in the cleaned context, all in one form."""
-        from textmill.text import answers
-
         problems: dict[int, tuple[str, str]] = {}
         for position, (before, clean) in enumerate(zip(raw["context"], columns["context"], strict=True)):
             if before is None or clean is None:
                 continue
             try:
-                parsed = answers.read_answers(columns["answers"][position], before)
-                columns["answers"][position] = answers.write_answers(answers.aligned(parsed, before, clean))
+                parsed = true_answers.read_answers(columns["answers"][position], before)
+                moved = true_answers.aligned(parsed, before, clean)
+                columns["answers"][position] = true_answers.write_answers(moved)
             except ValueError as error:
                 problems[position] = "answers", str(error)
         return problems
 
     def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
         """Return rows without a question or a context, or with an answer that is not in the context."""
-        from textmill.text.answers import problem_of
-
         columns = (map(_cell, frame[name]) for name in ("question", "context", "answers"))
-        problems = [problem_of(*row) for row in zip(*columns, strict=True)]
+        problems = [true_answers.problem_of(*row) for row in zip(*columns, strict=True)]
         return [RejectedRow(position, *problem) for position, problem in enumerate(problems) if problem]
 
     def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:
@@ -120,9 +115,6 @@ class QuestionAnswering(Task, RealignsTargets, CutsExamples, CalibratesWeights, 
         Also `window_lengths`, `length` (tokens of question and context), and, where there are answers,
         `start_position` and `end_position` of the first answer in each window; 0 in windows without it.
         """
-        from textmill.text.answers import read_answers
-        from textmill.text.pair_windows import pair_windows
-
         pairs = list(zip(frame["question"].tolist(), frame["context"].tolist(), strict=True))
         options = {"most_first": self.config.max_question, "overlap": self.config.overlap}
         windows = pair_windows(tokenizer, pairs, max_length=max_length, **options)
@@ -135,13 +127,11 @@ class QuestionAnswering(Task, RealignsTargets, CutsExamples, CalibratesWeights, 
         }
         if "answers" in frame:
             cells = zip(windows, map(_cell, frame["answers"]), frame["context"], strict=True)
-            answers = [(row, next(iter(read_answers(cell, context)), None)) for row, cell, context in cells]
-            spans = [row.token_spans(answer.start, answer.end) if answer else row.nowhere for row, answer in answers]
+            first = [(row, next(iter(true_answers.read_answers(cell, text)), None)) for row, cell, text in cells]
+            spans = [row.token_spans(answer.start, answer.end) if answer else row.nowhere for row, answer in first]
             columns["start_position"] = [[first for first, _ in row] for row in spans]
             columns["end_position"] = [[last for _, last in row] for row in spans]
         return columns
-
-    # -- train ------------------------------------------------------------------------------
 
     def examples(self, table: pa.Table) -> Examples:
         """Return every window of every row."""
@@ -214,8 +204,6 @@ class QuestionAnswering(Task, RealignsTargets, CutsExamples, CalibratesWeights, 
     ) -> dict[str, torch.Tensor]:
         """Return the weights with the bias for "no answer" that gave the best F1."""
         return weights | {_BIAS: weights[_BIAS] + metrics[_BIAS]} if weights else weights
-
-    # -- serve ------------------------------------------------------------------------------
 
     def drift_features(self, outputs: Outputs) -> Outputs:
         """Return the first token's score and the highest one, of each window and both ends."""

@@ -45,7 +45,6 @@ class SemanticSearch(SentencePairs):
     name = "semantic_search"
     evaluator = "textmill.evaluation.evaluators.semantic_search.SemanticSearchEvaluator"
     target_columns = ()
-    stratify_column = None
     main_metric = "mean_reciprocal_rank"
     monitor = "validation/mean_reciprocal_rank"
 
@@ -59,8 +58,6 @@ class SemanticSearch(SentencePairs):
             fix = "Add rows to the source; a query needs other documents to compare with"
             raise UserError("the training split has fewer than two pairs", where="prepare.read", fix=fix)
         return {}
-
-    # -- train ------------------------------------------------------------------------------
 
     def pair_loss(self, first: torch.Tensor, second: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Compute the contrastive loss with the other rows of the batch as negatives."""
@@ -83,8 +80,6 @@ class SemanticSearch(SentencePairs):
             "mean_reciprocal_rank": reciprocal_rank(ranking),
             "recall_at_1": float((ranking.rank <= 1).mean()),
         }
-
-    # -- serve ------------------------------------------------------------------------------
 
     def example_inputs(self) -> list[dict[str, Any]]:
         """Return a query with its document, and with another text."""

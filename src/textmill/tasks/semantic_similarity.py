@@ -60,11 +60,8 @@ class SemanticSimilarity(SentencePairs):
     evaluator = "textmill.evaluation.evaluators.semantic_similarity.SemanticSimilarityEvaluator"
     target_columns = ("score",)
     encoded_targets: ClassVar[Mapping[str, str]] = {"scaled_score": "float32"}
-    stratify_column = None
     main_metric = "spearman"
     monitor = "validation/spearman"
-
-    # -- prepare ----------------------------------------------------------------------------
 
     def fit(self, frames: Iterable[pd.DataFrame]) -> State:
         """Check that the scores differ; the state is empty.
@@ -98,8 +95,6 @@ class SemanticSimilarity(SentencePairs):
             return {}
         low, high = self.config.lowest, self.config.highest
         return {"scaled_score": [(float(score) - low) / (high - low) for score in frame["score"]]}
-
-    # -- train ------------------------------------------------------------------------------
 
     def pair_loss(self, first: torch.Tensor, second: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Compute CoSENT, or the squared difference of cosine and score."""

@@ -59,10 +59,9 @@ class SentencePairs(Task):
     """
 
     text_columns = (FIRST, SECOND)
+    input_model = TextPair
     sequence_columns: ClassVar[Mapping[str, str]] = {"_a": "input_ids", "_b": "pair_ids"}
     encoded_targets: ClassVar[Mapping[str, str]] = {}
-
-    # -- prepare ----------------------------------------------------------------------------
 
     def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
         """Return rows without one of the texts, or with an unusable target; the first reason of each."""
@@ -87,8 +86,6 @@ class SentencePairs(Task):
     def encode_targets(self, frame: pd.DataFrame, state: State) -> dict[str, list[Any]]:
         """Return encoded targets by name, where the frame has them; none by default."""
         return {}
-
-    # -- train ------------------------------------------------------------------------------
 
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
         """Build the model's encoder with a vector for each text."""
@@ -127,19 +124,12 @@ class SentencePairs(Task):
         """Compute the loss of a batch of pairs of vectors, both (B, D). A subclass overrides this or `loss`."""
         raise NotImplementedError
 
-    # -- serve ------------------------------------------------------------------------------
-
     def example_inputs(self) -> list[dict[str, Any]]:
         """Return a pair with the same meaning, and one with different meanings."""
         return [
             {FIRST: "A man is playing a guitar.", SECOND: "Someone plays the guitar."},
             {FIRST: "A man is playing a guitar.", SECOND: "The train was late again."},
         ]
-
-    @property
-    def input_model(self) -> type[Input]:
-        """The model of a pair of texts, or of one text alone."""
-        return TextPair
 
     def answers(
         self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], raw: Mapping[str, Sequence[str]], state: State

@@ -58,7 +58,6 @@ class SequenceToSequence(Task, GeneratesText):
     Config: ClassVar[type[Options]] = SequenceToSequenceConfig
     config: SequenceToSequenceConfig
 
-    stratify_column = None
     monitor = "validation/loss"
     monitor_mode = "min"
 
@@ -76,8 +75,6 @@ class SequenceToSequence(Task, GeneratesText):
     def target_column(self) -> str:
         """The column of targets, and the name of the answer."""
         return self.target_columns[0]
-
-    # -- prepare ----------------------------------------------------------------------------
 
     def bind_tokenizer(self, state: State, tokenizer: Any, folder: Path) -> State:
         """Return the state with the vocabulary's size and the id that ends a text.
@@ -123,8 +120,6 @@ class SequenceToSequence(Task, GeneratesText):
             columns["length"] = [len(source) + len(target) for source, target in zip(sources, targets, strict=True)]
         return columns
 
-    # -- train ------------------------------------------------------------------------------
-
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
         """Build the model's encoder-decoder over the vocabulary."""
         network: torch.nn.Module = model.build_encoder_decoder(
@@ -158,8 +153,6 @@ class SequenceToSequence(Task, GeneratesText):
         from textmill.metrics.likelihood import validation_metrics
 
         return validation_metrics(outputs)
-
-    # -- serve ------------------------------------------------------------------------------
 
     def generate(
         self, network: torch.nn.Module, input_ids: Sequence[Sequence[int]], tokenizer: Any, state: State

@@ -31,7 +31,6 @@ class SummaryTexts(Task):
     text_columns = ("text",)
     target_columns = ("summary",)
     optional_columns = ("references",)
-    stratify_column = None
     main_metric = "rougeL"
 
     def example_inputs(self) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ class TextClassificationConfig(Options):
     @classmethod
     def _no_label_twice(cls, labels: list[str] | None) -> list[str] | None:
         if labels and len(set(labels)) < len(labels):
-            raise ValueError("a label stands twice")
+            raise ValueError("a label is listed twice")
         return labels
 
 
@@ -72,9 +72,6 @@ class TextClassification(Task):
     stratify_column = "label"
     main_metric = "weighted_f1"
     monitor = "validation/weighted_f1"
-    monitor_mode = "max"
-
-    # -- prepare ----------------------------------------------------------------------------
 
     def fit(self, frames: Iterable[pd.DataFrame]) -> State:
         """Return the labels: as configured, or those of the training split, sorted.
@@ -126,8 +123,6 @@ class TextClassification(Task):
             )
         return columns
 
-    # -- train ------------------------------------------------------------------------------
-
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
         """Build the model's encoder with a pooled linear head over the labels."""
         from textmill.models.sequence_classifier import SequenceClassifier
@@ -172,8 +167,6 @@ class TextClassification(Task):
         from textmill.metrics.categories import validation_metrics
 
         return validation_metrics(outputs["logits"], rows["label_id"], state["labels"])
-
-    # -- serve ------------------------------------------------------------------------------
 
     def example_inputs(self) -> list[dict[str, Any]]:
         """Return two short reviews."""

@@ -53,8 +53,6 @@ class TextualEntailment(SentencePairs):
     main_metric = "weighted_f1"
     monitor = "validation/weighted_f1"
 
-    # -- prepare ----------------------------------------------------------------------------
-
     def fit(self, frames: Iterable[pd.DataFrame]) -> State:
         """Return the labels: as configured, or those of the training split, sorted.
 
@@ -82,8 +80,6 @@ class TextualEntailment(SentencePairs):
             return {}
         return {"label_id": [state["labels"].index(label.strip()) for label in frame["label"]]}
 
-    # -- train ------------------------------------------------------------------------------
-
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
         """Build the model's encoder with a head over two vectors."""
         from textmill.models.sentence_encoder import PairClassifier
@@ -104,8 +100,6 @@ class TextualEntailment(SentencePairs):
         from textmill.metrics.categories import validation_metrics
 
         return validation_metrics(outputs["logits"], rows["label_id"], state["labels"])
-
-    # -- serve ------------------------------------------------------------------------------
 
     def pair_answers(self, outputs: Outputs, state: State) -> list[dict[str, Any]]:
         """Return `label`, its `probability`, and the `probabilities` of all labels, for each pair."""

@@ -70,8 +70,6 @@ class Translation(SequenceToSequence):
                     rows[position] = RejectedRow(position, name, f"is not in the language {language}")
         return [rows[position] for position in sorted(rows)]
 
-    # -- serve ------------------------------------------------------------------------------
-
     def example_inputs(self) -> list[dict[str, Any]]:
         """Return the configured examples."""
         return [{"text": text} for text in self.config.examples]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ class BatchPlan:
     padding_share: float
 
 
+@dataclass(frozen=True)
 class EpochPlanner:
     """Plans every epoch as a pure function of lengths, budget, seed and epoch number.
 
@@ -36,7 +37,7 @@ class EpochPlanner:
     An epoch has each row at most once. All ranks get the same number of batches, and the batches of one step
     have similar lengths on all of them.
 
-    Args:
+    Attributes:
         lengths: Tokens of each row, shape (n,).
         tokens: Largest number of positions of a batch, with padding.
         max_rows: Largest number of rows of a batch; None for no limit.
@@ -45,31 +46,22 @@ class EpochPlanner:
         limit: Number of batches of each rank that ends an epoch early; None for no limit.
     """
 
-    def __init__(
-        self,
-        lengths: NDArray[np.int64],
-        *,
-        tokens: int,
-        max_rows: int | None,
-        seed: int,
-        world_size: int = 1,
-        limit: int | None = None,
-    ) -> None:
-        self._lengths = lengths
-        self._tokens = tokens
-        self._max_rows = max_rows
-        self._seed = seed
-        self._world_size = world_size
-        self._limit = limit
+    lengths: NDArray[np.int64]
+    _: KW_ONLY
+    tokens: int
+    max_rows: int | None
+    seed: int
+    world_size: int = 1
+    limit: int | None = None
 
     def plan(self, epoch: int, rank: int = 0) -> BatchPlan:
         """Return the batches of `rank` in `epoch`."""
         steps = self._steps(epoch)
         all_batches = [batch for step in steps for batch in step]
-        real = sum(int(self._lengths[batch].sum()) for batch in all_batches)
-        padded = sum(len(batch) * int(self._lengths[batch].max()) for batch in all_batches)
+        real = sum(int(self.lengths[batch].sum()) for batch in all_batches)
+        padded = sum(len(batch) * int(self.lengths[batch].max()) for batch in all_batches)
         batches = [step[rank] for step in steps]
-        tokens = [int(self._lengths[batch].sum()) for batch in batches]
+        tokens = [int(self.lengths[batch].sum()) for batch in batches]
         return BatchPlan(batches, tokens, 1 - real / padded if padded else 0.0)
 
     def count(self, epoch: int) -> int:
@@ -78,21 +70,21 @@ class EpochPlanner:
 
     def _steps(self, epoch: int) -> list[list[NDArray[np.int64]]]:
         """Return one batch a rank for each step, in training order."""
-        order = np.random.default_rng((self._seed, epoch))
-        rows = order.permutation(len(self._lengths)).astype(np.int64)
+        order = np.random.default_rng((self.seed, epoch))
+        rows = order.permutation(len(self.lengths)).astype(np.int64)
         batches: list[NDArray[np.int64]] = []
         for pool in np.array_split(rows, self._pools()):
-            cut = [pool[inside] for inside in length_batches(self._lengths[pool], self._tokens, self._max_rows)]
-            batches += _divisible(cut, self._world_size)
-        steps = [batches[start : start + self._world_size] for start in range(0, len(batches), self._world_size)]
-        return [steps[number] for number in order.permutation(len(steps))[: self._limit]]
+            cut = [pool[inside] for inside in length_batches(self.lengths[pool], self.tokens, self.max_rows)]
+            batches += _divisible(cut, self.world_size)
+        steps = [batches[start : start + self.world_size] for start in range(0, len(batches), self.world_size)]
+        return [steps[number] for number in order.permutation(len(steps))[: self.limit]]
 
     def _pools(self) -> int:
-        mean = max(1.0, float(self._lengths.mean()))
-        rows = max(1.0, self._tokens / mean)
-        if self._max_rows is not None:
-            rows = min(rows, self._max_rows)
-        return max(1, round(len(self._lengths) / (rows * _BATCHES_IN_A_POOL)))
+        mean = max(1.0, float(self.lengths.mean()))
+        rows = max(1.0, self.tokens / mean)
+        if self.max_rows is not None:
+            rows = min(rows, self.max_rows)
+        return max(1, round(len(self.lengths) / (rows * _BATCHES_IN_A_POOL)))
 
 
 class BatchSampler:

@@ -57,7 +57,7 @@ class PreparedDataModule(LightningDataModule):
             if len(examples) == 0:
                 raise UserError(f"the {name} split is empty", where=str(prepared.folder / name), fix="Add rows")
         self._position = (0, 0)
-        self._plan = lru_cache(maxsize=2)(self._make_plan)
+        self._plan = lru_cache(maxsize=2)(lambda epoch: self._planner().plan(epoch, self._rank()))
 
     # -- training ---------------------------------------------------------------------------
 
@@ -139,9 +139,6 @@ class PreparedDataModule(LightningDataModule):
             world_size=self._world_size(),
             limit=self._config.per_epoch,
         )
-
-    def _make_plan(self, epoch: int) -> BatchPlan:
-        return self._planner().plan(epoch, self._rank())
 
     def _processed_epochs(self) -> int:
         # After loading a checkpoint of an epoch's end, `trainer.current_epoch` is still that epoch.

@@ -27,6 +27,7 @@ class InstructionTuningEvaluator(Evaluator, ExaminesNetwork):
     """Measures the likelihood of the assistant's answers."""
 
     task: InstructionTuning
+    baseline_columns = ["answer_ids"]
 
     def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:
         """Return `id`, `messages`, `nll` (nats) and `targets` of each conversation."""
@@ -35,11 +36,6 @@ class InstructionTuningEvaluator(Evaluator, ExaminesNetwork):
     def metrics(self, state: State) -> list[Metric]:
         """Return loss in nats per token of the answers, and perplexity."""
         return likelihood_metrics()
-
-    @property
-    def baseline_columns(self) -> list[str]:
-        """Columns of the prepared splits that `baselines` reads."""
-        return ["answer_ids"]
 
     def baselines(
         self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int

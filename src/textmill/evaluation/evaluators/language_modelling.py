@@ -28,6 +28,7 @@ class LanguageModellingEvaluator(Evaluator, ExaminesNetwork):
     """Measures bits per byte, which can be compared across tokenizers."""
 
     task: LanguageModelling
+    baseline_columns = ["input_ids"]
 
     def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:
         """Return `id`, `nll` (nats), `targets` and `bytes` of each window."""
@@ -40,11 +41,6 @@ class LanguageModellingEvaluator(Evaluator, ExaminesNetwork):
             Metric("bits_per_byte", lambda c, i: per_byte(c, i) / math.log(2), higher_is_better=False),
             *likelihood_metrics(),
         ]
-
-    @property
-    def baseline_columns(self) -> list[str]:
-        """Columns of the prepared splits that `baselines` reads."""
-        return ["input_ids"]
 
     def baselines(
         self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int

@@ -18,6 +18,7 @@ class QuestionAnsweringEvaluator(Evaluator):
     """Measures answers as SQuAD 2.0 does."""
 
     task: QuestionAnswering
+    baseline_columns = ["id", "question", "context", "answers"]
 
     def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:
         """Return `id`, `question`, `answers`, `prediction` with `start`, `end`, `margin`, `exact_match` and `f1`."""
@@ -27,11 +28,6 @@ class QuestionAnsweringEvaluator(Evaluator):
     def metrics(self, state: State) -> list[Metric]:
         """Return F1 and exact match, over all questions and over those with and without an answer."""
         return passage_metrics()
-
-    @property
-    def baseline_columns(self) -> list[str]:
-        """Columns of the prepared splits that `baselines` reads."""
-        return ["id", *self.task.text_columns, *self.task.target_columns]
 
     def baselines(
         self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int

@@ -20,14 +20,11 @@ _TARGET = "summary"
 class SummaryEvaluator(Evaluator):
     """Measures ROUGE."""
 
+    baseline_columns = ["id", "text", _TARGET]
+
     def metrics(self, state: State) -> list[Metric]:
         """Return ROUGE-1, -2 and -L."""
         return rouge.metrics()
-
-    @property
-    def baseline_columns(self) -> list[str]:
-        """Columns of the prepared splits that `baselines` reads."""
-        return ["id", "text", _TARGET]
 
     def baselines(
         self, train: pd.DataFrame, validation: pd.DataFrame, state: State, options: Mapping[str, Any], seed: int

@@ -11,10 +11,7 @@ from textmill.tasks.base import State
 class TextualEntailmentEvaluator(TextClassificationEvaluator):
     """Measures labels of pairs; the baselines read both texts as one."""
 
-    @property
-    def baseline_columns(self) -> list[str]:
-        """Columns of the prepared splits that `baselines` reads."""
-        return ["id", "label", "words"]
+    baseline_columns = ["id", "label", "words"]
 
     def errors(self, predictions: pd.DataFrame, state: State) -> pd.DataFrame:
         """Return the wrong predictions, the most confident first."""

@@ -55,7 +55,7 @@ class TokenStream:
         return rows
 
 
-class PackedWindows:
+class PackedWindows(Examples):
     """Windows of `length` targets: `length` + 1 tokens, the last of which begins the next window.
 
     In training each epoch shifts the windows by a number drawn from seed and epoch, so that a token is
@@ -82,9 +82,6 @@ class PackedWindows:
 
     def __len__(self) -> int:
         return len(self.lengths)
-
-    def __getitem__(self, row: int) -> Mapping[str, Sequence[Any]]:
-        return self.__getitems__([row])
 
     def __getitems__(self, rows: list[int]) -> Mapping[str, Sequence[Any]]:
         """Return `input_ids` of each window, and `document_ids`: the row of each token."""

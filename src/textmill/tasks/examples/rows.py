@@ -30,6 +30,7 @@ class Examples(Protocol):
 
     def in_epoch(self, epoch: int, seed: int) -> Examples:
         """Return the training examples of an epoch; number and lengths are the same in every epoch."""
+        return self
 
     def columns(self) -> Mapping[str, Sequence[Any]]:
         """Return the encoded columns of all examples."""
@@ -38,7 +39,7 @@ class Examples(Protocol):
         """Return a row an example, with `id`, `length` and what `Evaluator.predictions` needs."""
 
 
-class EncodedRows:
+class EncodedRows(Examples):
     """Examples that are the rows of a memory-mapped table.
 
     Args:
@@ -56,17 +57,10 @@ class EncodedRows:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def __getitem__(self, row: int) -> Mapping[str, Sequence[Any]]:
-        return self.__getitems__([row])
-
     def __getitems__(self, rows: list[int]) -> Mapping[str, Sequence[Any]]:
         """See `Examples`."""
         columns: dict[str, list[Any]] = self.encoded.take(rows).to_pydict()
         return columns
-
-    def in_epoch(self, epoch: int, seed: int) -> EncodedRows:
-        """See `Examples`."""
-        return self
 
     def columns(self) -> ColumnView:
         """See `Examples`."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from textmill.tasks.examples.rows import ColumnView, Examples
+
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
@@ -24,7 +26,7 @@ def cut(values: Sequence[Any], lengths: Sequence[int]) -> Iterator[Sequence[Any]
         start += length
 
 
-class SlidingWindows:
+class SlidingWindows(Examples):
     """Examples that are the windows of a memory-mapped table's rows, row after row.
 
     Args:
@@ -44,9 +46,6 @@ class SlidingWindows:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, window: int) -> Mapping[str, Sequence[Any]]:
-        return self.__getitems__([window])
-
     def __getitems__(self, rows: list[int]) -> Mapping[str, Sequence[Any]]:
         """Return `input_ids` and the window columns of some windows."""
         owners = self._rows[rows]
@@ -61,10 +60,6 @@ class SlidingWindows:
                 columns[name].append(taken.column(name)[position].values[window - first].as_py())
         return columns
 
-    def in_epoch(self, epoch: int, seed: int) -> SlidingWindows:
-        """See `Examples`."""
-        return self
-
     def columns(self) -> Mapping[str, Sequence[Any]]:
         """Return `input_ids` and the window columns of all windows, and the other columns with a value a row."""
         return _Columns(self._table, self._of_window)
@@ -75,20 +70,14 @@ class SlidingWindows:
         return frame
 
 
-class _Columns(Mapping[str, Sequence[Any]]):
+class _Columns(ColumnView):
     def __init__(self, table: pa.Table, of_window: Sequence[str]) -> None:
-        self._table = table
+        super().__init__(table)
         self._of_window = of_window
 
     def __getitem__(self, name: str) -> Sequence[Any]:
-        values: list[Any] = self._table.column(name).to_pylist()
+        values = super().__getitem__(name)
         if name == "input_ids":
-            lengths = self._table.column(WINDOWS).to_pylist()
-            return [part for row, of_row in zip(values, lengths, strict=True) for part in cut(row, of_row)]
+            rows = zip(values, super().__getitem__(WINDOWS), strict=True)
+            return [part for row, lengths in rows for part in cut(row, lengths)]
         return [value for row in values for value in row] if name in self._of_window else values
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._table.column_names)
-
-    def __len__(self) -> int:
-        return int(self._table.num_columns)

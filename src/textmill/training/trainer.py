@@ -119,14 +119,14 @@ class Training:
         self.folder = CheckpointFolder(checkpoints.absolute() / self.fingerprint)
 
     def refused_checkpoint(self) -> str | None:
-        """Return why training does not go on from the latest unfinished one; None when there is nothing to refuse."""
+        """Return why training does not continue an unfinished one; None without such a one."""
         other = self.folder.other()
         if other is None:
             return None
         changes = describe_changes(other.parts(), self._parts) if other.parts() else []
         why = "; ".join(changes[:_REASONS]) or "an earlier version wrote it and kept no record of what it depends on"
         more = f"; and {len(changes) - _REASONS} more" if len(changes) > _REASONS else ""
-        return f"does not go on from the unfinished training in {other.path}: {why}{more}"
+        return f"does not continue the unfinished training in {other.path}: {why}{more}"
 
     def run(self, metrics: MetricLog | None = None) -> Trained:
         """Train, from the last checkpoint if there is one.
@@ -223,10 +223,10 @@ class Training:
             "padding_share": sum(meter.padding.values()) / max(1, len(meter.padding)),
         }
         weights = load_file(self.folder.path / history.best_file) if trainer.is_global_zero else {}
+        outputs = history.outputs
         if isinstance(self._task, CalibratesWeights):
-            weights = self._task.calibrate_weights(weights, metrics)
-            return Trained(network, weights, history.rows, meter.curve.rows, metrics)
-        return Trained(network, weights, history.rows, meter.curve.rows, metrics, history.outputs)
+            weights, outputs = self._task.calibrate_weights(weights, metrics), None
+        return Trained(network, weights, history.rows, meter.curve.rows, metrics, outputs)
 
 
 def _fit(trainer: Trainer, module: TrainingModule, data: PreparedDataModule, checkpoint: Path | None) -> None:
