@@ -86,7 +86,7 @@ def test_round_trip_and_canonical_text(layout: Layout, tmp_path: Path) -> None:
         ("train: {optimizer: {schedule: wavy}}", "params.yaml:1", "'linear', 'cosine', 'constant' or 'stable'"),
         ("experiment: movie_review", "params.yaml:1", "Did you mean 'movie_reviews'?"),
         ("trian: {max_epochs: 3}", "params.yaml:1", "trian: unknown key. Did you mean 'train'"),
-        ("seed: [", "params.yaml:", "not valid YAML"),
+        ("seed: [", "params.yaml:", "invalid YAML"),
         ("- 1", "params.yaml", "must hold keys with values"),
         ("model: {dropout: 3}", "params.yaml:1", "model.dropout = 3"),
         ("task: {_target_: textmill.tasks.nothing.Nothing}", "params.yaml:1", "cannot import the class"),

@@ -1,1 +1,1 @@
-"""Configuration: composing `conf/` and `params.yaml`, checking them once, finding plugins."""
+"""Compose `conf/` and `params.yaml`, validate them once, and find plugins."""

@@ -1,9 +1,8 @@
-"""Composing `conf/` and `params.yaml` with Hydra into one checked `PipelineConfig`.
+"""Compose `conf/` and `params.yaml` with Hydra into one validated `PipelineConfig`.
 
 Precedence, low to high: the group files named in `conf/config.yaml`, the experiment file,
-`params.yaml`, overrides on the command line. In `params.yaml` a text at a group's name chooses
-that group's file (`model: minilm`), a value elsewhere replaces the experiment's, and null leaves
-it as the experiment says.
+`params.yaml`, overrides on the command line. In `params.yaml` a string at a group's name chooses
+that group's file (`model: minilm`). Any other value replaces the experiment's; null keeps it.
 """
 
 from __future__ import annotations
@@ -31,15 +30,14 @@ ROOT_CONFIG = "config"
 
 
 def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
-    """Compose and check the configuration.
+    """Compose and validate the configuration.
 
     Args:
-        layout: Of the project; `conf/` and `params.yaml` are read.
+        layout: The project, with `conf/` and `params.yaml`.
         overrides: Hydra overrides from the command line, such as `train.max_epochs=1`.
 
     Raises:
-        UserError: A file, key or value is wrong; the text names file, line, key, value and what
-            is allowed.
+        UserError: A file, key or value is invalid; the text has file, line, key, value and allowed values.
     """
     params = _read_params(layout.params)
     all_overrides = _merge(list(_from_params(params, layout.conf)), list(overrides), layout)
@@ -64,12 +62,12 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
 
 
 def section_names() -> list[str]:
-    """The top-level keys of the resolved configuration."""
+    """Return the top-level keys of the resolved configuration."""
     return [field.alias or name for name, field in PipelineConfig.model_fields.items()]
 
 
 class _Overrides:
-    """Hydra overrides in order, and the group choices among them."""
+    """Hydra overrides in order, and their group choices."""
 
     def __init__(self) -> None:
         self.strings: list[str] = []
@@ -106,7 +104,7 @@ def _value_overrides(path: tuple[str, ...], value: Any) -> Iterator[str]:
 
 
 def _merge(params: list[str], command_line: list[str], layout: Layout) -> _Overrides:
-    """Command-line choices replace those of params.yaml; Hydra takes the last of equal values."""
+    """Merge overrides; the command line replaces choices of params.yaml, Hydra uses the last value of a key."""
     parser = OverridesParser.create()
     merged = _Overrides()
     parsed: list[tuple[str, Any]] = []
@@ -145,7 +143,7 @@ def _require_choice(layout: Layout, group: str, choice: str, overrides: Sequence
 
 
 def _require_known_keys(layout: Layout, composed: Any, params: Mapping[str, Any]) -> None:
-    """Refuse a top-level key that is neither a section, a group nor in `conf/config.yaml`."""
+    """Reject a top-level key that is not a section, a group or a key of `conf/config.yaml`."""
     root = yaml.safe_load((layout.conf / f"{ROOT_CONFIG}.yaml").read_text(encoding="utf-8"))
     groups = [path.name for path in layout.conf.iterdir() if path.is_dir()]
     known = {*section_names(), *groups, *root}

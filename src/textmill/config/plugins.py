@@ -1,7 +1,7 @@
-"""Plugins: a class named in the configuration by `_target_`, with options of its own.
+"""Plugins: classes that the configuration names by `_target_`, with their own options.
 
-Tasks, sources, models and routers are plugins, so that adding one takes a new file with the
-class and a new `conf/` file that names it, inside this package or outside it.
+Tasks, sources, models and routers are plugins. To add one, write a file with the class, inside or
+outside this package, and a file in `conf/` that names it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from textmill.errors import UserError
 
 TARGET = "_target_"
 _MOVED = {"textmill.data.sources.": "textmill.fetching.sources."}
-"""Modules that configurations written before 26 November 2026 name, and where their classes are now."""
+"""Old and new module prefixes: configurations written before 26 November 2026 must load."""
 
 
 class Plugin:
-    """Base of all plugins. `Config` declares the options; an instance holds them checked."""
+    """Base of all plugins. `Config` declares the options; `config` has their validated values."""
 
     Config: ClassVar[type[Section]] = Section
 

@@ -1,4 +1,4 @@
-"""Telling where in `conf/`, `params.yaml` or on the command line a wrong value was written."""
+"""Report configuration errors with their origin: a line of `conf/` or `params.yaml`, or the command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PACKAGE = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Trace:
-    """What is needed to find the origin of a value: the unresolved composition and its choices."""
+    """Finds the origin of a value from the unresolved composition and its choices."""
 
     layout: Layout
     composed: DictConfig
@@ -32,43 +32,21 @@ class Trace:
     overrides: Sequence[str]
 
     def locate(self, key: Key) -> tuple[Key, str]:
-        """The key as a user wrote it, and the place: `FILE:LINE` or `command line`."""
-        key = self._follow_references(key)
-        dotted = ".".join(key)
-        for override in reversed(self.overrides):
-            if override.lstrip("+~").split("=")[0] in (dotted, *_parents(key)):
-                return key, "command line"
-        # A key that is missing stands nowhere: its section is the place to add it.
+        """Return the key as the user wrote it and its origin: `FILE:LINE` or `command line`."""
+        for _ in range(8):
+            key = follow_reference(self.composed, key) or key
+        parents = {".".join(key[:depth]) for depth in range(1, len(key) + 1)}
+        if any(override.lstrip("+~").split("=")[0] in parents for override in self.overrides):
+            return key, "command line"
+        # A missing key has no line: report its section, where the user must add it.
         for known in (key[:depth] for depth in range(len(key), 0, -1)):
             for path, package in self._files():
                 if known[: len(package)] == package and (line := find_line(path, known[len(package) :])):
                     return key, f"{path.relative_to(self.layout.root)}:{line}"
         return key, "conf/"
 
-    def _follow_references(self, key: Key) -> Key:
-        """Rewrite `train.model.dropout` to `model.dropout` where `train.model` is `${model}`."""
-        for _ in range(8):
-            for depth in range(1, len(key) + 1):
-                raw = self._raw(key[:depth])
-                if raw is not None and (match := _REFERENCE.match(raw)):
-                    key = (*match[1].split("."), *key[depth:])
-                    break
-            else:
-                break
-        return key
-
-    def _raw(self, key: Key) -> str | None:
-        node: Any = self.composed
-        for part in key[:-1]:
-            if not isinstance(node, DictConfig) or part not in node or OmegaConf.is_interpolation(node, part):
-                return None
-            node = node[part]
-        if not isinstance(node, DictConfig) or key[-1] not in node or not OmegaConf.is_interpolation(node, key[-1]):
-            return None
-        return str(OmegaConf.to_container(node, resolve=False)[key[-1]])  # type: ignore[index, call-overload]
-
     def _files(self) -> Iterator[tuple[Path, Key]]:
-        """Every file that took part and the key under which its content stands; strongest first."""
+        """Yield every composed file and the key of its content, highest precedence first."""
         yield self.layout.params, ()
         groups = sorted(self.choices.items(), key=lambda item: item[0] != "experiment")
         for group, choice in groups:
@@ -78,8 +56,24 @@ class Trace:
         yield self.layout.conf / "config.yaml", ()
 
 
+def follow_reference(composed: DictConfig, key: Key) -> Key | None:
+    """Resolve the first reference on the way to `key`; return None without one.
+
+    `train.model.dropout` becomes `model.dropout` if `train.model` is `${model}`.
+    """
+    node: Any = composed
+    for depth, part in enumerate(key, start=1):
+        if not OmegaConf.is_dict(node) or node._get_node(part) is None:
+            return None
+        if OmegaConf.is_interpolation(node, part):
+            match = _REFERENCE.match(str(node._get_node(part)._value()))
+            return (*match[1].split("."), *key[depth:]) if match else None
+        node = node._get_node(part)
+    return None
+
+
 def explain(error: ValidationError, sections: Mapping[str, Any], trace: Trace) -> UserError:
-    """The first problem of `error` as one line: place, key, value, what is allowed."""
+    """Convert the first problem of `error` to one line: origin, key, value, allowed values."""
     problem = error.errors()[0]
     key = tuple(str(part) for part in problem["loc"])
     while key and key[-1].startswith(("function-", "is-instance")):
@@ -91,30 +85,32 @@ def explain(error: ValidationError, sections: Mapping[str, Any], trace: Trace) -
         fix = f"{did_you_mean(key[-1], allowed)}Allowed here: {', '.join(allowed)}"
         return UserError(f"{'.'.join(shown)}: unknown key{others}", where=where, fix=fix)
     if problem["type"] == "missing":
-        return UserError(f"{'.'.join(shown)}: required, but not set{others}", where=where, fix="Set it")
+        return UserError(
+            f"{'.'.join(shown)}: required but not set{others}", where=where, fix="Set it in conf/ or params.yaml"
+        )
     message = problem["msg"].removeprefix("Input ")
     return UserError(f"{'.'.join(shown)} = {problem['input']!r}: {message}{others}", where=where)
 
 
 def explain_yaml(error: yaml.YAMLError, path: Path) -> UserError:
-    """A YAML syntax error as one line with file and line number."""
+    """Convert a YAML syntax error to one line with file and line number."""
     mark = getattr(error, "problem_mark", None)
     file = Path(mark.name) if mark else path
     name = str(file.relative_to(path.parent)) if file.is_relative_to(path.parent) else path.name
     where = f"{name}:{mark.line + 1}" if mark else name
     return UserError(
-        f"not valid YAML ({getattr(error, 'problem', error)})", where=where, fix="Mend the indentation or quotes there"
+        f"invalid YAML ({getattr(error, 'problem', error)})", where=where, fix="Check indentation and quotes"
     )
 
 
 def locate_in_file(path: Path, key: Key, root: Path) -> str:
-    """`FILE:LINE` of `key` in a YAML file, or just the file."""
+    """Return `FILE:LINE` of `key` in a YAML file, or the file without a line."""
     line = find_line(path, key)
     return f"{path.relative_to(root)}:{line}" if line else str(path.relative_to(root))
 
 
 def find_line(path: Path, key: Key) -> int | None:
-    """The line on which `key` stands in a YAML file, counted from 1; None if it does not."""
+    """Return the line of `key` in a YAML file, counted from 1, or None."""
     if not path.is_file():
         return None
     node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
@@ -125,19 +121,15 @@ def find_line(path: Path, key: Key) -> int | None:
             line = node.start_mark.line + 1
             continue
         if not isinstance(node, yaml.MappingNode):
-            # A value written here as a whole (or null, which sets nothing) ends the search.
+            # A scalar here (or null, which sets nothing) has no keys below it.
             return None
-        found = [(name, value) for name, value in node.value if name.value == part]
-        if not found:
+        entry = next(((name, value) for name, value in node.value if name.value == part), None)
+        if entry is None:
             return None
-        line, node = found[0][0].start_mark.line + 1, found[0][1]
+        line, node = entry[0].start_mark.line + 1, entry[1]
     if isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null"):
         return None
     return line
-
-
-def _parents(key: Key) -> list[str]:
-    return [".".join(key[:depth]) for depth in range(1, len(key))]
 
 
 def _package(path: Path, group: str) -> Key:
@@ -147,7 +139,7 @@ def _package(path: Path, group: str) -> Key:
 
 
 def _allowed_keys(key: Key, sections: Mapping[str, Any]) -> list[str]:
-    """The keys that the section at `key` may have."""
+    """Return the allowed keys of the section at `key`."""
     model: type[BaseModel] = PipelineConfig
     value: Any = sections
     for part in key:

@@ -1,4 +1,4 @@
-"""Reading and writing `data/resolved.yaml`, the one truth that every stage reads."""
+"""Read and write `data/resolved.yaml`, the configuration that every stage reads."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ HEADER = "# Made by the stage `compose` from conf/ and params.yaml. Edit those, 
 
 
 def to_yaml(config: PipelineConfig) -> str:
-    """The canonical text: keys sorted, so that order and comments in `conf/` change nothing."""
+    """Return the canonical text; sorted keys make it independent of order and comments in `conf/`."""
     return dump(config.model_dump(mode="json", by_alias=True))
 
 
 def dump(content: dict[str, Any]) -> str:
-    """The same of plain sections."""
+    """Return the canonical text of plain sections."""
     return HEADER + yaml.safe_dump(content, sort_keys=True, allow_unicode=True, default_flow_style=False)
 
 
 def load(text: str) -> dict[str, Any]:
-    """The plain sections of such a text, unchecked."""
+    """Parse the plain sections of such a text, without validation."""
     return dict(yaml.safe_load(text))
 
 
@@ -39,7 +39,7 @@ def read(path: Path) -> PipelineConfig:
     """Read the resolved configuration.
 
     Raises:
-        UserError: The file is missing, or was edited by hand into something else.
+        UserError: The file is missing or invalid.
     """
     if not path.is_file():
         raise UserError("no resolved configuration yet", where=str(path), fix="Run `dvc repro compose`")

@@ -1,4 +1,4 @@
-"""The whole resolved configuration, checked once."""
+"""The schema of the whole resolved configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from textmill.errors import UserError
 
 
 class PipelineConfig(Section):
-    """The content of `data/resolved.yaml`: one section a stage, and `gate` and `runtime`."""
+    """The content of `data/resolved.yaml`: one section for each stage, and `gate` and `runtime`."""
 
     fetch: FetchConfig
     prepare: PrepareConfig
@@ -35,7 +35,7 @@ class PipelineConfig(Section):
     runtime: RuntimeConfig = RuntimeConfig()
 
     def section(self, stage: str) -> Section:
-        """The section of the stage named `stage`."""
+        """Return the section of a stage by the stage's name."""
         for name, field in type(self).model_fields.items():
             if stage in (name, field.alias):
                 section: Section = getattr(self, name)
@@ -44,22 +44,22 @@ class PipelineConfig(Section):
 
 
 def plugin_class(spec: Mapping[str, Any]) -> type[Plugin]:
-    """The class that a plugin's options name.
+    """Import the class that a plugin's options name.
 
     Raises:
-        UserError: It names none, or one that is not there.
+        UserError: The options name no class, or the class does not exist.
     """
     target = spec.get(TARGET)
     if not isinstance(target, str):
-        raise UserError("names no class")
+        raise UserError(f"{TARGET} must be the dotted path of a class")
     return Plugin.find(target)
 
 
 def check_plugins(config: PipelineConfig) -> None:
-    """Check the options of every plugin against the class that it names.
+    """Validate the options of every plugin with the class that they name.
 
     Raises:
-        pydantic.ValidationError: A class is not there or an option is wrong; with the whole key.
+        pydantic.ValidationError: A class does not exist or an option is invalid; with the full key.
     """
     for name, field in type(config).model_fields.items():
         section = getattr(config, name)
@@ -71,15 +71,15 @@ def check_plugins(config: PipelineConfig) -> None:
 
 
 def _plugin_problems(spec: Mapping[str, Any]) -> list[tuple[PydanticCustomError, tuple[int | str, ...], Any]]:
-    """What is wrong with a plugin's options: kind with message, place within the options, value."""
+    """Return the problems of a plugin's options: type with message, key within the options, value."""
     try:
         options = plugin_class(spec).Config.model_validate({key: value for key, value in spec.items() if key != TARGET})
     except UserError as error:
         return [(PydanticCustomError("plugin", "{text}", {"text": error.what}), (TARGET,), spec.get(TARGET))]
     except ValidationError as error:
         return [
-            (PydanticCustomError(found["type"], "{text}", {"text": found["msg"]}), found["loc"], found["input"])
-            for found in error.errors()
+            (PydanticCustomError(problem["type"], "{text}", {"text": problem["msg"]}), problem["loc"], problem["input"])
+            for problem in error.errors()
         ]
     for key, field in type(options).model_fields.items():
         if IS_PLUGIN in field.metadata and (inner := getattr(options, key)) is not None:

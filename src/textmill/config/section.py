@@ -1,4 +1,4 @@
-"""The base of every configuration section: closed, immutable, exact."""
+"""The base class of every configuration section."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A part of the configuration. Unknown keys are refused."""
+    """A part of the configuration; immutable, rejects unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=())

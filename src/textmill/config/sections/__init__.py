@@ -1,1 +1,1 @@
-"""One file a pipeline stage: what its section of the configuration may say."""
+"""The configuration sections, one file for each stage."""

@@ -1,4 +1,4 @@
-"""A file of `conf/candidate/`: one model that `textmill choose` may try."""
+"""A file of `conf/candidate/`: one model for `textmill choose`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from textmill.config.section import Section
 
 
 class CandidateConfig(Section):
-    """A candidate: the lines that stand in `params.yaml` once it is adopted.
+    """A candidate: its lines for `params.yaml`.
 
     Attributes:
-        title: In words, for tables.
-        tasks: The tasks (files of `conf/task/`) that it is tried for; None tries it for every one.
-        baseline: Name of one of the task's own baselines; None for a network, which the pipeline trains.
-        params: Lines of `params.yaml`, beside those that name data and task.
+        title: Name in tables.
+        tasks: Tasks (files of `conf/task/`) to try it for; None tries it for every task.
+        baseline: Name of a baseline of the task's evaluator; None for a network that the pipeline trains.
+        params: Lines of `params.yaml`, without data and task.
     """
 
     title: str

@@ -11,17 +11,17 @@ from textmill.config.types import PluginSpec
 
 
 class EvaluateConfig(Section):
-    """How the trained model is measured.
+    """Options of the evaluation.
 
     Attributes:
-        seed: Of the bootstrap and the baselines.
-        model: The `textmill.models.base.Model` plugin that was trained.
-        resamples: Bootstrap resamples for an interval.
-        confidence: Of the intervals.
-        slice_columns: Columns by which figures are given apart, beside text length.
-        min_slice: Smaller slices are left out.
-        worst: Rows in the table of worst errors.
-        baselines: Options of the task's own baselines.
+        seed: Seed of the bootstrap and the baselines.
+        model: The trained `textmill.models.base.Model` plugin.
+        resamples: Number of bootstrap resamples.
+        confidence: Confidence level of the intervals.
+        slice_columns: Columns that cut slices, in addition to text length.
+        min_slice: Smallest slice to measure, in rows.
+        worst: Number of rows in the table of worst errors.
+        baselines: Options of the task's baselines.
     """
 
     seed: int

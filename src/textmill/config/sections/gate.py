@@ -1,6 +1,6 @@
-"""The `gate` section: what a version must show before it becomes the champion.
+"""The `gate` section: conditions for promotion to champion.
 
-No stage lists it under `params:`, so changing it never runs a stage again.
+No stage depends on it: a change never reruns a stage.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class DifferenceConfig(Section):
     """The claim about challenger minus champion that the paired bootstrap must support.
 
     Attributes:
-        claim: `superiority`: better by more than `margin`. `non_inferiority`: worse by less than it.
-        metric: What to compare; None is the task's main metric.
-        margin: In the metric's own unit.
+        claim: `superiority`: better by more than `margin`. `non_inferiority`: worse by less than `margin`.
+        metric: Metric to compare; None is the task's main metric.
+        margin: Margin in the metric's unit.
     """
 
     claim: Literal["superiority", "non_inferiority"] = "non_inferiority"
@@ -32,19 +32,20 @@ class DifferenceConfig(Section):
     @model_validator(mode="after")
     def _some_margin(self) -> Self:
         if self.claim == "non_inferiority" and self.margin == 0:
-            raise ValueError("non_inferiority needs a margin above 0; without one it is superiority")
+            raise ValueError("non_inferiority needs a margin above 0; for no margin use superiority")
         return self
 
 
 class SlicesConfig(Section):
-    """Parts of the evaluation set on which the challenger must do no harm.
+    """Slices of the evaluation set on which the challenger must not be worse.
 
     Attributes:
-        columns: By which the set is cut, beside text length.
-        min_rows: Smaller slices are listed and not tested.
-        margin: Loss in a slice that is let pass, in the metric's own unit.
-        significance: Chance that a harmless challenger is refused by any of the slices (Holm 1979).
-        required: Values of a column that must be there with `min_rows` rows, or the gate fails.
+        columns: Columns that cut slices, in addition to text length.
+        min_rows: Smallest slice to test, in rows.
+        margin: Tolerated loss in a slice, in the metric's unit.
+        significance: Family-wise error rate over all slices (Holm 1979): the probability that any
+            slice refuses a challenger without a loss.
+        required: Values by column that must have `min_rows` rows each.
     """
 
     columns: list[str] = ["source"]
@@ -55,22 +56,22 @@ class SlicesConfig(Section):
 
 
 class BudgetConfig(Section):
-    """What a resource may cost: as a multiple of the champion's, and in its own unit; None is no limit."""
+    """Budget of one cost: as a multiple of the champion's, and in its own unit; None is no limit."""
 
     ratio: Positive | None = None
     limit: Positive | None = None
 
 
 class BudgetsConfig(Section):
-    """Costs of both versions, measured side by side.
+    """Budgets of the costs, measured in one session for both versions.
 
     Attributes:
         latency: 95th percentile of the time for one row, in milliseconds.
-        memory: Resident memory of a fresh process that has answered, in MB.
-        size: The graph that answers, in MB.
-        rows: Rows that are timed.
-        repeats: Times that each row is timed at least; the fastest counts, so that a busy machine weighs
-            less, and further times follow until the figures settle.
+        memory: Resident memory of a new process after prediction, in MB.
+        size: Size of the served graph, in MB.
+        rows: Number of timed rows.
+        repeats: Smallest number of repetitions for each row. The fastest counts, which reduces the
+            effect of a busy machine; more follow until the values are stable.
     """
 
     latency: BudgetConfig = BudgetConfig(ratio=1.5)
@@ -84,15 +85,15 @@ class GateConfig(Section):
     """The gate of `textmill promote`.
 
     Attributes:
-        precision: Which graph is measured: the one that serves.
-        floors: Least value of a metric, or the greatest where less is better.
-        difference: The claim about challenger and champion.
-        slices: Where no harm may be done.
-        budgets: Of latency, memory and size.
-        max_overlap: Share of evaluation rows whose normalised text the training split holds too.
-        resamples: Of the bootstrap.
-        confidence: Of its intervals.
-        seed: Of the bootstrap, and of the choice of timed rows.
+        precision: Graph to measure: the one to serve.
+        floors: Smallest allowed value by metric; the largest one if lower is better.
+        difference: Claim about challenger and champion.
+        slices: Slices without a loss.
+        budgets: Budgets of latency, memory and size.
+        max_overlap: Largest share of evaluation rows whose normalised text is also in the training split.
+        resamples: Number of bootstrap resamples.
+        confidence: Confidence level of the intervals.
+        seed: Seed of the bootstrap and of the choice of timed rows.
     """
 
     precision: Literal["int8", "fp32"] = "int8"

@@ -1,4 +1,4 @@
-"""How a language model writes: part of the `export` section, and the options of `textmill generate`."""
+"""Generation options: part of the `export` section, and the options of `textmill generate`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ class GenerationConfig(Section):
     """How tokens are chosen.
 
     Attributes:
-        max_new_tokens: Tokens written at most.
-        temperature: Logits are divided by it; 0 always takes the likeliest token (greedy).
-        top_k: Draw among the k likeliest only (Fan et al. 2018).
-        top_p: Draw among the likeliest that together have this probability (Holtzman et al. 2020).
-        min_p: Draw among those at least this times as likely as the likeliest (Nguyen et al. 2024).
-        repetition_penalty: Divides the scores of tokens that stand there already (Keskar et al. 2019).
-        beams: Beams of a beam search; 1 for none. It takes the likeliest text, so the options of
-            drawing do not apply to it.
-        length_penalty: A beam search ranks texts by log-likelihood / length to this power (Wu et al.
-            2016): 0 favours short texts, more than 1 long ones.
-        stop: Texts at which writing ends; they are not part of the answer.
-        seed: Of the draws.
+        max_new_tokens: Largest number of generated tokens.
+        temperature: Divisor of the logits; 0 always takes the most likely token (greedy).
+        top_k: Sample from the k most likely tokens only (Fan et al. 2018).
+        top_p: Sample from the most likely tokens with this total probability (Holtzman et al. 2020).
+        min_p: Sample from tokens with at least this fraction of the highest probability (Nguyen et al. 2024).
+        repetition_penalty: Divisor of the scores of tokens in the text (Keskar et al. 2019).
+        beams: Number of beams; 1 disables beam search. Sampling options do not apply to beam search.
+        length_penalty: Exponent of the length; beam search ranks texts by log-likelihood / length ^
+            exponent (Wu et al. 2016): 0 favours short texts, more than 1 long ones.
+        stop: Texts that end generation; they are not part of the answer.
+        seed: Seed of the samples.
     """
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 200
@@ -41,14 +40,14 @@ class GenerationConfig(Section):
     seed: int = 0
 
     def changed(self, changes: Mapping[str, Any], naming: Callable[[str], str] = str) -> Self:
-        """These options with changes.
+        """Return a copy with changed options.
 
         Args:
             changes: Values by name.
-            naming: How whoever gave an option calls it, by its name here.
+            naming: Converts a name to the one that the user typed, such as `--top-k`.
 
         Raises:
-            UserError: There is no such option, or it is out of range.
+            UserError: An option is unknown or out of range.
         """
         try:
             return type(self).model_validate(self.model_dump() | dict(changes))
@@ -56,5 +55,5 @@ class GenerationConfig(Section):
             first = error.errors()[0]
             name = naming(str(first["loc"][0]))
             if first["type"] == "extra_forbidden":
-                raise UserError("there is no such option", where=name) from error
+                raise UserError("unknown option", where=name) from error
             raise UserError(f"{first['input']!r}: {first['msg']}", where=name) from error

@@ -1,4 +1,4 @@
-"""The `prepare` section: reading, cleaning, deduplicating, splitting, tokenising."""
+"""The `prepare` section: read, clean, deduplicate, split and tokenise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from textmill.config.types import Fraction, PluginSpec
 
 
 def _keys_as_text(value: Any) -> Any:
-    """YAML reads a bare 0 as a number; here it is the text "0" of a file."""
+    """Convert keys to strings: YAML reads a bare 0 as a number, the file has the text "0"."""
     return {str(key): name for key, name in value.items()} if isinstance(value, Mapping) else value
 
 
@@ -22,14 +22,14 @@ Format = Literal["csv", "tsv", "jsonl", "parquet", "text", "squad"]
 
 
 class BinsConfig(Section):
-    """Turn a number into a class name: `names[i]` for values between `edges[i-1]` and `edges[i]`.
+    """Bins that convert a number to a label: `names[i]` for values between `edges[i-1]` and `edges[i]`.
 
     Attributes:
-        divide_by: The number is divided by this first.
-        edges: Ascending; a value equal to an edge belongs to the bin nearer to zero.
-        names: One more than `edges`.
-        uncertainty: Standard error of the divided number. With it the result is not a name but
-            the share of every name, by a normal distribution around the number.
+        divide_by: Divisor of the number before binning.
+        edges: Ascending edges; a value equal to an edge belongs to the bin nearer to zero.
+        names: Labels, `len(edges) + 1` of them.
+        uncertainty: Standard error of the divided number. With it, the result is the share of every
+            label, by a normal distribution around the number.
     """
 
     divide_by: Annotated[float, Field(gt=0)] = 1.0
@@ -47,12 +47,12 @@ class BinsConfig(Section):
 
 
 class ColumnConfig(Section):
-    """How one of the task's columns is made from a column of the file.
+    """Conversion of a file column to a task column.
 
     Attributes:
-        source: The file's column.
-        bins: Turns its numbers into names.
-        names: Value in the file -> the task's value; other values are rejected.
+        source: File column.
+        bins: Bins that convert its numbers to labels.
+        names: File value -> task value; rows with other values are rejected.
     """
 
     source: str
@@ -62,19 +62,19 @@ class ColumnConfig(Section):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.bins is not None and self.names is not None:
-            raise ValueError("give either bins or names")
+            raise ValueError("set either bins or names, not both")
         return self
 
 
 class TextConfig(Section):
-    """How files of raw text are cut into documents; each gives one row with the column `text`.
+    """Split of raw text files into documents; each becomes one row with the column `text`.
 
     Attributes:
-        document: What a document is: the whole file, a paragraph (up to a blank line), or what
-            lies between two lines that match `begins`.
-        begins: Regular expression that the first line of a document matches.
-        drop: Regular expressions (multi-line, a dot matches line ends too) of passages to leave
-            out, such as the boilerplate of a licence.
+        document: Unit of a document: the whole file, a paragraph (up to a blank line), or the text
+            between two lines that match `begins`.
+        begins: Regular expression that matches the first line of a document.
+        drop: Regular expressions (multi-line, a dot matches line ends too) of passages to remove,
+            such as the boilerplate of a licence.
     """
 
     document: Literal["file", "paragraph", "pattern"] = "file"
@@ -84,28 +84,28 @@ class TextConfig(Section):
     @model_validator(mode="after")
     def _patterns_are_good(self) -> Self:
         if (self.begins is not None) != (self.document == "pattern"):
-            raise ValueError("begins goes with document: pattern, and only with it")
+            raise ValueError("set begins if and only if document is pattern")
         for pattern in [*self.drop, self.begins or ""]:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"{pattern!r} is no regular expression ({error})") from None
+                raise ValueError(f"{pattern!r} is not a regular expression ({error})") from None
         return self
 
 
 class ReadConfig(Section):
-    """How the fetched files are read.
+    """Options to read the fetched files.
 
     Attributes:
-        format: None tells it from each file's ending.
-        header: Column names of a file that has none in its first line.
-        quoted: Whether a quote sign in CSV/TSV encloses a field.
-        more_fields: Whether a row of CSV/TSV may have more fields than the header; they are left out.
-        text: For raw text: what a document is.
-        file_column: A name by which `columns` may refer to the name of the file that a row stands in,
-            without its ending: for corpora with a file a label.
-        columns: Task column -> file column, or a `ColumnConfig`. Beside the task's own columns
-            `id`, `source` (figures are given apart by it) and any others may be kept.
+        format: File format; None selects by each file's extension.
+        header: Column names of files without a header line.
+        quoted: Whether quotes in CSV/TSV enclose a field.
+        more_fields: Whether a CSV/TSV row may have more fields than the header; they are dropped.
+        text: Split of raw text into documents.
+        file_column: Name in `columns` for a row's file name without extension: for corpora with one
+            file a label.
+        columns: Task column -> file column, or a `ColumnConfig`. It may also keep `id`, `source`
+            (which cuts slices) and any other columns.
     """
 
     format: Format | None = None
@@ -118,14 +118,14 @@ class ReadConfig(Section):
 
 
 class SplitsConfig(Section):
-    """Shares of the rows cut off for the splits that the source does not bring itself.
+    """Shares of rows for the splits that the source lacks.
 
     Attributes:
-        by: `content`: whole rows, drawn by a hash of their content and the seed. `position`, for
-            raw text: the beginning of each file is for training, the next part for validation and
-            its end for test, as is usual for one long text. `group`: all rows with the same value in
-            the column `group` go to one split, and the shares are shares of these groups.
-        group: A mapped column: the article or the author that a row comes from, say.
+        by: `content`: sample rows by a hash of their content and the seed. `position`, for raw text:
+            the beginning of each file is for training, the next part for validation and its end for
+            test, as usual for one long text. `group`: all rows with the same value in the column
+            `group` go to one split; the shares are shares of groups.
+        group: A mapped column, such as the article or the author of a row.
     """
 
     by: Literal["content", "position", "group"] = "content"
@@ -135,15 +135,11 @@ class SplitsConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
-    def _group_goes_with_by(self) -> Self:
+    def _check_group_and_shares(self) -> Self:
         if (self.group is not None) != (self.by == "group"):
-            raise ValueError("group goes with by: group, and only with it")
-        return self
-
-    @model_validator(mode="after")
-    def _leave_some_for_training(self) -> Self:
+            raise ValueError("set group if and only if by is group")
         if self.validation + self.test >= 1:
-            raise ValueError("validation and test together leave nothing for training")
+            raise ValueError("validation and test together leave no rows for training")
         return self
 
 
@@ -158,14 +154,14 @@ class CleaningConfig(Section):
 
 
 class DuplicatesConfig(Section):
-    """Exact and near-duplicate removal across splits (MinHash; Broder 1997).
+    """Removal of exact and near-duplicates across splits (MinHash; Broder 1997).
 
     Attributes:
-        exact: Whether rows with the same text go; repeated lines of a play, say, are no mistake.
-        near: Whether near-duplicates go too.
-        threshold: Jaccard similarity of character shingles from which two texts count as one.
+        exact: Whether to remove rows with equal text; repeated lines of a play, for example, are correct.
+        near: Whether to remove near-duplicates too.
+        threshold: Smallest Jaccard similarity of character shingles between near-duplicates.
         permutations: Length of the MinHash signature.
-        shingle: Characters in a shingle.
+        shingle: Length of a shingle, in characters.
     """
 
     exact: bool = True
@@ -177,27 +173,27 @@ class DuplicatesConfig(Section):
     @model_validator(mode="after")
     def _near_goes_further(self) -> Self:
         if self.near and not self.exact:
-            raise ValueError("near duplicates cannot go while exact ones stay")
+            raise ValueError("near: true needs exact: true")
         return self
 
 
 class WordsConfig(Section):
-    """The word view of the text that classical baselines use."""
+    """Options to split text into words, for classical baselines."""
 
     segmenter: Literal["whitespace", "jieba"] = "whitespace"
     stop_words: str | None = None
 
 
 class TokenizerConfig(Section):
-    """Where the tokenizer comes from.
+    """The tokenizer.
 
     Attributes:
-        kind: `pretrained` takes the model's own. The others are trained on the training split:
-            `character`, byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) or `unigram`
-            (Kudo 2018), over bytes as well.
-        vocabulary_size: Of BPE and unigram, special tokens included.
-        min_frequency: Pairs that BPE merges must occur this often.
-        end_of_text: The special token that ends a document.
+        kind: `pretrained` loads the model's tokenizer. The others are trained on the training split:
+            `character`, byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) or byte-level
+            `unigram` (Kudo 2018).
+        vocabulary_size: Vocabulary size of BPE and unigram, special tokens included.
+        min_frequency: Smallest frequency of a pair that BPE merges.
+        end_of_text: Special token at the end of a document.
     """
 
     kind: Literal["pretrained", "character", "byte_bpe", "unigram"] = "pretrained"
@@ -207,7 +203,7 @@ class TokenizerConfig(Section):
 
 
 class PrepareConfig(Section):
-    """What to make of the fetched files. `max_length` is in tokens."""
+    """Options to prepare the fetched files. `max_length` is in tokens."""
 
     task: PluginSpec
     read: ReadConfig

@@ -11,7 +11,7 @@ from textmill.config.types import PluginSpec
 
 
 class RegisterConfig(Section):
-    """Under which name the exported model is registered."""
+    """The name under which the exported model is registered."""
 
     task: PluginSpec
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

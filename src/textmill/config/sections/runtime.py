@@ -1,6 +1,6 @@
-"""The `runtime` section: what depends on the machine and must not change a result.
+"""The `runtime` section: machine-dependent settings that must not change a result.
 
-No stage lists it under `params:`, so changing it never runs a stage again.
+No stage depends on it: a change never reruns a stage.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from textmill.config.section import Section
 
 
 class TrainerConfig(Section):
-    """Lightning's own settings. `auto` lets the hardware decide."""
+    """Settings of Lightning's trainer. `auto` selects by hardware."""
 
     accelerator: str = "auto"
     devices: int | str | list[int] = "auto"
@@ -25,10 +25,10 @@ class RuntimeConfig(Section):
     """Machine-local settings.
 
     Attributes:
-        tracking_uri: MLflow's address; None means `$MLFLOW_TRACKING_URI`, else `mlflow.db` and
+        tracking_uri: Address of MLflow; None uses `$MLFLOW_TRACKING_URI`, or else `mlflow.db` and
             `mlruns` in the project's home.
-        workers: Processes for reading and tokenising; None means all cores.
-        progress: `auto` draws a bar on a terminal and plain lines elsewhere.
+        workers: Number of processes for reading and tokenising; None uses all cores.
+        progress: `auto` shows a bar in a terminal and plain lines elsewhere.
     """
 
     trainer: TrainerConfig = TrainerConfig()

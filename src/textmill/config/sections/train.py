@@ -1,4 +1,4 @@
-"""The `train` section: model, optimiser, schedule, batches."""
+"""The `train` section: model, optimizer, schedule, batches."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]
 
 
 class OptimizerConfig(Section):
-    """The optimizer and its schedule: a warm-up, perhaps a stable part, and a decay.
+    """The optimizer and its learning-rate schedule.
 
     Attributes:
         name: `adamw` (Loshchilov & Hutter 2019), or `muon` (Jordan et al. 2024) for the matrices
             within the layers and AdamW for the rest.
-        learning_rate: At the schedule's height.
-        matrix_learning_rate: Of the matrices that Muon steps; None: `learning_rate`.
-        momentum: Of Muon.
-        head_multiplier: The head's learning rate is this times the last layer's.
-        layer_decay: Each layer's learning rate is this times that of the layer above it.
-        weight_decay: Of matrices; vectors have none.
-        betas: Of AdamW.
-        epsilon: Of AdamW.
-        warmup: Share of the steps over which the learning rate rises.
-        schedule: What follows: a fall in a line or half a cosine; none; or, for `stable`, none
-            until a last share `decay` of all steps, then a line (WSD; Hu et al. 2024).
-        decay: See `schedule`.
-        final: The share of the learning rate that is left at the end.
+        learning_rate: Peak learning rate.
+        matrix_learning_rate: Peak learning rate of the matrices under Muon; None: `learning_rate`.
+        momentum: Momentum of Muon.
+        head_multiplier: Ratio of the head's learning rate to the last layer's.
+        layer_decay: Ratio of each layer's learning rate to that of the layer above it.
+        weight_decay: Weight decay of matrices; vectors have none.
+        betas: Betas of AdamW.
+        epsilon: Epsilon of AdamW.
+        warmup: Share of the steps with a rising learning rate.
+        schedule: Decay after the warm-up: `linear`, half a `cosine`, or `constant`; `stable` is
+            constant until the last share `decay` of all steps, then linear (WSD; Hu et al. 2024).
+        decay: Share of decaying steps in the schedule `stable`.
+        final: Final learning rate as a share of the peak.
         gradient_clip: Largest norm of the gradients.
     """
 
@@ -51,13 +51,13 @@ class OptimizerConfig(Section):
 
 
 class BatchesConfig(Section):
-    """Batches of similar lengths.
+    """Batches of rows with similar length.
 
     Attributes:
-        tokens: Of a batch, padding counted.
-        max_rows: Of a batch.
-        accumulate: Batches whose gradients add up to one step.
-        per_epoch: Batches after which an epoch ends, drawn anew from all in each; None takes all.
+        tokens: Largest number of tokens in a batch, padding included.
+        max_rows: Largest number of rows in a batch.
+        accumulate: Number of batches whose gradients form one step.
+        per_epoch: Number of batches in an epoch, resampled for each epoch; None uses all batches.
     """
 
     tokens: Annotated[int, Field(ge=16)] = 1024
@@ -67,20 +67,19 @@ class BatchesConfig(Section):
 
 
 class TrainConfig(Section):
-    """How the model is trained.
+    """Options of training.
 
     Attributes:
-        seed: Of weights, dropout and order of the data.
+        seed: Seed of weights, dropout and data order.
         model: The `textmill.models.base.Model` plugin.
-        precision: None lets the hardware decide.
-        early_stopping: Validations without improvement after which training ends; None never.
-        ema_decay: Decay of an exponential moving average of the weights, per step; None for none.
-        activation_checkpointing: Keep only what each layer is given and compute the rest again in
-            the backward pass: a third slower, with much less memory (Chen et al. 2016).
-        compile: Whether torch.compile makes the network's kernels; `auto` tries both on the first
-            batch of a GPU and takes the faster.
+        precision: Lightning precision; None selects by hardware.
+        early_stopping: Number of validations without improvement that ends training; None disables it.
+        ema_decay: Decay per step of an exponential moving average of the weights; None disables it.
+        activation_checkpointing: Keep only each layer's input and recompute the rest in the backward
+            pass: a third slower, with much less memory (Chen et al. 2016).
+        compile: Use of torch.compile; `auto` times both on the first batch of a GPU and keeps the faster.
         checkpoint_seconds: Time between two checkpoints within an epoch.
-        deterministic: Exact repeatability on GPUs too, at some cost in speed; CPUs have it anyway.
+        deterministic: Exact repeatability on GPUs, at some cost in speed; CPUs always have it.
     """
 
     seed: int
