@@ -134,12 +134,15 @@ def upcoming(layout: Layout) -> dict[str, list[Difference]]:
             continue
         digest = code[stage].digest if stage in code else None
         reasons += _inputs(stage, lock, sections.get(stage, {}), digest, layout)
+        moving: dict[str, list[str]] = {}
         for dep in lock.stages[stage].get("deps", []):
             path, producer = dep["path"], lock.producers.get(dep["path"])
             if producer and found[producer]:
-                reasons.append(Difference("stage", producer, f"{producer} will run and may change {path}"))
+                moving.setdefault(producer, []).append(path)
             elif path in status.get(stage, {}).get("changed deps", {}):
                 reasons.append(Difference("data", path, f"{path} changed{_rows_now(dep, lock, layout)}"))
+        for producer, paths in moving.items():
+            reasons.append(Difference("stage", producer, f"{producer} will run and may change {' and '.join(paths)}"))
         for path, state in status.get(stage, {}).get("changed outs", {}).items():
             words = "was modified" if state == "modified" else "is missing"
             reasons.append(Difference("output", path, f"its output {path} {words}"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 _TABLES = (".arrow", ".parquet")
-_LINES = (".csv", ".json", ".jsonl", ".tsv", ".txt")
+_LINES = (".csv", ".jsonl", ".tsv", ".txt")
 _NAMED = 5
 
 Files = Mapping[str, tuple[str, Path]]
