@@ -181,7 +181,7 @@ def test_earlier_export_answers_as_stored(earlier: Project, today: Path) -> None
     for model in ("data/exported/model", f"models:/{NAME}/1", f"models:/{NAME}@challenger"):
         said = run(earlier, today, "textmill", "predict", "--json", "--model", model, *texts)
         found = [{key: value for key, value in row.items() if key != "input"} for row in json.loads(said)]
-        assert fresh_process.same(stored["outputs"], found), model
+        assert fresh_process.answers_equal(stored["outputs"], found), model
 
 
 def test_earlier_version_loads_with_its_own_code(earlier: Project, today: Path) -> None:
@@ -195,7 +195,7 @@ def test_earlier_version_loads_where_textmill_is_imported(earlier: Project, toda
     command = [sys.executable, "-c", ANSWER, f"models:/{NAME}/1", "data/exported/examples.json"]
     code, found = json.loads(earlier.run(*command, env={"PYTHONPATH": str(today), **store(earlier)}).stdout)
     assert Path(code).is_relative_to(today)
-    assert fresh_process.same(stored_answers(earlier.root / "data/exported")["outputs"], found)
+    assert fresh_process.answers_equal(stored_answers(earlier.root / "data/exported")["outputs"], found)
 
 
 def store(project: Project) -> dict[str, str]:
@@ -321,4 +321,4 @@ def test_earlier_export_of_another_task_answers_as_stored(other_exports: Path, t
     given = json.dumps(stored["inputs"])
     done = subprocess.run(command, input=given, cwd=folder / "model", env=environment, capture_output=True, text=True)
     assert not done.returncode, f"{code}\n{done.stderr}"
-    assert fresh_process.same(stored["outputs"], json.loads(done.stdout))
+    assert fresh_process.answers_equal(stored["outputs"], json.loads(done.stdout))
