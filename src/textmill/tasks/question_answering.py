@@ -73,7 +73,8 @@ class QuestionAnswering(Task, RealignsTargets, CutsExamples, CalibratesWeights, 
             UserError: No question has one.
         """
         if not any(text and text != "[]" for frame in frames for text in frame["answers"]):
-            raise UserError("no question of the training split has an answer", fix="Map prepare.read.columns.answers")
+            where, fix = "prepare.read.columns.answers", "Map a column with answers"
+            raise UserError("no question of the training split has an answer", where=where, fix=fix)
         return {}
 
     def bind_tokenizer(self, state: State, tokenizer: Any, folder: Path) -> State:
