@@ -71,16 +71,14 @@ def render_comparison(
     differences: Mapping[str, Interval],
 ) -> str:
     """Return the HTML page with embedded style and plots."""
-    pictures = []
+    plots = []
     if differences:
         named = {words(name): interval for name, interval in differences.items()}
-        pictures.append(
-            ("differences with intervals", data_uri(png(interval_chart(named, "difference", reference=0.0))))
-        )
+        plots.append(("differences with intervals", data_uri(png(interval_chart(named, "difference", reference=0.0)))))
         main = next(iter(differences))
         both = {name: interval for name, interval in zip(names, metrics[main], strict=True) if interval is not None}
-        pictures.append((words(main), data_uri(png(interval_chart(both, words(main))))))
-    return render_page(_TEMPLATE, names=list(names), how=how, parts=list(parts), pictures=pictures)
+        plots.append((words(main), data_uri(png(interval_chart(both, words(main))))))
+    return render_page(_TEMPLATE, names=list(names), how=how, parts=list(parts), plots=plots)
 
 
 def _signed(interval: Interval) -> str:
