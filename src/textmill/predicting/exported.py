@@ -29,8 +29,6 @@ class ExportedModel(Section):
     """The content of `textmill.json`.
 
     Attributes:
-        task: Task plugin and its options.
-        model: Model plugin and its options.
         state: Task state fitted on the training split.
         max_length: Longest input in tokens; longer texts are truncated.
         cleaning: Cleaning options of `prepare`, also applied to served texts.
