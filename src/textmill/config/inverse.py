@@ -39,13 +39,8 @@ def experiment_text(layout: Layout, name: str, wanted: Mapping[str, Any], origin
     """Return the text of `conf/experiment/NAME.yaml` that composes to `wanted`, checked by composing it.
 
     Choose for each group the file that leaves the fewest values to set. Set a value that several
-    sections refer to at its one source. Ignore `params.yaml`.
-
-    Args:
-        layout: The project, with its `conf/`.
-        name: Name of the experiment.
-        wanted: Resolved sections; `runtime` is ignored.
-        origin: Source of the values, for the comment.
+    sections refer to at its one source. Ignore `params.yaml` and the section `runtime`. The text
+    names the `origin` of the values in a comment.
 
     Raises:
         UserError: No experiment file with this `conf/` composes to these values.

@@ -68,7 +68,7 @@ class Layout:
 
     @property
     def choosing(self) -> Path:
-        """Temporary copies, one a candidate."""
+        """Temporary copies, one per candidate."""
         return self.state / "choose"
 
     @property

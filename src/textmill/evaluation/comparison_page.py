@@ -45,16 +45,19 @@ def parts_of(
         ]
         for name, pair in metrics.items()
     ]
-    cost_rows = [
-        [label, *(f"{getattr(cost, name):.2f}" for cost in costs), f"{_ratio(costs, name):.2f}"]
-        for name, label in _COSTS.items()
-        if costs
+    cost_rows = []
+    for name, label in _COSTS.items() if costs else ():
+        first, second = (float(getattr(cost, name)) for cost in costs)
+        cost_rows.append([label, f"{first:.2f}", f"{second:.2f}", f"{second / first:.2f}"])
+    digest_rows = [
+        [name, *(_text(value)[:_DIGEST_CHARACTERS] for value in pair), "same" if pair[0] == pair[1] else "differs"]
+        for name, pair in digests.items()
     ]
     numbers = [False, True, True, True]
     return [
         Part("Metrics", Table(["", *names, "difference"], rows, numbers), "Neither run logged a metric."),
         Part("Costs", Table(["", *names, "ratio"], cost_rows, numbers), "Only versions have measured costs."),
-        Part("Data", Table(["", *names, ""], _digest_rows(digests), [False] * 4), "Neither run recorded its data."),
+        Part("Data", Table(["", *names, ""], digest_rows, [False] * 4), "Neither run recorded its data."),
         Part(
             "Parameters that differ",
             Table(["", *names], [[name, *map(_text, pair)] for name, pair in params.items()], [False] * 3),
@@ -71,32 +74,18 @@ def render_comparison(
     differences: Mapping[str, Interval],
 ) -> str:
     """Return the HTML page with embedded style and plots."""
-    pictures = []
+    plots = []
     if differences:
         named = {words(name): interval for name, interval in differences.items()}
-        pictures.append(
-            ("differences with intervals", data_uri(png(interval_chart(named, "difference", reference=0.0))))
-        )
+        plots.append(("differences with intervals", data_uri(png(interval_chart(named, "difference", reference=0.0)))))
         main = next(iter(differences))
         both = {name: interval for name, interval in zip(names, metrics[main], strict=True) if interval is not None}
-        pictures.append((words(main), data_uri(png(interval_chart(both, words(main))))))
-    return render_page(_TEMPLATE, names=list(names), how=how, parts=list(parts), pictures=pictures)
+        plots.append((words(main), data_uri(png(interval_chart(both, words(main))))))
+    return render_page(_TEMPLATE, names=list(names), how=how, parts=list(parts), plots=plots)
 
 
 def _signed(interval: Interval) -> str:
     return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
-
-
-def _ratio(costs: Sequence[Costs], name: str) -> float:
-    first, second = (float(getattr(cost, name)) for cost in costs)
-    return second / first
-
-
-def _digest_rows(digests: Mapping[str, Pair]) -> list[list[str]]:
-    return [
-        [name, *(_text(value)[:_DIGEST_CHARACTERS] for value in pair), "same" if pair[0] == pair[1] else "differs"]
-        for name, pair in digests.items()
-    ]
 
 
 def _text(value: str | None) -> str:

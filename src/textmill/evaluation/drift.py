@@ -57,10 +57,7 @@ class Measure:
 
     Attributes:
         subject: Compared quantity, such as `length of text` or `answer label`.
-        name: Name of the effect.
-        effect: Size of the difference.
         limit: Smallest effect that counts as drift.
-        p_value: Probability of a difference this large by chance.
         words: Explanation of the effect.
         flagged: Whether effect and p-value both indicate drift.
     """
@@ -89,8 +86,7 @@ class Drift:
     """The result of a comparison.
 
     Attributes:
-        rows: Number of new rows.
-        reference_rows: Number of training rows in the reference.
+        reference_rows: Number of training rows.
         verdict: `drift` if a measure is flagged.
         measures: Measures, flagged ones first, then by effect divided by limit.
         shares: Distributions to plot.

@@ -19,17 +19,10 @@ _OUTPUTS = "Raw outputs"
 
 
 def render_drift(drift: Drift, title: str, file: str, skipped: int) -> str:
-    """Return the HTML page with embedded style and plots.
-
-    Args:
-        drift: Result of the comparison.
-        title: Name of the version.
-        file: Name of the file with the new texts.
-        skipped: Rows of the file that could not be used.
-    """
-    pictures = {shares.subject.capitalize(): _bars(shares) for shares in drift.shares}
+    """Return the HTML page with embedded style and plots; `title` is the version's name."""
+    plots = {shares.subject.capitalize(): _bars(shares) for shares in drift.shares}
     if drift.outputs is not None:
-        pictures[_OUTPUTS] = _clouds(*drift.outputs)
+        plots[_OUTPUTS] = _clouds(*drift.outputs)
     return render_page(
         _TEMPLATE,
         title=title,
@@ -40,7 +33,7 @@ def render_drift(drift: Drift, title: str, file: str, skipped: int) -> str:
         words_table=Table(
             ["word", "occurrences"], [[word, f"{count:,}"] for word, count in drift.new_words.items()], [False, True]
         ),
-        pictures=[(name, data_uri(png(figure))) for name, figure in pictures.items()],
+        plots=[(name, data_uri(png(figure))) for name, figure in plots.items()],
     )
 
 

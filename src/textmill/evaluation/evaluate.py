@@ -37,13 +37,9 @@ class Evaluation:
     """The result of an evaluation.
 
     Attributes:
-        task: Task of the model.
-        model: Model plugin.
-        measurements: Metrics of the model, its baselines and its slices.
-        predictions: One row a test row, with `length` and the slice columns.
+        predictions: One row per test row, with `length` and the slice columns.
         outputs: Raw outputs of the network, in the same order.
         errors: Wrong predictions, worst first, at most `evaluate.worst`.
-        sections: Report sections of the task's evaluator.
         own_metrics: Metrics of the task's evaluator without an interval.
         rows: Number of rows of each split.
     """

@@ -36,11 +36,7 @@ class Report:
 
 
 class Evaluator(ABC):
-    """Measures the predictions of one task; `Task.evaluator` names the class.
-
-    Args:
-        task: Task with its options.
-    """
+    """Measures the predictions of one task; `Task.evaluator` names the class."""
 
     def __init__(self, task: Any) -> None:
         self.task = task
@@ -80,11 +76,8 @@ class ExaminesNetwork(ABC):
     def examine(self, network: torch.nn.Module, outputs: Outputs, tokenizer: Path, state: State) -> Report:
         """Return further parts of the report.
 
-        Args:
-            network: Network in evaluation mode, on its device.
-            outputs: Outputs of the network for the test split.
-            tokenizer: Folder with `tokenizer.json`.
-            state: Task state.
+        `network` is in evaluation mode, `outputs` are for the test split, `tokenizer` is the folder
+        with `tokenizer.json`.
         """
 
 

@@ -44,7 +44,7 @@ class MeasuredVersion:
     Attributes:
         name: Name in reasons, such as `version 3`.
         digest: SHA-256 of the evaluation set that the version was built with, from its tag.
-        predictions: Predictions of the task's evaluator, one row an evaluation row.
+        predictions: Predictions of the task's evaluator, one row per evaluation row.
         costs: Costs, measured in the same session as the other version's.
     """
 
@@ -59,11 +59,9 @@ class GateInputs:
     """What the gate checks.
 
     Attributes:
-        metrics: Metrics of the task.
         main_metric: Metric to compare if the configuration names none.
         target_columns: Columns that must be equal for both versions.
-        challenger: Version to promote.
-        champion: Current champion; None before the first promotion.
+        champion: None before the first promotion.
         digest: SHA-256 of the current evaluation set.
         frame: `length` and slice columns of the set, in the order of the challenger's predictions.
         overlap: Evaluation rows whose normalised text is also in the challenger's training split;

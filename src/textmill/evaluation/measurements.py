@@ -40,11 +40,8 @@ class Measurements:
 
     Attributes:
         main: Name of the main metric.
-        test: Metrics of the model.
-        baselines: Metrics of each baseline.
+        test: Metrics of the model on the test split.
         difference: Model minus each baseline, on paired resamples.
-        slices: The main metric on each slice.
-        higher_is_better: Direction of each metric.
     """
 
     main: str

@@ -36,14 +36,10 @@ class NewTexts:
 
 
 def read_new_texts(path: Path, task: Task, cleaning: CleaningConfig, columns: Mapping[str, str], most: int) -> NewTexts:
-    """Read a table (CSV, TSV, JSON Lines, Parquet); any other file has one text a line.
+    """Read a table (CSV, TSV, JSON Lines, Parquet); any other file has one text per line.
 
-    Args:
-        path: File to read.
-        task: Task that defines the columns.
-        cleaning: Cleaning options of the model's training texts.
-        columns: Task column -> file column, where the names differ.
-        most: Largest number of rows to keep; a larger file is sampled at random.
+    `columns` maps task columns to file columns of another name. A file with more than `most` rows is
+    sampled at random.
 
     Raises:
         UserError: The file is missing, empty, lacks a text column, or has no usable row.
@@ -99,7 +95,7 @@ def _has_column(path: Path, name: str) -> bool:
 
 
 def _lines(path: Path, task: Task) -> Iterator[dict[str, Any] | None]:
-    """Yield one text a line, or one JSON record a line if the task has several text columns."""
+    """Yield one text per line, or one JSON record per line if the task has several text columns."""
     with path.open(encoding="utf-8-sig") as file:
         try:
             for line in file:

@@ -86,12 +86,7 @@ class Reference(Section):
 def write_reference(task: Task, prepared: Prepared, outputs: Outputs, splitter: WordsConfig, folder: Path) -> None:
     """Write `reference.json` from the training split and the model's outputs for the test split.
 
-    Args:
-        task: Task of the model.
-        prepared: Prepared data.
-        outputs: Outputs for the test split; empty if the exported graphs have other outputs.
-        splitter: Options that split texts into words.
-        folder: The exported folder.
+    `outputs` is empty if the exported graphs have other outputs than the evaluated network.
     """
     columns = [*task.text_columns, *task.target_columns]
     train, test = _evenly(prepared, "train", columns), _evenly(prepared, "test", columns)
@@ -157,7 +152,7 @@ def categories(columns: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, int]
 
 
 def features(outputs: Outputs) -> NDArray[np.float64]:
-    """Convert raw outputs to one vector a row, shape (rows, at most 32).
+    """Convert raw outputs to one vector per row, shape (rows, at most 32).
 
     Average inner axes (tokens); project wide outputs by a fixed random matrix, which approximately
     preserves distances (Johnson & Lindenstrauss 1984).

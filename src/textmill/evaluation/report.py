@@ -51,14 +51,14 @@ def write_evaluation(evaluation: Evaluation, config: EvaluateConfig, title: str,
     for section in evaluation.sections:
         for name, table in section.plots.items():
             table.to_csv(plots / f"{name}.csv", index=False)
-    pictures = draw_pictures(evaluation)
-    for name, image in pictures.items():
+    images = draw_plots(evaluation)
+    for name, image in images.items():
         (plots / f"{name}.png").write_bytes(image)
-    (folder / "report.html").write_text(render_report(evaluation, config, title, pictures), encoding="utf-8")
+    (folder / "report.html").write_text(render_report(evaluation, config, title, images), encoding="utf-8")
 
 
 def slices_table(measurements: Measurements) -> pd.DataFrame:
-    """Return the main metric on each slice, one a row."""
+    """Return the main metric on each slice, one per row."""
     import pandas as pd
 
     rows = [
@@ -68,7 +68,7 @@ def slices_table(measurements: Measurements) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["column", "slice", "rows", "value", "low", "high"])
 
 
-def draw_pictures(evaluation: Evaluation) -> dict[str, bytes]:
+def draw_plots(evaluation: Evaluation) -> dict[str, bytes]:
     """Return every plot of the report as PNG, by name."""
     measurements, metric = evaluation.measurements, words(evaluation.measurements.main)
     this = measurements.test[measurements.main]
@@ -84,17 +84,10 @@ def draw_pictures(evaluation: Evaluation) -> dict[str, bytes]:
     return {name: png(figure) for name, figure in drawn.items()}
 
 
-def render_report(evaluation: Evaluation, config: EvaluateConfig, title: str, pictures: Mapping[str, bytes]) -> str:
-    """Return the HTML page with embedded style and plots.
-
-    Args:
-        evaluation: Result of the evaluation.
-        config: Options of the evaluation.
-        title: Name of the experiment.
-        pictures: PNGs by name, from `draw_pictures`.
-    """
+def render_report(evaluation: Evaluation, config: EvaluateConfig, title: str, images: Mapping[str, bytes]) -> str:
+    """Return the HTML page with embedded style and plots (`images`: PNGs of `draw_plots`)."""
     measurements = evaluation.measurements
-    uris = {name: data_uri(image) for name, image in pictures.items()}
+    uris = {name: data_uri(image) for name, image in images.items()}
     return render_page(
         _TEMPLATE,
         title=title,
@@ -106,17 +99,17 @@ def render_report(evaluation: Evaluation, config: EvaluateConfig, title: str, pi
         confidence=f"{100 * config.confidence:g} %",
         config=config,
         rows=evaluation.rows,
-        models_picture=uris[_MODELS],
+        models_plot=uris[_MODELS],
         models_table=_models_table(measurements),
         groups_table=_groups_table(measurements),
-        slices_picture=uris.get(_SLICES),
+        slices_plot=uris.get(_SLICES),
         slices_table=_slices_table(measurements),
         sections=[
             {
                 "title": section.title,
                 "text": section.text,
                 "table": None if section.table is None or section.table.empty else frame_table(section.table),
-                "pictures": [(words(name), uris[name]) for name in section.figures],
+                "plots": [(words(name), uris[name]) for name in section.figures],
             }
             for section in evaluation.sections
         ],
@@ -187,7 +180,7 @@ def _models_table(measurements: Measurements) -> Table:
 
 
 def _groups_table(measurements: Measurements) -> Table | None:
-    """Return the metrics of single groups: one row a group, one column a metric."""
+    """Return the metrics of single groups: one row per group, one column per metric."""
     cells: dict[str, dict[str, str]] = {}
     for name, interval in measurements.test.items():
         metric, _, group = name.partition(GROUP)

@@ -22,18 +22,13 @@ def write_checkpoint(
 ) -> dict[str, float]:
     """Write weights, configuration and tokenizer if transformers has the architecture.
 
-    Args:
-        model: Trained model in evaluation mode, in float32, on the CPU.
-        task: Task that encodes the test examples.
-        prepared: Prepared data with the test split and the tokenizer.
-        folder: Target folder.
-        tolerance: Largest allowed absolute difference of the logits.
+    `model` is in evaluation mode, in float32, on the CPU.
 
     Returns:
         `checkpoint_max_difference`; empty if transformers lacks the architecture and nothing was written.
 
     Raises:
-        UserError: The logits differ by more than `tolerance`.
+        UserError: A logit of the test examples differs by more than `tolerance`.
     """
     import torch
     from transformers import AutoModelForCausalLM

@@ -95,14 +95,10 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
 
 
 def write_served(config: ExportConfig, task: Task, prepared: Prepared, network: Any, target: Path) -> ExportedModel:
-    """Write the files that serve a model: tokenizer, weights, specification, and ONNX graphs if it has any.
+    """Write the files that serve a model into a new folder.
 
-    Args:
-        config: Options for the specification.
-        task: Task of the network.
-        prepared: Prepared data with task state and tokenizer.
-        network: Network in evaluation mode, in float32, on the CPU, without adapters.
-        target: A folder that does not exist yet.
+    These are tokenizer, weights, specification, and ONNX graphs for a model that does not generate
+    text. `network` is in evaluation mode, in float32, on the CPU, without adapters.
     """
     from textmill.predicting.weights import write_weights
 

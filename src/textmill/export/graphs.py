@@ -32,12 +32,9 @@ def output_names(network: nn.Module) -> list[str]:
 
 
 def write_fp32(network: nn.Module, names: Sequence[str], target: Path) -> None:
-    """Write the network's graph with dynamic numbers of rows and tokens.
+    """Write the network's graph, weights included, with dynamic numbers of rows and tokens.
 
-    Args:
-        network: Network in evaluation mode, in float32, on the CPU.
-        names: Names of its outputs, from `output_names`.
-        target: File of the graph, weights included.
+    `network` is in float32 on the CPU; `names` are its `output_names`.
     """
     import onnx
     import torch
@@ -59,15 +56,7 @@ def write_fp32(network: nn.Module, names: Sequence[str], target: Path) -> None:
 
 
 def write_head(head: nn.Module, width: int, names: Sequence[str], output: str, target: Path) -> None:
-    """Write the graph of a head over several vectors, with a dynamic number of rows.
-
-    Args:
-        head: Module with one input vector (B, D) for each of `names`; on the CPU.
-        width: D.
-        names: Names of its inputs.
-        output: Name of its output.
-        target: File of the graph.
-    """
+    """Write the graph of a head with one input (B, `width`) for each of `names`; B is dynamic."""
     import onnx
     import torch
 

@@ -19,20 +19,14 @@ def render_card(
     title: str, task: Task, prepared: Prepared, layout: Layout, parity: Parity, sizes: dict[str, float]
 ) -> str:
     """Return the card as Markdown, from the outputs of earlier stages."""
-    metrics = read_optional(layout.evaluation / "metrics.json")
-    return _rendered(
+    differences = read_optional(layout.evaluation / "metrics.json").get("difference", {})
+    return _render(
         "card.md.jinja",
-        title=title,
-        task=task.name.replace("_", " "),
+        _common_values(title, task, prepared, layout),
         main_metric=task.main_metric,
         inputs=[record if len(record) > 1 else next(iter(record.values())) for record in task.example_inputs()],
-        corpus=read_optional(layout.raw / "provenance.json"),
-        pretrained=read_optional(layout.pretrained / "provenance.json"),
-        rows={name: prepared.split(name).num_rows for name in ("train", "validation", "test")},
         state=prepared.state,
-        figures=_metric_rows(metrics),
-        baselines=list(metrics.get("baselines", {})),
-        lead={name: _interval(lead.get(task.main_metric)) for name, lead in metrics.get("difference", {}).items()},
+        lead={name: _interval(metrics.get(task.main_metric)) for name, metrics in differences.items()},
         parity=parity,
         sizes=sizes,
     )
@@ -42,30 +36,36 @@ def render_generator_card(
     title: str, task: Task, prepared: Prepared, layout: Layout, parity: dict[str, float], sizes: dict[str, float]
 ) -> str:
     """Return the card of a model that generates text."""
-    metrics = read_optional(layout.evaluation / "metrics.json")
-    return _rendered(
+    return _render(
         "generator_card.md.jinja",
-        title=title,
-        task=task.name.replace("_", " "),
+        _common_values(title, task, prepared, layout),
         continues=isinstance(task, ContinuesText),
-        pretrained=read_optional(layout.pretrained / "provenance.json"),
         prompts=[next(iter(record.values())) for record in task.example_inputs()],
-        corpus=read_optional(layout.raw / "provenance.json"),
-        documents={name: prepared.split(name).num_rows for name in ("train", "validation", "test")},
         vocabulary_size=prepared.state.get("vocabulary_size"),
-        figures=_metric_rows(metrics),
-        baselines=list(metrics.get("baselines", {})),
         parity=parity,
         sizes=sizes,
     )
 
 
-def _rendered(name: str, **values: Any) -> str:
+def _common_values(title: str, task: Task, prepared: Prepared, layout: Layout) -> dict[str, Any]:
+    metrics = read_optional(layout.evaluation / "metrics.json")
+    return {
+        "title": title,
+        "task": task.name.replace("_", " "),
+        "corpus": read_optional(layout.raw / "provenance.json"),
+        "pretrained": read_optional(layout.pretrained / "provenance.json"),
+        "rows": {name: prepared.split(name).num_rows for name in ("train", "validation", "test")},
+        "metrics": _metric_rows(metrics),
+        "baselines": list(metrics.get("baselines", {})),
+    }
+
+
+def _render(name: str, common: dict[str, Any], **values: Any) -> str:
     from jinja2 import Environment, StrictUndefined
 
     template = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    return environment.from_string(template).render(**values)
+    return environment.from_string(template).render(**common, **values)
 
 
 def _metric_rows(metrics: dict[str, Any]) -> list[list[str]]:

@@ -42,16 +42,7 @@ class Parity:
 def measure_parity(
     task: Task, state: State, frame: pd.DataFrame, torch: Outputs, fp32: Outputs, int8: Outputs
 ) -> Parity:
-    """Compare the outputs of both graphs with those of PyTorch for the same rows.
-
-    Args:
-        task: Task with the main metric.
-        state: Task state.
-        frame: Rows with their targets.
-        torch: Outputs of the network for the rows.
-        fp32: Outputs of the fp32 graph.
-        int8: Outputs of the int8 graph.
-    """
+    """Compare the outputs of both graphs with those of PyTorch for the same rows with targets."""
     evaluator = evaluator_of(task)
     metric = evaluator.main_metric(state)
     every_row = np.arange(len(frame))[None]

@@ -29,8 +29,6 @@ class ExportedModel(Section):
     """The content of `textmill.json`.
 
     Attributes:
-        task: Task plugin and its options.
-        model: Model plugin and its options.
         state: Task state fitted on the training split.
         max_length: Longest input in tokens; longer texts are truncated.
         cleaning: Cleaning options of `prepare`, also applied to served texts.
@@ -115,12 +113,11 @@ def verify(folder: Path) -> None:
     actual.pop(MANIFEST_FILE)
     fix = "Do not use this folder; export the model again, or run `dvc checkout`"
     for name in sorted(actual.keys() | expected.keys()):
-        where = str(folder / name)
-        if name.lower().endswith(_PICKLES):
-            raise TamperedError("a pickle can run any code and is refused", where=where, fix=fix)
-        if name not in actual:
-            raise TamperedError("the file is missing", where=where, fix=fix)
-        if name not in expected:
-            raise TamperedError("the manifest does not list this file", where=where, fix=fix)
-        if actual[name] != expected[name]:
-            raise TamperedError("the file was changed after the export (digest differs)", where=where, fix=fix)
+        problems = {
+            "a pickle can run any code and is refused": name.lower().endswith(_PICKLES),
+            "the file is missing": name not in actual,
+            "the manifest does not list this file": name not in expected,
+            "the file was changed after the export (digest differs)": actual.get(name) != expected.get(name),
+        }
+        if problem := next((text for text, is_true in problems.items() if is_true), None):
+            raise TamperedError(problem, where=str(folder / name), fix=fix)

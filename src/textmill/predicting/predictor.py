@@ -68,7 +68,7 @@ class Predictor:
         return [min(limit, max(1, len(encoding))) for encoding in self.tokenizer.encode_batch_fast(texts)]
 
     def predict(self, values: Sequence[Any]) -> list[dict[str, Any]]:
-        """Answer natural inputs (see `Task.parse_inputs`): one record an input, in their order.
+        """Answer natural inputs (see `Task.parse_inputs`): one record per input, in order.
 
         Raises:
             UserError: An input is empty or of a wrong type.

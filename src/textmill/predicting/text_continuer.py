@@ -23,13 +23,7 @@ _REPLACEMENT = "\ufffd"
 
 
 class TextContinuer(Predictor):
-    """An exported language model that continues prompts (see `ContinuesText`).
-
-    Args:
-        exported: Content of the folder's `textmill.json`.
-        tokenizer: Tokenizer of the exported folder.
-        model: Network in evaluation mode.
-    """
+    """An exported language model, in evaluation mode, that continues prompts (see `ContinuesText`)."""
 
     def __init__(self, exported: ExportedModel, tokenizer: Tokenizer, model: LanguageModel) -> None:
         super().__init__(exported, tokenizer, session=None)
@@ -80,7 +74,7 @@ class TextContinuer(Predictor):
         yield self._answer(tokens, options)["text"][len(sent) :]
 
     def outputs(self, frame: pd.DataFrame) -> Outputs:
-        """Return `nll` (nats) and `targets` of each token, one row a text, truncated to the context."""
+        """Return `nll` (nats) and `targets` of each token, one row per text, truncated to the context."""
         import torch
 
         from textmill.tasks.base import Task

@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 
 
 class TextGenerator(Predictor):
-    """An exported model that generates a text about its input (see `GeneratesText`).
-
-    Args:
-        exported: Content of the folder's `textmill.json`.
-        tokenizer: Tokenizer of the exported folder.
-        network: Network in evaluation mode.
-    """
+    """An exported model, in evaluation mode, that generates a text about its input (see `GeneratesText`)."""
 
     def __init__(self, exported: ExportedModel, tokenizer: Tokenizer, network: torch.nn.Module) -> None:
         super().__init__(exported, tokenizer, session=None)
@@ -39,7 +33,7 @@ class TextGenerator(Predictor):
         return cls(exported, load_tokenizer(folder), load_network(folder, exported, threads=threads))
 
     def outputs_of_ids(self, input_ids: Sequence[Sequence[int]]) -> Outputs:
-        """Return the generated texts for tokenised inputs, one a row."""
+        """Return the generated texts for tokenised inputs, one per row."""
         task: Any = self.task  # a `GeneratesText`
         outputs: Outputs = task.generate(self.network, input_ids, self.tokenizer, self.exported.state)
         return outputs
@@ -48,10 +42,8 @@ class TextGenerator(Predictor):
 def load_network(folder: Path, exported: ExportedModel, *, threads: int | None = None) -> torch.nn.Module:
     """Load an exported network in evaluation mode, on the accelerator if there is one.
 
-    Args:
-        folder: Folder with `model.safetensors`, and `config.json` for a transformers backbone.
-        exported: Content of the folder's `textmill.json`.
-        threads: Threads of PyTorch; None keeps the current number.
+    `folder` has `model.safetensors`, and `config.json` for a transformers backbone. `threads` sets
+    the threads of PyTorch; None keeps their number.
     """
     import torch
 

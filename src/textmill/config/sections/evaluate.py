@@ -15,9 +15,7 @@ class EvaluateConfig(Section):
 
     Attributes:
         seed: Seed of the bootstrap and the baselines.
-        model: The trained `textmill.models.base.Model` plugin.
         resamples: Number of bootstrap resamples.
-        confidence: Confidence level of the intervals.
         slice_columns: Columns that cut slices, in addition to text length.
         min_slice: Smallest slice to measure, in rows.
         worst: Number of rows in the table of worst errors.

@@ -16,8 +16,6 @@ class ExportConfig(Section):
     """Options of the export.
 
     Attributes:
-        task: The `textmill.tasks.base.Task` plugin.
-        model: The trained `textmill.models.base.Model` plugin.
         title: Title of the model card.
         max_length: Longest input in tokens, as in `prepare`.
         cleaning: Cleaning options of `prepare`, also applied to served texts.

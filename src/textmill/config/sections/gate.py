@@ -87,12 +87,8 @@ class GateConfig(Section):
     Attributes:
         precision: Graph to measure: the one to serve.
         floors: Smallest allowed value by metric; the largest one if lower is better.
-        difference: Claim about challenger and champion.
-        slices: Slices without a loss.
-        budgets: Budgets of latency, memory and size.
         max_overlap: Largest share of evaluation rows whose normalised text is also in the training split.
         resamples: Number of bootstrap resamples.
-        confidence: Confidence level of the intervals.
         seed: Seed of the bootstrap and of the choice of timed rows.
     """
 

@@ -103,7 +103,7 @@ class ReadConfig(Section):
         more_fields: Whether a CSV/TSV row may have more fields than the header; they are dropped.
         text: Split of raw text into documents.
         file_column: Name in `columns` for a row's file name without extension: for corpora with one
-            file a label.
+            file per label.
         columns: Task column -> file column, or a `ColumnConfig`. It may also keep `id`, `source`
             (which cuts slices) and any other columns.
     """

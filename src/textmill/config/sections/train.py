@@ -71,7 +71,6 @@ class TrainConfig(Section):
 
     Attributes:
         seed: Seed of weights, dropout and data order.
-        model: The `textmill.models.base.Model` plugin.
         precision: Lightning precision; None selects by hardware.
         early_stopping: Number of validations without improvement that ends training; None disables it.
         ema_decay: Decay per step of an exponential moving average of the weights; None disables it.
