@@ -76,7 +76,7 @@ def test_other_tasks_models_and_routers_run_only_compose(edited: Project) -> Non
 
 
 def test_wording_of_the_report_runs_evaluate_and_later(edited: Project) -> None:
-    edited.edit("src/textmill/metrics/category_sections.py", "Which labels are taken for which", "What is mistaken")
+    edited.edit("src/textmill/metrics/category_sections.py", '"Confusions",', '"Labels mistaken for others",')
     edited.edit("src/textmill/evaluation/report.html.jinja", "</body>", "<p>Other words.</p></body>")
     reasons = why(edited)
     assert list(reasons) == ["compose", "evaluate", "export", "register"]

@@ -1,4 +1,4 @@
-"""The code that a stage can reach, as digests: what DVC and checkpoints depend on in place of files.
+"""Digest the code that a stage can reach; DVC and checkpoints depend on the digest in place of files.
 
 From a stage's `main` and the classes that its configuration names, definitions are followed by the
 names they use. A class counts with its methods that reached code names; with all of them where a
@@ -48,7 +48,7 @@ class StageCode:
 
     Attributes:
         definitions: `module:name` -> digest; `module:` stands for statements that define nothing,
-            `module:file.name` for a file beside it.
+            `module:file.name` for a file in its folder.
         packages: Installed packages that the code imports -> their pin.
     """
 
@@ -290,7 +290,7 @@ class _Reach:
                 self._refer(dotted)
         self._call(definition["attributes"])
         for file in definition["files"]:
-            self._read_beside(module, file)
+            self._read_file(module, file)
         if name in facts["classes"]:
             self._reach_methods(module, name, all_of_them=self._is_open(module, name))
 
@@ -315,7 +315,7 @@ class _Reach:
         """Whether a base is a library's, which may call any method of the class."""
         return any(base is None or self._is_open(*base) for base in self._code.bases(module, name))
 
-    def _read_beside(self, module: str, file: str) -> None:
+    def _read_file(self, module: str, file: str) -> None:
         source = self._code.source(module)
         assert source is not None
         path = source.parent / file
@@ -332,7 +332,7 @@ class _Reach:
         text = content.decode("utf-8", "replace")
         self._call(_ATTRIBUTE.findall(text))  # a template may call a method
         for other in _QUOTED.findall(text):
-            self._read_beside(module, other)
+            self._read_file(module, other)
 
 
 def _targets(value: Any) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What the source text of one module says: its definitions, a digest of each, and the names each one uses.
+"""Read the source of one module: its definitions, a digest of each, and the names that each one uses.
 
 The text is parsed and never run. Comments, docstrings, formatting and the order of imports do not count.
 """

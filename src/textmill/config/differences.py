@@ -1,4 +1,4 @@
-"""Differences between two sets of inputs, in words: parameters, code, packages."""
+"""Describe in words how two sets of parameters, code and packages differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a stage ran last, and why it will run: its inputs now beside those that `dvc.lock` names."""
+"""Compare the inputs of a stage with those in `dvc.lock`: why it ran last, and why it will run."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def _rows_now(dep: Mapping[str, Any], lock: Lock, layout: Layout) -> str:
     if dep["path"] in lock.outputs:
         old = _cached(cache, dep)
         return f": {describe(old, new) if old is not None else _UNKNOWN}"
-    # Of files that nobody made, what `fetch` took is in the cache, under the same name
+    # No stage made these files; the cache has what `fetch` took from them, under the same name
     taken = {Path(name).name: entry for name, entry in (_cached(cache, lock.outputs.get(_RAW)) or {}).items()}
     known = {name: entry for name, entry in new.items() if Path(name).name in taken}
     rows = describe({name: taken[Path(name).name] for name in known}, known)

@@ -1,4 +1,4 @@
-"""How the content of a folder of data changed, counted in rows, from the old and the new files."""
+"""Count how the rows of a folder of data changed, from the old and the new files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training's result depends on, as one digest: only the same training is resumed."""
+"""Digest what the result of a training depends on: only the same training is resumed."""
 
 from __future__ import annotations
 
