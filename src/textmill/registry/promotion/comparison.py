@@ -72,7 +72,7 @@ class Comparison:
             "names": list(self.names),
             "params": {name: list(pair) for name, pair in self.params.items()},
             "digests": {name: list(pair) for name, pair in self.digests.items()},
-            "figures": {
+            "metrics": {
                 name: [interval.as_dict() if interval else None for interval in pair]
                 for name, pair in self.metrics.items()
             },
