@@ -41,7 +41,7 @@ def test_json_and_params(three_versions: Layout) -> None:
     found = json.loads(done.stdout)
     assert found["params"] == {"train.seed": ["1", "2"], "train.only_here": ["x", None]}
     assert found["differences"]["accuracy"] == {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert found["figures"]["accuracy"][0] == found["figures"]["accuracy"][1]
+    assert found["metrics"]["accuracy"][0] == found["metrics"]["accuracy"][1]
     assert len(found["costs"]) == 2
     assert found["digests"]["test"][0] == found["digests"]["test"][1]
 
