@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from pydantic import ValidationError
 
 from textmill.config.compose import ROOT_CONFIG, compose, section_names
 from textmill.config.layout import Layout
+from textmill.config.problems import REFERENCE
 from textmill.config.schema import PipelineConfig
 from textmill.errors import UserError
 
@@ -31,7 +31,6 @@ MACHINE = "runtime"
 """The section that depends on the machine; it is no part of an experiment."""
 
 _EXPERIMENT = "experiment"
-_REFERENCE = re.compile(r"^\$\{(?:oc\.select:)?([\w.]+)(?:,[^}]*)?\}$")
 _TOO_MUCH = 1000
 """What a value that no experiment file can take away counts, in values that differ."""
 
@@ -204,7 +203,7 @@ def _chain(composed: DictConfig, path: Place) -> list[Place]:
         if not OmegaConf.is_dict(node) or node._get_node(key) is None:
             break
         if OmegaConf.is_interpolation(node, key):
-            match = _REFERENCE.match(str(node._get_node(key)._value()))
+            match = REFERENCE.match(str(node._get_node(key)._value()))
             return [path, *(_chain(composed, (*match[1].split("."), *path[depth:])) if match else [])]
         node = node._get_node(key)
     return [path]

@@ -18,7 +18,7 @@ from textmill.errors import UserError, did_you_mean
 
 Key = tuple[str, ...]
 
-_REFERENCE = re.compile(r"^\$\{(?:oc\.select:)?([A-Za-z0-9_.]+)(?:,[^}]*)?\}$")
+REFERENCE = re.compile(r"^\$\{(?:oc\.select:)?([A-Za-z0-9_.]+)(?:,[^}]*)?\}$")
 _PACKAGE = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
 
 
@@ -50,7 +50,7 @@ class Trace:
         for _ in range(8):
             for depth in range(1, len(key) + 1):
                 raw = self._raw(key[:depth])
-                if raw is not None and (match := _REFERENCE.match(raw)):
+                if raw is not None and (match := REFERENCE.match(raw)):
                     key = (*match[1].split("."), *key[depth:])
                     break
             else:
