@@ -36,7 +36,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def atomic_write(target: Path, content: str | bytes) -> None:
+def atomic_write(target: Path, content: str | bytes, mode: int = 0o644) -> None:
     """Write a file by rename, so that a reader never sees partial content."""
     target.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
@@ -46,7 +46,7 @@ def atomic_write(target: Path, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)
+        Path(name).chmod(mode)
         Path(name).replace(target)
     except BaseException:
         Path(name).unlink(missing_ok=True)

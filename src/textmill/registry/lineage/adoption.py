@@ -16,6 +16,7 @@ from textmill.files import atomic_write
 from textmill.registry.lineage.dvc_cache import Cache
 from textmill.registry.lineage.lineage import find_origin
 from textmill.registry.lineage.repository import LOCK, LockFile, Repository
+from textmill.registry.runs.addresses import RUN_ID
 from textmill.registry.runs.store import find_active_run, open_client, tracking_errors
 from textmill.registry.runs.tracking import read_configuration
 from textmill.registry.versions.versions import configured_uri
@@ -23,7 +24,6 @@ from textmill.registry.versions.versions import configured_uri
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-_RUN_ID = re.compile(r"^[0-9a-f]{32}$")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 _EXPERIMENTS = "refs/exps/"
 _INTERNAL = ("exec", "stash", "celery", "apply")
@@ -81,7 +81,7 @@ def _find_configuration(source: str, layout: Layout) -> _Source:
     repository = Repository(layout.root)
     if commit := _experiment_commit(repository, source):
         return _of_commit(repository, commit, f"DVC experiment {source}", source)
-    if _RUN_ID.match(source):
+    if RUN_ID.fullmatch(source):
         with open_client(RuntimeConfig(tracking_uri=configured_uri(layout)), layout) as client:
             run = find_active_run(client, source)
         if run is not None:

@@ -14,7 +14,7 @@ from textmill.config.sections.runtime import RuntimeConfig
 from textmill.predicting.exported import verify
 from textmill.registry.lineage.repository import LOCK, LockFile, Repository
 from textmill.registry.runs.addresses import find_version
-from textmill.registry.runs.origin import PREFIX
+from textmill.registry.runs.origin import PREFIX, data_digests
 from textmill.registry.runs.store import find_active_run, open_store, tracking_errors
 from textmill.registry.versions.versions import configured_uri, fetch_folder
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-_DATA = f"{PREFIX}data."
-_DIGEST = "_sha256"
 _STAGE = f"{PREFIX}stage."
 
 
@@ -74,11 +72,7 @@ class Origin:
     @property
     def data(self) -> dict[str, str]:
         """Name (`corpus`, `train`, ...) -> digest of the data."""
-        return {
-            key.removeprefix(_DATA).removesuffix(_DIGEST): str(value)
-            for key, value in sorted(self.version.tags.items())
-            if key.startswith(_DATA) and key.endswith(_DIGEST)
-        }
+        return data_digests(self.version.tags)
 
     @cached_property
     def lock(self) -> LockFile | None:

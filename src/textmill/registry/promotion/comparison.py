@@ -19,7 +19,7 @@ from textmill.metrics.bootstrap import Bootstrap, Interval, intervals, paired_di
 from textmill.registry.promotion.measuring import fetch_verified, measure
 from textmill.registry.promotion.promotion import current_configuration
 from textmill.registry.runs.addresses import find_run, find_version, require_run_id
-from textmill.registry.runs.origin import PREFIX
+from textmill.registry.runs.origin import DATA, data_digests
 from textmill.registry.runs.store import open_client
 from textmill.tasks.base import Task
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-_DIGESTS = f"{PREFIX}data."
 _TEST = "test/"
 _PREDICTIONS = "evaluation/predictions.parquet"
 
@@ -117,12 +116,7 @@ def _subject(text: str, client: MlflowClient, layout: Layout) -> Subject:
 def _digests(subject: Subject) -> dict[str, str]:
     """Return the digests of splits and corpus from the version's tags, or else from the run's logged datasets."""
     if subject.version is not None:
-        tags = subject.version.tags
-        return {
-            key.removeprefix(_DIGESTS).removesuffix("_sha256"): value
-            for key, value in sorted(tags.items())
-            if key.startswith(_DIGESTS)
-        }
+        return data_digests(subject.version.tags)
     inputs = subject.run.inputs.dataset_inputs if subject.run.inputs else []
     return {logged.dataset.name: logged.dataset.digest for logged in inputs}
 
@@ -136,7 +130,7 @@ def _have_current_test_split(pair: tuple[Subject, Subject], layout: Layout) -> b
     if not (layout.prepared / "state.json").is_file() or any(subject.version is None for subject in pair):
         return False
     digest = Prepared(layout.prepared).digest("test")
-    return all(subject.version.tags.get(f"{_DIGESTS}test_sha256") == digest for subject in pair if subject.version)
+    return all(subject.version.tags.get(f"{DATA}test_sha256") == digest for subject in pair if subject.version)
 
 
 def _measured(pair: tuple[Subject, Subject], layout: Layout, config: PipelineConfig) -> dict[str, Any]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from textmill.registry.runs.origin import PREFIX
+from textmill.registry.runs.origin import PREFIX, user_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -77,7 +75,7 @@ def event_stamp() -> dict[str, str]:
     return {
         "id": f"{now:%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:6]}",
         "time": now.isoformat(timespec="seconds"),
-        "user": _user(),
+        "user": user_name() or UNKNOWN_USER,
     }
 
 
@@ -110,11 +108,3 @@ def replaced_version(events: list[Event], version: str) -> str | None:
     """Return the champion that a version replaced in its last promotion, or None."""
     promotions = (event for event in reversed(events) if event.action == "promotion" and event.outcome == "moved")
     return next((event.champion for event in promotions if event.version == version), None)
-
-
-def _user() -> str:
-    named = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    try:
-        return named or getpass.getuser()
-    except (OSError, KeyError):
-        return UNKNOWN_USER

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
+RUN_ID = re.compile(r"[0-9a-f]{32}")
 _SCHEME = "models:/"
 FORMS = "NAME/VERSION, NAME@ALIAS, or a bare version or alias of this project's model"
 
@@ -80,7 +80,7 @@ def find_run(text: str, client: MlflowClient) -> Run | None:
     """
     from mlflow.exceptions import MlflowException
 
-    if not _RUN_ID.fullmatch(text):
+    if not RUN_ID.fullmatch(text):
         return None
     try:
         return client.get_run(text)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
+import os
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -11,6 +14,8 @@ from textmill.files import sha256_file
 from textmill.registry.runs.git import git
 
 PREFIX = "textmill."
+DATA = f"{PREFIX}data."
+_DIGEST = "_sha256"
 
 
 def origin_tags(root: Path) -> dict[str, str]:
@@ -35,6 +40,23 @@ def origin_tags(root: Path) -> dict[str, str]:
             f"{PREFIX}git_dirty": dirty,
         }
     return tags | lock_tags(root)
+
+
+def user_name() -> str | None:
+    """Return the user of the tracking server, or else of the machine; None for a user without a name."""
+    try:
+        return os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
+    except (OSError, KeyError):
+        return None
+
+
+def data_digests(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the digests among a version's tags: name of the data (`corpus`, `train`, ...) -> digest."""
+    return {
+        key.removeprefix(DATA).removesuffix(_DIGEST): str(value)
+        for key, value in sorted(tags.items())
+        if key.startswith(DATA) and key.endswith(_DIGEST)
+    }
 
 
 def lock_tags(root: Path) -> dict[str, str]:

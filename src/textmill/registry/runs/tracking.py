@@ -22,7 +22,7 @@ from textmill.config.section import Section
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import read_json, write_json
-from textmill.registry.runs.origin import PREFIX, installed_packages, lock_tags, origin_tags
+from textmill.registry.runs.origin import PREFIX, installed_packages, lock_tags, origin_tags, user_name
 from textmill.registry.runs.store import connect, find_active_run, tracking_errors
 
 if TYPE_CHECKING:
@@ -248,17 +248,13 @@ def _holds_another(run: Run, stage: str, fingerprint: str) -> bool:
 
 def create_run(client: MlflowClient, experiment: str, name: str, root: Path) -> str:
     """Create a run with the tags of its origin and return its id."""
-    import getpass
-
     tags = origin_tags(root) | {
         f"{PREFIX}experiment": experiment,
         "mlflow.source.name": "textmill",
         "mlflow.source.type": "PROJECT",
     }
-    try:
-        tags["mlflow.user"] = os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
-    except (OSError, KeyError):
-        log.debug("the user has no name")
+    if user := user_name():
+        tags["mlflow.user"] = user
     stored = client.get_experiment_by_name(experiment)
     if stored is None:
         raise UserError(f"the experiment {experiment!r} no longer exists in the tracking store")

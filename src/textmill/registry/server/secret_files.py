@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
 from textmill.errors import UserError
+from textmill.files import atomic_write
 
 _BYTES = 24
 
@@ -29,9 +29,4 @@ def read_or_create_secret(path: Path) -> str:
 
 def write_secret(path: Path, text: str) -> None:
     """Write a file atomically that only its owner can read at any moment."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-    partial.replace(path)
+    atomic_write(path, text + "\n", mode=0o600)

@@ -20,7 +20,7 @@ from textmill.config.layout import Layout
 from textmill.config.plugins import TARGET
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
-from textmill.files import read_json, sha256_file
+from textmill.files import read_json, read_optional, sha256_file
 from textmill.predicting.exported import MANIFEST_FILE, read_specification, verify, verify_registered
 from textmill.registry.runs import descriptions
 from textmill.registry.runs.addresses import find_version
@@ -75,7 +75,7 @@ def register(name: str, folder: Path, examples: Path, run_id: str, layout: Layou
         version = _same_version(client, name, tags)
         created = version is None
         if version is None:
-            version = _create(client, name, folder, run_id, tags, _metrics(layout))
+            version = _create(client, name, folder, run_id, tags, read_optional(layout.evaluation / "metrics.json"))
         uri = f"models:/{name}/{version.version}"
         try:
             check_in_fresh_process(uri, examples)
@@ -181,11 +181,6 @@ def _same_version(client: MlflowClient, name: str, tags: Mapping[str, str]) -> M
     versions = client.search_model_versions(f"name = '{name}'")
     same = [version for version in versions if all(version.tags.get(key) == tags[key] for key in keys)]
     return max(same, key=lambda version: int(version.version), default=None)
-
-
-def _metrics(layout: Layout) -> dict[str, Any]:
-    path = layout.evaluation / "metrics.json"
-    return dict(read_json(path)) if path.is_file() else {}
 
 
 def _create(
