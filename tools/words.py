@@ -52,6 +52,8 @@ def literals(source: str) -> Iterator[tuple[int, str]]:
             skipped.add(node.value)
         elif isinstance(node, ast.JoinedStr):
             skipped.update(part for part in node.values if isinstance(part, ast.Constant))
+        elif isinstance(node, ast.Dict):  # a key such as "figures" of a JSON document is a name, not a text
+            skipped.update(key for key in node.keys if isinstance(key, ast.Constant) and str(key.value).isidentifier())
     for node in ast.walk(tree):
         if node in skipped:
             continue

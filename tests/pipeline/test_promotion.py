@@ -77,7 +77,7 @@ def test_commands_from_first_champion_to_rollback(layout: Layout) -> None:
     told = run("history")
     assert told.returncode == 0
     assert "users [complain]" in told.stdout
-    assert "something else" not in told.stdout
+    assert "outside of promote and rollback" not in told.stdout
     found = json.loads(run("history", "--json").stdout)
     assert [(e["action"], e["champion"], e["version"], e["verdict"], e["outcome"]) for e in found["events"]] == [
         ("promotion", None, "1", "pass", "moved"),
