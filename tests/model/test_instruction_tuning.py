@@ -179,7 +179,7 @@ def test_tokenizers_without_a_template_and_templates_that_rewrite(tmp_path: Path
     forgetful = "{% for m in messages %}{{ loop.length }} {{ m['content'] }} {% endfor %}"
     with pytest.raises(UserError, match="changes earlier messages when later ones follow"):
         list(chat.segments(conversation("thanks", "thanks"), forgetful, {}))
-    with pytest.raises(UserError, match="refuses these messages"):
+    with pytest.raises(UserError, match="rejects these messages"):
         list(chat.segments(conversation("thanks"), "{{ raise_exception('never') }}", {}))
 
 
