@@ -21,7 +21,7 @@ def test_versions_side_by_side(three_versions: Layout) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(rf"{NAME}/1 +{NAME}/3 +difference", done.stdout)
     assert re.search(r"accuracy ↑ .*0\.882 .*0\.118 .*-0\.765", done.stdout)
-    assert "latency, p95 of one row, ms" in done.stdout
+    assert "latency of one row, p95, ms" in done.stdout
     assert re.search(r"test +[0-9a-f]{12} +[0-9a-f]{12} +same", done.stdout)
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 2

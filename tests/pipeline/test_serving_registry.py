@@ -168,7 +168,7 @@ def test_broken_versions_are_refused_and_the_old_one_goes_on(layout: Layout, tmp
 
 def test_digest_in_the_registry_counts_more_than_the_manifest(layout: Layout) -> None:
     """As if someone had changed the folder, with a manifest to match."""
-    tag, forged = "textmill.manifest_sha256", r"manifest\.json: the manifest is not the one that was registered"
+    tag, forged = "textmill.manifest_sha256", r"manifest\.json: the manifest differs from the registered one"
     kept = client(layout).get_model_version(NAME, GOOD).tags[tag]
     client(layout).set_model_version_tag(NAME, GOOD, tag, "0" * 64)
     try:
