@@ -79,7 +79,7 @@ def test_invalid_bins_and_shares_are_refused() -> None:
         BinsConfig(edges=[1, 1], names=["a", "b", "c"])
     with pytest.raises(ValidationError, match="need 2 names"):
         BinsConfig(edges=[1], names=["a", "b", "c"])
-    with pytest.raises(ValidationError, match="nothing for training"):
+    with pytest.raises(ValidationError, match="no rows for training"):
         SplitsConfig(validation=0.5, test=0.5)
 
 

@@ -250,7 +250,7 @@ def test_pickle_is_refused_by_name_even_if_listed(model: Path, name: str) -> Non
     assert "pickle" in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "what"), [("model.onnx", "missing"), ("manifest.json", "no manifest")])
+@pytest.mark.parametrize(("name", "what"), [("model.onnx", "missing"), ("manifest.json", "the manifest is missing")])
 def test_incomplete_folder_is_refused(model: Path, name: str, what: str) -> None:
     (model / name).unlink()
     with pytest.raises(UserError, match=what):
