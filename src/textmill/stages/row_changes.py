@@ -10,6 +10,8 @@ from typing import Any
 _TABLES = (".arrow", ".parquet")
 _LINES = (".csv", ".jsonl", ".tsv", ".txt")
 _NAMED = 5
+_COMPARED_BYTES = 256 << 20
+"""Of larger data the rows are counted only: a comparison holds all of them in memory."""
 
 Files = Mapping[str, tuple[str, Path]]
 """Path within the folder -> MD5 and the file that holds the content."""
@@ -33,6 +35,9 @@ def describe(old: Files, new: Files) -> str:
 
 def _table_changes(old: Files, new: Files, folder: str, names: Iterable[str]) -> str:
     inside = [name for name in names if _folder(name) == folder]
+    if _are_large(old, new, inside):
+        counts = (sum(_open(name, files[name][1]).num_rows for name in inside if name in files) for files in (old, new))
+        return f"{folder or 'table'}: {' → '.join(f'{count:,}' for count in counts)} rows"
     before, after = (
         [row for name in inside if name in files for row in _rows(name, files[name][1])] for files in (old, new)
     )
@@ -48,17 +53,27 @@ def _table_changes(old: Files, new: Files, folder: str, names: Iterable[str]) ->
 
 
 def _rows(name: str, file: Path) -> Iterator[tuple[Any, Any]]:
-    """The id of each row, None where it has none, and its other values."""
+    """Yield the id of each row, None where it has none, and its other values."""
+    for row in _open(name, file).to_pylist():
+        yield row.pop("id", None), row
+
+
+def _open(name: str, file: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pa.memory_map(str(file)) as source:
-        table = pq.read_table(source) if name.endswith(".parquet") else pa.ipc.open_file(source).read_all()
-        for row in table.to_pylist():
-            yield row.pop("id", None), row
+    source = pa.memory_map(str(file))
+    return pq.read_table(source) if name.endswith(".parquet") else pa.ipc.open_file(source).read_all()
+
+
+def _are_large(old: Files, new: Files, names: Iterable[str]) -> bool:
+    sizes = (files[name][1].stat().st_size for files in (old, new) for name in names if name in files)
+    return sum(sizes) > _COMPARED_BYTES
 
 
 def _line_changes(old: Files, new: Files, name: str) -> str:
+    if _are_large(old, new, [name]):
+        return f"{name}: content changed"
     counts = []
     for files in (old, new):
         lines: Counter[Any] = Counter()
