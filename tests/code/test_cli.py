@@ -11,8 +11,8 @@ import typer
 from typer.testing import CliRunner
 
 from textmill import __version__
-from textmill.cli.json_output import print_json
 from textmill.cli.main import app
+from textmill.cli.output import print_json
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from textmill.cli.json_output import print_json
+from textmill.cli.output import AsJson, print_json
 
 
 def adopt(
@@ -15,7 +15,7 @@ def adopt(
     ],
     name: Annotated[str | None, Argument(help="Name of the new experiment. Default: the source's name.")] = None,
     force: Annotated[bool, Option("--force", help="Overwrite an experiment of this name.")] = False,
-    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Save the settings of a run as conf/experiment/NAME.yaml.
 

@@ -7,14 +7,14 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from textmill.cli.json_output import print_json
 from textmill.cli.lineage import VERSION_HELP
+from textmill.cli.output import AsJson, print_json
 
 
 def card(
     version: Annotated[str, Argument(help=VERSION_HELP)],
     output: Annotated[Path | None, Option(help="Write the card to this file, not to the terminal.")] = None,
-    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the model card of a version as Markdown: metrics, data, origin, promotions.
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from textmill.cli.json_output import print_json
-from textmill.cli.tables import print_table
+from textmill.cli.output import AsJson, print_json, print_table
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def choose(
         list[str] | None, Option("--set", help="KEY=VALUE for all candidates, such as train.max_epochs=1. Repeatable.")
     ] = None,
     whole: Annotated[bool, Option("--whole", help="Train every candidate to completion (slow, exact).")] = False,
-    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run short trials of the candidates in conf/candidate/ and recommend one.
 

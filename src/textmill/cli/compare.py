@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from textmill.cli.json_output import print_json
-from textmill.cli.tables import print_table
+from textmill.cli.output import AsJson, print_json, print_table
 
 if TYPE_CHECKING:
     from textmill.evaluation.comparison_page import Part
@@ -20,7 +19,7 @@ def compare(
     first: Annotated[str, Argument(help=_HELP)],
     second: Annotated[str, Argument(help="Version or run id, as above.")],
     html: Annotated[Path | None, Option(help="Also write a page with plots to this file.")] = None,
-    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare metrics, costs, data and parameters of two versions or runs.
 

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option
 
-from textmill.cli.exit_codes import INCONCLUSIVE, REFUSED
-from textmill.cli.json_output import print_json
 from textmill.cli.lineage import VERSION_HELP
-from textmill.cli.tables import print_table
+from textmill.cli.output import INCONCLUSIVE, REFUSED, AsJson, print_json, print_table
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ def drift(
         list[str] | None, Option(help="TASK-COLUMN=FILE-COLUMN, where the names differ. Repeatable.")
     ] = None,
     rows: Annotated[int, Option(min=1, help="Maximum rows; a larger file is sampled at random.")] = 2000,
-    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare new texts with a version's training data: lengths, words, labels, model outputs.
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from textmill.cli.json_output import print_json
-from textmill.cli.predict import load_model, read_inputs
+from textmill.cli.output import AsJson, print_json
+from textmill.cli.predict import Model, load_model, read_inputs
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 def generate(
     prompts: Annotated[list[str] | None, Argument(help="Prompts to continue.")] = None,
-    model: Annotated[
-        str | None, Option(help="Folder, models:/NAME@ALIAS or models:/NAME/VERSION. Default: data/exported/model.")
-    ] = None,
+    model: Model = None,
     file: Annotated[Path | None, Option(help="File with one prompt per line; `-` reads standard input.")] = None,
     max_new_tokens: Annotated[int | None, Option(help="Maximum number of generated tokens.")] = None,
     greedy: Annotated[bool, Option("--greedy", help="Always take the most likely token (temperature 0).")] = False,
@@ -38,7 +36,7 @@ def generate(
     beams: Annotated[int | None, Option(help="Number of beams of a beam search.")] = None,
     stop: Annotated[list[str] | None, Option(help="Stop before this text. Repeatable.")] = None,
     seed: Annotated[int | None, Option(help="Random seed.")] = None,
-    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     r"""Generate text that continues a prompt.
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument
 
-from textmill.cli.json_output import print_json
-from textmill.cli.tables import print_table
+from textmill.cli.output import AsJson, print_json, print_table
 
 
 def history(
     model: Annotated[str | None, Argument(help="Registered model. Default: this project's model.")] = None,
-    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List all promotions and rollbacks with their reasons, oldest first.
 

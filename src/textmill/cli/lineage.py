@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument
 
-from textmill.cli.json_output import print_json
+from textmill.cli.output import AsJson, print_json
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -26,7 +26,7 @@ _MAY_LACK = ("made_from_run", "committed_later_as")
 
 def lineage(
     version: Annotated[str, Argument(help=VERSION_HELP)],
-    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a version was made from: run, git commit, dvc.lock, data, environment.
 

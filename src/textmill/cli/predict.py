@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from typer import Argument, Option
 
-from textmill.cli.json_output import print_json
-from textmill.cli.tables import print_table
+from textmill.cli.output import AsJson, print_json, print_table
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
     from textmill.predicting.loading import Precision
+
+Model = Annotated[
+    str | None, Option(help="Folder, models:/NAME@ALIAS or models:/NAME/VERSION. Default: data/exported/model.")
+]
 
 _MAX_NUMBERS = 4  # of a vector in the table; `--json` prints all
 
@@ -23,12 +26,10 @@ def predict(
     texts: Annotated[
         list[str] | None, Argument(help="Inputs; a JSON record where the task has several fields.")
     ] = None,
-    model: Annotated[
-        str | None, Option(help="Folder, models:/NAME@ALIAS or models:/NAME/VERSION. Default: data/exported/model.")
-    ] = None,
+    model: Model = None,
     file: Annotated[Path | None, Option(help="File with one input per line; `-` reads standard input.")] = None,
     precision: Annotated[str, Option(help="Graph that predicts: int8 (fast) or fp32.")] = "int8",
-    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Predict the answers to inputs.
 
@@ -81,21 +82,19 @@ def load_model(model: str | None, precision: str = "int8") -> Any:
     Raises:
         UserError: There is no such model or precision.
     """
+    from textmill.config.layout import find_layout
     from textmill.predicting.loading import load_predictor
+    from textmill.registry.versions.versions import download
 
     if precision not in ("int8", "fp32"):
         raise UserError(f"no precision {precision!r}", where="--precision", fix="Use int8 or fp32")
-    chosen: Precision = "int8" if precision == "int8" else "fp32"
-    if model is not None and model.startswith("models:/"):
-        from textmill.config.layout import find_layout
-        from textmill.registry.versions.versions import download
-
-        return load_predictor(download(model, find_layout()), chosen)
-    if model is not None:
-        return load_predictor(Path(model), chosen)
-    from textmill.config.layout import find_layout
-
-    return load_predictor(find_layout().exported / "model", chosen)
+    if model is None:
+        folder = find_layout().exported / "model"
+    elif model.startswith("models:/"):
+        folder = download(model, find_layout())
+    else:
+        folder = Path(model)
+    return load_predictor(folder, cast("Precision", precision))
 
 
 def _print_table(inputs: list[str], answers: list[dict[str, Any]]) -> None:

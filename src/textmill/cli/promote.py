@@ -7,14 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option
 
-from textmill.cli.exit_codes import INCONCLUSIVE, REFUSED
-from textmill.cli.json_output import print_json
-from textmill.cli.tables import print_table
+from textmill.cli.output import INCONCLUSIVE, REFUSED, AsJson, print_json, print_table
 
 if TYPE_CHECKING:
     from textmill.registry.promotion.promotion import Promotion
-
-AsJson = Annotated[bool, Option("--json", help="Print one JSON document.")]
 
 _CODES = {"moved": 0, "refused": REFUSED, "stale champion": REFUSED, "inconclusive": INCONCLUSIVE}
 _MARKS = {"pass": ("pass", "green"), "fail": ("fail", "red"), "inconclusive": ("cannot tell", "yellow")}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option
 
-from textmill.cli.exit_codes import REFUSED
-from textmill.cli.json_output import print_json
 from textmill.cli.lineage import VERSION_HELP
-from textmill.cli.tables import print_table
+from textmill.cli.output import REFUSED, AsJson, print_json, print_table
 
 if TYPE_CHECKING:
     from textmill.registry.lineage.reproduction import Reproduction
@@ -25,7 +24,7 @@ def reproduce(
         bool, Option("--allow-dirty", help="Continue although the version was built with uncommitted changes.")
     ] = False,
     tolerance: Annotated[float, Option(min=0, help="Maximum difference of a metric that counts as equal.")] = 1e-6,
-    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Rebuild a version from its git commit in a temporary worktree and compare the metrics.
 
@@ -37,6 +36,7 @@ def reproduce(
     from textmill.registry.lineage.lineage import find_origin
     from textmill.registry.lineage.reproduction import reproduce as run
 
+    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))  # an exit removes the worktree
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     layout = find_layout()
     origin = find_origin(version, layout)

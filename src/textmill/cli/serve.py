@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from textmill.cli.json_output import print_json
+from textmill.cli.output import print_json
 from textmill.errors import UserError
 
 if TYPE_CHECKING:

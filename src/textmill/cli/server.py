@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Option
 
-from textmill.cli.json_output import print_json
+from textmill.cli.output import print_json
 
 if TYPE_CHECKING:
     from textmill.registry.server.server import ServerSettings
@@ -83,6 +82,7 @@ def _announce_json(settings: ServerSettings) -> None:
 
 def _announce(settings: ServerSettings) -> None:
     from textmill.registry.server.server import ADMIN, ADMIN_PASSWORD
+    from textmill.serving.access import is_loopback
 
     kept = settings.password_file.is_file()
     password = f"in {_short(settings.password_file)}" if kept else f"as ${ADMIN_PASSWORD} on the first start"
@@ -91,7 +91,7 @@ def _announce(settings: ServerSettings) -> None:
     print(f"  artifacts  {settings.artifacts or _short(settings.folder / 'artifacts')}")
     print(f"  log        {_short(settings.log)}")
     print(f"  user       {ADMIN}, password {password}")
-    if not _is_loopback(settings.host):
+    if not is_loopback(settings.host):
         print("  Passwords are sent unencrypted: put TLS in front (docs/team-server.md).")
     print("Each team member sets:")
     print(f"  export MLFLOW_TRACKING_URI={settings.address}")
@@ -102,10 +102,3 @@ def _short(path: Path) -> str:
     """Return a path relative to the working directory, where it lies below it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from typer import Option
-
-from textmill.cli.json_output import print_json
-from textmill.cli.tables import print_table
+from textmill.cli.output import AsJson, print_json, print_table
 from textmill.errors import UserError
 
 _PREDICT = 'textmill predict "I love this product" "This product is bad"'
@@ -20,7 +17,7 @@ _NEXT = (
 )
 
 
-def summary(as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False) -> None:
+def summary(as_json: AsJson = False) -> None:
     """Show the metrics of model and baselines, the registered version and what to try next."""
     from textmill.config.layout import find_layout
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Exit, Option
+from typer import Argument, Exit
 
-from textmill.cli.exit_codes import INCONCLUSIVE, REFUSED
-from textmill.cli.json_output import print_json
 from textmill.cli.lineage import VERSION_HELP
-from textmill.cli.tables import print_table
+from textmill.cli.output import INCONCLUSIVE, REFUSED, AsJson, print_json, print_table
 
 if TYPE_CHECKING:
     from textmill.registry.lineage.verification import Link
@@ -20,7 +18,7 @@ _STYLE = {"holds": "green", "broken": "bold red", "unchecked": "yellow"}
 
 def verify(
     version: Annotated[str, Argument(help=VERSION_HELP)],
-    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check each link of a version's lineage against this repository and the DVC cache.
 

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from textmill.cli.json_output import print_json
+from textmill.cli.output import AsJson, print_json
 
 _TOLD = 12
 
 
 def why(
     stage: Annotated[str | None, typer.Argument(help="compose, fetch, prepare, train, …; all when not given.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say why each stage ran last and will run next: parameter, data, function, package or output.
 

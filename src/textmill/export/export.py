@@ -13,7 +13,7 @@ from textmill.config.layout import Layout
 from textmill.config.sections.export import ExportConfig
 from textmill.data.prepared import SPLITS, Prepared
 from textmill.errors import UserError
-from textmill.export.parity import Parity, file_sizes, measure_parity, require_parity
+from textmill.export.parity import file_sizes, measure_parity, require_parity
 from textmill.files import read_optional, sha256_folder, write_json
 from textmill.models.base import Model
 from textmill.models.lora import merge_adapters, without_adapters
@@ -74,19 +74,30 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     Raises:
         UserError: An input is missing, or a graph exceeds its tolerance.
     """
+    from textmill.evaluation.reference import write_reference
+    from textmill.export.checkpoint import CHECKPOINT_FOLDER, write_checkpoint
+    from textmill.export.model_card import render_card
     from textmill.training.loading import load_network
 
     task = Task.build(config.task)
     model = Model.build(config.model)
     prepared = Prepared(layout.prepared)
-    _existing(layout.evaluation / "outputs.npz", "evaluate")
+    expected = _evaluated_outputs(layout.evaluation / "outputs.npz")
     network = load_network(task, model, prepared.state, layout.trained).float()
     merge_adapters(network)
 
     target = folder / MODEL_FOLDER
     exported = write_served(config, task, prepared, network, target)
-    check = _check_generator if generates(task) else _check_graphs
-    parity, sizes, card = check(config, task, prepared, exported, layout, network, target)
+    if isinstance(task, ContinuesText):
+        parity = write_checkpoint(network, task, prepared, target / CHECKPOINT_FOLDER, config.checkpoint_tolerance)
+    elif generates(task):
+        parity = _agreement(task, prepared, exported, network.to("cpu"), expected)
+    else:
+        parity = _check_graphs(config, task, prepared, exported, target, expected)
+        served = _served_names(task, exported) + ([network.pair_head.output_name] if exported.head else [])
+        write_reference(task, prepared, expected if set(expected) == set(served) else {}, config.words, target)
+    sizes = file_sizes(target, {"safetensors": "model.safetensors", **exported.graphs})
+    card = render_card(config.title, task, prepared, layout, parity, sizes)
     (target / "README.md").write_text(card, encoding="utf-8")
     write_json(target / PROVENANCE_FILE, _provenance(layout, prepared))
     manifest_sha256 = write_manifest(target)
@@ -131,50 +142,24 @@ def _served_names(task: Task, exported: ExportedModel) -> list[str]:
     return [name + ending for ending in task.sequence_columns for name in exported.outputs]
 
 
-def _check_generator(
-    config: ExportConfig,
-    task: Task,
-    prepared: Prepared,
-    exported: ExportedModel,
-    layout: Layout,
-    network: Any,
-    target: Path,
-) -> tuple[dict[str, float], dict[str, float], str]:
-    """Write the transformers checkpoint if possible; return parity, sizes and the card."""
-    from textmill.export.checkpoint import CHECKPOINT_FOLDER, write_checkpoint
-    from textmill.export.model_card import render_generator_card
-
-    if isinstance(task, ContinuesText):
-        parity = write_checkpoint(network, task, prepared, target / CHECKPOINT_FOLDER, config.checkpoint_tolerance)
-    else:
-        parity = _agreement(task, prepared, exported, network.to("cpu"), layout.evaluation / "outputs.npz")
-    sizes = file_sizes(target, {"safetensors": "model.safetensors"})
-    return parity, sizes, render_generator_card(config.title, task, prepared, layout, parity, sizes)
-
-
 def _check_graphs(
-    config: ExportConfig,
-    task: Task,
-    prepared: Prepared,
-    exported: ExportedModel,
-    layout: Layout,
-    network: Any,
-    target: Path,
-) -> tuple[dict[str, float], dict[str, float], str]:
-    """Compare the graphs with the evaluation's outputs, write the reference; return parity, sizes and the card."""
-    from textmill.evaluation.reference import write_reference
-    from textmill.export.model_card import render_card
+    config: ExportConfig, task: Task, prepared: Prepared, exported: ExportedModel, target: Path, expected: Outputs
+) -> dict[str, float]:
+    """Compare both graphs with the evaluation on the whole test split; return the parity."""
+    from tokenizers import Tokenizer
 
-    served = _served_names(task, exported)
-    if exported.head is not None:
-        served.append(network.pair_head.output_name)
-    expected = _evaluated_outputs(layout.evaluation / "outputs.npz")
-    parity = _graph_parity(task, prepared, exported, target, expected)
+    from textmill.predicting.predictor import Predictor, open_session
+
+    examples = examples_of(task, prepared.split("test"))
+    frame, columns = examples.frame(), examples.columns()
+    ids = {name: columns[name] for name in task.sequence_columns.values()}
+    tokenizer = Tokenizer.from_file(str(target / "tokenizer.json"))
+    head = open_session(target / exported.head) if exported.head is not None else None
+    sessions = (open_session(target / exported.graphs[precision]) for precision in ("fp32", "int8"))
+    fp32, int8 = (Predictor(exported, tokenizer, session, head=head).outputs_of_columns(ids) for session in sessions)
+    parity = measure_parity(task, prepared.state, frame, expected, fp32, int8)
     require_parity(parity, config.onnx_tolerance, config.int8_tolerance)
-    sizes = file_sizes(target, {"safetensors": "model.safetensors", **GRAPHS})
-    write_reference(task, prepared, expected if set(expected) == set(served) else {}, config.words, target)
-    card = render_card(config.title, task, prepared, layout, parity, sizes)
-    return {name: value for name, value in asdict(parity).items() if name != "metric"}, sizes, card
+    return {name: value for name, value in asdict(parity).items() if name != "metric"}
 
 
 def _specification(config: ExportConfig, prepared: Prepared, **values: Any) -> ExportedModel:
@@ -207,7 +192,7 @@ def _write_examples(task: Task, prepared: Prepared, model: Path, target: Path) -
 
 
 def _agreement(
-    task: Task, prepared: Prepared, exported: ExportedModel, network: Any, evaluated: Path
+    task: Task, prepared: Prepared, exported: ExportedModel, network: Any, expected: Outputs
 ) -> dict[str, float]:
     """Return `texts_agree`: the share of some test rows with the same answer as in the evaluation.
 
@@ -222,31 +207,14 @@ def _agreement(
     test = prepared.split("test").slice(0, EXAMPLES)
     generator = TextGenerator(exported, load_tokenizer(prepared.tokenizer_folder), network.eval())
     outputs = generator.outputs(test.select(list(task.text_columns)).to_pandas())
-    expected = _evaluated_outputs(evaluated)
     share = min(float((values == expected[name][: len(values)]).mean()) for name, values in outputs.items())
     if share < _LEAST_AGREEMENT:
         raise UserError(
             f"only {share:.0%} of {test.num_rows} answers are equal to the evaluated ones",
-            where=str(evaluated),
+            where="data/evaluation/outputs.npz",
             fix="Run `dvc repro --force evaluate`",
         )
     return {"texts_agree": share}
-
-
-def _graph_parity(task: Task, prepared: Prepared, exported: ExportedModel, folder: Path, expected: Outputs) -> Parity:
-    """Compare both graphs with the evaluation on the whole test split."""
-    from tokenizers import Tokenizer
-
-    from textmill.predicting.predictor import Predictor, open_session
-
-    examples = examples_of(task, prepared.split("test"))
-    frame, columns = examples.frame(), examples.columns()
-    ids = {name: columns[name] for name in task.sequence_columns.values()}
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    head = open_session(folder / exported.head) if exported.head is not None else None
-    sessions = (open_session(folder / exported.graphs[precision]) for precision in ("fp32", "int8"))
-    fp32, int8 = (Predictor(exported, tokenizer, session, head=head).outputs_of_columns(ids) for session in sessions)
-    return measure_parity(task, prepared.state, frame, expected, fp32, int8)
 
 
 def _evaluated_outputs(path: Path) -> Outputs:

@@ -46,15 +46,6 @@ class Adopted:
     overruled: list[str]
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Resolved configuration sections, a phrase for their origin, and a name."""
-
-    sections: dict[str, Any]
-    origin: str
-    name: str
-
-
 def adopt(source: str, name: str | None, layout: Layout, *, force: bool = False) -> Adopted:
     """Write `conf/experiment/NAME.yaml`, which composes to the configuration of a run.
 
@@ -65,19 +56,20 @@ def adopt(source: str, name: str | None, layout: Layout, *, force: bool = False)
         UserError: The source does not exist or stored no configuration, the name is taken or invalid, or
             `conf/` cannot compose to the configuration.
     """
-    configuration = _find_configuration(source, layout)
-    name = name or re.sub(r"[^A-Za-z0-9_-]+", "-", configuration.name).strip("-")
+    sections, origin, label = _find_configuration(source, layout)
+    name = name or re.sub(r"[^A-Za-z0-9_-]+", "-", label).strip("-")
     if not _NAME.match(name):
         raise UserError("not a valid experiment name", where=name, fix="Use letters, digits, - and _")
     path = layout.conf / "experiment" / f"{name}.yaml"
     if path.exists() and not force:
         raise UserError("the file exists", where=str(path), fix="Give another name, or --force to overwrite it")
-    text = experiment_text(layout, name, configuration.sections, f"Adopted from {configuration.origin}.")
+    text = experiment_text(layout, name, sections, f"Adopted from {origin}.")
     atomic_write(path, text)
-    return Adopted(name, path, configuration.origin, text, overruled(layout, name, configuration.sections))
+    return Adopted(name, path, origin, text, overruled(layout, name, sections))
 
 
-def _find_configuration(source: str, layout: Layout) -> _Source:
+def _find_configuration(source: str, layout: Layout) -> tuple[dict[str, Any], str, str]:
+    """Return the resolved configuration sections, a phrase for their origin, and a name."""
     repository = Repository(layout.root)
     if commit := _experiment_commit(repository, source):
         return _of_commit(repository, commit, f"DVC experiment {source}", source)
@@ -100,7 +92,7 @@ def _find_configuration(source: str, layout: Layout) -> _Source:
     return _of_run(origin.run, f"version {origin.name} (run {origin.run_id})", origin.name)
 
 
-def _of_run(run: Run, origin: str, name: str) -> _Source:
+def _of_run(run: Run, origin: str, name: str) -> tuple[dict[str, Any], str, str]:
     import mlflow
 
     with tracking_errors(mlflow.get_tracking_uri()):
@@ -108,7 +100,7 @@ def _of_run(run: Run, origin: str, name: str) -> _Source:
     if sections is None:
         fix = "Run it again: `dvc repro --force train`"
         raise UserError("the run stored no configuration", where=origin, fix=fix)
-    return _Source(sections, origin, name)
+    return sections, origin, name
 
 
 def _experiment_commit(repository: Repository, name: str) -> str | None:
@@ -122,7 +114,7 @@ def _experiment_commit(repository: Repository, name: str) -> str | None:
     return None
 
 
-def _of_commit(repository: Repository, commit: str, origin: str, name: str) -> _Source:
+def _of_commit(repository: Repository, commit: str, origin: str, name: str) -> tuple[dict[str, Any], str, str]:
     """Read the output of `compose` of a commit from DVC's cache."""
     content = repository.file(commit, LOCK)
     lock = LockFile(content.decode("utf-8"), commit, origin) if content is not None else None
@@ -133,4 +125,4 @@ def _of_commit(repository: Repository, commit: str, origin: str, name: str) -> _
     if file is None:
         fix = "Run `dvc exp pull` or `dvc fetch --all-commits` first"
         raise UserError(f"its {_RESOLVED} is not in the DVC cache", where=origin, fix=fix)
-    return _Source(resolved.load(file.read_text(encoding="utf-8")), origin, name)
+    return resolved.load(file.read_text(encoding="utf-8")), origin, name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -103,14 +102,10 @@ class Origin:
 
         if self.run is None:
             return None
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                file = mlflow.artifacts.download_artifacts(
-                    run_id=self.run.info.run_id, artifact_path=path, dst_path=folder
-                )
-                return Path(file).read_text(encoding="utf-8")
-            except (MlflowException, OSError):
-                return None
+        try:
+            return mlflow.artifacts.load_text(f"runs:/{self.run.info.run_id}/{path}")
+        except (MlflowException, OSError):
+            return None
 
 
 def find_origin(address: str, layout: Layout) -> Origin:

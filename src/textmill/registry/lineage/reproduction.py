@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 from textmill.config import resolved
@@ -44,12 +43,6 @@ class ReproducedMetric:
     registered: float
     reproduced: float | None
 
-    def same(self, tolerance: float) -> bool:
-        """Return whether both differ by at most the tolerance, an absolute value."""
-        if self.reproduced is None:
-            return False
-        return math.isclose(self.registered, self.reproduced, rel_tol=0, abs_tol=tolerance)
-
 
 @dataclass(frozen=True)
 class Reproduction:
@@ -68,8 +61,13 @@ class Reproduction:
     same_weights: bool
 
     def differing(self, tolerance: float) -> list[ReproducedMetric]:
-        """Return the metrics that differ."""
-        return [metric for metric in self.figures if not metric.same(tolerance)]
+        """Return the metrics that are missing or differ by more than the tolerance, an absolute value."""
+        return [
+            metric
+            for metric in self.figures
+            if metric.reproduced is None
+            or not math.isclose(metric.registered, metric.reproduced, rel_tol=0, abs_tol=tolerance)
+        ]
 
 
 def reproduce(origin: Origin, layout: Layout, *, force: bool = False, allow_dirty: bool = False) -> Reproduction:
@@ -86,7 +84,7 @@ def reproduce(origin: Origin, layout: Layout, *, force: bool = False, allow_dirt
     commit = _commit(origin, allow_dirty=allow_dirty)
     if origin.run is None:
         raise UserError(f"its run {origin.run_id} is no longer in {origin.store}", where=origin.name)
-    with _stopped_by_signals(), _worktree(origin.repository, commit) as (root, temporary):
+    with _worktree(origin.repository, commit) as (root, temporary):
         checkout = _Checkout(root, temporary, layout)
         if origin.lock is not None:
             atomic_write(root / LOCK, origin.lock.text)
@@ -142,20 +140,6 @@ def _worktree(repository: Repository, commit: str) -> Iterator[tuple[Path, Path]
         shutil.rmtree(temporary, ignore_errors=True)
         repository.git("worktree", "prune")
         signal.signal(signal.SIGINT, interrupt)
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Turn SIGTERM into an exception, as Ctrl-C is, so that the worktree is removed."""
-
-    def stop(signum: int, _frame: FrameType | None) -> None:
-        sys.exit(128 + signum)
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 @dataclass(frozen=True)

@@ -238,9 +238,10 @@ def _data(origin: Origin) -> str:
         missing.append(text)
     if missing and not cache.has_remote:
         raise BrokenLinkError(f"{_few(missing)}, and there is no DVC remote to pull it from")
-    for name, expected in _expected(origin).items():
+    digests = {**origin.data, "weights": origin.tag("weights_sha256"), "export": origin.tag("manifest_sha256")}
+    for name, expected in digests.items():
         digest = _cached_digest(cache, outputs, name)
-        if digest is not None and digest != expected:
+        if digest is not None and expected and digest != expected:
             raise BrokenLinkError(
                 f"the {name} in dvc.lock has the digest {digest[:12]}, the version has {expected[:12]}"
             )
@@ -248,11 +249,6 @@ def _data(origin: Origin) -> str:
         raise UncheckedLinkError(f"{_few(missing)}; run `dvc pull`")
     size = sum(int(out.get("size", 0)) for out in outputs.values())
     return f"{len(outputs)} outputs ({size / 1e6:.1f} MB) are in the DVC cache and have the version's digests"
-
-
-def _expected(origin: Origin) -> dict[str, str]:
-    digests = {**origin.data, "weights": origin.tag("weights_sha256"), "export": origin.tag("manifest_sha256")}
-    return {name: digest for name, digest in digests.items() if digest}
 
 
 def _cached_digest(cache: Cache, outputs: dict[str, dict[str, str]], name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -70,7 +71,8 @@ def open_store(runtime: RuntimeConfig, layout: Layout) -> str:
         os.environ.setdefault(name, value)
     import mlflow
 
-    _silence_loggers()
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     _previous_uri[uri] = _user_uri()
     with tracking_errors(uri), short_timeout():
         mlflow.set_tracking_uri(uri)
@@ -169,13 +171,6 @@ def _access_refused(error: Exception, uri: str) -> UserError | None:
         fix = "Ask its admin for the permission EDIT, or MANAGE to promote or delete"
         return UserError(problem, where=uri, fix=fix)
     return None
-
-
-def _silence_loggers() -> None:
-    import logging
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _open_database(uri: str, database: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import signal
-import tempfile
 import threading
 import time
 import warnings
@@ -208,7 +207,7 @@ def stage_run(
                 )
                 run = StageRun(client, uri, run_id, runtime.tracking_experiment)
                 client.log_text(run_id, installed_packages(), "environment/requirements.txt")
-                _copy(client, source, run_id, previous)
+                _copy(run, source, previous)
         run.set_tags({f"{PREFIX}stage.{stage}": fingerprint, **lock_tags(layout.root)})
         monitor = _start_monitor(run.run_id, resume_run_id is not None) if system_metrics else None
         yield run
@@ -222,12 +221,12 @@ def stage_run(
 
 def read_configuration(client: MlflowClient, run_id: str) -> dict[str, Any] | None:
     """Return the configuration sections stored with a run, or None if there are none."""
+    import mlflow
+
     folder = _CONFIGURATION.partition("/")[0]
     if not any(artifact.path == _CONFIGURATION for artifact in client.list_artifacts(run_id, folder)):
         return None
-    with tempfile.TemporaryDirectory() as temporary:
-        file = client.download_artifacts(run_id, _CONFIGURATION, temporary)
-        return resolved.load(Path(file).read_text(encoding="utf-8"))
+    return resolved.load(mlflow.artifacts.load_text(f"runs:/{run_id}/{_CONFIGURATION}"))
 
 
 def _find_linked(
@@ -261,23 +260,18 @@ def create_run(client: MlflowClient, experiment: str, name: str, root: Path) -> 
     return str(client.create_run(stored.experiment_id, run_name=name, tags=tags).info.run_id)
 
 
-def _copy(client: MlflowClient, source: Run | None, run_id: str, previous: str | None) -> None:
+def _copy(run: StageRun, source: Run | None, previous: str | None) -> None:
     """Link a new run to the run `previous` and copy its parameters and configuration."""
-    from mlflow.entities import Param, RunTag
-
     if previous is None:
         return
-    tags = [RunTag(f"{PREFIX}upstream_run_id", previous)]
-    params = []
-    if source is not None:
-        params = [Param(key, value) for key, value in source.data.params.items()]
-        train = source.data.tags.get(f"{PREFIX}stage.train")
-        tags += [RunTag(f"{PREFIX}stage.train", train)] if train else []
-        if (content := read_configuration(client, source.info.run_id)) is not None:
-            client.log_text(run_id, resolved.dump(content), _CONFIGURATION)
-    client.log_batch(run_id, tags=tags)
-    for start in range(0, len(params), _PARAMS_IN_A_BATCH):
-        client.log_batch(run_id, params=params[start : start + _PARAMS_IN_A_BATCH])
+    run.set_tags({f"{PREFIX}upstream_run_id": previous})
+    if source is None:
+        return
+    if train := source.data.tags.get(f"{PREFIX}stage.train"):
+        run.set_tags({f"{PREFIX}stage.train": train})
+    if (content := read_configuration(run.client, source.info.run_id)) is not None:
+        run.client.log_text(run.run_id, resolved.dump(content), _CONFIGURATION)
+    run.log_params(source.data.params)
 
 
 def _start_monitor(run_id: str, resume: bool) -> Any:

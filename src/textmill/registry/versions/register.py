@@ -6,14 +6,12 @@ import hashlib
 import json
 import logging
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 from textmill.config.layout import Layout
 from textmill.config.sections.register import RegisterConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
-from textmill.files import atomic_folder, read_json, sha256_file, write_json
+from textmill.files import atomic_folder, read_optional, sha256_file, write_json
 from textmill.predicting.exported import MANIFEST_FILE, read_specification
 from textmill.registry.runs.tracking import stage_run
 from textmill.registry.versions import versions
@@ -44,7 +42,8 @@ def register_exported(config: RegisterConfig, runtime: RuntimeConfig, layout: La
             run.log_artifact(lock, "register")  # this state of the lock may never be committed
         registered = versions.register(config.name, model, examples, run.run_id, layout)
         run.set_tags({"textmill.registered": f"{registered.name}/{registered.version}"})
-        write_json(folder / "registered.json", {**asdict(registered), "metrics": _headline(layout)})
+        metrics = read_optional(layout.evaluation / "metrics.json")
+        write_json(folder / "registered.json", {**asdict(registered), "metrics": metrics.get("test", {})})
     log.info(
         "register: %s version %s (alias %s) serves %s",
         registered.name,
@@ -52,8 +51,3 @@ def register_exported(config: RegisterConfig, runtime: RuntimeConfig, layout: La
         registered.alias,
         " and ".join(sorted(exported.graphs.values())) or "generated text",
     )
-
-
-def _headline(layout: Layout) -> dict[str, Any]:
-    path: Path = layout.evaluation / "metrics.json"
-    return dict(read_json(path)["test"]) if path.is_file() else {}

@@ -1,9 +1,26 @@
-"""Tables on the terminal."""
+"""Output of the commands: JSON documents, tables on the terminal, exit codes."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from typer import Option
+
+AsJson = Annotated[bool, Option("--json", help="Print one JSON document.")]
+
+# Exit codes besides 0 (success), 1 (error in one line) and 2 (wrong usage, by typer).
+REFUSED = 3
+"""A check failed: the gate, a digest, a metric, or the champion changed meanwhile."""
+INCONCLUSIVE = 4
+"""There is too little data to decide; nothing was changed."""
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document; NaN and infinity become null."""
+    from pydantic_core import to_json
+
+    print(to_json(document, indent=2, inf_nan_mode="null").decode(), flush=True)
 
 
 def print_table(
