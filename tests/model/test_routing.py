@@ -15,7 +15,7 @@ from textmill.models.experts import Experts, MixtureOfExperts
 from textmill.models.routing.assignment import group_pairs, sort_and_group
 from textmill.models.routing.base import Router, Routing, build_router
 from textmill.models.routing.base_layer import balanced_assignment
-from textmill.models.routing.losses import importance_loss, load_balancing_loss, router_z_loss
+from textmill.models.routing.losses import load_balancing_loss, router_z_loss
 from textmill.models.routing.record import RoutingRecord
 from textmill.models.routing.sinkhorn import sinkhorn
 
@@ -254,8 +254,6 @@ def test_losses_by_hand() -> None:
     assert float(load_balancing_loss(even, torch.full((4,), 2))) == pytest.approx(1.0)
     certain = torch.eye(4)[[0, 0, 0, 0]]
     assert float(load_balancing_loss(certain, torch.tensor([4, 0, 0, 0]))) == pytest.approx(4.0)
-    assert float(importance_loss(even)) == 0.0
-    assert float(importance_loss(certain)) == pytest.approx(3.0)
     assert float(router_z_loss(torch.zeros(5, 4))) == pytest.approx(math.log(4) ** 2)
 
 

@@ -7,29 +7,28 @@ import io
 import shutil
 import tarfile
 import zipfile
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from textmill.errors import UserError
 
 
-class Archive(ABC):
-    """An open archive: names and bytes of its regular files."""
+@dataclass(frozen=True)
+class Archive:
+    """An open archive.
 
-    def __init__(self, label: str) -> None:
-        self.label = label
+    Attributes:
+        label: Name of the archive in messages.
+        names: Paths of the regular files, in the archive's order.
+        open: Opens one of these files for reading.
+    """
 
-    @property
-    @abstractmethod
-    def names(self) -> list[str]:
-        """Paths of the regular files, in the archive's order."""
-
-    @abstractmethod
-    def open(self, name: str) -> IO[bytes]:
-        """Open a file for reading."""
+    label: str
+    names: list[str]
+    open: Callable[[str], IO[bytes]]
 
     def matching(self, patterns: Sequence[str]) -> list[str]:
         """Return the names of the files that match the paths or globs, pattern by pattern.
@@ -63,35 +62,6 @@ class Archive(ABC):
                 shutil.copyfileobj(source, copy, 1 << 20)
 
 
-class _Tar(Archive):
-    def __init__(self, tar: tarfile.TarFile, label: str) -> None:
-        super().__init__(label)
-        self._tar = tar
-        self._members = {member.name: member for member in tar.getmembers() if member.isreg()}
-
-    @property
-    def names(self) -> list[str]:
-        return list(self._members)
-
-    def open(self, name: str) -> IO[bytes]:
-        opened = self._tar.extractfile(self._members[name])
-        assert opened is not None, "only regular files are listed"
-        return opened
-
-
-class _Zip(Archive):
-    def __init__(self, zipped: zipfile.ZipFile, label: str) -> None:
-        super().__init__(label)
-        self._zip = zipped
-
-    @property
-    def names(self) -> list[str]:
-        return [info.filename for info in self._zip.infolist() if not info.is_dir()]
-
-    def open(self, name: str) -> IO[bytes]:
-        return self._zip.open(name)
-
-
 @contextmanager
 def open_archive(path: Path, inner: str | None = None) -> Iterator[Archive]:
     """Open a `.tar.*`, `.tgz`, `.zip` or `.whl` file, or the archive `inner` in it.
@@ -118,8 +88,9 @@ def _opened(file: IO[bytes], label: str) -> Iterator[Archive]:
     with file:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as zipped:
-                yield _Zip(zipped, label)
+                yield Archive(label, [info.filename for info in zipped.infolist() if not info.is_dir()], zipped.open)
         else:
             file.seek(0)
             with tarfile.open(fileobj=file) as tar:
-                yield _Tar(tar, label)
+                members = {member.name: member for member in tar.getmembers() if member.isreg()}
+                yield Archive(label, list(members), lambda name: cast("IO[bytes]", tar.extractfile(members[name])))

@@ -15,12 +15,6 @@ def load_balancing_loss(probabilities: Tensor, load: Tensor) -> Tensor:
     return len(load) * (shares * probabilities.mean(dim=0)).sum()
 
 
-def importance_loss(probabilities: Tensor) -> Tensor:
-    """Return the squared coefficient of variation of the experts' summed probabilities (Shazeer et al. 2017, eq. 7)."""
-    importance = probabilities.sum(dim=0)
-    return importance.var(correction=0) / importance.mean().square()
-
-
 def router_z_loss(logits: Tensor) -> Tensor:
     """Return the mean squared log-sum-exp of the router's logits (N, E) (Zoph et al. 2022, "ST-MoE", eq. 5)."""
     return logits.logsumexp(dim=-1).square().mean()
