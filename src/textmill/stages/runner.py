@@ -26,7 +26,7 @@ def run_stage(stage: str, main: Main) -> None:
     """Run a stage as a program: `python -m textmill.stages.STAGE [HYDRA_OVERRIDE ...]`.
 
     Without overrides the section comes from `data/resolved.yaml`; with overrides `conf/` and
-    `params.yaml` are composed anew with them, for a run by hand.
+    `params.yaml` are composed again with them, for a run by hand.
     """
 
     def program() -> None:
@@ -41,7 +41,7 @@ def run_stage(stage: str, main: Main) -> None:
 def run_program(name: str, program: Callable[[], None]) -> None:
     """Run `program` with logging, a clock and one-line errors.
 
-    Ends the process with status 1 after an error the user can mend, 130 after Ctrl-C and 143
+    Ends the process with status 1 after an error that the user can correct, 130 after Ctrl-C and 143
     after SIGTERM.
     """
     # Libraries make hundreds of thousands of objects that live to the end; to look through them again and
