@@ -131,17 +131,9 @@ class TextClassification(Task):
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
         """Return `input_ids`, `attention_mask` (B, T), and any `label_id` (B,), `label_probabilities` (B, labels)."""
-        import numpy as np
-        import torch
+        from textmill.text.batches import padded_batch
 
-        from textmill.text.batches import pad_tensors
-
-        input_ids, mask = pad_tensors(rows["input_ids"])
-        batch = {"input_ids": input_ids, "attention_mask": mask}
-        for name, kind in (("label_id", np.int64), ("label_probabilities", np.float32)):
-            if name in rows:
-                batch[name] = torch.as_tensor(np.asarray(rows[name], kind))
-        return batch
+        return padded_batch(rows, {"label_id": "int64", "label_probabilities": "float32"})
 
     def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> StepOutput:
         """Compute the cross-entropy to the label or its probabilities, and `logits` (B, labels)."""
