@@ -130,10 +130,7 @@ class Training:
         return f"does not continue the unfinished training in {other.path}: {why}{more}"
 
     def run(self, metrics: MetricLog | None = None) -> Trained:
-        """Train, from the last checkpoint if there is one.
-
-        Args:
-            metrics: Log of each step's metrics.
+        """Train, from the last checkpoint if there is one; each step's metrics go to the log `metrics`.
 
         Raises:
             UserError: A loss is not finite, memory is short, Lightning refuses its settings, or the
