@@ -18,7 +18,7 @@ class Cleaner:
 
     def __init__(self, config: CleaningConfig) -> None:
         self.config = config
-        self._repair = _repairer(config) if config.repair else None
+        self._step = _step(config)
         self._language = _language_detector(config.languages) if config.languages else None
 
     def clean(self, text: str) -> str:
@@ -52,17 +52,15 @@ class Cleaner:
             return f"is longer than {self.config.max_characters} characters"
         return None
 
-    def _step(self, text: str) -> str:
-        if self._repair is not None:
-            return self._repair(text)
-        return unicodedata.normalize(self.config.normal_form, text) if self.config.normal_form else text
 
+def _step(config: CleaningConfig) -> Callable[[str], str]:
+    """Return the function that repairs or only normalises a text."""
+    if config.repair:
+        import ftfy
 
-def _repairer(config: CleaningConfig) -> Callable[[str], str]:
-    import ftfy
-
-    options = ftfy.TextFixerConfig(normalization=config.normal_form, explain=False)
-    return partial(ftfy.fix_text, config=options)
+        options = ftfy.TextFixerConfig(normalization=config.normal_form, explain=False)
+        return partial(ftfy.fix_text, config=options)
+    return partial(unicodedata.normalize, config.normal_form) if config.normal_form else str
 
 
 def _language_detector(languages: Sequence[str]) -> Callable[[str], str | None]:

@@ -159,7 +159,8 @@ class FirstPass:
                 problems.setdefault(position, problem)
         self._reject(label, raw.lines, mapped, problems)
         columns: dict[str, list[Any]] = _without({**mapped, ROW: raw.lines}, problems)
-        frame = as_frame(columns, [*self._task.text_columns, *self._task.target_columns])
+        names = [*self._task.text_columns, *self._task.target_columns]
+        frame = pd.DataFrame({name: pd.Series(columns[name], dtype="str") for name in names})
         failed: dict[int, tuple[str, str]] = {}
         if len(frame):
             for row in self._task.check(frame, None):
@@ -217,11 +218,6 @@ class FirstPass:
     def _sign(self, texts: list[str]) -> NDArray[np.uint64]:
         duplicates = self._config.duplicates
         return band_hashes(signatures(texts, duplicates.shingle, duplicates.permutations), *self._bands)
-
-
-def as_frame(columns: dict[str, Any], names: Sequence[str]) -> pd.DataFrame:
-    """Return some columns as a data frame of strings."""
-    return pd.DataFrame({name: pd.Series(columns[name], dtype="str") for name in names})
 
 
 def hashes(values: Sequence[str]) -> NDArray[np.uint64]:

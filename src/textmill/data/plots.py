@@ -61,17 +61,8 @@ def classes_by_count(splits: dict[str, Any]) -> list[str]:
     return sorted(totals, key=lambda name: (-totals[name], name))
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _draw_lengths(statistics: dict[str, Any]) -> Figure:
-    figure = _figure(7, 3.2)
+def _draw_lengths(statistics: dict[str, Any], figure: Figure) -> None:
+    figure.set_size_inches(7, 3.2)
     axes = figure.subplots()
     for name, split in statistics["splits"].items():
         starts = [int(start) for start in split["lengths"]]
@@ -79,13 +70,12 @@ def _draw_lengths(statistics: dict[str, Any]) -> Figure:
         axes.plot(starts, shares, drawstyle="steps-post", label=name)
     axes.set(xlabel="length in tokens", ylabel="% of the split's rows", title="Length of the texts")
     axes.legend(frameon=False)
-    return figure
 
 
-def _draw_classes(statistics: dict[str, Any]) -> Figure:
+def _draw_classes(statistics: dict[str, Any], figure: Figure) -> None:
     splits = statistics["splits"]
     classes = classes_by_count(splits)[:SHOWN_CLASSES]
-    figure = _figure(7, 1.6 + 0.32 * len(classes))
+    figure.set_size_inches(7, 1.6 + 0.32 * len(classes))
     axes = figure.subplots()
     height = 0.8 / len(splits)
     for index, (name, split) in enumerate(splits.items()):
@@ -95,12 +85,11 @@ def _draw_classes(statistics: dict[str, Any]) -> Figure:
     axes.invert_yaxis()
     axes.set(xlabel="% of the split's rows", title="Balance of the classes")
     axes.legend(frameon=False)
-    return figure
 
 
 def main() -> None:
     """Read the statistics from the standard input and draw the plots."""
-    import matplotlib.figure  # noqa: F401  # loaded before the input arrives
+    from matplotlib.figure import Figure  # loaded before the input arrives
 
     job = json.load(sys.stdin)
     statistics, folder = job["statistics"], Path(job["folder"])
@@ -109,7 +98,9 @@ def main() -> None:
         plots["classes.png"] = _draw_classes
     try:
         for name, draw in plots.items():
-            draw(statistics).savefig(folder / name, dpi=110)
+            figure = Figure(layout="constrained")
+            draw(statistics, figure)
+            figure.savefig(folder / name, dpi=110)
     except OSError as error:
         sys.stderr.write(json.dumps([error.errno, error.strerror, error.filename]) + "\n")
         sys.exit(_OS_ERROR)

@@ -67,14 +67,8 @@ def paired_differences(
     """Return each metric of `ours` minus that of `theirs`, both on the same draws of the same rows.
 
     Pairing removes the difficulty of a row for both models, so that the interval is narrower than that of
-    independent draws. Rows are matched by the column `id`, in any order.
-
-    Args:
-        ours: Predictions of one model.
-        theirs: Predictions of the other model for the same rows.
-        metrics: Metrics to compare.
-        bootstrap: Resamples, confidence, seed.
-        same_columns: Columns (the targets, say) that must be equal in both.
+    independent draws. Rows are matched by the column `id`, in any order. The columns `same_columns`, the
+    targets say, must be equal in both.
 
     Raises:
         UserError: The ids are not unique or differ, a column of `same_columns` differs, there are fewer

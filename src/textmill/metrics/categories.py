@@ -203,18 +203,17 @@ def probabilities_of(columns: Columns, labels: Sequence[str]) -> Floats:
     return np.stack([np.asarray(columns[f"probability_{label}"], dtype=float) for label in labels], axis=1)
 
 
-def calibration_bins(
-    confidence: Floats, hits: NDArray[np.bool_], index: Integers, n_bins: int = CALIBRATION_BINS
-) -> Bins:
-    """Return mean confidence and accuracy in bins of equal width (Guo et al. 2017).
+def calibration_bins(confidence: Floats, hits: NDArray[np.bool_], index: Integers) -> Bins:
+    """Return mean confidence and accuracy in `CALIBRATION_BINS` bins of equal width (Guo et al. 2017).
+
+    An edge belongs to the bin above it.
 
     Args:
         confidence: Probability of the predicted label, shape (n,).
         hits: Whether the prediction is correct, shape (n,).
         index: Rows of each resample, shape (resamples, m).
-        n_bins: Number of bins between 0 and 1; an edge belongs to the bin above it.
     """
-    resamples = len(index)
+    resamples, n_bins = len(index), CALIBRATION_BINS
     edges = np.linspace(0, 1, n_bins + 1)
     bin_of = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, n_bins - 1)
     cells = (bin_of[index] + np.arange(resamples)[:, None] * n_bins).ravel()

@@ -104,8 +104,7 @@ def confusion_matrix_plot(matrix: NDArray[np.intp], labels: Sequence[str]) -> Fi
         axes.set_xticks(range(size), short, rotation=0 if size <= 5 else 90)
         axes.set_yticks(range(size), short)
         axes.tick_params(length=0)
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true")
+        axes.set(xlabel="predicted", ylabel="true")
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(image, ax=axes, shrink=0.8, format=lambda share, _: f"{share:.0%}")
         bar.outline.set_visible(False)
@@ -123,10 +122,7 @@ def reliability_plot(bins: Bins) -> Figure:
         axes.bar(centres, rows / rows.sum(), 0.92 * width, color="#dbeafe", label="share of rows")
         axes.plot([0, 1], [0, 1], "--", color=QUIET, linewidth=1, label="perfect calibration")
         axes.plot(confidence[filled], accuracy[filled], "o-", color=ACCENT, markersize=5, label="accuracy")
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1.02)
-        axes.set_xlabel("confidence")
-        axes.set_ylabel("accuracy, share of rows")
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy, share of rows")
         axes.legend(loc="upper left")
         axes.grid(axis="y")
     return figure
@@ -140,7 +136,6 @@ def scatter(across: NDArray[np.float64], up: NDArray[np.float64], across_name: s
     """Plot a point for each pair of values, both of shape (n,)."""
     with drawing(5.2, 3.8) as (figure, axes):
         axes.plot(across, up, "o", color=ACCENT, markersize=2.5, alpha=0.35, markeredgewidth=0)
-        axes.set_xlabel(across_name)
-        axes.set_ylabel(up_name)
+        axes.set(xlabel=across_name, ylabel=up_name)
         axes.grid(visible=True)
     return figure

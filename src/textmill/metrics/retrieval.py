@@ -105,14 +105,10 @@ def word_search(
     """Fit `bm25` (Robertson & Walker 1994) and `tfidf` over stems of English words, without stop words.
 
     The weights of TF-IDF come from the training split. Those of BM25 come from the searched documents, as in
-    any search engine, and its two constants from validation.
+    any search engine, and its two constants from validation. `query` and `document` are names of columns.
 
-    Args:
-        train: Rows of the training split.
-        validation: Rows of the validation split.
-        query: Column of queries.
-        document: Column of documents.
-        options: See `Options`.
+    Raises:
+        UserError: `options` do not fit `Options`, or the training split has no words.
     """
     checked = check_options(Options, options)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,13 +18,6 @@ _TIED = "backbone.lm_head.weight"
 _TOLERANCE = 1e-3
 
 
-@dataclass(frozen=True)
-class Context:
-    """The part of an `Architecture` that generation needs."""
-
-    max_length: int
-
-
 class HubLanguageModel(nn.Module):
     """An `AutoModelForCausalLM` with the methods of `textmill.models.language_model.LanguageModel`.
 
@@ -36,7 +29,8 @@ class HubLanguageModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.vocabulary_size: int = backbone.config.vocab_size
-        self.architecture = Context(int(getattr(backbone.config, "max_position_embeddings", 1024)))
+        # The part of an `Architecture` that generation needs
+        self.architecture = SimpleNamespace(max_length=int(getattr(backbone.config, "max_position_embeddings", 1024)))
         # Renamed in transformers 5.24
         parameters = inspect.signature(backbone.base_model.forward).parameters
         self._cache_option = "cache" if "cache" in parameters else "past_key_values"

@@ -10,16 +10,13 @@ from textmill.models.encoder import linear_head, pool
 
 
 class SequenceClassifier(nn.Module):
-    """Pooled hidden states, dropout, one linear layer (Devlin et al. 2019).
+    """Pooled hidden states, dropout, one linear layer (Devlin et al. 2019), as the encoder's options say."""
 
-    Pooling (`mean` or `cls`) and dropout of None are the encoder's options.
-    """
-
-    def __init__(self, encoder: Any, n_labels: int, pooling: str | None = None, dropout: float | None = None) -> None:
+    def __init__(self, encoder: Any, n_labels: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.pooling = str(pooling or getattr(encoder, "pooling", "mean"))
-        self.dropout = nn.Dropout(getattr(encoder, "head_dropout", 0.1) if dropout is None else dropout)
+        self.pooling = str(getattr(encoder, "pooling", "mean"))
+        self.dropout = nn.Dropout(getattr(encoder, "head_dropout", 0.1))
         self.output = linear_head(encoder.hidden_size, n_labels)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:

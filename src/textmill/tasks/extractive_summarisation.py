@@ -102,13 +102,12 @@ class ExtractiveSummarisation(SummaryTexts):
         import numpy as np
         import torch
 
-        from textmill.text.batches import pad_tensors
+        from textmill.text.batches import padded_batch
 
-        input_ids, mask = pad_tensors(rows["input_ids"])
-        batch = {"input_ids": input_ids, "attention_mask": mask}
+        batch = padded_batch(rows, {})
         if "gains" in rows:
-            units = np.full(tuple(mask.shape), _NO_UNIT, np.int64)
-            gains = np.full((len(input_ids), max(map(len, rows["gains"]))), np.nan, np.float32)
+            units = np.full(tuple(batch["input_ids"].shape), _NO_UNIT, np.int64)
+            gains = np.full((len(units), max(map(len, rows["gains"]))), np.nan, np.float32)
             for row, (of_tokens, of_units) in enumerate(zip(rows["units"], rows["gains"], strict=True)):
                 units[row, : len(of_tokens)] = of_tokens
                 gains[row, : len(of_units)] = of_units

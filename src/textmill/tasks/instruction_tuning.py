@@ -11,8 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from textmill.config.section import Section as Options
 from textmill.errors import UserError
 from textmill.metrics.base import Outputs
-from textmill.tasks.abilities import ContinuesText
-from textmill.tasks.base import State, StepOutput, Task
+from textmill.tasks.base import State, StepOutput
+from textmill.tasks.language_modelling import CausalTask
 from textmill.text import chat
 from textmill.text.inputs import Input, not_blank
 from textmill.text.rejected_rows import RejectedRow
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
-    from textmill.models.base import Model
     from textmill.models.language_model import LanguageModel
 
 
@@ -69,7 +68,7 @@ class Conversation(Input):
         return 'Give a text, or {"messages": [{"role": "user", "content": "..."}]}'
 
 
-class InstructionTuning(Task, ContinuesText):
+class InstructionTuning(CausalTask):
     """Maximum likelihood of the assistant's answers, given all earlier messages.
 
     The column `messages` holds conversations as JSON: lists of records with `role` (`system`, `user`
@@ -84,11 +83,8 @@ class InstructionTuning(Task, ContinuesText):
     name = "instruction_tuning"
     evaluator = "textmill.evaluation.evaluators.instruction_tuning.InstructionTuningEvaluator"
     text_columns = ("messages",)
-    target_columns = ()
     input_model = Conversation
     main_metric = "loss"
-    monitor = "validation/loss"
-    monitor_mode = "min"
 
     def bind_tokenizer(self, state: State, tokenizer: Tokenizer, folder: Path) -> State:
         """Return the state with the vocabulary's size, the chat template with its special tokens, and the end's id.
@@ -138,10 +134,6 @@ class InstructionTuning(Task, ContinuesText):
             columns["length"].append(len(ids))
         return columns
 
-    def build_network(self, model: Model, pretrained: Path | None, state: State) -> LanguageModel:
-        """Build the model's decoder over the vocabulary."""
-        return model.build_decoder(state["vocabulary_size"], pretrained)
-
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
         """Return `input_ids` and `labels` (B, T): -100 where the next token is not the assistant's.
 
@@ -180,23 +172,11 @@ class InstructionTuning(Task, ContinuesText):
 
         return validation_metrics(outputs)
 
-    def example_inputs(self) -> list[dict[str, Any]]:
-        """Return the configured prompts."""
-        return [{"text": prompt} for prompt in self.config.prompts]
-
     def prompts(self, frame: pd.DataFrame, state: State) -> list[str]:
         """Return the rendered conversations, up to where the assistant's next message begins."""
         template, special = state["chat_template"], state["special_tokens"]
         conversations = map(chat.parse_messages, frame["messages"].tolist())
         return [chat.render(messages, template, special, ask=True) for messages in conversations]
-
-    def answers(
-        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], raw: Mapping[str, Sequence[str]], state: State
-    ) -> list[dict[str, Any]]:
-        """Return `loss`, in nats per token of the answers, and `perplexity`, for each conversation."""
-        from textmill.metrics.likelihood import likelihood_answers
-
-        return likelihood_answers(outputs)
 
 
 def _problem(value: Any) -> str | None:

@@ -57,7 +57,33 @@ class Prompt(Input):
     text: str
 
 
-class LanguageModelling(Task, CutsExamples, ContinuesText):
+class CausalTask(Task, ContinuesText):
+    """A task of a decoder, measured by the likelihood of its tokens; the option `prompts` has examples."""
+
+    config: Any
+
+    target_columns = ()
+    monitor = "validation/loss"
+    monitor_mode = "min"
+
+    def build_network(self, model: Model, pretrained: Path | None, state: State) -> LanguageModel:
+        """Build the model's decoder over the vocabulary."""
+        return model.build_decoder(state["vocabulary_size"], pretrained)
+
+    def example_inputs(self) -> list[dict[str, Any]]:
+        """Return the configured prompts."""
+        return [{"text": prompt} for prompt in self.config.prompts]
+
+    def answers(
+        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], raw: Mapping[str, Sequence[str]], state: State
+    ) -> list[dict[str, Any]]:
+        """Return `loss`, in nats per target token, and `perplexity`, for each row."""
+        from textmill.metrics.likelihood import likelihood_answers
+
+        return likelihood_answers(outputs)
+
+
+class LanguageModelling(CausalTask, CutsExamples):
     """Maximum likelihood of the next token over packed documents.
 
     State: `vocabulary_size`; `end_of_text`, its id; `token_bytes`, the bytes of each token.
@@ -69,11 +95,8 @@ class LanguageModelling(Task, CutsExamples, ContinuesText):
     name = "language_modelling"
     evaluator = "textmill.evaluation.evaluators.language_modelling.LanguageModellingEvaluator"
     text_columns = ("text",)
-    target_columns = ()
     input_model = Prompt
     main_metric = "bits_per_byte"
-    monitor = "validation/loss"
-    monitor_mode = "min"
 
     def bind_tokenizer(self, state: State, tokenizer: Tokenizer, folder: Path) -> State:
         """Return the state with the vocabulary's size, the id that ends a document and the bytes of each token.
@@ -102,10 +125,6 @@ class LanguageModelling(Task, CutsExamples, ContinuesText):
         from textmill.tasks.examples.packing import PackedWindows
 
         return PackedWindows(table, self.config.sequence_length)
-
-    def build_network(self, model: Model, pretrained: Path | None, state: State) -> LanguageModel:
-        """Build the model's decoder over the vocabulary."""
-        return model.build_decoder(state["vocabulary_size"], pretrained)
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
         """Return `input_ids` and `labels` (B, T), and `document_ids` where a window holds several documents.
@@ -163,22 +182,10 @@ class LanguageModelling(Task, CutsExamples, ContinuesText):
         metrics = validation_metrics(outputs) | {"bits_per_byte": bits_per_byte}
         return metrics | (routing.routing_metrics(outputs) if "expert_load" in outputs else {})
 
-    def example_inputs(self) -> list[dict[str, Any]]:
-        """Return the configured prompts."""
-        return [{"text": prompt} for prompt in self.config.prompts]
-
     def prompts(self, frame: pd.DataFrame, state: State) -> list[str]:
         """Return the prompts unchanged."""
         texts: list[str] = frame["text"].tolist()
         return texts
-
-    def answers(
-        self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], raw: Mapping[str, Sequence[str]], state: State
-    ) -> list[dict[str, Any]]:
-        """Return `loss`, in nats per token, and `perplexity`, for each text."""
-        from textmill.metrics.likelihood import likelihood_answers
-
-        return likelihood_answers(outputs)
 
 
 def bytes_of(windows: Sequence[Any], state: State) -> NDArray[np.int64]:

@@ -155,15 +155,9 @@ class QuestionAnswering(Task, RealignsTargets, CutsExamples, CalibratesWeights, 
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
         """Return `input_ids` and `attention_mask` (B, T); with targets `start_position` and `end_position` (B,)."""
-        import numpy as np
-        import torch
+        from textmill.text.batches import padded_batch
 
-        from textmill.text.batches import pad_tensors
-
-        input_ids, mask = pad_tensors(rows["input_ids"])
-        batch = {"input_ids": input_ids, "attention_mask": mask}
-        targets = [name for name in _OF_WINDOW if name in rows]
-        return batch | {name: torch.as_tensor(np.asarray(rows[name], np.int64)) for name in targets}
+        return padded_batch(rows, dict.fromkeys(_OF_WINDOW, "int64"))
 
     def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> StepOutput:
         """Compute the mean cross-entropy of both ends over a window's tokens; `start_logits`, `end_logits` (B, T)."""

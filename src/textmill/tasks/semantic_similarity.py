@@ -11,14 +11,12 @@ from textmill.config.section import Section as Options
 from textmill.errors import UserError
 from textmill.metrics.base import Outputs
 from textmill.tasks.base import State
-from textmill.tasks.sentence_pairs import EMBEDDINGS, SentencePairs, cosines
+from textmill.tasks.sentence_pairs import SentencePairs, similarities
 from textmill.text.rejected_rows import RejectedRow
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     import torch
-    from numpy.typing import NDArray
 
 _ROWS = 1024
 """Rows of validation for one loss; CoSENT compares all pairs of them."""
@@ -122,8 +120,3 @@ class SemanticSimilarity(SentencePairs):
             "spearman": float(spearman(predicted, actual, all_rows)[0]),
             "pearson": float(pearson(predicted, actual, all_rows)[0]),
         }
-
-
-def similarities(outputs: Outputs) -> NDArray[np.float64]:
-    """Return the cosine of each pair, shape (n,)."""
-    return cosines(*(outputs[name] for name in EMBEDDINGS))

@@ -95,17 +95,10 @@ class SentencePairs(Task):
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
         """Return `input_ids` and `attention_mask` (B, T), `pair_ids` and `pair_mask` (B, S), and targets (B,)."""
-        import numpy as np
-        import torch
+        from textmill.text.batches import pad_tensors, padded_batch
 
-        from textmill.text.batches import pad_tensors
-
-        batch: dict[str, torch.Tensor] = {}
-        for ids, mask in (("input_ids", "attention_mask"), ("pair_ids", "pair_mask")):
-            batch[ids], batch[mask] = pad_tensors(rows[ids])
-        for name, kind in self.encoded_targets.items():
-            if name in rows:
-                batch[name] = torch.from_numpy(np.asarray(rows[name], kind))
+        batch = padded_batch(rows, self.encoded_targets)
+        batch["pair_ids"], batch["pair_mask"] = pad_tensors(rows["pair_ids"])
         return batch
 
     def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> StepOutput:
@@ -145,14 +138,15 @@ class SentencePairs(Task):
 
     def pair_answers(self, outputs: Outputs, state: State) -> list[dict[str, Any]]:
         """Return the answers to rows of two texts."""
-        return [{"similarity": cosine} for cosine in cosines(*(outputs[name] for name in EMBEDDINGS)).tolist()]
+        return [{"similarity": cosine} for cosine in similarities(outputs).tolist()]
 
 
-def cosines(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the cosines, shape (n,), of the rows of two matrices of unit vectors, both (n, D)."""
+def similarities(outputs: Outputs) -> NDArray[np.float64]:
+    """Return the cosine of each pair's two vectors of length 1, shape (n,)."""
     import numpy as np
 
-    return (np.asarray(first, float) * np.asarray(second, float)).sum(axis=1)  # type: ignore[no-any-return]
+    first, second = (np.asarray(outputs[name], float) for name in EMBEDDINGS)
+    return (first * second).sum(axis=1)  # type: ignore[no-any-return]
 
 
 def missing(embeddings: NDArray[Any]) -> NDArray[np.bool_]:

@@ -130,10 +130,9 @@ class SequenceToSequence(Task, GeneratesText):
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
         """Return `input_ids` and `attention_mask` (B, S), and with targets `labels` (B, T), -100 at padding."""
         from textmill.models.losses.likelihood import IGNORED
-        from textmill.text.batches import pad_tensors
+        from textmill.text.batches import pad_tensors, padded_batch
 
-        sources, mask = pad_tensors(rows["input_ids"])
-        batch = {"input_ids": sources, "attention_mask": mask}
+        batch = padded_batch(rows, {})
         if "labels" in rows:
             labels, there = pad_tensors(rows["labels"])
             batch["labels"] = labels.masked_fill(there == 0, IGNORED)

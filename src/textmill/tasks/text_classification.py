@@ -28,19 +28,14 @@ if TYPE_CHECKING:
 _UNKNOWN = "is none of the labels"
 
 
-class TextClassificationConfig(Options):
-    """Options of text classification.
+class PredictsLabelConfig(Options):
+    """Options of a task that predicts a label.
 
     Attributes:
         labels: The labels in their order; None learns them from the training split, sorted.
-        label_smoothing: Share of the target spread evenly over all labels (Szegedy et al. 2016).
-        r_drop: Weight of the divergence between two passes with different dropout (Liang et al. 2021,
-            "R-Drop"); above 0, training computes every row twice.
     """
 
     labels: Annotated[list[str], Field(min_length=2)] | None = None
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    r_drop: Annotated[float, Field(ge=0)] = 0.0
 
     @field_validator("labels")
     @classmethod
@@ -50,25 +45,16 @@ class TextClassificationConfig(Options):
         return labels
 
 
-class TextClassification(Task):
-    """One label for a text, by a softmax over the labels.
-
-    Where several people judged a text, the column `label_shares` may hold a JSON record of their votes,
-    `{"good": 7, "bad": 3}`. These shares are then the training target in place of the one label, so that the
-    model learns which texts are ambiguous (Peterson et al. 2019, "Human uncertainty makes classification
-    more robust"). All metrics use `label`.
+class PredictsLabel(Task):
+    """A task whose target is one of several labels, in the column `label`.
 
     State: `labels`, the names in the order of the network's outputs.
     """
 
-    Config: ClassVar[type[Options]] = TextClassificationConfig
-    config: TextClassificationConfig
+    Config: ClassVar[type[Options]] = PredictsLabelConfig
+    config: PredictsLabelConfig
 
-    name = "text_classification"
-    evaluator = "textmill.evaluation.evaluators.text_classification.TextClassificationEvaluator"
-    text_columns = ("text",)
     target_columns = ("label",)
-    optional_columns = ("label_shares",)
     stratify_column = "label"
     main_metric = "weighted_f1"
     monitor = "validation/weighted_f1"
@@ -79,8 +65,49 @@ class TextClassification(Task):
         Raises:
             UserError: The training split has fewer than two labels.
         """
-        learned = at_least_two_labels(frames)
+        learned = sorted({name for frame in frames for name in label_names(frame["label"].dropna())})
+        if len(learned) < 2:
+            seen = f"one label only, {learned[0]!r}" if learned else "no label"
+            fix = "Map a column with at least two labels"
+            raise UserError(f"the training split has {seen}", where="prepare.read.columns.label", fix=fix)
         return {"labels": self.config.labels or learned}
+
+    def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
+        """Return `weighted_f1`, `macro_f1`, `accuracy` and `loss` (cross-entropy without smoothing)."""
+        from textmill.metrics.categories import validation_metrics
+
+        return validation_metrics(outputs["logits"], rows["label_id"], state["labels"])
+
+
+class TextClassificationConfig(PredictsLabelConfig):
+    """Options of text classification.
+
+    Attributes:
+        label_smoothing: Share of the target spread evenly over all labels (Szegedy et al. 2016).
+        r_drop: Weight of the divergence between two passes with different dropout (Liang et al. 2021,
+            "R-Drop"); above 0, training computes every row twice.
+    """
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    r_drop: Annotated[float, Field(ge=0)] = 0.0
+
+
+class TextClassification(PredictsLabel):
+    """One label for a text, by a softmax over the labels.
+
+    Where several people judged a text, the column `label_shares` may hold a JSON record of their votes,
+    `{"good": 7, "bad": 3}`. These shares are then the training target in place of the one label, so that the
+    model learns which texts are ambiguous (Peterson et al. 2019, "Human uncertainty makes classification
+    more robust"). All metrics use `label`.
+    """
+
+    Config: ClassVar[type[Options]] = TextClassificationConfig
+    config: TextClassificationConfig
+
+    name = "text_classification"
+    evaluator = "textmill.evaluation.evaluators.text_classification.TextClassificationEvaluator"
+    text_columns = ("text",)
+    optional_columns = ("label_shares",)
 
     def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
         """Return rows without text or label, or with an unknown label; the first reason of each."""
@@ -131,17 +158,9 @@ class TextClassification(Task):
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
         """Return `input_ids`, `attention_mask` (B, T), and any `label_id` (B,), `label_probabilities` (B, labels)."""
-        import numpy as np
-        import torch
+        from textmill.text.batches import padded_batch
 
-        from textmill.text.batches import pad_tensors
-
-        input_ids, mask = pad_tensors(rows["input_ids"])
-        batch = {"input_ids": input_ids, "attention_mask": mask}
-        for name, kind in (("label_id", np.int64), ("label_probabilities", np.float32)):
-            if name in rows:
-                batch[name] = torch.as_tensor(np.asarray(rows[name], kind))
-        return batch
+        return padded_batch(rows, {"label_id": "int64", "label_probabilities": "float32"})
 
     def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> StepOutput:
         """Compute the cross-entropy to the label or its probabilities, and `logits` (B, labels)."""
@@ -162,12 +181,6 @@ class TextClassification(Task):
             loss = loss + self.config.r_drop * symmetric_divergence(*logits.chunk(2))
         return StepOutput(loss, outputs)
 
-    def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
-        """Return `weighted_f1`, `macro_f1`, `accuracy` and `loss` (cross-entropy without smoothing)."""
-        from textmill.metrics.categories import validation_metrics
-
-        return validation_metrics(outputs["logits"], rows["label_id"], state["labels"])
-
     def example_inputs(self) -> list[dict[str, Any]]:
         """Return two short reviews."""
         return [{"text": "I love this product"}, {"text": "This product is bad"}]
@@ -179,17 +192,3 @@ class TextClassification(Task):
         from textmill.metrics.categories import category_answers
 
         return category_answers(outputs["logits"], state["labels"])
-
-
-def at_least_two_labels(frames: Iterable[pd.DataFrame]) -> list[str]:
-    """Return the labels of the training split, sorted.
-
-    Raises:
-        UserError: There are fewer than two.
-    """
-    labels = sorted({name for frame in frames for name in label_names(frame["label"].dropna())})
-    if len(labels) < 2:
-        seen = f"one label only, {labels[0]!r}" if labels else "no label"
-        fix = "Map a column with at least two labels"
-        raise UserError(f"the training split has {seen}", where="prepare.read.columns.label", fix=fix)
-    return labels

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
-
-from textmill.config.section import Section as Options
 from textmill.metrics.base import Outputs
 from textmill.tasks.base import State, StepOutput
 from textmill.tasks.sentence_pairs import SentencePairs
-from textmill.tasks.text_classification import at_least_two_labels
+from textmill.tasks.text_classification import PredictsLabel
 from textmill.text.rejected_rows import RejectedRow
 
 if TYPE_CHECKING:
@@ -24,43 +21,15 @@ if TYPE_CHECKING:
     from textmill.models.sentence_encoder import PairClassifier
 
 
-class TextualEntailmentConfig(Options):
-    """Options of textual entailment.
-
-    Attributes:
-        labels: The labels in their order; None learns them from the training split, sorted.
-    """
-
-    labels: Annotated[list[str], Field(min_length=2)] | None = None
-
-
-class TextualEntailment(SentencePairs):
+class TextualEntailment(PredictsLabel, SentencePairs):
     """One label for a pair of texts, by a softmax over u, v and |u - v| of their vectors.
 
     The network reads the texts separately, so that their vectors can be stored and compared with many others.
-
-    State: `labels`, the names in the order of the network's outputs.
     """
-
-    Config: ClassVar[type[Options]] = TextualEntailmentConfig
-    config: TextualEntailmentConfig
 
     name = "textual_entailment"
     evaluator = "textmill.evaluation.evaluators.textual_entailment.TextualEntailmentEvaluator"
-    target_columns = ("label",)
     encoded_targets: ClassVar[Mapping[str, str]] = {"label_id": "int64"}
-    stratify_column = "label"
-    main_metric = "weighted_f1"
-    monitor = "validation/weighted_f1"
-
-    def fit(self, frames: Iterable[pd.DataFrame]) -> State:
-        """Return the labels: as configured, or those of the training split, sorted.
-
-        Raises:
-            UserError: The training split has fewer than two labels.
-        """
-        learned = at_least_two_labels(frames)
-        return {"labels": self.config.labels or learned}
 
     def check_targets(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
         """Return rows with a missing or unknown label."""
@@ -94,12 +63,6 @@ class TextualEntailment(SentencePairs):
         classifier: PairClassifier = network  # type: ignore[assignment]
         logits = classifier.pair_head(*outputs.values())
         return StepOutput(cross_entropy(logits, batch["label_id"]), {**outputs, "logits": logits})
-
-    def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
-        """Return `weighted_f1`, `macro_f1`, `accuracy` and `loss` (cross-entropy)."""
-        from textmill.metrics.categories import validation_metrics
-
-        return validation_metrics(outputs["logits"], rows["label_id"], state["labels"])
 
     def pair_answers(self, outputs: Outputs, state: State) -> list[dict[str, Any]]:
         """Return `label`, its `probability`, and the `probabilities` of all labels, for each pair."""

@@ -68,3 +68,15 @@ def pad_tensors(sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch
 
     padded, mask = pad(sequences)
     return torch.from_numpy(padded), torch.from_numpy(mask)
+
+
+def padded_batch(rows: Mapping[str, Sequence[Any]], targets: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """Return `input_ids` and `attention_mask` (B, T), and those columns of `targets` that `rows` has, (B, ...).
+
+    `targets` are NumPy's type names by column.
+    """
+    import torch
+
+    input_ids, mask = pad_tensors(rows["input_ids"])
+    there = {name: torch.from_numpy(np.asarray(rows[name], kind)) for name, kind in targets.items() if name in rows}
+    return {"input_ids": input_ids, "attention_mask": mask, **there}

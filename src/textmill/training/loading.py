@@ -28,12 +28,9 @@ def with_architecture(folder: Path | None) -> Path | None:
 
 
 def save_network(folder: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Write `model.safetensors` and, for a backbone of transformers, its `config.json`.
+    """Write `model.safetensors` and, for a backbone of transformers, its `config.json` into a folder, made if missing.
 
-    Args:
-        folder: Target folder; created if missing.
-        network: Network whose architecture is written.
-        weights: Weights by name: the network's `state_dict`, or an average of it.
+    `weights` are those of the network's `state_dict`, or an average of them.
     """
     from safetensors.torch import save_file
 
@@ -77,13 +74,9 @@ def config_alone(folder: Path) -> Iterator[Path | None]:
 
 
 def load_network(task: Task, model: Model, state: State, trained: Path) -> nn.Module:
-    """Return the trained network, in evaluation mode, on the CPU.
+    """Return the trained network of the folder `data/trained`, or another with `model/`: evaluation mode, on the CPU.
 
-    Args:
-        task: Task that builds the network.
-        model: Plugin of the architecture, with the options of the training.
-        state: The task's state.
-        trained: Folder `data/trained`, or another with `model/`.
+    `model` has the options of the training.
 
     Raises:
         UserError: A file is missing, or the weights do not fit the network.

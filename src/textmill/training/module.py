@@ -29,12 +29,6 @@ VALIDATION = "validation/"
 class TrainingModule(LightningModule):
     """Computes the task's loss and metrics, and builds optimizer and schedule.
 
-    Args:
-        task: Task with loss and metrics.
-        network: The task's network.
-        state: The task's state.
-        optimizer: Configuration of the optimizer.
-
     Attributes:
         validation_metrics: Metrics of the last validation, by the task's names.
         outputs: The network's outputs in the last validation, in the order of the split.

@@ -51,27 +51,12 @@ class Muon(torch.optim.AdamW):
 
     Args:
         groups: Parameter groups; those with `ORTHOGONAL` true hold tensors of two or more dimensions.
-        lr: Learning rate of groups without their own.
         momentum: Nesterov momentum of Muon.
-        betas: Decay rates of AdamW.
-        eps: Epsilon of AdamW.
-        weight_decay: Decoupled weight decay of groups without their own.
-        fused: Whether AdamW uses its fused kernel.
+        options: Options of `torch.optim.AdamW`; learning rate and weight decay are those of groups without their own.
     """
 
-    def __init__(
-        self,
-        groups: Iterable[dict[str, Any]],
-        *,
-        lr: float = 1e-3,
-        momentum: float = 0.95,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-        fused: bool = True,
-    ) -> None:
-        marked = [{ORTHOGONAL: False, **group} for group in groups]
-        super().__init__(marked, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
+    def __init__(self, groups: Iterable[dict[str, Any]], *, momentum: float = 0.95, **options: Any) -> None:
+        super().__init__([{ORTHOGONAL: False, **group} for group in groups], **options)
         self.momentum = momentum
 
     @torch.no_grad()

@@ -113,7 +113,8 @@ class Training:
                 fix="Run `dvc repro --force fetch`",
             )
         self.precision = choose_precision(config.precision, runtime.trainer.accelerator)
-        hardware = {"precision": self.precision, "trainer": runtime.trainer.model_dump(), "gpus": _gpus()}
+        gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+        hardware = {"precision": self.precision, "trainer": runtime.trainer.model_dump(), "gpus": gpus}
         self._parts = fingerprint_parts(config, prepared, self._pretrained, hardware, start)
         self.fingerprint = digest(self._parts)
         self.folder = CheckpointFolder(checkpoints.absolute() / self.fingerprint)
@@ -129,10 +130,7 @@ class Training:
         return f"does not continue the unfinished training in {other.path}: {why}{more}"
 
     def run(self, metrics: MetricLog | None = None) -> Trained:
-        """Train, from the last checkpoint if there is one.
-
-        Args:
-            metrics: Log of each step's metrics.
+        """Train, from the last checkpoint if there is one; each step's metrics go to the log `metrics`.
 
         Raises:
             UserError: A loss is not finite, memory is short, Lightning refuses its settings, or the
@@ -264,10 +262,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _is_from_the_compiler(error: BaseException) -> bool:
     # Compared by name, because the class is private and its module slow to load.
     return any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__)
-
-
-def _gpus() -> list[str]:
-    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
 def _be_quiet() -> None:

@@ -13,8 +13,7 @@ from textmill.evaluation.evaluator import Evaluator, Report
 from textmill.metrics.base import Metric, Outputs, Section
 from textmill.metrics.correlations import correlation_metrics
 from textmill.tasks.base import State
-from textmill.tasks.semantic_similarity import similarities
-from textmill.tasks.sentence_pairs import FIRST, SECOND
+from textmill.tasks.sentence_pairs import FIRST, SECOND, similarities
 
 
 class SemanticSimilarityEvaluator(Evaluator):

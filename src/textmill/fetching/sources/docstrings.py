@@ -5,12 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from textmill.fetching.python_docstrings import read_docstrings
 from textmill.fetching.sources.archives import Archive
-from textmill.fetching.sources.base import Provenance
 from textmill.fetching.sources.packages import PackagesSource
 
 _NOT_OWN = {"test", "tests", "testing", "vendor", "_vendor", "vendored", "externals", "extern", "conftest.py"}
@@ -51,11 +49,6 @@ class DocstringsSource(PackagesSource):
     without parameter sections, code, tables, lists and markup. A row whose summary or body is in an
     earlier row is skipped, so that every summary has exactly one body.
     """
-
-    def fetch(self, destination: Path, root: Path) -> Provenance:
-        """Write the rows of every package; see `PackagesSource.fetch`."""
-        self._seen: set[str] = set()
-        return super().fetch(destination, root)
 
     def rows(self, archive: Archive, package: str) -> Iterator[dict[str, Any]]:
         """Yield the documented modules, classes and functions in the order of their files."""

