@@ -47,20 +47,20 @@ def test_equal_models_come_out_equal_however_often_each_is_disturbed(clock: Cloc
     chance = random.Random(0)
     for _ in range(50):
         models = [Model(clock, lambda _: 0.006 if chance.random() < 0.5 else 0.0025) for _ in range(2)]
-        assert latencies(models, ROWS, repeats=3) == pytest.approx([2.5, 2.5])
+        assert latencies([model.predict for model in models], ROWS, repeats=3) == pytest.approx([2.5, 2.5])
 
 
 def test_a_slower_model_stays_slower(clock: Clock) -> None:
     chance = random.Random(0)
     slow = Model(clock, lambda _: 0.009 if chance.random() < 0.4 else 0.005)
     fast = Model(clock, lambda _: 0.006 if chance.random() < 0.4 else 0.0025)
-    assert latencies([slow, fast], ROWS, repeats=3) == pytest.approx([5.0, 2.5])
+    assert latencies([slow.predict, fast.predict], ROWS, repeats=3) == pytest.approx([5.0, 2.5])
 
 
 def test_a_quiet_machine_is_asked_no_more_than_it_must_and_a_busy_one_not_for_ever(clock: Clock) -> None:
     quiet = Model(clock, lambda _: 0.0025)
-    latencies([quiet], ROWS, repeats=3)
+    latencies([quiet.predict], ROWS, repeats=3)
     assert quiet.asked == 3 * len(ROWS) + 5
     calmer = Model(clock, lambda asked: 0.5 ** (asked / len(ROWS)))  # falls for ever
-    latencies([calmer], ROWS, repeats=3)
+    latencies([calmer.predict], ROWS, repeats=3)
     assert calmer.asked == 15 * len(ROWS) + 5

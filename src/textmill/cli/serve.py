@@ -67,18 +67,14 @@ def serve(
         raise UserError("MODEL and --model are both given", where="--model", fix="Give one of them")
     if precision not in ("int8", "fp32"):
         raise UserError(f"no precision {precision!r}", where="--precision", fix="Use int8 or fp32")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # batches already use all cores
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    from textmill.serving.access import read_token, require_token
-
-    token = read_token(token_file)
-    require_token(host, token)
-    source = _source(address or model)
+    from textmill.serving.access import read_token
     from textmill.serving.server import serve as run
     from textmill.serving.settings import ServeSettings
 
     options = {name: arguments[name] for name in ServeSettings.model_fields if name in arguments}
-    run(source, ServeSettings(**options), token, _announce if as_json else lambda _: None)
+    announce = _announce if as_json else lambda _: None
+    run(_source(address or model), ServeSettings(**options), read_token(token_file), announce)
 
 
 def _announce(address: str) -> None:

@@ -83,7 +83,7 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     model = Model.build(config.model)
     prepared = Prepared(layout.prepared)
     expected = _evaluated_outputs(layout.evaluation / "outputs.npz")
-    network = load_network(task, model, prepared.state, layout.trained).float()
+    network: Any = load_network(task, model, prepared.state, layout.trained).float()
     merge_adapters(network)
 
     target = folder / MODEL_FOLDER

@@ -105,15 +105,11 @@ def _paired_tests(ranked: list[Result], metric: Metric) -> dict[str, PairedTest]
     }
 
 
-def predicted_quality(result: Result) -> float:
-    """Return the main metric expected after the full training, or else as last measured."""
-    return result.expected if result.expected is not None else result.quality.value
-
-
 def _costs(result: Result, sign: float) -> list[float]:
     """Return quality, latency, size and training time as values to minimise."""
     serving = [result.serving.latency, result.serving.size] if result.serving is not None else [0.0, 0.0]
-    return [-sign * predicted_quality(result), *serving, result.train_seconds]
+    predicted = result.expected if result.expected is not None else result.quality.value
+    return [-sign * predicted, *serving, result.train_seconds]
 
 
 def _sentences(

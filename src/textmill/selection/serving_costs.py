@@ -48,7 +48,7 @@ def measure_network(candidate: Candidate, prepared: Prepared) -> ServingCost:
     write_manifest(folder)
     predictor = load_predictor(folder, _SERVED)
     rows, repeats = (_GENERATION_ROWS, 1) if generates(task) else (_ROWS, _REPEATS)
-    [latency] = latencies([predictor], _inputs(task, prepared, rows), repeats)
+    [latency] = latencies([predictor.predict], _inputs(task, prepared, rows), repeats)
     return ServingCost(latency, size(folder, predictor, _SERVED))
 
 
@@ -56,30 +56,22 @@ def measure_baseline(baseline: BaselineTrial) -> ServingCost:
     """Measure a fitted baseline: latency with word splitting, and size when pickled."""
     import cloudpickle
 
+    from textmill.data.words import word_splitter
     from textmill.registry.promotion.costs import latencies
 
-    [latency] = latencies([_BaselinePredictor(baseline)], _inputs(baseline.task, baseline.prepared, _ROWS), _REPEATS)
-    return ServingCost(latency, len(cloudpickle.dumps(baseline.predict)) / _MEGABYTE)
+    task, fitted = baseline.task, baseline.predict
+    assert fitted is not None
+    split = word_splitter(baseline.candidate.config.prepare.words)
+
+    def predict(values: Sequence[Any]) -> list[dict[str, Any]]:
+        frame = task.parse_inputs(values)
+        texts = frame[list(task.text_columns)].agg(" ".join, axis=1).tolist()
+        answers = fitted(frame.assign(words=split(texts)))
+        return [{str(key): value for key, value in row.items()} for row in answers.to_dict("records")]
+
+    [latency] = latencies([predict], _inputs(task, baseline.prepared, _ROWS), _REPEATS)
+    return ServingCost(latency, len(cloudpickle.dumps(fitted)) / _MEGABYTE)
 
 
 def _inputs(task: Task, prepared: Prepared, rows: int) -> list[dict[str, Any]]:
     return natural_inputs(task, prepared.split(SPLIT).slice(0, rows))[:rows]
-
-
-class _BaselinePredictor:
-    """A baseline with the interface of a served model."""
-
-    def __init__(self, baseline: BaselineTrial) -> None:
-        from textmill.data.words import word_splitter
-
-        self._baseline = baseline
-        self._words = word_splitter(baseline.candidate.config.prepare.words)
-
-    def predict(self, values: Sequence[Any]) -> list[dict[str, Any]]:
-        """Answer natural inputs."""
-        task = self._baseline.task
-        frame = task.parse_inputs(values)
-        texts = frame[list(task.text_columns)].agg(" ".join, axis=1).tolist()
-        assert self._baseline.predict is not None
-        answers = self._baseline.predict(frame.assign(words=self._words(texts)))
-        return [{str(key): value for key, value in row.items()} for row in answers.to_dict("records")]

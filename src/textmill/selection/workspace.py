@@ -16,11 +16,13 @@ _LOCK = ".lock"  # held while the process that uses the folder lives
 @contextmanager
 def open_workspace(layout: Layout) -> Iterator[Path]:
     """Create a folder for the candidates and remove it on exit; after a kill the next call removes it."""
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     layout.choosing.mkdir(parents=True, exist_ok=True)
     with FileLock(layout.choosing.with_suffix(_LOCK)):
-        _remove_abandoned(layout.choosing)
+        for abandoned in filter(Path.is_dir, layout.choosing.iterdir()):
+            with suppress(Timeout), FileLock(abandoned / _LOCK, timeout=0):
+                shutil.rmtree(abandoned, ignore_errors=True)
         root = Path(tempfile.mkdtemp(dir=layout.choosing))
         lock = FileLock(root / _LOCK)
         lock.acquire()
@@ -29,12 +31,3 @@ def open_workspace(layout: Layout) -> Iterator[Path]:
     finally:
         shutil.rmtree(root, ignore_errors=True)
         lock.release()
-
-
-def _remove_abandoned(folder: Path) -> None:
-    from filelock import FileLock, Timeout
-
-    for path in folder.iterdir():
-        if path.is_dir():
-            with suppress(Timeout), FileLock(path / _LOCK, timeout=0):
-                shutil.rmtree(path, ignore_errors=True)

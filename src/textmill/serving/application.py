@@ -58,8 +58,8 @@ class Service:
     async def predict(self, request: Request) -> Response:
         """Predict for one or several inputs, as `textmill predict` does."""
         model = self.model()
-        with self.bodies.reserve() as reservation:
-            parsed = parse_request(await read_body(request, reservation, self.settings), self.settings)
+        with self.bodies.reserve() as reserve:
+            parsed = parse_request(await read_body(request, reserve, self.settings), self.settings)
             answers = await self.batcher.answer(model, parsed.values)
         return _json({"output": answers[0]} if parsed.single else {"outputs": answers}, model)
 
@@ -69,8 +69,8 @@ class Service:
         generator = model.predictor
         if not isinstance(generator, StreamingGenerator):
             raise RequestError(404, f"{model.identity} does not generate text; use /predict")
-        with self.bodies.reserve() as reservation:
-            body = await read_body(request, reservation, self.settings)
+        with self.bodies.reserve() as reserve:
+            body = await read_body(request, reserve, self.settings)
             value, options, stream = _generation(parse_request(body, self.settings, options=True))
         pieces = await self.generations.start(generator, value, options)
         if stream:

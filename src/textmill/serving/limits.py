@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -63,32 +63,28 @@ class BodyMemory:
         self.used = 0
 
     @contextmanager
-    def reserve(self) -> Iterator[_Reservation]:
-        """Reserve memory for one body; release it on exit.
+    def reserve(self) -> Iterator[Callable[[int], None]]:
+        """Yield a function that reserves bytes for one body; release them on exit.
 
         Raises:
             RequestError: 503 if the bodies of all requests exceed the limit.
         """
-        reservation = _Reservation(self)
+        reserved = 0
+
+        def add(size: int) -> None:
+            nonlocal reserved
+            if self.used + size > self.limit:
+                raise unavailable("too many concurrent requests; try again")
+            self.used += size
+            reserved += size
+
         try:
-            yield reservation
+            yield add
         finally:
-            self.used -= reservation.size
+            self.used -= reserved
 
 
-class _Reservation:
-    def __init__(self, memory: BodyMemory) -> None:
-        self.memory = memory
-        self.size = 0
-
-    def add(self, size: int) -> None:
-        if self.memory.used + size > self.memory.limit:
-            raise unavailable("too many concurrent requests; try again")
-        self.memory.used += size
-        self.size += size
-
-
-async def read_body(request: Request, reservation: _Reservation, settings: ServeSettings) -> bytes:
+async def read_body(request: Request, reserve: Callable[[int], None], settings: ServeSettings) -> bytes:
     """Read the whole body.
 
     Raises:
@@ -104,7 +100,7 @@ async def read_body(request: Request, reservation: _Reservation, settings: Serve
             async for chunk in request.stream():
                 size += len(chunk)
                 if size <= limit:
-                    reservation.add(len(chunk))
+                    reserve(len(chunk))
                     chunks.append(chunk)
                 elif size > limit + _LINGER_BYTES:
                     break

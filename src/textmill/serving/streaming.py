@@ -88,7 +88,7 @@ class GenerationPool:
             iterator: Iterator[str] = await asyncio.shield(step)
             running = iterator
             while True:
-                step = loop.run_in_executor(self._pool, _next, iterator)
+                step = loop.run_in_executor(self._pool, next, iterator, _END)
                 piece = await asyncio.shield(step)
                 if piece is _END:
                     return
@@ -109,10 +109,6 @@ class GenerationPool:
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _next(running: Iterator[str]) -> Any:
-    return next(running, _END)
 
 
 async def _after(first: str | None, pieces: AsyncIterator[str]) -> AsyncIterator[str]:

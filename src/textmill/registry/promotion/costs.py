@@ -10,9 +10,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from textmill.evaluation.gate import Costs
 if TYPE_CHECKING:
     from textmill.predicting.loading import Precision
     from textmill.predicting.predictor import Predictor
+
+Predict = Callable[[Sequence[Any]], list[dict[str, Any]]]
+"""Answers natural inputs: one record for each."""
 
 _WARM_UP = 5
 _MUCH_FASTER = 0.25  # share of the time of an input
@@ -41,35 +44,31 @@ def measure_costs(
     return [
         Costs(latency, memory(folder, gate.precision, inputs), size(folder, predictor, gate.precision))
         for latency, folder, predictor in zip(
-            latencies(predictors, inputs, gate.budgets.repeats), folders, predictors, strict=True
+            latencies([predictor.predict for predictor in predictors], inputs, gate.budgets.repeats),
+            folders,
+            predictors,
+            strict=True,
         )
     ]
 
 
-class CanPredict(Protocol):
-    """A model that answers natural inputs."""
-
-    def predict(self, values: Sequence[Any]) -> list[dict[str, Any]]:
-        """Return one record for each input."""
-
-
-def latencies(predictors: Sequence[CanPredict], inputs: Sequence[dict[str, Any]], repeats: int) -> list[float]:
+def latencies(models: Sequence[Predict], inputs: Sequence[dict[str, Any]], repeats: int) -> list[float]:
     """Return the 95th percentile of the latency of single inputs, in ms, for each model.
 
     The models take turns, so that other load on the machine affects all of them. The fastest repeat of
     an input counts. Extra turns follow, up to five times `repeats`, while a turn makes more than 1 % of the inputs
     faster by a quarter: otherwise disturbed inputs could determine the percentile.
     """
-    best = np.full((len(predictors), len(inputs)), np.inf)
-    for predictor in predictors:
+    best = np.full((len(models), len(inputs)), np.inf)
+    for predict in models:
         for row in inputs[:_WARM_UP]:
-            predictor.predict([row])
+            predict([row])
     for turn in range(1, _MAX_TURN_FACTOR * repeats + 1):
         before = best.copy()
         for position, row in enumerate(inputs):
-            for number, predictor in enumerate(predictors):
+            for number, predict in enumerate(models):
                 started = time.perf_counter()
-                predictor.predict([row])
+                predict([row])
                 best[number, position] = min(best[number, position], time.perf_counter() - started)
         faster = best < (1 - _MUCH_FASTER) * before
         if turn >= repeats and (faster.mean(axis=1) <= _STABLE).all():

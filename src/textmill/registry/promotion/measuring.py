@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from textmill.config.layout import Layout
 from textmill.config.sections.gate import GateConfig
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities.model_registry import ModelVersion
 
-    from textmill.predicting.predictor import Predictor
-
 SPLIT = "test"
 
 
@@ -32,11 +30,6 @@ class FetchedVersion:
 
     version: ModelVersion
     folder: Path
-
-    @property
-    def name(self) -> str:
-        """`version NUMBER`."""
-        return f"version {self.version.version}"
 
 
 def fetch_verified(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> FetchedVersion:
@@ -67,10 +60,14 @@ def measure(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) ->
         raise UserError("the test split has no rows", where=str(prepared.folder / SPLIT), fix="Raise splits.test")
     predictors = [load_predictor(version.folder, gate.precision) for version in versions]
     task, state = predictors[0].task, predictors[0].exported.state
-    costs = measure_costs(predictors, [version.folder for version in versions], _rows(frame, predictors[0]), gate)
+    rows = test.select(list(task.text_columns)).to_pylist()
+    costs = measure_costs(predictors, [version.folder for version in versions], rows, gate)
     measured = [
         MeasuredVersion(
-            fetched.name, fetched.version.tags.get(f"{PREFIX}data.{SPLIT}_sha256"), predict_rows(predictor, frame), cost
+            f"version {fetched.version.version}",
+            fetched.version.tags.get(f"{PREFIX}data.{SPLIT}_sha256"),
+            predict_rows(predictor, frame),
+            cost,
         )
         for fetched, predictor, cost in zip(versions, predictors, costs, strict=True)
     ]
@@ -103,8 +100,3 @@ def count_overlap(
         texts = ([normalise(text) for text in batch.column(name).to_pylist()] for name in columns)
         found |= wanted.intersection(zip(*texts, strict=True))
     return sum(key in found for key in keys)
-
-
-def _rows(frame: pd.DataFrame, predictor: Predictor) -> list[dict[str, Any]]:
-    records = frame[list(predictor.task.text_columns)].to_dict("records")
-    return [{str(name): value for name, value in record.items()} for record in records]

@@ -141,7 +141,9 @@ def complete_promotion(client: MlflowClient, name: str, event: Event) -> Event:
     with promotion_lock(client, name, client.tracking_uri) as lock:
         recover_locked(client, name, lock)
         lock.check()
-        _tag_version(client, name, event)
+        tags = {"verdict": event.verdict or "", "decided": event.time, "decision": event.decision or ""}
+        for key, value in tags.items():
+            client.set_model_version_tag(name, event.version, f"{PREFIX}{key}", value)
         now = read_aliases(client, name)
         if event.outcome == "moved" and now.champion != event.champion:
             event = replace(
@@ -193,12 +195,6 @@ def _store(client: MlflowClient, fetched: FetchedVersion, event: Event, decision
         (folder / CARD_FILE).write_text(text + _section(version.name, event, decision), encoding="utf-8")
         client.log_artifacts(run_id, str(folder), place)
     return f"runs:/{run_id}/{place}"
-
-
-def _tag_version(client: MlflowClient, name: str, event: Event) -> None:
-    """Write the last verdict and the address of its decision to the version's tags."""
-    for key, value in {"verdict": event.verdict or "", "decided": event.time, "decision": event.decision or ""}.items():
-        client.set_model_version_tag(name, event.version, f"{PREFIX}{key}", value)
 
 
 def _section(name: str, event: Event, decision: dict[str, Any]) -> str:

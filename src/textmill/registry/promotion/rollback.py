@@ -72,7 +72,6 @@ def _complete_rollback(client: MlflowClient, name: str, event: Event, before: Al
     """Move the aliases if they have not changed since `before`."""
     with promotion_lock(client, name, client.tracking_uri) as lock:
         recover_locked(client, name, lock)
-        model = client.get_registered_model(name)
         now = read_aliases(client, name)
         if (now.champion, now.previous) != (before.champion, before.previous):
             words = f"the champion is now version {now.champion or 'none'}, no longer version {before.champion}"
@@ -80,10 +79,9 @@ def _complete_rollback(client: MlflowClient, name: str, event: Event, before: Al
             lock.check()
             record_event(client, name, event)
             return event
-        earlier = replaced_version(read_events(model.tags), event.version)
-        if earlier is not None and not _exists(client, name, earlier):
-            earlier = None
-        after = Aliases(champion=event.version, previous=earlier)
+        earlier = replaced_version(read_events(client.get_registered_model(name).tags), event.version)
+        existing = {str(version.version) for version in client.search_model_versions(f"name = '{name}'")}
+        after = Aliases(champion=event.version, previous=earlier if earlier in existing else None)
         move_aliases(client, name, AliasMove(now, after, event), lock)
     return event
 
@@ -110,7 +108,3 @@ def _finite(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
-
-
-def _exists(client: MlflowClient, name: str, version: str) -> bool:
-    return any(str(model.version) == version for model in client.search_model_versions(f"name = '{name}'"))
