@@ -149,6 +149,9 @@ def test_version_probes_and_documents(server: Server, model: Path) -> None:
     assert "/generate" not in document["paths"]  # this model classifies
     assert ask(server.port, "POST", "/generate", {"input": "great"}).status == 404
     predict = document["paths"]["/predict"]["post"]
+    shapes = predict["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
+    text, record = shapes[0]["properties"]["inputs"]["items"]["anyOf"]
+    assert text == {"type": "string"} and record["required"] == ["text"], "the schema is the task's own"
     for example in predict["requestBody"]["content"]["application/json"]["examples"].values():
         answer = ask(server.port, "POST", "/predict", example["value"])
         assert answer.status == 200

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from textmill.config.sections.generation import GenerationConfig
 from textmill.serving.limits import characters
 from textmill.serving.streaming import StreamingGenerator
+from textmill.text.inputs import input_schema
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from textmill.serving.loading import LoadedModel
     from textmill.serving.settings import ServeSettings
 
-_INPUT = {"description": "A text, or a record of the task's fields."}
 _RECORD = {"type": "object", "additionalProperties": True}
 _ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
 _REFUSALS = {
@@ -40,9 +40,12 @@ def openapi_document(
 
     openapi = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     paths = openapi["paths"]
-    shape = _request_shape(settings)
-    paths["/predict"]["post"] |= {"requestBody": _body(shape), "responses": _answers(_predict_shape())}
-    paths["/generate"]["post"] |= {"requestBody": _body(_generate_shape()), "responses": _answers(_stream_shape())}
+    given = input_schema(model.predictor.task.input_model) if model is not None else {}
+    paths["/predict"]["post"] |= {
+        "requestBody": _body(_request_shape(given, settings)),
+        "responses": _answers(_predict_shape()),
+    }
+    paths["/generate"]["post"] |= {"requestBody": _body(_generate_shape(given)), "responses": _answers(_stream_shape())}
     if model is None or not isinstance(model.predictor, StreamingGenerator):
         del paths["/generate"]
     if model is not None and not token:
@@ -69,12 +72,12 @@ def _natural(value: Any) -> Any:
     return value
 
 
-def _request_shape(settings: ServeSettings) -> dict[str, Any]:
-    several = {"type": "array", "items": _INPUT, "minItems": 1, "maxItems": settings.max_inputs}
+def _request_shape(given: dict[str, Any], settings: ServeSettings) -> dict[str, Any]:
+    several = {"type": "array", "items": given, "minItems": 1, "maxItems": settings.max_inputs}
     return {
         "oneOf": [
             {"type": "object", "properties": {"inputs": several}, "required": ["inputs"]},
-            {"type": "object", "properties": {"input": _INPUT}, "required": ["input"]},
+            {"type": "object", "properties": {"input": given}, "required": ["input"]},
         ]
     }
 
@@ -85,14 +88,14 @@ def _predict_shape() -> dict[str, Any]:
     return {"application/json": {"schema": {"oneOf": [several, single]}}}
 
 
-def _generate_shape() -> dict[str, Any]:
+def _generate_shape(given: dict[str, Any]) -> dict[str, Any]:
     options = {
         "type": "object",
         "description": "Changes to the model's generation options.",
         "properties": GenerationConfig.model_json_schema()["properties"],
         "additionalProperties": False,
     }
-    properties = {"input": _INPUT, "options": options, "stream": {"type": "boolean", "default": False}}
+    properties = {"input": given, "options": options, "stream": {"type": "boolean", "default": False}}
     return {"type": "object", "properties": properties, "required": ["input"]}
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from textmill.config.section import Section as Options
 from textmill.errors import UserError
@@ -41,10 +41,17 @@ class InstructionTuningConfig(Options):
     sample_tokens: Annotated[int, Field(ge=1)] = 60
 
 
+_MESSAGE = {
+    "type": "object",
+    "properties": {"role": {"enum": list(chat.ROLES)}, "content": {"type": "string"}},
+    "required": ["role", "content"],
+}
+
+
 class Conversation(Input):
     """`messages` as JSON; a text alone (a string, or a record with `text`) is a message of the user."""
 
-    messages: str
+    messages: Annotated[str, WithJsonSchema({"type": "array", "items": _MESSAGE})]
 
     @model_validator(mode="before")
     @classmethod

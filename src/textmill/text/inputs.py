@@ -84,3 +84,13 @@ def read_inputs(values: Sequence[Any], model: type[InputT]) -> list[InputT]:
         else:
             what = f"{field}: {problem['msg'].removeprefix('Value error, ')}"
         raise UserError(what, where=f"input {int(position) + 1}", fix=model.form()) from error
+
+
+def input_schema(model: type[Input]) -> dict[str, Any]:
+    """Return the JSON schema of a natural input: a record of `model`, or also a plain text where it takes one."""
+    record = model.model_json_schema()
+    try:
+        model.model_validate("text")
+    except ValidationError:
+        return record
+    return {"anyOf": [{"type": "string"}, record]}
