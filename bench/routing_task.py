@@ -25,7 +25,7 @@ class WatchedLanguageModelling(LanguageModelling):
     """Adds to every training step's scalars what the routers did, as means over the layers.
 
     These are `routing/load_entropy`, `routing/load_max_over_mean`, `routing/dropped_share` and
-    `routing/confidence` of `RoutingRecord.figures`; `routing/untouched_share`, the share of tokens that passed
+    `routing/confidence` of `balance`; `routing/untouched_share`, the share of tokens that passed
     no expert at all; and `routing/overflow_share`, the share of choices beyond a capacity of 1.25 even shares.
     """
 
@@ -55,4 +55,24 @@ class WatchedLanguageModelling(LanguageModelling):
         load = record.load.double()
         beyond = (load - CAPACITY_FACTOR * load.mean()).clamp(min=0).sum() / load.sum().clamp(min=1)
         untouched = (states.detach() == 0).all(dim=-1).double().mean()
-        self._seen.append(record.metrics() | {"untouched_share": float(untouched), "overflow_share": float(beyond)})
+        self._seen.append(balance(record) | {"untouched_share": float(untouched), "overflow_share": float(beyond)})
+
+
+def balance(record: RoutingRecord) -> dict[str, float]:
+    """Compute the balance and confidence of a router; this waits for the device.
+
+    Returns:
+        `load_entropy` (1 in perfect balance, 0 if one expert takes all), `load_max_over_mean`,
+        `dropped_share`, and `confidence`: the mean over the tokens of the largest probability.
+    """
+    load = record.load.double()
+    shares = load / load.sum().clamp(min=1)
+    entropy = torch.special.entr(shares).sum() / torch.tensor(float(len(load))).log()
+    metrics = {
+        "load_entropy": float(entropy),
+        "load_max_over_mean": float(shares.max() * len(load)),
+        "dropped_share": float(record.dropped),
+    }
+    if record.probabilities is not None:
+        metrics["confidence"] = float(record.probabilities.max(dim=-1).values.mean())
+    return metrics

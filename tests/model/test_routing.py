@@ -255,17 +255,3 @@ def test_losses_by_hand() -> None:
     certain = torch.eye(4)[[0, 0, 0, 0]]
     assert float(load_balancing_loss(certain, torch.tensor([4, 0, 0, 0]))) == pytest.approx(4.0)
     assert float(router_z_loss(torch.zeros(5, 4))) == pytest.approx(math.log(4) ** 2)
-
-
-def test_record_tells_balance() -> None:
-    def record(load: list[int]) -> dict[str, float]:
-        return RoutingRecord(torch.tensor(load), torch.tensor([5, 5, 5, 0]), torch.eye(4), {}).metrics()
-
-    assert record([5, 5, 5, 5]) == {
-        "load_entropy": pytest.approx(1.0),
-        "load_max_over_mean": pytest.approx(1.0),
-        "dropped_share": 0.25,
-        "confidence": 1.0,
-    }
-    assert record([20, 0, 0, 0])["load_entropy"] == 0.0
-    assert record([20, 0, 0, 0])["load_max_over_mean"] == 4.0

@@ -10,7 +10,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from support.tiny_text import play
+
+from textmill.models.routing.record import RoutingRecord
 
 SIZES = ["model.n_layers=2", "model.width=32", "model.n_heads=2", "model.max_length=16", "~fetch.source.sha256"]
 PAGE = "# A page\n\n<!-- routing-study -->\nold\n<!-- /routing-study -->\n\nIts end.\n"
@@ -24,6 +27,7 @@ def bench(repository_root: Path) -> Iterator[ModuleType]:
         patch.syspath_prepend(str(repository_root))
         import bench.routing_page
         import bench.routing_study
+        import bench.routing_task
 
         yield bench
 
@@ -154,3 +158,19 @@ def test_differences_are_taken_seed_by_seed(bench: ModuleType) -> None:
     gap = page.difference(found, "top_k")
     assert gap.value == pytest.approx(-0.1) and gap.high < -0.09, "seeds differ much, pairs do not"
     assert page.best_router(found) == "top_k", "one that sees later tokens is in no comparison"
+
+
+def test_balance_by_hand(bench: ModuleType) -> None:
+    def record(load: list[int]) -> dict[str, float]:
+        taken = RoutingRecord(torch.tensor(load), torch.tensor([5, 5, 5, 0]), torch.eye(4), {})
+        metrics: dict[str, float] = bench.routing_task.balance(taken)
+        return metrics
+
+    assert record([5, 5, 5, 5]) == {
+        "load_entropy": pytest.approx(1.0),
+        "load_max_over_mean": pytest.approx(1.0),
+        "dropped_share": 0.25,
+        "confidence": 1.0,
+    }
+    assert record([20, 0, 0, 0])["load_entropy"] == 0.0
+    assert record([20, 0, 0, 0])["load_max_over_mean"] == 4.0
