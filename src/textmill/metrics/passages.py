@@ -115,10 +115,7 @@ def passage_errors(predictions: pd.DataFrame) -> pd.DataFrame:
 def passage_records(spans: Spans, contexts: Sequence[str], raw: Sequence[str]) -> list[dict[str, Any]]:
     """Return natural answers: `answer`, its `start` and `end` in the raw text, and `score`.
 
-    Args:
-        spans: The best passages in the cleaned texts.
-        contexts: The cleaned texts.
-        raw: The same texts before cleaning.
+    `spans` are passages of the cleaned texts `contexts`; `raw` are the same texts before cleaning.
     """
     scores = 1 / (1 + np.exp(-np.minimum(np.abs(spans.margin), _LARGEST)))
     records = []

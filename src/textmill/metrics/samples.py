@@ -29,12 +29,8 @@ class Sample:
 def draw(model: LanguageModel, tokenizer: Any, prompts: Sequence[str], end: int, tokens: int) -> list[Sample]:
     """Generate greedy and sampled continuations of each prompt; the same for the same weights.
 
-    Args:
-        model: Model in evaluation mode.
-        tokenizer: A `tokenizers.Tokenizer`.
-        prompts: Texts to continue.
-        end: Id of the token that ends a document.
-        tokens: Largest number of tokens of a continuation.
+    The model is in evaluation mode, and the tokenizer a `tokenizers.Tokenizer`. A continuation stops before the
+    token with the id `end`, which ends a document, or after `tokens` tokens.
     """
     from textmill.config.sections.generation import GenerationConfig
     from textmill.models.generation import generate

@@ -103,12 +103,7 @@ class CheckpointWriter(Callback):
     """Writes a checkpoint now and then, and carries the random generators' states in it.
 
     It writes only where Lightning can go on from exactly: after a step of the optimizer that no
-    validation follows, and at an epoch's end.
-
-    Args:
-        folder: Where to.
-        seconds: Time between two checkpoints.
-        history: Knows the best weights so far.
+    validation follows, and at an epoch's end. `seconds` is the least time between two checkpoints.
     """
 
     def __init__(self, folder: CheckpointFolder, seconds: float, history: History) -> None:

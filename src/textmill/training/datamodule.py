@@ -31,15 +31,8 @@ _VALIDATION_BUDGET = 4
 class PreparedDataModule(LightningDataModule):
     """Training batches under a token budget, and validation batches, longest first.
 
-    Its state is the position in training: epoch and batch.
-
-    Args:
-        task: Task that collates batches.
-        prepared: The data.
-        batches: The budget.
-        seed: Seed of the order.
-        workers: Processes that prepare batches in advance; 0 prepares them between the steps, which is
-            faster when training on the CPU.
+    Its state is the position in training: epoch and batch. `workers` processes prepare batches in advance;
+    0 prepares them between the steps, which is faster when training on the CPU.
 
     Raises:
         UserError: The training or validation split is empty.

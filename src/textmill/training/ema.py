@@ -15,13 +15,10 @@ _WARMUP = 10
 class ExponentialMovingAverage(Callback):
     """Averages the trainable weights over the optimizer's steps (Polyak & Juditsky 1992).
 
-    The decay rises with the number of steps, as min(decay, (1 + n) / (10 + n)), so that the average soon
+    The decay per step rises with the number of steps, as min(decay, (1 + n) / (10 + n)), so that the average soon
     forgets the initial weights. During validation the network has the averaged weights; callbacks that save
     them must come before this one in the trainer's list. Lightning's `WeightAveraging` copies and averages
     the frozen weights too, and has no rising decay.
-
-    Args:
-        decay: Decay of the average per step.
     """
 
     def __init__(self, decay: float) -> None:

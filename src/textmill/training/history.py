@@ -16,13 +16,9 @@ from textmill.training.module import VALIDATION, TrainingModule
 
 
 class History(Callback):
-    """Keeps one row a validation, and the best weights in a file.
+    """Keeps one row a validation, and the best weights in a file of `folder`.
 
-    Args:
-        folder: Folder of the weights.
-        monitor: Metric that decides, with the prefix `validation/`.
-        mode: `max` or `min`.
-        meter: Source of the training loss since the last validation.
+    The metric `monitor`, with the prefix `validation/`, decides; `mode` is `max` or `min`.
 
     Attributes:
         rows: Step, epoch, training loss, learning rate and metrics of each validation.

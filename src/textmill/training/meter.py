@@ -30,11 +30,7 @@ class MetricLog(Protocol):
 
 
 class Meter(Callback):
-    """Counts samples, tokens and seconds, and reads the losses.
-
-    Args:
-        metrics: Log of each step's metrics; None logs nothing.
-        progress: Display of the progress.
+    """Counts samples, tokens and seconds, reads the losses, and logs each step's `metrics`; None logs nothing.
 
     Attributes:
         samples: Training rows so far, of this rank.
