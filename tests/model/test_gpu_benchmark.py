@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 from support.tiny_text import play
+from tiny_decoder import language_model
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,12 @@ def text(tmp_path: Path) -> Path:
     path = tmp_path / "plays.txt"
     path.write_text("\n".join(play(number) for number in range(12)))
     return path
+
+
+def test_operations_by_hand(bench: ModuleType) -> None:
+    model = language_model(qk_norm=False)
+    products = 6 * model.parameter_counts()["total"]
+    assert bench.flops_per_token(model, 10) == products + 12 * 2 * 32 * 10
 
 
 @pytest.mark.slow

@@ -139,8 +139,6 @@ def test_counts_by_hand() -> None:
         "total": VOCABULARY * 32 + 2 * block + 32,
         "active": VOCABULARY * 32 + 2 * block + 32,
     }
-    products = 6 * model.parameter_counts()["total"]
-    assert model.flops_per_token(10) == products + 12 * 2 * 32 * 10
 
 
 @pytest.mark.parametrize("name", [name for name in ROUTERS if name != "soft"])

@@ -135,20 +135,6 @@ class LanguageModel(nn.Module):
             idle += round(experts * (1 - layer.router.experts_per_token / layer.router.n_experts))
         return {"total": total, "active": total - idle}
 
-    def flops_per_token(self, length: int) -> int:
-        """Return the floating-point operations of a training step per token, in contexts of `length` tokens.
-
-        Two for every weight that a token is multiplied by, and two products with all keys and values.
-        The backward pass takes twice the forward pass (Chowdhery et al. 2022, "PaLM", appendix B, which
-        also counts causal attention in full).
-        """
-        lookups = 0 if self.output is None else self.embedding.weight.numel()
-        products = self.parameter_counts()["active"] - lookups
-        attention = (
-            2 * self.architecture.n_layers * self.architecture.n_heads * self.architecture.width_of_head * length
-        )
-        return 6 * (products + attention)
-
     def mixtures(self) -> dict[int, MixtureOfExperts]:
         """Return the layers with experts, by number."""
         return {module.layer: module for module in self.modules() if isinstance(module, MixtureOfExperts)}
