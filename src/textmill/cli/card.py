@@ -7,8 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from textmill.cli.lineage import VERSION_HELP
-from textmill.cli.output import AsJson, print_json
+from textmill.cli.output import VERSION_HELP, AsJson, print_json
 
 
 def card(

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from textmill.cli.output import AsJson, print_json, print_table
+from textmill.cli.output import VERSION_HELP, AsJson, print_json, print_table
 
 if TYPE_CHECKING:
     from textmill.evaluation.comparison_page import Part
 
-_HELP = "Version (NAME/VERSION, NAME@ALIAS, or a bare version or alias) or MLflow run id."
-
 
 def compare(
-    first: Annotated[str, Argument(help=_HELP)],
+    first: Annotated[str, Argument(help=f"{VERSION_HELP} Or an MLflow run id.")],
     second: Annotated[str, Argument(help="Version or run id, as above.")],
     html: Annotated[Path | None, Option(help="Also write a page with plots to this file.")] = None,
     as_json: AsJson = False,

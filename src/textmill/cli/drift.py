@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option
 
-from textmill.cli.lineage import VERSION_HELP
-from textmill.cli.output import INCONCLUSIVE, REFUSED, AsJson, print_json, print_table
+from textmill.cli.output import INCONCLUSIVE, REFUSED, VERSION_HELP, AsJson, print_json, print_table
 from textmill.errors import UserError
 
 if TYPE_CHECKING:

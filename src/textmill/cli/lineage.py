@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument
 
-from textmill.cli.output import AsJson, print_json
+from textmill.cli.output import VERSION_HELP, AsJson, print_json
 
 if TYPE_CHECKING:
     from rich.tree import Tree
-
-VERSION_HELP = "NAME/VERSION, models:/NAME/VERSION, models:/NAME@ALIAS, or a version or alias of this project's model."
 
 _TITLES = {
     "version": "version",

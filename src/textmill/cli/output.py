@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal
 
 from typer import Option
 
+VERSION_HELP = "NAME/VERSION or NAME@ALIAS, also after models:/; or a version or alias of this project's model."
+MODEL_HELP = "Folder, models:/NAME/VERSION or models:/NAME@ALIAS."
+
 AsJson = Annotated[bool, Option("--json", help="Print one JSON document.")]
 
 # Exit codes besides 0 (success), 1 (error in one line) and 2 (wrong usage, by typer).

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from typer import Argument, Option
 
-from textmill.cli.output import AsJson, print_json, print_table
+from textmill.cli.output import MODEL_HELP, AsJson, print_json, print_table
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
     from textmill.predicting.loading import Precision
 
-Model = Annotated[
-    str | None, Option(help="Folder, models:/NAME@ALIAS or models:/NAME/VERSION. Default: data/exported/model.")
-]
+Model = Annotated[str | None, Option(help=f"{MODEL_HELP} Default: data/exported/model.")]
 
 _MAX_NUMBERS = 4  # of a vector in the table; `--json` prints all
 

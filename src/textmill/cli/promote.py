@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option
 
-from textmill.cli.output import INCONCLUSIVE, REFUSED, AsJson, print_json, print_table
+from textmill.cli.output import INCONCLUSIVE, REFUSED, VERSION_HELP, AsJson, print_json, print_table
 
 if TYPE_CHECKING:
     from textmill.registry.promotion.promotion import Promotion
@@ -17,17 +17,16 @@ _MARKS = {"pass": ("pass", "green"), "fail": ("fail", "red"), "inconclusive": ("
 
 
 def promote(
-    version: Annotated[
-        str | None, Argument(help="NAME/VERSION, NAME@ALIAS, or a bare version or alias. Default: the challenger.")
-    ] = None,
+    version: Annotated[str | None, Argument(help=f"{VERSION_HELP} Default: the challenger.")] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Run the gate; store and move nothing.")] = False,
     reason: Annotated[str, Option(help="Reason, shown in the history.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Make a version the champion if it passes the gate (conf/gate/).
 
-    The gate measures champion and challenger on the same test split. Exit status: 0 promoted
-    (or would be), 3 refused or the champion changed meanwhile, 4 the split is too small to tell, 1 error.
+    The gate measures champion and challenger on the same test split.
+
+    Exit status: 0 promoted (or would be), 1 error, 3 refused or champion changed, 4 the split is too small to tell.
 
     Example: textmill promote --dry-run
     """

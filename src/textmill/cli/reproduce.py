@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option
 
-from textmill.cli.lineage import VERSION_HELP
-from textmill.cli.output import REFUSED, AsJson, print_json, print_table
+from textmill.cli.output import REFUSED, VERSION_HELP, AsJson, print_json, print_table
 
 if TYPE_CHECKING:
     from textmill.registry.lineage.reproduction import Reproduction
@@ -28,7 +27,7 @@ def reproduce(
 ) -> None:
     """Rebuild a version from its git commit in a temporary worktree and compare the metrics.
 
-    Exit status: 0 all metrics are equal, 3 a metric differs.
+    Exit status: 0 all metrics are equal, 1 error, 3 a metric differs.
 
     Example: textmill reproduce movie-reviews/3 --force
     """

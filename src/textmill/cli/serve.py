@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from textmill.cli.output import print_json
+from textmill.cli.output import MODEL_HELP, print_json
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ def serve(
     address: Annotated[
         str | None,
         Argument(
-            metavar="[MODEL]",
-            help="models:/NAME@ALIAS, models:/NAME/VERSION, or a folder.",
+            metavar="MODEL",
+            help=MODEL_HELP,
             show_default="the project's champion",
         ),
     ] = None,
-    model: Annotated[str | None, Option(help="The model, as in `textmill predict`.")] = None,
+    model: Annotated[str | None, Option(help="The same as MODEL; give only one of them.")] = None,
     host: Annotated[str, Option(help="Address to listen on; any but loopback requires a token.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     token_file: Annotated[Path | None, Option(help="File with the bearer token. Default: $TEXTMILL_TOKEN.")] = None,

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit
 
-from textmill.cli.lineage import VERSION_HELP
-from textmill.cli.output import INCONCLUSIVE, REFUSED, AsJson, print_json, print_table
+from textmill.cli.output import INCONCLUSIVE, REFUSED, VERSION_HELP, AsJson, print_json, print_table
 
 if TYPE_CHECKING:
     from textmill.registry.lineage.verification import Link
@@ -22,7 +21,7 @@ def verify(
 ) -> None:
     """Check each link of a version's lineage against this repository and the DVC cache.
 
-    Exit status: 0 all links hold, 3 a link is broken, 4 a link could not be checked.
+    Exit status: 0 all links hold, 1 error, 3 a link is broken, 4 a link could not be checked.
 
     Example: textmill verify models:/movie-reviews@challenger
     """

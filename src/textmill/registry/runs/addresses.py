@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 _SCHEME = "models:/"
-FORMS = "NAME/VERSION, NAME@ALIAS, or a bare version or alias of this project's model"
+FORMS = "NAME/VERSION or NAME@ALIAS, also after models:/; or a version or alias of this project's model"
 
 
 def model_name(client: MlflowClient, layout: Layout) -> str:
