@@ -111,7 +111,7 @@ class Verdict:
 
 
 def judge(inputs: GateInputs, config: GateConfig) -> Verdict:
-    """Run all gate checks. Without a champion: floors, overlap and absolute budgets only."""
+    """Run all gate checks. Without a champion: digest, floors, overlap and absolute limits only."""
     digests = list(_digests(inputs))
     if any(check.status == "fail" for check in digests):
         return Verdict(digests)  # metrics of different evaluation sets cannot be compared

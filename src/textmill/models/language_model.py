@@ -122,7 +122,7 @@ class LanguageModel(nn.Module):
         return losses
 
     def update_routers(self, routing: list[RoutingRecord]) -> None:
-        """Update the routers that balance without a loss; called once after every training step."""
+        """Update the routers that balance without a loss; `Task.loss` calls it once per training batch."""
         for mixture, record in zip(self.mixtures().values(), routing, strict=True):
             mixture.router.update(record.load)
 

@@ -1,1 +1,1 @@
-"""One short file a DVC stage, each a thin `main(config, runtime)` over the rooms."""
+"""One short file a DVC stage, each a thin `main` over the other subpackages."""

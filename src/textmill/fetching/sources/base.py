@@ -33,7 +33,7 @@ class Source(Plugin):
 
     @abstractmethod
     def fetch(self, destination: Path, root: Path) -> Provenance:
-        """Write the corpus's files into the empty folder `destination/SPLIT/`: unchanged, or as JSON Lines.
+        """Create `destination/SPLIT/` (a `Split`), and write the files there, unchanged or as JSON Lines.
 
         Relative paths refer to `root`, the project's folder.
 

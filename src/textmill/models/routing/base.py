@@ -93,7 +93,7 @@ class Router(nn.Module, Plugin):
         return max(1, math.ceil(factor * self.experts_per_token * n_tokens / self.n_experts))
 
     def update(self, load: Tensor) -> None:
-        """Adapt to the load (E,) of a training step; called once after the step."""
+        """Adapt to the load (E,) of a training batch; `Task.loss` calls it once per batch, in the forward pass."""
 
 
 class GatedRouter(Router):
