@@ -92,7 +92,7 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=CORPORA, help="one corpus alone")
-    parser.add_argument("--truth", type=Path, help="a folder that keeps the trainings to the end, and is read first")
+    parser.add_argument("--truth", type=Path, help="a folder that keeps the complete training runs, and is read first")
     chosen = parser.parse_args()
     held = []
     for data in [chosen.only] if chosen.only else CORPORA:

@@ -1,4 +1,4 @@
-"""The order of rooms: a room imports only from its left, and no module imports itself through others."""
+"""The order of rooms, which are subpackages: each imports only from those before it, and no modules form a circle."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def test_every_room_has_its_place() -> None:
     assert found - {"__init__"} == set(ROOMS)
 
 
-def test_rooms_import_from_their_left() -> None:
+def test_rooms_import_only_from_those_before() -> None:
     wrong = [edge[2:] for edge in edges(1) if ROOMS.index(edge[0]) < ROOMS.index(edge[1])]
     assert not wrong
 
 
-def test_folders_of_registry_import_from_their_left() -> None:
+def test_folders_of_registry_import_only_from_those_before() -> None:
     inside = [edge for edge in edges(2) if edge[2].startswith("textmill.registry.")]
     assert inside
     assert not [edge[2:] for edge in inside if REGISTRY.index(edge[0]) < REGISTRY.index(edge[1])]
