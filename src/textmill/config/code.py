@@ -271,7 +271,8 @@ class _Reach:
         """The statements that run when a module is imported, and the packages around it."""
         if f"enter {module}" not in self._seen:
             self._seen.add(f"enter {module}")
-            self._waiting.append((module, BODY))
+            if self._code.source(module) is not None:  # a folder without `__init__.py` runs nothing
+                self._waiting.append((module, BODY))
             if "." in module:
                 self._enter(module.rpartition(".")[0])
 
