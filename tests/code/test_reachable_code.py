@@ -191,6 +191,12 @@ def test_class_bases_aliases_constants_and_templates_are_followed(package: Path)
     }
 
 
+def test_package_without_init_file_is_followed(package: Path) -> None:
+    whole = reached(package)
+    (package / "__init__.py").unlink()
+    assert reached(package) == whole - {":"}
+
+
 def test_what_no_reached_code_names_is_left_out(package: Path) -> None:
     found = reached(package)
     assert not found & {
