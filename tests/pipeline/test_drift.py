@@ -96,7 +96,7 @@ def test_every_format_says_the_same(model: Path, reviews: pd.DataFrame, tmp_path
 def test_columns_of_other_names(model: Path, reviews: pd.DataFrame, tmp_path: Path) -> None:
     file = tmp_path / "new.csv"
     reviews.head(60).rename(columns={"text": "comment", "label": "verdict"}).to_csv(file, index=False)
-    with pytest.raises(UserError, match=r"no column 'text'.*--column text=NAME-IN-THE-FILE"):
+    with pytest.raises(UserError, match=r"no column 'text'.*--column text=FILE-COLUMN"):
         drift(model, file)
     found = drift(model, file, "--column", "text=comment", "--column", "label=verdict")[1]
     assert "target label" in {measure["subject"] for measure in found["measures"]}

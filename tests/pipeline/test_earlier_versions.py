@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from support.http_client import ask
-from support.project import Project, stages_run
+from support.project import Project, inherited_environment, stages_run
 from support.serving import served
 
 from textmill.config.plugins import Plugin
@@ -95,7 +95,7 @@ def run(project: Project, source: Path, *command: str, status: int = 0) -> str:
 
 def run_earlier(checkout: Path, script: str, *arguments: str | Path) -> None:
     """Run a Python script with the old code and the old tests' helpers."""
-    environment = {**os.environ, "PYTHONPATH": f"{checkout / 'src'}{os.pathsep}{checkout / 'tests'}"}
+    environment = {**inherited_environment(), "PYTHONPATH": f"{checkout / 'src'}{os.pathsep}{checkout / 'tests'}"}
     command = [sys.executable, "-c", script, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert not done.returncode, f"the code of {COMMIT[:7]} does not run here any more\n{done.stdout}\n{done.stderr}"
@@ -317,7 +317,7 @@ def test_earlier_export_of_another_task_answers_as_stored(other_exports: Path, t
     stored = stored_answers(folder)
     code = f"{loading}\nimport json, sys\nprint(json.dumps({line[6:-1].split('(')[0]}(json.load(sys.stdin))))"
     command = [sys.executable, "-c", code]
-    environment = {**os.environ, "PYTHONPATH": str(today)}
+    environment = {**inherited_environment(), "PYTHONPATH": str(today)}
     given = json.dumps(stored["inputs"])
     done = subprocess.run(command, input=given, cwd=folder / "model", env=environment, capture_output=True, text=True)
     assert not done.returncode, f"{code}\n{done.stderr}"

@@ -18,6 +18,13 @@ SUBJECTS = ["film", "story", "plot", "actor", "scene", "ending", "music", "dialo
 PLACES = ["here", "today", "again", "overall", "really", "somehow", "throughout", "honestly", "mostly", "perhaps"]
 
 
+def inherited_environment() -> dict[str, str]:
+    """This process's environment without the store that MLflow noted in it when a test or a fixture opened one."""
+    return {
+        name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    }
+
+
 @dataclass(frozen=True)
 class Project:
     """A throw-away project, and how to run commands in it.
@@ -35,7 +42,8 @@ class Project:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command of this environment in the project's root."""
         binaries = str(Path(sys.executable).parent)
-        environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", **(env or {})}
+        path = {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
+        environment = {**inherited_environment(), **path, **(env or {})}
         if self.own_code:
             environment["PYTHONPATH"] = str(self.root / "src")
         done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=900)

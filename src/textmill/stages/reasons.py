@@ -36,6 +36,7 @@ _IGNORED = re.compile(r"(^|/)(__pycache__|[^/]*\.egg-info)/|\.pyc$")  # as in .d
 _UNKNOWN = "the old content is not in DVC's cache"
 _TOLD = 3
 _NOT_IN_LOCK = Difference("other", "dvc.lock", "it never ran here")
+_BY_HAND = Difference("other", "command", "it was started by hand")
 _NOTHING = Difference("output", "outs", "no input changed: its output was missing or changed, or --force was given")
 
 
@@ -91,7 +92,7 @@ def note(stage: str, layout: Layout, section: Mapping[str, Any]) -> None:
     """
     lock = Lock(layout.root)
     if os.environ.get("DVC_STAGE", "").rpartition(":")[2] != stage or sys.argv[1:]:
-        reasons = [Difference("other", "command", "it was started by hand")]
+        reasons = [_BY_HAND]
     elif stage not in lock.stages:
         reasons = [_NOT_IN_LOCK]
     else:
@@ -100,7 +101,8 @@ def note(stage: str, layout: Layout, section: Mapping[str, Any]) -> None:
     reasons = reasons or [_NOTHING]
     write_json(layout.reasons / f"{stage}.json", {"time": time.time(), "reasons": [asdict(each) for each in reasons]})
     more = f"; and {len(reasons) - _TOLD} more, see `textmill why {stage}`" if len(reasons) > _TOLD else ""
-    log.info("%s: runs because %s%s", stage, "; ".join(each.text for each in reasons[:_TOLD]), more)
+    if reasons != [_BY_HAND]:
+        log.info("%s: runs because %s%s", stage, "; ".join(each.text for each in reasons[:_TOLD]), more)
 
 
 def last(stage: str, layout: Layout) -> Last | None:
