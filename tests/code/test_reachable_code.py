@@ -325,3 +325,231 @@ def test_no_stage_but_compose_names_source_in_dvc_yaml(repository_root: Path) ->
     assert not any(named.values())
     assert all({"data/code.yaml": [stage]} in stages[stage]["params"] for stage in named)
     assert set(named) == set(STAGES)
+
+
+# Each: files of a package with the class `task.Task`, the file that is edited, old text, new text
+RESULT_CHANGES: dict[str, tuple[dict[str, str], str, str, str]] = {
+    "relative import": (
+        {"task.py": "from .tools import f\nclass Task:\n    x = f()\n", "tools.py": "def f():\n    return 1\n"},
+        *("tools.py", "return 1", "return 2"),
+    ),
+    "relative import of a module, in a function of a subpackage": (
+        {
+            "task.py": "from reach_more.inner import go\nclass Task:\n    x = go()\n",
+            "inner/__init__.py": "def go():\n    from .. import tools as t\n    return t.f()\n",
+            "tools.py": "def f():\n    return 1\n",
+        },
+        *("tools.py", "return 1", "return 2"),
+    ),
+    "star import": (
+        {
+            "task.py": "from reach_more.tools import *\nclass Task:\n    x = f()\n",
+            "tools.py": "def f():\n    return 1\n",
+        },
+        *("tools.py", "return 1", "return 2"),
+    ),
+    "star import passed on": (
+        {
+            "__init__.py": "from .tools import *\n",
+            "task.py": "from reach_more import f\nclass Task:\n    x = f()\n",
+            "tools.py": "def f():\n    return 1\n",
+        },
+        *("tools.py", "return 1", "return 2"),
+    ),
+    "import that may fail": (
+        {
+            "task.py": "try:\n    from reach_more.fast import f\nexcept ImportError:\n"
+            "    from reach_more.slow import f\n"
+            "class Task:\n    x = f()\n",
+            "fast.py": "def f():\n    return 1\n",
+            "slow.py": "def f():\n    return 1\n",
+        },
+        *("fast.py", "return 1", "return 2"),
+    ),
+    "import in a branch of a function": (
+        {
+            "task.py": "class Task:\n    def __init__(self, x):\n        if x:\n"
+            "            from reach_more.fast import f\n"
+            "        else:\n            from reach_more.slow import f\n        f()\n",
+            "fast.py": "def f():\n    return 1\n",
+            "slow.py": "def f():\n    return 1\n",
+        },
+        *("fast.py", "return 1", "return 2"),
+    ),
+    "imported name bound again": (
+        {
+            "task.py": "from reach_more.tools import f\ndef wrap(g):\n    return lambda: g() + 1\nf = wrap(f)\n"
+            "class Task:\n    x = f()\n",
+            "tools.py": "def f():\n    return 1\n",
+        },
+        *("task.py", "g() + 1", "g() + 2"),
+    ),
+    "aliases swapped": (
+        {
+            "task.py": "from reach_more.tools import f as a, g as b\nclass Task:\n    x = a() - b()\n",
+            "tools.py": "def f():\n    return 1\ndef g():\n    return 2\n",
+        },
+        *("task.py", "f as a, g as b", "g as a, f as b"),
+    ),
+    "default of the same name as the argument": (
+        {
+            "task.py": "from reach_more.tools import f\nclass Task:\n    def __init__(self, f=f):\n        f()\n",
+            "tools.py": "def f():\n    return 1\n",
+        },
+        *("tools.py", "return 1", "return 2"),
+    ),
+    "comprehension over a thing of the same name": (
+        {"task.py": "words = [1]\nclass Task:\n    x = [words for words in words]\n"},
+        *("task.py", "[1]", "[2]"),
+    ),
+    "registered by a decorator": (
+        {
+            "task.py": "KNOWN = {}\ndef register(f):\n    KNOWN[f.__name__] = f\n    return f\n\n@register\ndef f():\n"
+            "    return 1\n\nclass Task:\n    def __init__(self, name):\n        KNOWN[name]()\n"
+        },
+        *("task.py", "return 1", "return 2"),
+    ),
+    "registered in a module imported for that": (
+        {
+            "task.py": "import reach_more.tools\nfrom reach_more.known import KNOWN\nclass Task:\n"
+            "    def __init__(self, name):\n        KNOWN[name]()\n",
+            "known.py": "KNOWN = {}\n",
+            "tools.py": "from reach_more.known import KNOWN\nKNOWN['f'] = lambda: 1\n",
+        },
+        *("tools.py", ": 1", ": 2"),
+    ),
+    "registered by __init_subclass__": (
+        {
+            "task.py": "class Base:\n    known = []\n    def __init_subclass__(cls):\n        Base.known.append(cls)\n"
+            "class One(Base):\n    value = 1\nclass Task:\n    x = Base.known[0].value\n"
+        },
+        *("task.py", "value = 1", "value = 2"),
+    ),
+    "not for type checkers": (
+        {
+            "task.py": "from typing import TYPE_CHECKING\nX = 1\nif not TYPE_CHECKING:\n    X = 2\nclass Task:\n"
+            "    x = X\n"
+        },
+        *("task.py", "X = 2", "X = 3"),
+    ),
+    "__getattr__ of a module": (
+        {
+            "task.py": "from reach_more.tools import f\nclass Task:\n    x = f\n",
+            "tools.py": "def __getattr__(name):\n    return 1\n",
+        },
+        *("tools.py", "return 1", "return 2"),
+    ),
+    "module imported by a literal name": (
+        {
+            "task.py": "import importlib\nclass Task:\n    x = importlib.import_module('reach_more.tools').f()\n",
+            "tools.py": "def f():\n    return 1\n",
+        },
+        *("tools.py", "return 1", "return 2"),
+    ),
+    "bound inside an expression": (
+        {"task.py": "A = (B := 1)\nclass Task:\n    x = B\n"},
+        *("task.py", "1", "2"),
+    ),
+    "class defined twice": (
+        {"task.py": "class Task:\n    x = 1\nclass Task(Task):\n    pass\n"},
+        *("task.py", "1", "2"),
+    ),
+    "property in a pattern": (
+        {
+            "task.py": "class Point:\n    @property\n    def size(self):\n        return 1\nclass Task:\n"
+            "    def __init__(self):\n        match Point():\n            case Point(size=1):\n                pass\n"
+        },
+        *("task.py", "return 1", "return 2"),
+    ),
+    "attrgetter with dots": (
+        {
+            "task.py": "from operator import attrgetter\nclass Part:\n    def size(self):\n        return 1\n"
+            "class Task:\n"
+            "    part = Part()\n    def __init__(self):\n        attrgetter('part.size')(self)()\n"
+        },
+        *("task.py", "return 1", "return 2"),
+    ),
+    "hook of an enumeration": (
+        {
+            "task.py": "import enum\nclass Kind(enum.Enum):\n    A = 1\n    @classmethod\n"
+            "    def _missing_(cls, value):\n"
+            "        return 1\nclass Task:\n    x = Kind(2)\n"
+        },
+        *("task.py", "return 1", "return 2"),
+    ),
+    "byte order mark": (
+        {"task.py": "\ufeffX = 1\nclass Task:\n    x = X\n"},
+        *("task.py", "1", "2"),
+    ),
+    "assignment to an attribute of a module": (
+        {
+            "task.py": "from reach_more import tools\ntools.LIMIT = 2\nclass Task:\n    x = tools.f()\n",
+            "tools.py": "LIMIT = 1\ndef f():\n    return LIMIT\n",
+        },
+        *("task.py", "= 2", "= 3"),
+    ),
+    "partial, constant through an alias, field's default": (
+        {
+            "task.py": "from dataclasses import dataclass, field\nfrom functools import partial\n"
+            "from reach_more import tools\n"
+            "same = tools\n@dataclass\nclass Task:\n    x: list = field(default_factory=partial(same.f, 1))\n",
+            "tools.py": "LIMIT = 1\ndef f(x):\n    return LIMIT\n",
+        },
+        *("tools.py", "= 1", "= 2"),
+    ),
+    "attribute overridden in a class below": (
+        {"task.py": "class Base:\n    limit = 1\n    x = 3\nclass Task(Base):\n    limit = 2\n"},
+        *("task.py", "limit = 2", "limit = 4"),
+    ),
+    "method of a mixin that a base calls": (
+        {
+            "task.py": "from reach_more.tools import Mixin\nclass Base:\n    def __init__(self):\n        self.step()\n"
+            "class Task(Mixin, Base):\n    pass\n",
+            "tools.py": "class Mixin:\n    def step(self):\n        return 1\n",
+        },
+        *("tools.py", "return 1", "return 2"),
+    ),
+    "template that extends another": (
+        {
+            "task.py": "class Task:\n    x = 'a.jinja'\n",
+            "a.jinja": "{% extends 'b.jinja' %}",
+            "b.jinja": "{% import 'c.jinja' as c %}",
+            "c.jinja": "1",
+        },
+        *("c.jinja", "1", "2"),
+    ),
+    "imported through the package": (
+        {
+            "__init__.py": "from reach_more.tools import f as g\n",
+            "task.py": "import reach_more\nclass Task:\n    x = reach_more.g()\n",
+            "tools.py": "def f():\n    return 1\n",
+        },
+        *("tools.py", "return 1", "return 2"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RESULT_CHANGES)
+def test_change_that_alters_a_result_alters_the_digest(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, edited, old, new = RESULT_CHANGES[case]
+    folder = tmp_path / "reach_more"
+    for name, text in {"__init__.py": "", **files}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sections = {"prepare": {"task": {"_target_": "reach_more.task.Task"}}}
+    before = reach(folder, sections).digest
+    edit(folder, edited, old, new)
+    assert reach(folder, sections).digest != before
+
+
+def test_import_in_a_method_that_nobody_calls_does_not_count(package: Path) -> None:
+    edit(
+        package,
+        "task.py",
+        "    def hidden(self):\n",
+        "    def hidden(self):\n        import scipy\n        from reach_plugins.local import outside\n",
+    )
+    assert "scikit-learn" not in reach(package).packages

@@ -141,16 +141,22 @@ class Code:
             source = self.source(module)
             assert source is not None
             text = source.read_bytes()
-            key = hashlib.sha256(self._reader + text).hexdigest()
+            package = self.package(module)
+            key = hashlib.sha256(self._reader + package.encode() + b"\n" + text).hexdigest()
             facts = self._used.get(key) or self._known.get(key)
             if facts is None:
                 facts = {"imports": {}, "defines": {}, "classes": {}}
                 with suppress(SyntaxError, ValueError):
-                    facts = read_facts(text.decode("utf-8"))
+                    facts = read_facts(text, package)
             self._facts[module] = self._used[key] = facts
         return self._facts[module]
 
-    def find(self, dotted: str) -> tuple[str, str | None] | None:
+    def package(self, module: str) -> str:
+        """Return the package in whose folder the file of a followed module is."""
+        source = self.source(module)
+        return module if source is not None and source.name == "__init__.py" else module.rpartition(".")[0]
+
+    def find(self, dotted: str, passed: frozenset[str] = frozenset()) -> tuple[str, str | None] | None:
         """Return the followed module and the definition in it that a dotted name means; None for neither.
 
         The definition is None where the name means the whole module.
@@ -163,9 +169,9 @@ class Code:
             if length == len(parts):
                 return module, None
             name, facts = parts[length], self.facts(module)
-            if name not in facts["defines"] and name in facts["imports"]:
-                return self.find(".".join([facts["imports"][name], *parts[length + 1 :]]))
-            return module, name if name in facts["defines"] else BODY
+            if name not in facts["defines"] and name in facts["imports"] and dotted not in passed:
+                return self.find(".".join([facts["imports"][name], *parts[length + 1 :]]), passed | {dotted})
+            return module, next((each for each in (name, "__getattr__") if each in facts["defines"]), BODY)
         return None
 
     def bases(self, module: str, name: str) -> Iterator[tuple[str, str] | None]:
@@ -176,6 +182,12 @@ class Code:
                 yield found[0], str(found[1])
             else:
                 yield None
+
+    def registers(self, module: str, name: str) -> bool:
+        """Whether a base of a class is told of every class below it."""
+        bases = [base for base in self.bases(module, name) if base is not None]
+        told = (("__init_subclass__" in self.facts(base)["classes"][each]["methods"]) for base, each in bases)
+        return any(told) or any(self.registers(*base) for base in bases)
 
     def _constant(self, target: str, attribute: str) -> str | None:
         """The string that a class or a base of it sets as an attribute."""
@@ -265,7 +277,7 @@ class _Reach:
             self._waiting += [(found[0], each) for each in self._code.facts(found[0])["defines"]]
             self._enter(found[0])
         else:
-            self._waiting.append((found[0], found[1] or BODY))
+            self._waiting.append((found[0], BODY if dotted.startswith("!") else found[1] or BODY))
 
     def _enter(self, module: str) -> None:
         """The statements that run when a module is imported, and the packages around it."""
@@ -273,6 +285,8 @@ class _Reach:
             self._seen.add(f"enter {module}")
             if self._code.source(module) is not None:  # a folder without `__init__.py` runs nothing
                 self._waiting.append((module, BODY))
+                classes = self._code.facts(module)["classes"]
+                self._waiting += [(module, name) for name in classes if self._code.registers(module, name)]
             if "." in module:
                 self._enter(module.rpartition(".")[0])
 
@@ -320,7 +334,7 @@ class _Reach:
         source = self._code.source(module)
         assert source is not None
         path = source.parent / file
-        package = module if source.name == "__init__.py" else module.rpartition(".")[0]
+        package = self._code.package(module)
         key = f"{package or module}:{file}"
         if key in self._seen or not path.is_file():
             return

@@ -19,7 +19,8 @@ _FILE = re.compile(r"[\w.-][\w./-]{,99}\.\w+")
 _IGNORED = frozenset({"ctx", "type_comment", "kind", "lineno", "end_lineno", "col_offset", "end_col_offset"})
 _PLAIN_DECORATORS = {
     *("property", "cached_property", "setter", "classmethod", "staticmethod", "abstractmethod", "override", "overload"),
-    *("cache", "lru_cache", "contextmanager", "no_grad", "inference_mode"),
+    *("cache", "lru_cache", "contextmanager", "no_grad", "inference_mode", "wraps", "singledispatch"),
+    *("dataclass", "runtime_checkable", "total_ordering", "final", "unique"),
 }
 _CLOSED_BASES = {
     *("object", "Exception", "ValueError", "RuntimeError", "abc.ABC", "enum.Enum", "enum.StrEnum", "enum.IntEnum"),
@@ -29,10 +30,15 @@ _BY_NAME = frozenset({"getattr", "hasattr", "setattr", "attrgetter", "methodcall
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _Scope = _Function | ast.Lambda
+_Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
-def read_facts(text: str) -> dict[str, Any]:
+def read_facts(text: str | bytes, package: str = "") -> dict[str, Any]:
     """Return the facts of a module as plain JSON values.
+
+    Args:
+        text: Its source; bytes may name their encoding.
+        package: From which its relative imports start.
 
     Returns:
         `defines`: name -> {`digest`, `refers` (absolute dotted names, `.name` of this module, or
@@ -45,29 +51,34 @@ def read_facts(text: str) -> dict[str, Any]:
     Raises:
         SyntaxError: The text is not Python.
     """
-    module = _Module(ast.parse(text))
+    module = _Module(ast.parse(text), package)
     return {"imports": module.imports, "defines": module.defines(), "classes": module.classes()}
 
 
 class _Module:
-    def __init__(self, tree: ast.Module) -> None:
+    def __init__(self, tree: ast.Module, package: str) -> None:
+        self.package = package
         self.nodes: dict[str, list[ast.AST]] = {BODY: []}
         self.imports: dict[str, str] = {}
         self.in_body: set[str] = set()
+        self._runs: list[tuple[str, str]] = []
+        self._effects: set[str] = set()  # what counts with the body though no statement of it has the name
         for node in tree.body:
             self._take(node)
-        self._classes = {
-            name: nodes[-1]
-            for name, nodes in self.nodes.items()
-            if isinstance(nodes[-1] if nodes else None, ast.ClassDef)
-        }
+        once = {name: nodes[0] for name, nodes in self.nodes.items() if len(nodes) == 1}
+        self._classes = {name: node for name, node in once.items() if isinstance(node, ast.ClassDef)}
+        texts = {str(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)}  # as in `__all__`
+        named = texts | {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        self._effects |= {f"!{runs}" for runs in _not_standard(runs for name, runs in self._runs if name not in named)}
 
     def _take(self, node: ast.stmt) -> None:
         if isinstance(node, ast.Import | ast.ImportFrom):
-            self.imports.update(_bindings(node))
+            self._import(node)
         elif names := _defined_names(node):
             for name in names:
                 self.nodes.setdefault(name, []).append(node)
+            if not all(map(_is_plain, getattr(node, "decorator_list", []))):
+                self._effects.add(f".{names[0]}")  # its decorator may put it into a registry
         elif _is_skipped(node):
             for other in getattr(node, "orelse", []):
                 self._take(other)
@@ -75,9 +86,17 @@ class _Module:
             self.nodes[BODY].append(node)
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Import | ast.ImportFrom):
-                    self.imports.update(_bindings(inner))
+                    self._import(inner)
                 else:
                     self.in_body |= set(_stored(inner))
+
+    def _import(self, node: ast.Import | ast.ImportFrom) -> None:
+        for name, dotted, runs in _bindings(node, self.package):
+            self._runs.append((name, runs))
+            if name == "*":
+                self._effects.add(dotted.removesuffix(".*"))
+            elif self.imports.setdefault(name, dotted) != dotted:  # which of them is known when it runs
+                self._effects |= {self.imports[name], dotted}
 
     def defines(self) -> dict[str, Any]:
         found = {}
@@ -89,8 +108,8 @@ class _Module:
                 for method in methods:
                     same = [inner for inner in methods if inner.name == method.name]
                     found[f"{name}.{method.name}"] = _Walk(self, same).result()
-            elif nodes:
-                found[name] = _Walk(self, nodes).result()
+            elif nodes or (name == BODY and self._effects):
+                found[name] = _Walk(self, nodes, also=self._effects if name == BODY else ()).result()
         return found
 
     def classes(self) -> dict[str, Any]:
@@ -123,44 +142,46 @@ class _Module:
         if isinstance(node, ast.Attribute):
             before = self.dotted(node.value)
             return f"{before}.{node.attr}" if before else None
-        return self.meaning(node.id, {}) or node.id if isinstance(node, ast.Name) else None
+        return [*self.meanings(node.id, {}), node.id][0] if isinstance(node, ast.Name) else None
 
-    def meaning(self, name: str, local: dict[str, str]) -> str | None:
-        """What a free name refers to: a dotted name, `.name` of this module, or None for a built-in one."""
-        if found := local.get(name) or self.imports.get(name):
-            return found
-        if name in self.nodes and name != BODY:
-            return f".{name}"
-        return f".{BODY}" if name in self.in_body else None
+    def meanings(self, name: str, local: dict[str, str]) -> list[str]:
+        """What a free name may refer to: a dotted name, `.name` of this module, nothing for a built-in one."""
+        if name in local:
+            return [local[name]]
+        here = [f".{name}"] if name in self.nodes and name != BODY else [f".{BODY}"] if name in self.in_body else []
+        return ([self.imports[name]] if name in self.imports else []) + here
 
 
 class _Walk:
     """One pass over a definition: its canonical text, and the names in it."""
 
-    def __init__(self, module: _Module, nodes: Iterable[ast.AST], without: Iterable[ast.AST] = ()) -> None:
+    def __init__(
+        self, module: _Module, nodes: Iterable[ast.AST], without: Iterable[ast.AST] = (), also: Iterable[str] = ()
+    ) -> None:
         self._module = module
         self._without = set(map(id, without))
         self._local: dict[str, str] = {}
-        self._refers: set[str] = set()
+        self._refers: set[str] = set(also)
+        self._meanings: set[str] = set()
+        self._around: dict[int, frozenset[str]] = {}
         self._types: set[str] = set()
         self._in_type: set[int] = set()
         self._attributes: set[str] = set()
         self._files: set[str] = set()
         self._text: list[str] = []
         self._roots: set[int] = set()
+        elsewhere = {id(inner) for part in without for inner in ast.walk(part)}
         for node in nodes:
             for inner in ast.walk(node):
-                if isinstance(inner, ast.Import | ast.ImportFrom):
-                    self._local.update(_bindings(inner))
-                    modules = (
-                        [inner.module or ""] if isinstance(inner, ast.ImportFrom) else [a.name for a in inner.names]
-                    )
-                    self._refers |= {f"!{name}" for name in modules}
+                if isinstance(inner, ast.Import | ast.ImportFrom) and id(inner) not in elsewhere:
+                    for name, dotted, runs in _bindings(inner, module.package):
+                        known = self._local.setdefault(name, dotted)
+                        self._refers |= {f"!{runs}"} | ({known, dotted} if known != dotted else set())
         for node in nodes:
             self._visit(node, frozenset())
 
     def result(self) -> dict[str, Any]:
-        content = "\n".join(["".join(self._text), *sorted(self._refers), *sorted(self._types)])
+        content = "\n".join(["".join(self._text), *sorted(self._refers | self._meanings), *sorted(self._types)])
         return {
             "digest": hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32],
             "refers": _not_standard(self._refers),
@@ -170,6 +191,7 @@ class _Walk:
         }
 
     def _visit(self, node: Any, hidden: frozenset[str]) -> None:
+        hidden = self._around.get(id(node), hidden)
         if isinstance(node, list):
             self._text.append("[")
             for item in node:
@@ -179,9 +201,10 @@ class _Walk:
             self._text.append(f"{node!r},")
         elif not (id(node) in self._without or isinstance(node, ast.Import | ast.ImportFrom) or _is_text(node)):
             self._note(node, hidden)
+            self._around |= {id(part): hidden for part in _outside(node)}
             if isinstance(node, _Scope):
                 hidden = hidden | _locals(node) - self._local.keys()
-            elif isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+            elif isinstance(node, _Comprehension):
                 hidden = hidden | {name for part in node.generators for name in _all_stored(part.target)}
             self._text.append(f"{type(node).__name__}(")
             for field in node._fields:
@@ -211,15 +234,20 @@ class _Walk:
             self._refer(node, hidden, [])
         elif isinstance(node, ast.Call) and _last_name(node.func) in _BY_NAME:
             texts = [each.value for each in node.args if isinstance(each, ast.Constant)]
-            self._attributes |= {text for text in texts if isinstance(text, str)}
+            self._attributes |= {part for text in texts if isinstance(text, str) for part in text.split(".")}
+        elif isinstance(node, ast.Call) and _last_name(node.func) == "import_module":
+            names = [str(each.value) for each in node.args if isinstance(each, ast.Constant)]
+            self._refers |= {f"{self._module.package}{name}" if name.startswith(".") else name for name in names}
+        elif isinstance(node, ast.MatchClass):
+            self._attributes |= set(node.kwd_attrs)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _FILE.fullmatch(node.value):
             self._files.add(node.value)
 
     def _refer(self, node: ast.Name, hidden: frozenset[str], chain: list[str]) -> None:
-        meaning = None if node.id in hidden else self._module.meaning(node.id, self._local)
-        if meaning is not None:
+        for meaning in () if node.id in hidden else self._module.meanings(node.id, self._local):
             found = self._types if id(node) in self._in_type else self._refers
             found.add(meaning if meaning.startswith(".") else ".".join([meaning, *chain]))
+            self._meanings.add(f"{node.id} is {meaning}")
 
 
 def _not_standard(names: Iterable[str]) -> list[str]:
@@ -238,15 +266,25 @@ def _types_in(node: ast.AST, in_function: bool) -> list[ast.AST | None]:
     return [node.type] if isinstance(node, ast.ExceptHandler) else []
 
 
-def _bindings(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
+def _outside(node: ast.AST) -> list[ast.AST]:
+    """The parts of a scope that do not see its own names."""
+    if isinstance(node, _Scope):
+        return [*node.args.defaults, *filter(None, node.args.kw_defaults), *getattr(node, "decorator_list", [])]
+    return [node.generators[0].iter] if isinstance(node, _Comprehension) else []
+
+
+def _bindings(node: ast.Import | ast.ImportFrom, package: str) -> Iterator[tuple[str, str, str]]:
+    """Yield each name that an import binds, what it refers to, and what is imported."""
     for alias in node.names:
         if isinstance(node, ast.ImportFrom):
-            yield alias.asname or alias.name, f"{node.module}.{alias.name}"
+            around = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+            dotted = ".".join([*around, *filter(None, [node.module]), alias.name])
+            yield alias.asname or alias.name, dotted, dotted
         elif alias.asname:
-            yield alias.asname, alias.name
+            yield alias.asname, alias.name, alias.name
         else:
             top = alias.name.split(".")[0]
-            yield top, top
+            yield top, top, alias.name
 
 
 def _defined_names(node: ast.stmt) -> list[str]:
@@ -259,6 +297,8 @@ def _defined_names(node: ast.stmt) -> list[str]:
     elif sys.version_info >= (3, 12) and isinstance(node, ast.TypeAlias):
         targets = [node.name]
     else:
+        return []
+    if any(isinstance(inner, ast.NamedExpr) for inner in ast.walk(node)):
         return []
     names = [list(_all_stored(target)) for target in targets]
     return [name for group in names for name in group] if all(names) else []
@@ -286,7 +326,7 @@ def _locals(scope: _Scope) -> frozenset[str]:
         if isinstance(node, ast.Global | ast.Nonlocal):
             outside |= set(node.names)
         found |= set(_stored(node))
-        if not isinstance(node, _Scope | ast.ClassDef | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+        if not isinstance(node, _Scope | ast.ClassDef | _Comprehension):
             waiting += ast.iter_child_nodes(node)
     return frozenset(found - outside)
 
@@ -300,18 +340,18 @@ def _is_skipped(node: ast.stmt) -> bool:
     """Whether a statement is what only type checkers or `python -m` run."""
     if not isinstance(node, ast.If):
         return isinstance(node, ast.Pass)
-    names = {inner.id if isinstance(inner, ast.Name) else getattr(inner, "attr", None) for inner in ast.walk(node.test)}
-    return bool(names & {"TYPE_CHECKING", "__name__"})
+    is_main = isinstance(node.test, ast.Compare) and _last_name(node.test.left) == "__name__"
+    return is_main or _last_name(node.test) == "TYPE_CHECKING"
 
 
 def _is_kept(method: _Function) -> bool:
     """Whether somebody else than our code calls a method: Python by its name, a library by its decorator."""
-    if method.name.startswith("__") and method.name.endswith("__"):
-        return True
-    for decorator in method.decorator_list:
-        if _last_name(decorator.func if isinstance(decorator, ast.Call) else decorator) not in _PLAIN_DECORATORS:
-            return True
-    return False
+    hook = method.name.startswith("_") and method.name.endswith("_")
+    return hook or not all(map(_is_plain, method.decorator_list))
+
+
+def _is_plain(decorator: ast.expr) -> bool:
+    return _last_name(decorator.func if isinstance(decorator, ast.Call) else decorator) in _PLAIN_DECORATORS
 
 
 def _last_name(node: ast.AST) -> str | None:
