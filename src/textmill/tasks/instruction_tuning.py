@@ -60,7 +60,7 @@ class Conversation(Input):
         if isinstance(text, str):
             value = {"messages": [{"role": "user", "content": not_blank(text)}]}
         if isinstance(value, Mapping) and isinstance(value.get("messages"), list):
-            value = {"messages": json.dumps(value["messages"], ensure_ascii=False)}
+            value = {"messages": json.dumps(value["messages"], ensure_ascii=False, default=lambda _: None)}
         return value
 
     @field_validator("messages")

@@ -99,7 +99,7 @@ def _pairs(value: str | None) -> list[tuple[Any, Any]]:
         return []
     try:
         content = json.loads(value) if value.lstrip()[0] in "[{" else value
-    except ValueError:
+    except (ValueError, RecursionError):
         content = value  # a text that begins with a bracket
     if isinstance(content, str):
         return [(content, None)]

@@ -39,7 +39,7 @@ def parse_messages(value: str) -> list[dict[str, str]]:
     """
     try:
         messages = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("is not JSON") from None
     if not isinstance(messages, list) or not messages:
         raise ValueError("is not a list of messages")

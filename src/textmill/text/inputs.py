@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 
@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from textmill.errors import UserError
 
-_SHOWN = 60
+_SHOWN, _NAMED = 60, 8
 
 
 def not_blank(text: str) -> str:
@@ -33,7 +33,7 @@ Text = Annotated[str, AfterValidator(not_blank)]
 class Input(BaseModel):
     """One natural input: a record, or its only text as a plain string. Other fields are ignored."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", str_min_length=0)  # a limit makes pydantic read the text as Unicode
 
     @model_validator(mode="before")
     @classmethod
@@ -64,6 +64,8 @@ def read_inputs(values: Sequence[Any], model: type[InputT]) -> list[InputT]:
     Raises:
         UserError: There is none, or one of them does not fit `model`; the message has its number, from 1.
     """
+    if isinstance(values, str | bytes | Mapping) or hasattr(values, "columns") or not hasattr(values, "__len__"):
+        raise UserError(f"not a list of inputs but a {type(values).__name__}", fix=f"Make a list. {model.form()}")
     if len(values) == 0:
         raise UserError("no input", fix=model.form())
     try:
@@ -72,9 +74,9 @@ def read_inputs(values: Sequence[Any], model: type[InputT]) -> list[InputT]:
         problem = error.errors()[0]
         position, *path = problem["loc"]
         field = ".".join(map(str, path)) or "input"
-        shown = f"{str(problem['input'])[:_SHOWN]!r}"
+        shown = _shown(problem["input"])
         if problem["type"] == "missing":
-            what = f"there is no {field} among {sorted(map(str, problem['input']))}"
+            what = f"there is no {field} among {sorted(map(str, problem['input']))[:_NAMED]}"
         elif problem["type"] == "string_type":
             what = f"the {field} is not a text: {shown}"
         elif problem["type"] == "model_type":
@@ -84,6 +86,13 @@ def read_inputs(values: Sequence[Any], model: type[InputT]) -> list[InputT]:
         else:
             what = f"{field}: {problem['msg'].removeprefix('Value error, ')}"
         raise UserError(what, where=f"input {int(position) + 1}", fix=model.form()) from error
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{str(value)[:_SHOWN]!r}"
+    except Exception:  # the value's own: nested too deep, a number too long
+        return f"of type {type(value).__name__}"
 
 
 def input_schema(model: type[Input]) -> dict[str, Any]:
