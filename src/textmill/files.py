@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from textmill.errors import UserError
+
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
@@ -83,4 +85,7 @@ def sha256_folder(folder: Path) -> str:
 
 def read_optional(path: Path) -> dict[str, Any]:
     """Read a JSON object; return an empty one if the file does not exist."""
-    return dict(read_json(path)) if path.is_file() else {}
+    try:
+        return dict(read_json(path)) if path.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise UserError("not a JSON object", where=str(path), fix="Delete it and run the command again") from error

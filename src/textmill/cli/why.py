@@ -28,9 +28,7 @@ def why(
     layout = find_layout()
     found = upcoming(layout)
     if stage is not None and stage not in found:
-        raise UserError(
-            f"no such stage. {did_you_mean(stage, list(found))}", where=stage, fix=f"Name one of {', '.join(found)}"
-        )
+        raise UserError("no such stage", where=stage, fix=f"{did_you_mean(stage, found)}Name one of {', '.join(found)}")
     document = {}
     for name in [stage] if stage else found:
         before = last(name, layout)

@@ -72,10 +72,14 @@ class Lock:
 
     def __init__(self, root: Path) -> None:
         path = root / _LOCK
-        content = yaml.load(path.read_bytes(), Loader=_Yaml12) if path.is_file() else None
-        self.stages: dict[str, Any] = (content or {}).get("stages") or {}
-        self.outputs = {out["path"]: out for entry in self.stages.values() for out in entry.get("outs", [])}
-        self.producers = {out["path"]: name for name, entry in self.stages.items() for out in entry.get("outs", [])}
+        try:
+            content = yaml.load(path.read_bytes(), Loader=_Yaml12) if path.is_file() else None
+            self.stages: dict[str, Any] = (content or {}).get("stages") or {}
+            self.outputs = {out["path"]: out for entry in self.stages.values() for out in entry.get("outs", [])}
+            self.producers = {out["path"]: name for name, entry in self.stages.items() for out in entry.get("outs", [])}
+        except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+            fix = "Solve its merge conflict, or restore it with `git checkout dvc.lock`"
+            raise UserError("not a lock file as DVC writes it", where=str(path), fix=fix) from error
 
     def parameters(self, stage: str, file: str) -> dict[str, Any]:
         """The values from a file with which a stage ran."""
