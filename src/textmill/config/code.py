@@ -75,7 +75,7 @@ class Code:
     def __init__(self, layout: Layout | None) -> None:
         self._store = layout.state / "code" if layout else None
         pins = layout.root / "constraints.txt" if layout else None
-        self._constraints = pins.read_text(encoding="utf-8") if pins and pins.is_file() else ""
+        self._constraints = pins.read_text(encoding="utf-8", errors="replace") if pins and pins.is_file() else ""
         self._known: dict[str, Any] = read_optional(self._store / "facts.json") if self._store else {}
         self._used: dict[str, Any] = {}
         self._reader = Path(code_facts.__file__).read_bytes()  # stored facts are of one reader
@@ -153,8 +153,7 @@ class Code:
 
     def package(self, module: str) -> str:
         """Return the package in whose folder the file of a followed module is."""
-        source = self.source(module)
-        return module if source is not None and source.name == "__init__.py" else module.rpartition(".")[0]
+        return module if (self.source(module) or Path()).name == "__init__.py" else module.rpartition(".")[0]
 
     def find(self, dotted: str, passed: frozenset[str] = frozenset()) -> tuple[str, str | None] | None:
         """Return the followed module and the definition in it that a dotted name means; None for neither.

@@ -34,11 +34,7 @@ _Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
 def read_facts(text: str | bytes, package: str = "") -> dict[str, Any]:
-    """Return the facts of a module as plain JSON values.
-
-    Args:
-        text: Its source; bytes may name their encoding.
-        package: From which its relative imports start.
+    """Return the facts of a module, whose relative imports start from `package`, as plain JSON values.
 
     Returns:
         `defines`: name -> {`digest`, `refers` (absolute dotted names, `.name` of this module, or
@@ -62,14 +58,14 @@ class _Module:
         self.imports: dict[str, str] = {}
         self.in_body: set[str] = set()
         self._runs: list[tuple[str, str]] = []
-        self._effects: set[str] = set()  # what counts with the body though no statement of it has the name
+        self.effects: set[str] = set()  # what counts with the body though no statement of it has the name
         for node in tree.body:
             self._take(node)
         once = {name: nodes[0] for name, nodes in self.nodes.items() if len(nodes) == 1}
         self._classes = {name: node for name, node in once.items() if isinstance(node, ast.ClassDef)}
         texts = {str(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)}  # as in `__all__`
         named = texts | {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        self._effects |= {f"!{runs}" for runs in _not_standard(runs for name, runs in self._runs if name not in named)}
+        self.effects |= {f"!{runs}" for runs in _not_standard(runs for name, runs in self._runs if name not in named)}
 
     def _take(self, node: ast.stmt) -> None:
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -78,7 +74,7 @@ class _Module:
             for name in names:
                 self.nodes.setdefault(name, []).append(node)
             if not all(map(_is_plain, getattr(node, "decorator_list", []))):
-                self._effects.add(f".{names[0]}")  # its decorator may put it into a registry
+                self.effects.add(f".{names[0]}")  # its decorator may put it into a registry
         elif _is_skipped(node):
             for other in getattr(node, "orelse", []):
                 self._take(other)
@@ -94,9 +90,9 @@ class _Module:
         for name, dotted, runs in _bindings(node, self.package):
             self._runs.append((name, runs))
             if name == "*":
-                self._effects.add(dotted.removesuffix(".*"))
+                self.effects.add(dotted.removesuffix(".*"))
             elif self.imports.setdefault(name, dotted) != dotted:  # which of them is known when it runs
-                self._effects |= {self.imports[name], dotted}
+                self.effects |= {self.imports[name], dotted}
 
     def defines(self) -> dict[str, Any]:
         found = {}
@@ -108,8 +104,8 @@ class _Module:
                 for method in methods:
                     same = [inner for inner in methods if inner.name == method.name]
                     found[f"{name}.{method.name}"] = _Walk(self, same).result()
-            elif nodes or (name == BODY and self._effects):
-                found[name] = _Walk(self, nodes, also=self._effects if name == BODY else ()).result()
+            elif nodes or self.effects:
+                found[name] = _Walk(self, nodes).result()
         return found
 
     def classes(self) -> dict[str, Any]:
@@ -155,13 +151,11 @@ class _Module:
 class _Walk:
     """One pass over a definition: its canonical text, and the names in it."""
 
-    def __init__(
-        self, module: _Module, nodes: Iterable[ast.AST], without: Iterable[ast.AST] = (), also: Iterable[str] = ()
-    ) -> None:
+    def __init__(self, module: _Module, nodes: Iterable[ast.AST], without: Iterable[ast.AST] = ()) -> None:
         self._module = module
         self._without = set(map(id, without))
         self._local: dict[str, str] = {}
-        self._refers: set[str] = set(also)
+        self._refers: set[str] = set(module.effects) if nodes is module.nodes[BODY] else set()
         self._meanings: set[str] = set()
         self._around: dict[int, frozenset[str]] = {}
         self._types: set[str] = set()
@@ -217,6 +211,7 @@ class _Walk:
     def _note(self, node: ast.AST, hidden: frozenset[str]) -> None:
         for part in _types_in(node, in_function=bool(hidden)):
             self._in_type |= {id(inner) for inner in ast.walk(part)} if part else set()
+        self._attributes |= set(getattr(node, "kwd_attrs", ()))  # of a class in `case`
         if isinstance(node, ast.Attribute):
             self._attributes.add(node.attr)
             if id(node) in self._roots:
@@ -233,13 +228,11 @@ class _Walk:
         elif isinstance(node, ast.Name) and id(node) not in self._roots:
             self._refer(node, hidden, [])
         elif isinstance(node, ast.Call) and _last_name(node.func) in _BY_NAME:
-            texts = [each.value for each in node.args if isinstance(each, ast.Constant)]
-            self._attributes |= {part for text in texts if isinstance(text, str) for part in text.split(".")}
+            texts = [str(each.value) for each in node.args if isinstance(each, ast.Constant)]
+            self._attributes |= set(".".join(texts).split("."))
         elif isinstance(node, ast.Call) and _last_name(node.func) == "import_module":
             names = [str(each.value) for each in node.args if isinstance(each, ast.Constant)]
             self._refers |= {f"{self._module.package}{name}" if name.startswith(".") else name for name in names}
-        elif isinstance(node, ast.MatchClass):
-            self._attributes |= set(node.kwd_attrs)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _FILE.fullmatch(node.value):
             self._files.add(node.value)
 
@@ -298,10 +291,9 @@ def _defined_names(node: ast.stmt) -> list[str]:
         targets = [node.name]
     else:
         return []
-    if any(isinstance(inner, ast.NamedExpr) for inner in ast.walk(node)):
-        return []
     names = [list(_all_stored(target)) for target in targets]
-    return [name for group in names for name in group] if all(names) else []
+    is_plain = all(names) and not any(isinstance(inner, ast.NamedExpr) for inner in ast.walk(node))
+    return [name for group in names for name in group] if is_plain else []
 
 
 def _stored(node: ast.AST) -> Iterator[str]:
@@ -346,8 +338,7 @@ def _is_skipped(node: ast.stmt) -> bool:
 
 def _is_kept(method: _Function) -> bool:
     """Whether somebody else than our code calls a method: Python by its name, a library by its decorator."""
-    hook = method.name.startswith("_") and method.name.endswith("_")
-    return hook or not all(map(_is_plain, method.decorator_list))
+    return method.name[0] == method.name[-1] == "_" or not all(map(_is_plain, method.decorator_list))
 
 
 def _is_plain(decorator: ast.expr) -> bool:
