@@ -32,7 +32,7 @@ def test_lock_is_read_or_missing_or_empty(tmp_path: Path) -> None:
         "stages: 3\n",
         "stages:\n  fetch: null\n",
         "stages:\n  fetch:\n    outs:\n    - md5: a\n",
-        b"\xff\xfe",
+        b"\x00\x01",
     ],
 )
 def test_damaged_lock_is_named_in_one_line(content: str | bytes, tmp_path: Path) -> None:

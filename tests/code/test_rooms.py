@@ -43,16 +43,47 @@ def import_graph() -> dict[str, set[str]]:
     modules = {module_name(path): path for path in PACKAGE.rglob("*.py")}
     graph: dict[str, set[str]] = {}
     for module, path in modules.items():
-        imported = graph[module] = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name for alias in node.names if alias.name in modules}
-            elif isinstance(node, ast.ImportFrom) and node.module is not None:
-                assert not node.level, f"{module}: write absolute imports"
-                for name in (alias.name for alias in node.names):
-                    full = f"{node.module}.{name}"
-                    imported |= {full} if full in modules else {node.module} & modules.keys()
+        graph[module] = imported_modules(path.read_text(encoding="utf-8"), set(modules))
     return graph
+
+
+def imported_modules(text: str, modules: set[str]) -> set[str]:
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names = {alias.name for alias in node.names}
+            assert "textmill" not in names, "import a module of textmill, or a name from it"
+            imported |= names & modules
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module and not node.level, "write absolute imports"
+            for name in (alias.name for alias in node.names):
+                full = f"{node.module}.{name}"
+                imported |= {full} if full in modules else {node.module} & modules
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            imported |= {each.value for each in node.args if isinstance(each, ast.Constant)} & modules
+    return imported
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import textmill.serving as s",
+        "from textmill import serving",
+        "from textmill.serving import *",
+        "def f():\n    from textmill.serving import anything",
+        "if TYPE_CHECKING:\n    from textmill.serving import anything",
+        "importlib.import_module('textmill.serving')",
+        "__import__('textmill.serving')",
+    ],
+)
+def test_every_form_of_import_is_seen(text: str) -> None:
+    assert imported_modules(text, {"textmill", "textmill.serving"}) == {"textmill.serving"}
+
+
+@pytest.mark.parametrize("text", ["from . import serving", "from .serving import app", "import textmill"])
+def test_import_that_hides_its_module_is_refused(text: str) -> None:
+    with pytest.raises(AssertionError):
+        imported_modules(text, {"textmill", "textmill.serving"})
 
 
 def edges(depth: int) -> list[tuple[str, str, str, str]]:

@@ -11,7 +11,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
-import textmill
+from textmill import __version__
 from textmill.serving.access import BearerToken
 from textmill.serving.batching import MicroBatcher
 from textmill.serving.documentation import openapi_document
@@ -97,7 +97,7 @@ class Service:
                 "version": identity.version or None,
                 "manifest_sha256": identity.manifest_sha256,
                 "git_commit": identity.commit,
-                "textmill": textmill.__version__,
+                "textmill": __version__,
             }
         )
 
@@ -142,7 +142,7 @@ def build_application(service: Service, token: str | None = None) -> FastAPI:
     app = FastAPIOffline(  # serves the script of /docs itself: a browser needs no other server
         static_url="/docs/static",
         title="Textmill",
-        version=textmill.__version__,
+        version=__version__,
         description=_DESCRIPTION,
         redoc_url=None,
         lifespan=lifespan,
