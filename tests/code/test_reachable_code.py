@@ -317,6 +317,12 @@ def test_another_version_of_python_gives_the_same_facts(package: Path, repositor
     assert len(set(outputs)) == 1
 
 
+def test_plots_that_prepare_draws_in_another_process_belong_to_it(package: Path) -> None:
+    code = reach(package)
+    assert {"textmill.data.plots:_draw_lengths", "textmill.data.plots:_draw_classes"} <= code.definitions.keys()
+    assert "matplotlib" in code.packages
+
+
 def test_no_stage_but_compose_names_source_in_dvc_yaml(repository_root: Path) -> None:
     """What a stage reruns for follows from what it imports and is never kept by hand."""
     stages = yaml.safe_load((repository_root / "dvc.yaml").read_text())["stages"]

@@ -25,7 +25,7 @@ class PlotProcess:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "textmill.data.plots"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", main.__module__], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         return self
 
