@@ -243,7 +243,7 @@ def test_earlier_version_is_verified_and_described(upgraded: Project, today: Pat
 def test_earlier_version_is_compared(upgraded: Project, today: Path) -> None:
     found = json.loads(run(upgraded, today, "textmill", "compare", "1", "2", "--json"))
     assert found["names"] == [f"{NAME}/1", f"{NAME}/2"]
-    assert "answered the 72 rows of the test split now" in found["how"]
+    assert "predicted the 72 rows of the test split now" in found["how"]
     assert "weighted_f1" in found["differences"]
     assert found["params"] == {}
 

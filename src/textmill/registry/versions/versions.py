@@ -255,8 +255,8 @@ def _is_distribution(package: str) -> bool:
 
 def _source(package: str) -> Path:
     module = importlib.import_module(package)
-    file = Path(str(module.__file__))
-    return file.parent if file.name == "__init__.py" else file
+    folders = list(getattr(module, "__path__", ()))  # also of a package without `__init__.py`
+    return Path(folders[0] if folders else str(module.__file__))
 
 
 def _delete(client: MlflowClient, version: ModelVersion) -> None:
