@@ -45,10 +45,8 @@ def load_predictor(folder: Path, precision: Precision = "int8", *, threads: int 
         return kind.load_verified(folder, exported, threads=threads)
     if precision not in exported.graphs:
         raise UserError(f"no {precision} graph here", where=str(folder), fix=f"Choose among {sorted(exported.graphs)}")
-    from tokenizers import Tokenizer
+    from textmill.data.tokenizing import load_tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     head = open_session(folder / exported.head, threads) if exported.head is not None else None
-    return Predictor(exported, tokenizer, open_session(folder / exported.graphs[precision], threads), head=head)
+    graph = open_session(folder / exported.graphs[precision], threads)
+    return Predictor(exported, load_tokenizer(folder), graph, head=head)

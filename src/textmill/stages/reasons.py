@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -213,11 +212,11 @@ def _status(layout: Layout) -> dict[str, dict[str, Any]]:
 
 def _rows_now(dep: Mapping[str, Any], lock: Lock, layout: Layout) -> str:
     """How the data of a dependency differs from the old one, in rows."""
-    from textmill.registry.lineage.dvc_cache import Cache
+    from textmill.registry.lineage.dvc_cache import Cache, file_md5
     from textmill.stages.row_changes import describe
 
     cache, path = Cache.of(layout.root), layout.root / dep["path"]
-    new = {name: (_md5(file), file) for name, file in _files(path)}
+    new = {name: (file_md5(file), file) for name, file in _files(path)}
     if dep["path"] in lock.outputs:
         old = _cached(cache, dep)
         return f": {describe(old, new) if old is not None else _UNKNOWN}"
@@ -259,7 +258,7 @@ def _files(path: Path) -> Iterator[tuple[str, Path]]:
 
 def _digest(path: Path, dep: Mapping[str, Any]) -> str | None:
     """DVC's digest of data that no stage made: None where it differs in size, the old one where it is large."""
-    from textmill.registry.lineage.dvc_cache import folder_md5
+    from textmill.registry.lineage.dvc_cache import file_md5, folder_md5
 
     files = list(_files(path))
     size = sum(file.stat().st_size for _, file in files)
@@ -267,9 +266,4 @@ def _digest(path: Path, dep: Mapping[str, Any]) -> str | None:
         return None
     if size > _HASHED_BYTES:
         return str(dep["md5"])
-    return _md5(path) if path.is_file() else folder_md5((name, _md5(file)) for name, file in files)
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return file_md5(path) if path.is_file() else folder_md5((name, file_md5(file)) for name, file in files)

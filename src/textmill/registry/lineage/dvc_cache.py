@@ -63,7 +63,7 @@ class Cache:
         digest = str(output["md5"])
         if digest.endswith(_FOLDER):
             listing = self.object(digest)
-            if listing.is_file() and f"{_md5(listing)}{_FOLDER}" != digest:
+            if listing.is_file() and f"{file_md5(listing)}{_FOLDER}" != digest:
                 return f"{output['path']}: its file list was changed in the cache", False
         entries = self.entries(output)
         if entries is None:
@@ -73,7 +73,7 @@ class Cache:
             file = self.object(expected)
             if not file.is_file():
                 return f"{name} is not in the cache", True
-            if _md5(file) != expected:
+            if file_md5(file) != expected:
                 return f"{name} was changed in the cache ({file})", False
         return None
 
@@ -119,6 +119,7 @@ def folder_md5(files: Iterable[tuple[str, str]]) -> str:
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + _FOLDER
 
 
-def _md5(path: Path) -> str:
+def file_md5(path: Path) -> str:
+    """Return the MD5 of a file's content, as DVC counts it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
