@@ -11,11 +11,11 @@ from support.faults import rounds
 from tiny_decoder import VOCABULARY, architecture, language_model
 
 from textmill.config.sections.generation import GenerationConfig
-from textmill.models.transformer import Encoder
 from textmill.models.encoder_decoder import EncoderDecoder
 from textmill.models.generation import search
 from textmill.models.language_model import LanguageModel
 from textmill.models.to_transformers import to_transformers
+from textmill.models.transformer import Encoder
 
 MODELS = ({"qk_norm": False}, {"qk_norm": True, "n_key_value_heads": 2})
 

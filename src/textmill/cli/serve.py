@@ -38,7 +38,7 @@ def serve(
     host: Annotated[str, Option(help="Address to listen on; any but loopback requires a token.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     token_file: Annotated[Path | None, Option(help="File with the bearer token. Default: $TEXTMILL_TOKEN.")] = None,
-    precision: Annotated[str, Option(help="Graph that predicts: int8 (fast) or fp32.")] = "int8",
+    precision: Annotated[str, Option(help="Graph that predicts: int8, fp32, or auto (chosen by export).")] = "auto",
     poll_seconds: Annotated[float, Option(min=0.1, help="Interval between checks of the alias.")] = 5.0,
     drain_seconds: Annotated[float, Option(min=0, help="Time to finish requests after SIGTERM.")] = 30.0,
     max_body_bytes: Annotated[int, _limit("Maximum size of a request body.")] = 1_048_576,
@@ -65,8 +65,8 @@ def serve(
     arguments: dict[str, Any] = locals()
     if address is not None and model is not None:
         raise UserError("MODEL and --model are both given", where="--model", fix="Give one of them")
-    if precision not in ("int8", "fp32"):
-        raise UserError(f"no precision {precision!r}", where="--precision", fix="Use int8 or fp32")
+    if precision not in ("auto", "int8", "fp32"):
+        raise UserError(f"no precision {precision!r}", where="--precision", fix="Use auto, int8 or fp32")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     from textmill.serving.access import read_token
     from textmill.serving.server import serve as run

@@ -138,11 +138,12 @@ def _measured(pair: tuple[Subject, Subject], layout: Layout, config: PipelineCon
     material = measure(versions, layout, config.gate)
     assert material.champion is not None, "two versions were given"
     tables = (material.challenger.predictions, material.champion.predictions)
-    rows, precision = len(material.frame), config.gate.precision
+    rows = len(material.frame)
+    graphs = "the graphs that serve" if config.gate.precision == "auto" else f"their {config.gate.precision} graphs"
     return {
         **_measured_metrics(tables, material.metrics, material.target_columns, config),
         "costs": (material.challenger.costs, material.champion.costs),
-        "how": f"Both predicted the {rows} rows of the test split now, with their {precision} graphs.",
+        "how": f"Both predicted the {rows} rows of the test split now, with {graphs}.",
     }
 
 
