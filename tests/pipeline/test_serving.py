@@ -27,8 +27,7 @@ from support.tiny_export import RUNTIME, build_evaluated_project, export_config
 from textmill.predicting.loading import load_predictor
 from textmill.stages import export
 
-# The fp32 graph: int8 rounds activations by the range of the whole batch, so that an answer depends
-# a little on its company, and an answer to another question could pass for the right one.
+# The exact graph: rounding could make two texts' answers equal, and one pass for the other.
 EXACT = ("--precision", "fp32")
 TOLERANCE = 1e-4
 TEXTS = [" ".join([*SUBJECTS[: 1 + index % 9], (POSITIVE + NEGATIVE)[index % 16]]) for index in range(144)]
@@ -302,7 +301,7 @@ def test_token_is_wanted_everywhere_but_by_probes(model: Path, tmp_path: Path) -
         ((), {"TEXTMILL_TOKEN": "short"}, "shorter than 16"),
         (("--token-file", "none"), {}, "none: no such file"),
         (("--host", "203.0.113.1"), {"TEXTMILL_TOKEN": "x" * 20}, "203.0.113.1:8000: cannot listen"),
-        (("--precision", "int4"), {}, "Use int8 or fp32"),
+        (("--precision", "int4"), {}, "int8 or fp32"),
         (("--model", "models:/a/1"), {}, "MODEL and --model are both given"),
     ],
 )
