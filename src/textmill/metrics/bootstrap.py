@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from textmill.errors import UserError
 from textmill.metrics.base import Columns, Metric
+from textmill.metrics.swaps import Pair
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,6 +120,53 @@ def paired_test(
     result, draws = _resampled([metric], gain, len(ours), bootstrap)
     harmless = int((draws[0] >= -margin).sum())
     return PairedTest(result[metric.name], (1 + harmless) / (1 + draws.shape[1]))
+
+
+@dataclass(frozen=True)
+class PairedGain:
+    """The gain of one model over another in one metric.
+
+    Attributes:
+        value: Improvement; negative for a loss, in either direction of the metric.
+        error: Standard error over the bootstrap's draws.
+        rows: Number of rows.
+    """
+
+    value: float
+    error: float
+    rows: int
+
+    def interval(self, confidence: float, least_error: float = 0.0) -> Interval:
+        """Return the interval by Student's t, which unlike percentiles reaches any confidence with few draws.
+
+        `least_error` is a smallest standard error.
+        """
+        from scipy.stats import t
+
+        reach = float(t.ppf((1 + confidence) / 2, self.rows - 1)) * max(self.error, least_error)
+        return Interval(self.value, self.value - reach, self.value + reach)
+
+
+def paired_gain(pair: Pair, metric: Metric, bootstrap: Bootstrap) -> PairedGain:
+    """Return the gain of the first model of a pair over the second, with its standard error.
+
+    Raises:
+        UserError: There are fewer than two rows, or the metric is not finite.
+    """
+    sign = 1 if metric.higher_is_better else -1
+
+    def gain(index: NDArray[np.intp]) -> NDArray[np.float64]:
+        return sign * (metric.score(pair.first, index) - metric.score(pair.second, index))[None]
+
+    result, draws = _resampled([metric], gain, pair.rows, bootstrap)
+    value = result[metric.name].value
+    bias = float(draws.mean()) - value if metric.inflated else 0.0
+    return PairedGain(value - bias, float(draws.std(ddof=1)), pair.rows)
+
+
+def checked_pair(ours: pd.DataFrame, theirs: pd.DataFrame, same_columns: Sequence[str] = ()) -> Pair:
+    """Return the columns of two tables with their rows in one order. Errors: see `paired_differences`."""
+    return Pair(_checked_columns(ours), _checked_columns(_aligned(ours, theirs, same_columns)))
 
 
 def _scores(metrics: Sequence[Metric], columns: Columns, index: NDArray[np.intp]) -> NDArray[np.float64]:

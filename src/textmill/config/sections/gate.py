@@ -5,6 +5,7 @@ No stage depends on it: a change never reruns a stage.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -41,10 +42,12 @@ class SlicesConfig(Section):
 
     Attributes:
         columns: Columns that cut slices, in addition to text length.
-        min_rows: Smallest slice to test, in rows.
+        min_rows: Smallest slice to test alone, in rows; smaller ones of a column are tested together.
         margin: Tolerated loss in a slice, in the metric's unit.
-        significance: Family-wise error rate over all slices (Holm 1979): the probability that any
-            slice refuses a challenger without a loss.
+        significance: Family-wise error rate over all slices (Westfall & Young 1993): the probability
+            that any slice refuses a challenger that loses no more than the margin.
+        undecided: Effect of a slice with too few rows to tell. `report`: it is listed, since most test
+            splits have such slices. `inconclusive`: nothing is promoted until all slices can be decided.
         required: Values by column that must have `min_rows` rows each.
     """
 
@@ -52,7 +55,33 @@ class SlicesConfig(Section):
     min_rows: Annotated[int, Field(ge=2)] = 50
     margin: NotNegative = 0.02
     significance: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    undecided: Literal["report", "inconclusive"] = "report"
     required: dict[str, list[str]] = {}
+
+
+class LooksConfig(Section):
+    """Share of the error probability that each comparison on one evaluation set may use.
+
+    The shares of all looks add up to one: of any number of challengers that are worse by the margin, one is
+    promoted with a probability of at most `1 - confidence`. `none` gives each look half of it, as if it
+    were the only one.
+
+    Attributes:
+        spending: `decreasing`: look k has the share 1 / (k (k + 1)), for ever. `even`: the same share for
+            `planned` looks, then none is left. `none`: looks are counted, but cost nothing.
+        planned: Number of looks for `even`.
+    """
+
+    spending: Literal["decreasing", "even", "none"] = "decreasing"
+    planned: Annotated[int, Field(ge=2)] = 20
+
+    def share(self, look: int) -> float:
+        """Return the share of look number `look`, counted from 1; 0 if none is left."""
+        if self.spending == "none":
+            return 0.5
+        if self.spending == "even":
+            return 1 / self.planned if look <= self.planned else 0.0
+        return 1 / (look * (look + 1))
 
 
 class BudgetConfig(Section):
@@ -88,7 +117,8 @@ class GateConfig(Section):
         precision: Graph to measure: the one to serve.
         floors: Smallest allowed value by metric; the largest one if lower is better.
         max_overlap: Largest share of evaluation rows whose normalised text is also in the training split.
-        resamples: Number of bootstrap resamples.
+        resamples: Number of draws of the bootstrap and of the test of slices.
+        confidence: Confidence of the interval of the first comparison on an evaluation set.
         seed: Seed of the bootstrap and of the choice of timed rows.
     """
 
@@ -96,8 +126,19 @@ class GateConfig(Section):
     floors: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
     difference: DifferenceConfig = DifferenceConfig()
     slices: SlicesConfig = SlicesConfig()
+    looks: LooksConfig = LooksConfig()
     budgets: BudgetsConfig = BudgetsConfig()
     max_overlap: Fraction = 0.0
     resamples: Annotated[int, Field(ge=200)] = 2000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _slices_can_fail(self) -> Self:
+        needed = math.ceil(1 / self.slices.significance)
+        if self.resamples < needed:
+            raise ValueError(
+                f"no slice can fail at gate.slices.significance {self.slices.significance:g} with {self.resamples} "
+                f"resamples; set gate.resamples to at least {needed}"
+            )
+        return self
