@@ -141,8 +141,8 @@ def judge(inputs: GateInputs, config: GateConfig) -> Verdict:
     checks = [*digests, _overlap(inputs, config.max_overlap)]
     checks += _closed("floors", lambda: _floors(inputs, config, bootstrap))
     if inputs.champion is not None:
-        checks += _closed("difference", lambda: _differences(inputs, config, bootstrap))
-        checks += _closed("slices", lambda: _slices(inputs, config))
+        checks += _closed("difference", lambda: difference_checks(inputs, config))
+        checks += _closed("slices", lambda: slice_checks(inputs, config))
     for name, budget in (
         ("latency", config.budgets.latency),
         ("memory", config.budgets.memory),
@@ -200,7 +200,7 @@ def _floors(inputs: GateInputs, config: GateConfig, bootstrap: Bootstrap) -> Ite
         yield Check("floor", "pass", words, {"metric": inputs.main_metric, **main.as_dict()})
 
 
-def _differences(inputs: GateInputs, config: GateConfig, bootstrap: Bootstrap) -> Iterator[Check]:
+def difference_checks(inputs: GateInputs, config: GateConfig) -> Iterator[Check]:
     """Compare with the champion and the anchor; both must hold, so that they share one level."""
     metric = _metric(inputs, config.difference.metric)
     share = config.looks.share(inputs.look)
@@ -210,7 +210,7 @@ def _differences(inputs: GateInputs, config: GateConfig, bootstrap: Bootstrap) -
         return
     alpha = (1 - config.confidence) * share
     for role, other in inputs.opponents.items():
-        yield _difference(inputs, role, other, metric, config, bootstrap, alpha)
+        yield _difference(inputs, role, other, metric, config, alpha)
     if inputs.anchor is not None and "anchor" not in inputs.opponents:
         words = f"{inputs.anchor.name} was the anchor, but on another evaluation set; the champion takes its place"
         yield Check("anchor", "pass", words)
@@ -222,14 +222,12 @@ def _difference(
     other: MeasuredVersion,
     metric: Metric,
     config: GateConfig,
-    bootstrap: Bootstrap,
     alpha: float,
 ) -> Check:
     options = config.difference
     pair = checked_pair(inputs.challenger.predictions, other.predictions, inputs.target_columns)
-    # A loss of the margin needs rows that differ: without this floor a few rows that agree would look certain.
-    floor = 0.0 if pair.identical else math.sqrt(options.margin * pair.typical_change(metric) / pair.rows)
-    gain = paired_gain(pair, metric, bootstrap).interval(1 - 2 * alpha, floor)
+    bootstrap = Bootstrap(config.resamples, config.confidence, config.seed)
+    gain = paired_gain(pair, metric, options.margin, bootstrap, alpha)
     superior = options.claim == "superiority" and role == "champion"
     bound = options.margin if superior else -options.margin
     status: Status = "pass" if gain.low > bound else "fail" if gain.high <= bound else "inconclusive"
@@ -258,7 +256,8 @@ def _percent(alpha: float) -> str:
     return (text.rstrip("0").rstrip(".") if "." in text else text) + "%"
 
 
-def _slices(inputs: GateInputs, config: GateConfig) -> Iterator[Check]:
+def slice_checks(inputs: GateInputs, config: GateConfig) -> Iterator[Check]:
+    """Test all slices together, against the champion and the anchor; of the anchor's only losses are shown."""
     options = config.slices
     parts = _cut(inputs.frame, options.columns)
     yield from _required(inputs.frame, options.required, options.min_rows)

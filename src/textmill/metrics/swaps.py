@@ -91,6 +91,15 @@ class Pair:
             return float((size**2).sum() / size.sum())
         return float(np.ptp(first))
 
+    def linear_effects(self, metric: Metric, seed: int) -> Floats | None:
+        """Return each row's gain if the metric is the mean of its rows, or None; a mean needs no draws of rows."""
+        first, second = self.row_scores(metric)
+        rows = np.arange(self.rows)
+        swaps = next(_swaps(self.rows, 3, seed))
+        means = np.where(swaps, second, first).mean(axis=1)
+        scores = metric.score(self.stacked(rows), rows + self.rows * swaps.astype(np.intp))
+        return first - second if np.allclose(scores, means, rtol=1e-9, atol=1e-12) else None
+
 
 def joint_tests(
     pairs: Sequence[Pair],
@@ -155,7 +164,7 @@ def _jointly(gain: Floats, null: Floats, unit: Floats, margin: float, significan
 def _gains(pair: Pair, parts: Sequence[Rows], metric: Metric, resamples: int, seed: int) -> Floats:
     """Return the gain of each part, shape (1 + resamples, parts): observed, then of every draw."""
     rows = pair.rows
-    effects = _linear_effects(pair, metric, seed)
+    effects = pair.linear_effects(metric, seed)
     if effects is None:
         stacked = [pair.stacked(part) for part in parts]
         batches = [
@@ -196,17 +205,6 @@ def _swapped(columns: Columns, part: Rows, swaps: NDArray[np.uint8], metric: Met
     first = np.arange(len(part)) + len(part) * swaps[:, part].astype(np.intp)
     second = (first + len(part)) % (2 * len(part))
     return metric.score(columns, first) - metric.score(columns, second)
-
-
-def _linear_effects(pair: Pair, metric: Metric, seed: int) -> Floats | None:
-    """Return each row's effect if the metric is the mean of its rows, or None; draws of a mean are cheap."""
-    first, second = pair.row_scores(metric)
-    rows = np.arange(len(first))
-    swaps = next(_swaps(len(rows), 3, seed))
-    index = rows + len(rows) * swaps.astype(np.intp)
-    means = np.where(swaps, second, first).mean(axis=1)
-    same = np.allclose(metric.score(pair.stacked(rows), index), means, rtol=1e-9, atol=1e-12)
-    return first - second if same else None
 
 
 def _refuse_nan(drawn: Sequence[Floats], metric: Metric) -> None:

@@ -135,10 +135,17 @@ class GateConfig(Section):
 
     @model_validator(mode="after")
     def _slices_can_fail(self) -> Self:
-        needed = math.ceil(1 / self.slices.significance)
+        alpha = self.slices.significance
+        needed = math.ceil(1 / alpha)
         if self.resamples < needed:
             raise ValueError(
-                f"no slice can fail at gate.slices.significance {self.slices.significance:g} with {self.resamples} "
-                f"resamples; set gate.resamples to at least {needed}"
+                f"no slice can fail at gate.slices.significance {alpha:g} with {self.resamples} resamples; "
+                f"set gate.resamples to at least {needed}"
+            )
+        if 0.5**self.slices.min_rows >= alpha:
+            rows = math.floor(math.log2(1 / alpha)) + 1
+            raise ValueError(
+                f"a slice of {self.slices.min_rows} rows cannot fail at gate.slices.significance {alpha:g}; "
+                f"set gate.slices.min_rows to at least {rows}"
             )
         return self
