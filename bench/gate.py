@@ -1,8 +1,8 @@
 """The promotion gate as a statistical instrument: how often it errs, in simulated promotions.
 
-The checks are the gate's own (`slice_checks`, `difference_checks`, `paired_gain`), on simulated answers. Beside them stands
-the method until November 2026, which tested each slice by percentiles of a bootstrap with Holm's correction
-and gave every comparison the same interval. `--quick` simulates a twentieth.
+The checks are the gate's own (`slice_checks`, `difference_checks`, `paired_gain`), on simulated answers.
+Beside them stands the method until November 2026, which tested each slice by percentiles of a bootstrap with
+Holm's correction and gave every comparison the same interval. `--quick` simulates a twentieth.
 """
 
 from __future__ import annotations
@@ -151,13 +151,19 @@ def main() -> None:
             ]
             rows.append((case, *found, goal))
         for differ in (0.2, 0.02):
-            case = f"{CHALLENGERS} challengers worse by the margin, differing in {differ:.0%} of {ROWS} rows: any promoted"
+            case = f"{CHALLENGERS} challengers worse by the margin, {differ:.0%} of {ROWS} rows differ: any promoted"
             looks = range(1, CHALLENGERS + 1)
             found = [run(partial(sequence, differ, -0.005, how, looks), number) for how in ("none", "decreasing")]
             rows.append((case, *found, "≤ 5 %"))
         by_ladder = run(partial(ladder, 0.2, -0.005), number)
-        rows.append(("12 promotions of −0.3 points each: all promoted", run(partial(creep, False), number // 10),
-                     run(partial(creep, True), number // 10), "0 %"))
+        rows.append(
+            (
+                "12 promotions of -0.3 points each: all promoted",
+                run(partial(creep, False), number // 10),
+                run(partial(creep, True), number // 10),
+                "0 %",
+            )
+        )
         print("| simulated | before | now | goal |\n|---|---:|---:|---:|")
         for row in rows:
             print("| " + " | ".join(row) + " |")

@@ -122,10 +122,10 @@ class Verdict:
 
     @property
     def proven_better(self) -> bool:
-        """Whether the challenger is better than every version it was compared with, not only not worse."""
+        """Whether the challenger is better than the anchor, or the champion in its place, not only not worse."""
         compared = [check.figures for check in self.checks if check.name in ("difference", "anchor")]
         lows = [figures["low"] for figures in compared if "low" in figures]
-        return bool(lows) and min(lows) > 0
+        return bool(lows) and lows[-1] > 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

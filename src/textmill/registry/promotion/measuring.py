@@ -46,7 +46,7 @@ def fetch_verified(version: ModelVersion, layout: Layout, *, fresh: bool = False
 def measure(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) -> GateInputs:
     """Predict the prepared test split with each version and measure the costs.
 
-    The first version is the challenger, the second, if any, the champion.
+    The first version is the challenger, the second, if any, the champion, the third the anchor.
 
     Raises:
         UserError: There is no prepared data, or a version cannot be loaded.
@@ -77,6 +77,7 @@ def measure(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) ->
         target_columns=task.target_columns,
         challenger=measured[0],
         champion=measured[1] if len(measured) > 1 else None,
+        anchor=measured[2] if len(measured) > 2 else None,
         digest=prepared.digest(SPLIT),
         frame=frame,
         overlap=count_overlap(prepared, versions[0].version, frame, task.text_columns),
