@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from textmill.config import problems
 from textmill.config.layout import Layout
-from textmill.config.schema import PipelineConfig, check_plugins
+from textmill.config.schema import PipelineConfig, check_margins, check_plugins
 from textmill.errors import UserError, did_you_mean
 
 ROOT_CONFIG = "config"
@@ -56,6 +56,7 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
     try:
         config = PipelineConfig.model_validate(sections)
         check_plugins(config)
+        check_margins(config)
     except ValidationError as error:
         raise problems.explain(error, sections, trace) from error
     return config

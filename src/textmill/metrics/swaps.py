@@ -145,7 +145,7 @@ def _jointly(gain: Floats, null: Floats, unit: Floats, margin: float, significan
     """Return the tests of gains, shape (tests,), whose swapped draws have shape (resamples, tests)."""
     scale = np.sqrt(np.maximum((null**2).mean(axis=0), margin * unit))
     positive = np.where(scale > 0, scale, 1.0)
-    score = (-gain - margin) / positive
+    score = (-gain - margin) / positive - 1e-9  # draws that equal it but for rounding count as equal
     null = null / positive
     order = np.argsort(-score, kind="stable")
     # Step-down: column j has each draw's largest loss among the parts from the j-th largest score on.

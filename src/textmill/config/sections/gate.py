@@ -8,10 +8,18 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from textmill.config.section import Section
 from textmill.config.types import Fraction
+
+LARGEST_LOSS = {
+    **dict.fromkeys(("accuracy", "weighted_f1", "macro_f1", "f1", "exact_match"), 1.0),
+    **dict.fromkeys(("mean_reciprocal_rank", "recall_at_1", "recall_at_10"), 1.0),
+    **dict.fromkeys(("matthews_correlation", "spearman", "pearson"), 2.0),
+    **dict.fromkeys(("bleu", "chrf", "rouge1", "rouge2", "rougeL"), 100.0),
+}
+"""Range of the metrics that have one: no model can lose more."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -54,9 +62,21 @@ class SlicesConfig(Section):
     columns: list[str] = ["source"]
     min_rows: Annotated[int, Field(ge=2)] = 50
     margin: NotNegative = 0.02
-    significance: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    significance: Annotated[float, Field(gt=0, lt=0.5, validate_default=True)] = 0.05
     undecided: Literal["report", "inconclusive"] = "report"
     required: dict[str, list[str]] = {}
+
+    @field_validator("significance")
+    @classmethod
+    def _smallest_can_fail(cls, significance: float, info: ValidationInfo) -> float:
+        rows = info.data.get("min_rows")
+        if rows is not None and 0.5**rows >= significance:
+            needed = math.floor(-math.log2(significance)) + 1
+            raise ValueError(
+                f"a slice of gate.slices.min_rows = {rows} rows can never fail at this significance; "
+                f"set min_rows to at least {needed}"
+            )
+        return significance
 
 
 class LooksConfig(Section):
@@ -129,23 +149,17 @@ class GateConfig(Section):
     looks: LooksConfig = LooksConfig()
     budgets: BudgetsConfig = BudgetsConfig()
     max_overlap: Fraction = 0.0
-    resamples: Annotated[int, Field(ge=200)] = 2000
+    resamples: Annotated[int, Field(ge=200, validate_default=True)] = 2000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     seed: Annotated[int, Field(ge=0)] = 0
 
-    @model_validator(mode="after")
-    def _slices_can_fail(self) -> Self:
-        alpha = self.slices.significance
-        needed = math.ceil(1 / alpha)
-        if self.resamples < needed:
+    @field_validator("resamples")
+    @classmethod
+    def _slices_can_fail(cls, resamples: int, info: ValidationInfo) -> int:
+        slices = info.data.get("slices")
+        if isinstance(slices, SlicesConfig) and resamples < (needed := math.ceil(1 / slices.significance)):
             raise ValueError(
-                f"no slice can fail at gate.slices.significance {alpha:g} with {self.resamples} resamples; "
-                f"set gate.resamples to at least {needed}"
+                f"no slice can fail at gate.slices.significance {slices.significance:g} with so few draws; "
+                f"set at least {needed}"
             )
-        if 0.5**self.slices.min_rows >= alpha:
-            rows = math.floor(math.log2(1 / alpha)) + 1
-            raise ValueError(
-                f"a slice of {self.slices.min_rows} rows cannot fail at gate.slices.significance {alpha:g}; "
-                f"set gate.slices.min_rows to at least {rows}"
-            )
-        return self
+        return resamples
