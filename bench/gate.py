@@ -27,6 +27,7 @@ ACCURACY = Metric("accuracy", mean_of("right"))
 PROMOTIONS = 1000
 CHALLENGERS = 200
 DRAWS = 2000
+WORKERS = 2
 ROWS = 1500
 Right = NDArray[np.bool_]
 
@@ -129,7 +130,7 @@ def main() -> None:
     """Print the table."""
     number = PROMOTIONS // 20 if "--quick" in sys.argv else PROMOTIONS
     part = partial(slice_promotion)
-    with ProcessPoolExecutor(2) as pool:
+    with ProcessPoolExecutor(WORKERS) as pool:
         run = partial(share, pool)
         rows: list[tuple[str, str, str, str]] = []
         for slices in (2, 10, 100, 500):

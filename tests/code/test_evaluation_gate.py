@@ -243,13 +243,13 @@ def test_slice_with_too_few_rows_cannot_be_told() -> None:
     frame = in_slices(5060, 1).assign(source=np.where(np.arange(5060) < 60, "small", "large"))
     found = material(predictions(ours), predictions(theirs), frame=frame)
     by_slice = {check.figures["slice"]: check for check in slice_checks(found, gate())}
-    assert (by_slice["small"].status, by_slice["small"].figures["result"]) == ("undecided", "cannot be told")
-    assert "cannot be told in share_right: gain -0.1000" in by_slice["small"].words
+    assert (by_slice["small"].status, by_slice["small"].figures["result"]) == ("undecided", "cannot be decided")
+    assert "cannot be decided in share_right: gain -0.1000" in by_slice["small"].words
     assert 0.1 < by_slice["small"].figures["smallest_loss"] < 0.4
     assert (by_slice["large"].status, by_slice["large"].figures["result"]) == ("pass", "kept")
     verdict = judge(found, gate())
     assert verdict.status == "pass"
-    assert any("slice source small (60 rows) cannot be told" in reason for reason in verdict.reasons)
+    assert any("slice source small (60 rows) cannot be decided" in reason for reason in verdict.reasons)
     strict = judge(found, gate(slices={"undecided": "inconclusive"}))
     assert strict.status == "inconclusive"
     assert [check.figures["slice"] for check in strict.checks if check.status == "inconclusive"] == ["small"]
@@ -263,7 +263,7 @@ def test_loss_above_the_margin_is_never_told_as_none() -> None:
         ours[: round(0.036 * rows)] = False
         found = material(predictions(ours), predictions(theirs), frame=in_slices(2 * rows, 2))
         checks = list(slice_checks(found, gate()))
-        assert checks[0].figures["result"] in ("lost", "cannot be told"), rows
+        assert checks[0].figures["result"] in ("lost", "cannot be decided"), rows
         assert "shows no loss" not in checks[0].words
         assert "loses less" not in checks[0].words
     assert checks[0].figures["result"] == "lost"
@@ -271,7 +271,7 @@ def test_loss_above_the_margin_is_never_told_as_none() -> None:
 
 def test_agreement_of_few_rows_is_not_evidence() -> None:
     """Of 60 rows that agree, a loss of two points is not excluded; of 1,000 it is."""
-    for rows, result in ((60, "cannot be told"), (1000, "kept")):
+    for rows, result in ((60, "cannot be decided"), (1000, "kept")):
         theirs = np.ones(2 * rows, bool)
         ours = theirs.copy()
         ours[rows:][::10] = False

@@ -292,8 +292,8 @@ def _slice(part: Slice, test: PartTest, metric: Metric, options: SlicesConfig, a
         status, result = "pass", "kept"
         words = f"{title} loses less than {options.margin:g} {measured}, at least {test.low:+.4f}"
     else:
-        status, result = ("inconclusive" if options.undecided == "inconclusive" else "undecided"), "cannot be told"
-        words = f"{title} cannot be told {measured}; its rows show only a loss of {test.smallest:.2g} or more"
+        status, result = ("inconclusive" if options.undecided == "inconclusive" else "undecided"), "cannot be decided"
+        words = f"{title} cannot be decided {measured}; its rows show only a loss of {test.smallest:.2g} or more"
     figures = {"column": part.column, "slice": part.name, "rows": len(part.rows), "metric": metric.name}
     numbers = {"value": test.gain, "low": test.low, "high": test.high, "smallest_loss": test.smallest, "p": test.p}
     rounded = {name: round(number, 6) for name, number in numbers.items()}
