@@ -53,8 +53,8 @@ def _print(document: dict[str, Any]) -> None:
     for digest, number in document["looks"].items():
         console.print(f"  Looks at the evaluation set {digest[:12]}: {number}.", soft_wrap=True)
     if document["deleted_champion"] is not None:
-        told = f"The last champion, version {document['deleted_champion']}, was deleted."
-        console.print(f"  {told} `textmill rollback` restores the one before it.", soft_wrap=True)
+        deleted = f"The last champion, version {document['deleted_champion']}, was deleted."
+        console.print(f"  {deleted} `textmill rollback` restores the one before it.", soft_wrap=True)
     elif document["moved_elsewhere"]:
         console.print("  The alias champion was last moved outside of promote and rollback.", soft_wrap=True)
 
