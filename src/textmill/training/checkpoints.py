@@ -16,6 +16,7 @@ from textmill.files import read_json, read_optional, sha256_file, write_json
 from textmill.training import random_state
 from textmill.training.distributed import gather_all
 from textmill.training.history import History
+from textmill.training.module import ends_step
 
 log = logging.getLogger("textmill")
 
@@ -131,8 +132,12 @@ class CheckpointWriter(Callback):
         done = batch_idx + 1
         is_last = done >= trainer.num_training_batches
         is_validated_next = done % int(trainer.val_check_batch or 1) == 0
-        has_gradients = done % trainer.accumulate_grad_batches != 0  # half summed up, and in no checkpoint
-        if not (is_last or is_validated_next or has_gradients) and self._due(trainer, trainer.global_step):
+        # Between two steps there are gradients, which no checkpoint has.
+        if (
+            ends_step(trainer, batch_idx)
+            and not (is_last or is_validated_next)
+            and self._due(trainer, trainer.global_step)
+        ):
             self._write(trainer, trainer.current_epoch, done)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from textmill.errors import UserError
 from textmill.training.curve import Curve
+from textmill.training.module import TrainingModule, ends_step
 from textmill.training.optimizer import base_learning_rate
 from textmill.training.progress import Progress
 
@@ -51,6 +52,7 @@ class Meter(Callback):
         self._metrics = metrics
         self._progress = progress
         self._unread: list[_Step] = []
+        self._tokens_before = 0
         self._loss_sum = 0.0
         self._loss_count = 0
         self._clock = 0.0
@@ -58,7 +60,7 @@ class Meter(Callback):
     # -- for History ------------------------------------------------------------------------
 
     def take_mean_loss(self) -> float:
-        """Return the mean training loss over the batches since the last call."""
+        """Return the mean training loss over the steps since the last call."""
         mean = self._loss_sum / self._loss_count if self._loss_count else math.nan
         self._loss_sum, self._loss_count = 0.0, 0
         return mean
@@ -93,14 +95,17 @@ class Meter(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batch, and read the losses if due."""
+        """Count the batch, and read the losses of the steps if due."""
         plan = trainer.datamodule.plan(trainer.current_epoch)  # type: ignore[attr-defined]
         self.samples += len(plan.batches[batch_idx])
         self.tokens += plan.tokens[batch_idx]
-        loss = outputs["loss"].detach()
-        terms: dict[str, Tensor] = getattr(pl_module, "terms", {})
-        step = _Step(trainer.global_step, loss, self.learning_rate, plan.tokens[batch_idx], terms)
-        self._unread.append(step)
+        if not ends_step(trainer, batch_idx):
+            return
+        assert isinstance(pl_module, TrainingModule)
+        step = pl_module.accumulation
+        loss, tokens = step.loss, self.tokens - self._tokens_before
+        self._tokens_before = self.tokens
+        self._unread.append(_Step(trainer.global_step, loss, self.learning_rate, tokens, step.terms))
         if loss.device.type == "cpu" or len(self._unread) >= _STEPS_BETWEEN_READINGS:
             self.read()
 
@@ -156,6 +161,7 @@ class Meter(Callback):
         """Restore the state of a checkpoint."""
         for name in _STATE:
             setattr(self, name, state_dict[name])
+        self._tokens_before = self.tokens
         self.curve.load_state_dict(state_dict["curve"])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,6 +17,7 @@ from textmill.config.sections.train import OptimizerConfig
 from textmill.metrics.base import Outputs
 from textmill.tasks.base import State, Task
 from textmill.text.batches import restore_order
+from textmill.training.accumulation import Accumulation, MicroBatch
 from textmill.training.distributed import gather_all
 from textmill.training.optimizer import build_optimizer, build_schedule
 
@@ -26,13 +27,19 @@ if TYPE_CHECKING:
 VALIDATION = "validation/"
 
 
+def ends_step(trainer: Trainer, batch_idx: int) -> bool:
+    """Return whether the optimizer steps after a batch of the epoch."""
+    done = batch_idx + 1
+    return done % trainer.accumulate_grad_batches == 0 or done >= trainer.num_training_batches
+
+
 class TrainingModule(LightningModule):
     """Computes the task's loss and metrics, and builds optimizer and schedule.
 
     Attributes:
         validation_metrics: Metrics of the last validation, by the task's names.
         outputs: The network's outputs in the last validation, in the order of the split.
-        terms: Scalars that the last training step logs beside the loss, by the task's names.
+        accumulation: Loss and scalars of the current step.
     """
 
     def __init__(self, task: Task, network: nn.Module, state: State, optimizer: OptimizerConfig) -> None:
@@ -40,17 +47,20 @@ class TrainingModule(LightningModule):
         self.network = network
         self.validation_metrics: dict[str, float] = {}
         self.outputs: Outputs = {}
-        self.terms: dict[str, Tensor] = {}
+        self.accumulation = Accumulation(task, network)
         self._task = task
         self._state = state
         self._optimizer = optimizer
         self._outputs: dict[str, list[NDArray[np.float32]]] = {}
 
-    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the task's loss, and store the scalars to log."""
-        step = self._task.loss(self.network, batch)
-        self.terms = {name: values.detach() for name, values in step.logged.items()}
-        return step.loss
+    def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
+        """Return the micro-batch's part of the step's loss."""
+        return self.accumulation.scaled_loss(batch, self.trainer.accumulate_grad_batches)
+
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Compute the last gradients and take the step; then update the routers."""
+        super().optimizer_step(*arguments, **options)
+        self.accumulation.end_step()
 
     def loss_of(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the loss of a batch for another network of the same form, such as a copy."""

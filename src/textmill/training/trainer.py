@@ -152,6 +152,7 @@ class Training:
         if config.activation_checkpointing:
             checkpoint_activations(network)
         module = TrainingModule(task, network, self._prepared.state, config.optimizer)
+        module.accumulation.check(config.batches.accumulate)
         workers = _WORKERS_ON_A_GPU if torch.cuda.is_available() else 0
         data = PreparedDataModule(task, self._prepared, config.batches, config.seed, workers)
         meter = Meter(metrics, make_progress(self._runtime.progress, is_first_process()))
