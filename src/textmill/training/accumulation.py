@@ -81,11 +81,13 @@ class Accumulation:
     Attributes:
         loss: Loss of the step so far, of this rank: at its end, the mean over its targets, without gradient.
         terms: Scalars to log, in the same way.
+        window: Batches of the step so far.
     """
 
     def __init__(self, task: Task, network: nn.Module) -> None:
         self.loss = torch.zeros(())
         self.terms: dict[str, Tensor] = {}
+        self.window: list[Tensors] = []
         self._task = task
         self._network = network
         self._routers = [module for module in network.modules() if isinstance(module, Router)]
@@ -116,6 +118,7 @@ class Accumulation:
             self._begin(micro)
         else:
             self._count_earlier()
+        self.window.append(micro.batch)
         ranks = rank_count()
         task = self._task
         if isinstance(task, ComparesRows) and task.compares_rows and (self._cached or ranks > 1):
@@ -130,11 +133,11 @@ class Accumulation:
         whole = size == 1 and ranks == 1 and micro.targets > 0
         return loss if whole else loss * scale
 
-    def end_step(self) -> None:
-        """Update the routers by the load of the whole step."""
+    def end_step(self, *, update: bool = True) -> None:
+        """Update the routers by the load of the whole step, unless the step was skipped."""
         self._count_earlier()
         for router in self._routers:
-            if router.before is not None:
+            if update and router.before is not None:
                 router.update(sum_over_ranks(router.before))
             router.before = router.step_load = router.step_tokens = None
 
@@ -147,6 +150,7 @@ class Accumulation:
             counted = torch.tensor(float(micro.total), device=micro.batch["input_ids"].device)
             self._total = sum_over_ranks(counted).clamp(min=1)
         self._cached = []
+        self.window = []
         if not micro.window:
             return
         for router in self._routers:

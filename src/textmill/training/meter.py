@@ -39,6 +39,7 @@ class Meter(Callback):
         seconds: Training time so far, without validation.
         learning_rate: Learning rate of the last step, without the groups' multipliers.
         padding: Padding share of each epoch that began.
+        skipped: Faulty steps that did not move the weights.
         curve: The loss over the steps.
     """
 
@@ -48,6 +49,7 @@ class Meter(Callback):
         self.seconds = 0.0
         self.learning_rate = 0.0
         self.padding: dict[int, float] = {}
+        self.skipped = 0
         self.curve = Curve()
         self._metrics = metrics
         self._progress = progress
@@ -84,6 +86,8 @@ class Meter(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the padding of the epoch's plan."""
         epoch = trainer.current_epoch
+        if epoch in self.padding:  # logged before the training was resumed
+            return
         self.padding[epoch] = trainer.datamodule.plan(epoch).padding_share  # type: ignore[attr-defined]
         if self._metrics is not None:
             self._metrics.log_metrics({"train/padding_share": self.padding[epoch]}, trainer.global_step)
@@ -105,7 +109,15 @@ class Meter(Callback):
         step = pl_module.accumulation
         loss, tokens = step.loss, self.tokens - self._tokens_before
         self._tokens_before = self.tokens
-        self._unread.append(_Step(trainer.global_step, loss, self.learning_rate, tokens, step.terms))
+        if pl_module.skips_step:
+            self.skipped += 1
+            if self._metrics is not None:
+                self._metrics.log_metrics({"train/skipped_steps": self.skipped}, trainer.global_step)
+            return
+        terms = dict(step.terms)
+        if pl_module.gradient_norm is not None:
+            terms["gradient_norm"] = pl_module.gradient_norm
+        self._unread.append(_Step(trainer.global_step, loss, self.learning_rate, tokens, terms))
         if loss.device.type == "cpu" or len(self._unread) >= _STEPS_BETWEEN_READINGS:
             self.read()
 
@@ -165,7 +177,7 @@ class Meter(Callback):
         self.curve.load_state_dict(state_dict["curve"])
 
 
-_STATE = ("samples", "tokens", "seconds", "padding", "_loss_sum", "_loss_count")
+_STATE = ("samples", "tokens", "seconds", "padding", "skipped", "_loss_sum", "_loss_count")
 
 
 @dataclass(frozen=True)
