@@ -95,16 +95,20 @@ class Accumulation:
         self._cached: list[tuple[dict[str, Any], Tensors]] = []
         self._whole_loss = torch.zeros(())
 
+    @property
+    def whole_batch_router(self) -> str | None:
+        """Name of a router that assigns the tokens of a batch together; None without one."""
+        return next((type(router).__name__ for router in self._routers if router.assigns_batch), None)
+
     def check(self, size: int) -> None:
         """Check that a step can have `size` micro-batches.
 
         Raises:
             UserError: A router assigns the tokens of a batch together.
         """
-        joint = next((type(router).__name__ for router in self._routers if router.assigns_batch), None)
-        if size > 1 and joint:
+        if size > 1 and self.whole_batch_router:
             raise UserError(
-                f"the router {joint} assigns all tokens of a batch together, so a batch cannot be split",
+                f"the router {self.whole_batch_router} assigns a batch as a whole, so it cannot be split",
                 where="train.batches.accumulate",
                 fix="Set it to 1 and raise train.batches.tokens, or choose another router of conf/router/",
             )

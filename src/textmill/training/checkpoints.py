@@ -189,6 +189,10 @@ class CheckpointWriter(Callback):
     validation follows, and at an epoch's end. `seconds` is the least time between two checkpoints; None adapts
     it to the time that one takes, so that they take less than two hundredths of the training. After a signal
     that asks to stop it writes at once, and ends the training.
+
+    Attributes:
+        count: Checkpoints that this process wrote.
+        seconds: Time that they took.
     """
 
     def __init__(
@@ -197,6 +201,8 @@ class CheckpointWriter(Callback):
         self._folder = folder
         self._seconds = seconds
         self._cost = 0.0
+        self.count = 0
+        self.seconds = 0.0
         self._history = history
         self._interruption = interruption
         self._written = time.monotonic()
@@ -267,3 +273,5 @@ class CheckpointWriter(Callback):
                 self._folder.add(partial, trainer.global_step, history.best_file, history.best_sha256)
         self._written = time.monotonic()
         self._cost = self._written - started
+        self.count += 1
+        self.seconds += self._cost

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from textmill.tasks.base import State, Task
 from textmill.text.batches import restore_order
 from textmill.training.accumulation import Accumulation, MicroBatch
 from textmill.training.distributed import gather_all
+from textmill.training.memory import BatchSplitter, is_out_of_memory
 from textmill.training.optimizer import build_optimizer, build_schedule
 from textmill.training.watch import MOST_IN_A_ROW, Watch, write_batches
 
@@ -49,6 +51,7 @@ class TrainingModule(LightningModule):
         validation_metrics: Metrics of the last validation, by the task's names.
         outputs: The network's outputs in the last validation, in the order of the split.
         accumulation: Loss and scalars of the current step.
+        splitter: Computes batches in parts where memory is short.
         gradient_norm: Norm of the last step's gradients before clipping; None before the first, and under FSDP.
         skips_step: Whether the last step was faulty and left the weights as they were.
     """
@@ -69,6 +72,8 @@ class TrainingModule(LightningModule):
         self.validation_metrics: dict[str, float] = {}
         self.outputs: Outputs = {}
         self.accumulation = Accumulation(task, network)
+        can_split = self.accumulation.whole_batch_router is None
+        self.splitter = BatchSplitter(self.accumulation, task.target_count, self._autocast, can_split=can_split)
         self._task = task
         self._state = state
         self._optimizer = optimizer
@@ -83,22 +88,64 @@ class TrainingModule(LightningModule):
         self._losses: list[Tensor] = []
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
-        """Return the micro-batch's part of the step's loss."""
-        return self.accumulation.scaled_loss(batch, self.trainer.accumulate_grad_batches)
+        """Return the micro-batch's part of the step's loss; a constant where its gradients were computed in parts."""
+        size = self.trainer.accumulate_grad_batches
+        self.splitter.begin(batch)
+        if self.splitter.parts == 1:
+            try:
+                return self.accumulation.scaled_loss(batch, size)
+            except (RuntimeError, MemoryError) as error:
+                self._check_recoverable(error)
+            # Not within `except`: the error holds the activations.
+            self._recover()
+        else:
+            self.splitter.run(size)
+        return torch.zeros((), device=self.device, requires_grad=True)
+
+    def backward(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
+        """Compute the gradients; where memory is short, those of the step's batches in parts."""
+        try:
+            super().backward(loss, *arguments, **options)
+        except (RuntimeError, MemoryError) as error:
+            self._check_recoverable(error)
+        else:
+            return
+        loss.detach_()  # Lightning still has it, and with it the activations
+        self._recover()
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return self.trainer.precision_plugin.train_step_context()
+
+    def _check_recoverable(self, error: Exception) -> None:
+        """Raise an error that smaller batches do not prevent."""
+        plugin = self.trainer.precision_plugin
+        scaled = isinstance(plugin, MixedPrecision) and plugin.scaler is not None
+        if not is_out_of_memory(error) or rank_count() > 1 or scaled:
+            raise error
+
+    def _recover(self) -> None:
+        size = self.trainer.accumulate_grad_batches
+        self.splitter.recover(size, self.global_step, lambda: self.zero_grad(set_to_none=True))
+
+    def optimizer_zero_grad(self, *arguments: Any, **options: Any) -> None:
+        """Do nothing: gradients are removed after the step, so that the next one may add some early."""
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Compute the last gradients and take the step; then update the routers."""
         super().optimizer_step(*arguments, **options)
         self.accumulation.end_step(update=not self.skips_step)
+        self.zero_grad(set_to_none=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the recent losses and gradient norms."""
         checkpoint["watch"] = self._watch.state_dict()
+        checkpoint["parts"] = self.splitter.parts
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the recent losses and gradient norms."""
         if "watch" in checkpoint:
             self._watch.load_state_dict(checkpoint["watch"])
+            self.splitter.parts = checkpoint["parts"]
 
     def loss_of(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the loss of a batch for another network of the same form, such as a copy."""

@@ -41,6 +41,7 @@ from textmill.training.history import History
 from textmill.training.interruption import Interruption
 from textmill.training.layers import LayerCompiler, checkpoint_activations
 from textmill.training.loading import with_architecture
+from textmill.training.memory import is_out_of_memory
 from textmill.training.meter import Meter, MetricLog
 from textmill.training.module import TrainingModule
 from textmill.training.precision import Shape, choose_orthogonal_format, choose_precision, use_all_cores
@@ -214,7 +215,8 @@ class Training:
             patience: Any = {"patience": config.early_stopping, "mode": task.monitor_mode, "check_finite": False}
             callbacks.append(EarlyStopping(task.monitor, **patience))
         interruption = Interruption()
-        callbacks.append(CheckpointWriter(self.folder, config.checkpoint_seconds, history, interruption))
+        writer = CheckpointWriter(self.folder, config.checkpoint_seconds, history, interruption)
+        callbacks.append(writer)
         trainer = self._trainer(callbacks)
         torch.manual_seed(config.seed + trainer.global_rank)
         checkpoint = self.folder.latest()
@@ -223,6 +225,8 @@ class Training:
         with interruption:
             _fit(trainer, module, data, checkpoint)
             interruption.leave(trainer.global_step, checkpoint=False)
+        share = 100 * writer.seconds / max(meter.seconds, 1e-9)
+        log.info("%d checkpoints took %.1f s, %.1f %% of the training", writer.count, writer.seconds, share)
         return self._result(trainer, network, history, meter)
 
     def _trainer(self, callbacks: list[Callback]) -> Trainer:
@@ -298,7 +302,7 @@ def _fit(trainer: Trainer, module: TrainingModule, data: PreparedDataModule, che
             raise KeyboardInterrupt from error
         raise
     except (RuntimeError, MemoryError) as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise UserError(
                 f"out of memory at step {trainer.global_step}",
                 where="train.batches.tokens",
@@ -313,10 +317,6 @@ def _fit(trainer: Trainer, module: TrainingModule, data: PreparedDataModule, che
                 fix="Set it to off, or to auto, which trains without it where it fails",
             ) from error
         raise
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _is_from_the_compiler(error: BaseException) -> bool:
