@@ -74,7 +74,7 @@ class Interruption:
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
         state = f"wrote a checkpoint at step {step}" if checkpoint else f"at step {step}, after the last checkpoint"
-        log.info("%s: %s; the next run goes on from there", signal.Signals(self.requested).name, state)
+        log.info("%s: %s; the next run continues from there", signal.Signals(self.requested).name, state)
         if self.requested == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(_TERMINATED)
