@@ -28,6 +28,7 @@ class RuntimeConfig(Section):
         tracking_uri: Address of MLflow; None uses `$MLFLOW_TRACKING_URI`, or else `mlflow.db` and
             `mlruns` in the project's home.
         workers: Number of processes for reading and tokenising; None uses all cores.
+        unfinished_trainings: Number of unfinished trainings of other settings whose checkpoints are kept.
         progress: `auto` shows a bar in a terminal and plain lines elsewhere.
     """
 
@@ -35,4 +36,5 @@ class RuntimeConfig(Section):
     tracking_uri: str | None = None
     tracking_experiment: str = "textmill"
     workers: Annotated[int, Field(ge=1)] | None = None
+    unfinished_trainings: Annotated[int, Field(ge=0)] = 3
     progress: Literal["auto", "bar", "plain"] = "auto"
