@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import random
 import re
 import tempfile
@@ -119,9 +121,13 @@ def with_a_change(text: str, chooser: random.Random) -> str:
 
 
 def natural(count: int) -> list[str]:
-    """Sentences of Python's own manual; every tenth comes again, changed."""
-    sentences = re.split(r"(?<=[.:])\s+", " ".join(" ".join(topics.values()).split()))
-    texts = [text for text in dict.fromkeys(sentences) if len(text) > 60][: count - count // 11]
+    """Sentences of Python's own manual and docstrings; every tenth comes again, changed."""
+    texts = list(topics.values())
+    for path in sorted(Path(os.__file__).parent.glob("*.py")) if count > 2000 else ():
+        nodes = (node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.FunctionDef))
+        texts += [ast.get_docstring(node) or "" for node in nodes]
+    sentences = re.split(r"(?<=[.:])\s+", " ".join(" ".join(texts).split()))
+    texts = [text for text in dict.fromkeys(sentences) if len(text) > 40][: count - count // 11]
     chooser = random.Random(4)
     texts += [with_a_change(text, chooser) for text in texts[::10]]
     assert len(texts) >= count
