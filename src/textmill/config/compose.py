@@ -44,6 +44,10 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
     for group, choice in all_overrides.groups.items():
         _require_choice(layout, group, choice, overrides)
     composed, choices = _compose(layout, all_overrides.strings)
+    trace = problems.Trace(layout, composed, choices, list(overrides))
+    for path, _ in trace.files():
+        if path != layout.params:
+            problems.require_unique_keys(path, layout.root)
     try:
         plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
@@ -52,7 +56,6 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
         ) from error
     _require_known_keys(layout, plain, params)
     sections = {name: plain[name] for name in section_names() if name in plain}
-    trace = problems.Trace(layout, composed, choices, list(overrides))
     try:
         config = PipelineConfig.model_validate(sections)
         check_plugins(config)
@@ -77,6 +80,8 @@ class _Overrides:
 
 def _read_params(path: Path) -> dict[str, Any]:
     try:
+        if path.exists():
+            problems.require_unique_keys(path, path.parent)
         params = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
     except yaml.YAMLError as error:
         raise problems.explain_yaml(error, path) from error
@@ -163,6 +168,9 @@ def _compose(layout: Layout, overrides: list[str]) -> tuple[DictConfig, dict[str
         with initialize_config_dir(config_dir=str(layout.conf), version_base="1.3"):
             composed = hydra_compose(ROOT_CONFIG, overrides=overrides, return_hydra_config=True)
     except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        if mark and "duplicate key" in str(error):
+            problems.require_unique_keys(Path(mark.name), layout.root)
         raise problems.explain_yaml(error, layout.conf) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_first_line(error), where="conf/", fix="Check the defaults lists and the keys there") from error

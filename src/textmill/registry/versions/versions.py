@@ -21,7 +21,7 @@ from textmill.config.plugins import TARGET
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import read_json, read_optional, sha256_file
-from textmill.predicting.exported import MANIFEST_FILE, read_specification, verify, verify_registered
+from textmill.predicting.exported import MANIFEST_FILE, TamperedError, read_specification, verify, verify_registered
 from textmill.registry.runs import descriptions
 from textmill.registry.runs.addresses import find_version
 from textmill.registry.runs.origin import PREFIX, origin_tags, upstream_lock_digest
@@ -141,9 +141,10 @@ def download(uri: str, layout: Layout) -> Path:
 
 
 def fetch_folder(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> Path:
-    """Return the exported folder of a version, downloaded once from a remote store, or again when `fresh`.
+    """Return the exported folder of a version, downloaded once from a remote store.
 
-    Checks the manifest against the registry's digest. Callers check the other files against the manifest.
+    It is downloaded again when `fresh`, or when the local copy is damaged. Checks the manifest against the
+    registry's digest. Callers check the other files against the manifest.
 
     Raises:
         UserError: The manifest is missing or differs from the registered one.
@@ -160,12 +161,31 @@ def fetch_folder(version: ModelVersion, layout: Layout, *, fresh: bool = False) 
         exported = Path(mlflow.artifacts.download_artifacts(artifact_uri=source))
     else:
         local = layout.state / "models" / str(digest)
-        if fresh or not local.is_dir():
+        damaged = not fresh and local.is_dir() and not _is_whole(local, digest)
+        if damaged:
+            log.warning(
+                "the local copy of %s/%s is damaged and fetched again (%s)", version.name, version.version, local
+            )
+        if fresh or damaged or not local.is_dir():
             with atomic_folder(local) as folder:
                 mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder))
-        exported = next((path.parent for path in local.rglob(MANIFEST_FILE)), local)
+        exported = _exported(local)
     verify_registered(exported, digest)
     return exported
+
+
+def _exported(download: Path) -> Path:
+    return next((path.parent for path in download.rglob(MANIFEST_FILE)), download)
+
+
+def _is_whole(download: Path, manifest_sha256: str | None) -> bool:
+    """Return whether every file of a download is as registered; one that is not was changed here, not in the store."""
+    try:
+        verify_registered(_exported(download), manifest_sha256)
+        verify(_exported(download))
+    except TamperedError:
+        return False
+    return True
 
 
 def configured_uri(layout: Layout) -> str | None:
