@@ -88,7 +88,7 @@ def verify_registered(folder: Path, manifest_sha256: str | None) -> None:
         fix = "Register it with `dvc repro register`"
         raise TamperedError("the registry has no digest of this version", where=str(folder), fix=fix)
     if not path.is_file():
-        raise TamperedError("the manifest is missing", where=str(folder), fix="Export the model again")
+        raise TamperedError("the manifest is missing", where=str(path), fix="Export the model again")
     if sha256_file(path) != manifest_sha256:
         fix = "Do not use this version; register the model again"
         raise TamperedError("the manifest differs from the registered one", where=str(path), fix=fix)
@@ -107,7 +107,7 @@ def verify(folder: Path) -> None:
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        raise TamperedError("the manifest is missing", where=str(folder), fix="Export the model again")
+        raise TamperedError("the manifest is missing", where=str(path), fix="Export the model again")
     expected: dict[str, str] = read_json(path)
     actual = folder_digests(folder)
     actual.pop(MANIFEST_FILE)
