@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from textmill.config import problems
 from textmill.config.layout import Layout
 from textmill.config.schema import PipelineConfig, check_plugins
+from textmill.config.secrets import find_literal, keep_references
 from textmill.errors import UserError, did_you_mean
 
 ROOT_CONFIG = "config"
@@ -39,7 +40,10 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
     Raises:
         UserError: A file, key or value is invalid; the text has file, line, key, value and allowed values.
     """
+    keep_references()
     params = _read_params(layout.params)
+    if key := find_literal(params):
+        raise _literal_secret(key, problems.locate_in_file(layout.params, key, layout.root))
     all_overrides = _merge(list(_from_params(params, layout.conf)), list(overrides), layout)
     for group, choice in all_overrides.groups.items():
         _require_choice(layout, group, choice, overrides)
@@ -53,12 +57,19 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
     _require_known_keys(layout, plain, params)
     sections = {name: plain[name] for name in section_names() if name in plain}
     trace = problems.Trace(layout, composed, choices, list(overrides))
+    if key := find_literal(sections):
+        raise _literal_secret(*trace.locate(key))
     try:
         config = PipelineConfig.model_validate(sections)
         check_plugins(config)
     except ValidationError as error:
         raise problems.explain(error, sections, trace) from error
     return config
+
+
+def _literal_secret(key: Sequence[str], where: str) -> UserError:
+    fix = "Put it into an environment variable and write ${secret:NAME} in its place"
+    return UserError(f"{'.'.join(key)}: contains a password, token or key", where=where, fix=fix)
 
 
 def section_names() -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
+from textmill.errors import redacted
 from textmill.registry.lineage.repository import LOCK, LockFile, Repository
 from textmill.registry.runs.addresses import find_version
 from textmill.registry.runs.origin import PREFIX, data_digests
@@ -148,7 +149,7 @@ def lineage(origin: Origin) -> dict[str, dict[str, Any]]:
             "manifest_sha256": origin.tag("manifest_sha256"),
             VERSION_MANIFEST: origin.tag(VERSION_MANIFEST),
             "weights_sha256": origin.tag("weights_sha256"),
-            "store": origin.store,
+            "store": redacted(origin.store),
         },
         "run": _run_part(origin),
         "commit": {
