@@ -37,7 +37,7 @@ prepare:
     format: csv
     columns: {{text: text, label: label}}
 """
-BEARER = '{client_kwargs: {headers: {Authorization: "Bearer ${oc.env:REVIEWS_TOKEN}"}}}'
+OPTIONS = '{client_kwargs: {headers: {X-Api-Key: "${oc.env:REVIEWS_TOKEN}"}}}'
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def test_whole_run_leaves_no_secret(repository_root: Path, tmp_path: Path) -> No
         guarded_files(tmp_path / "files", USER, PASSWORD, TOKEN) as files,
         tracking_server(tmp_path / "server") as tracking,
     ):
-        (project.root / "conf/data/tiny.yaml").write_text(DATA.format(place=files, options=BEARER))
+        (project.root / "conf/data/tiny.yaml").write_text(DATA.format(place=files, options=OPTIONS))
         project.commit("Data behind a login")
         # As users write it: the @ of the password not encoded.
         store = {"MLFLOW_TRACKING_URI": f"http://{ADMIN}:{ADMIN_PASSWORD}@{tracking}", "HOME": str(tmp_path / "home")}

@@ -13,14 +13,14 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 @contextmanager
 def guarded_files(folder: Path, user: str, password: str, token: str) -> Iterator[str]:
-    """Serve a folder to who gives login or token (in the query, or as a bearer); give `HOST:PORT`."""
+    """Serve a folder to who gives the login or, but for `train`, the token (as query or header); give `HOST:PORT`."""
     login = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked = urlsplit(self.path)
-            given = self.headers.get("Authorization")
-            if given not in (login, f"Bearer {token}") and parse_qs(asked.query).get("token") != [token]:
+            keys = [self.headers.get("X-Api-Key"), *parse_qs(asked.query).get("token", [])]
+            if self.headers.get("Authorization") != login and (token not in keys or "train" in asked.path):
                 self.send_error(401)
                 return
             path = folder / asked.path.lstrip("/")

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from textmill.config import problems
 from textmill.config.layout import Layout
+from textmill.config.plugins import packages_in, trust
 from textmill.config.schema import PipelineConfig, check_plugins
 from textmill.config.secrets import find_literal, keep_references
 from textmill.errors import UserError, did_you_mean
@@ -64,6 +65,7 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
         check_plugins(config)
     except ValidationError as error:
         raise problems.explain(error, sections, trace) from error
+    trust(packages_in(sections))
     return config
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from textmill.config.layout import find_layout
+from textmill.config.plugins import packages_in, trust
 from textmill.config.schema import PipelineConfig
 from textmill.errors import UserError
 from textmill.files import atomic_write
@@ -36,7 +38,7 @@ def write(path: Path, config: PipelineConfig) -> None:
 
 
 def read(path: Path) -> PipelineConfig:
-    """Read the resolved configuration.
+    """Read the resolved configuration. The packages of its plugins are trusted from then on.
 
     Raises:
         UserError: The file is missing or invalid.
@@ -44,8 +46,21 @@ def read(path: Path) -> PipelineConfig:
     if not path.is_file():
         raise UserError("no resolved configuration yet", where=str(path), fix="Run `dvc repro compose`")
     try:
-        return PipelineConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = PipelineConfig.model_validate(values)
     except (ValidationError, yaml.YAMLError) as error:
         raise UserError(
             "not a resolved configuration any more", where=str(path), fix="Run `dvc repro --force compose`"
         ) from error
+    trust(packages_in(values))
+    return config
+
+
+def trust_project() -> None:
+    """Trust the packages that the configuration names of the project in whose folder the process works, if any."""
+    try:
+        layout = find_layout()
+    except UserError:
+        return
+    if layout.resolved.is_file():
+        read(layout.resolved)

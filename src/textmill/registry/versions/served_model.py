@@ -34,7 +34,9 @@ class ServedModel(PythonModel):
         exported = Path(context.artifacts[ARTIFACT])
         check_files(exported.parent.parent)
         from textmill.predicting.loading import load_predictor
+        from textmill.registry.versions.version_files import trust_recorded
 
+        trust_recorded(exported.parent.parent, exported)
         self._predictor = load_predictor(exported)
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:  # type: ignore[override]

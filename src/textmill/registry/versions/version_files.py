@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from packaging.utils import canonicalize_name
+
 from textmill.config.layout import Layout
+from textmill.config.plugins import packages_in, trust
 from textmill.errors import UserError
 from textmill.files import atomic_folder, read_json
-from textmill.predicting.exported import MANIFEST_FILE, TamperedError, verify, verify_registered
+from textmill.predicting.exported import MANIFEST_FILE, SPECIFICATION_FILE, TamperedError, verify, verify_registered
 from textmill.registry.runs.origin import PREFIX
 from textmill.registry.versions import version_manifest
 from textmill.registry.versions.bill_of_materials import BILL_FILE, bill_of_materials
@@ -111,7 +115,19 @@ def verify_model(model: Path, version: ModelVersion) -> Path:
         fix = "Do not use this version; register the model again"
         raise TamperedError(problem[1], where=str(model / problem[0]), fix=fix)
     verify(exported)
+    trust_recorded(model, exported)
     return exported
+
+
+def trust_recorded(model: Path, exported: Path) -> None:
+    """Trust the packages that a verified version recorded: stored as source, or pinned as a requirement."""
+    stored = {path.stem for path in (model / "code").glob("*")}
+    if others := set(packages_in(read_json(exported / SPECIFICATION_FILE))) - stored:
+        lines = (model / "requirements.txt").read_text(encoding="utf-8").split()
+        pinned = {canonicalize_name(line.partition("==")[0]) for line in lines}
+        distributions = metadata.packages_distributions()
+        stored |= {name for name in others if pinned & set(map(canonicalize_name, distributions.get(name, [])))}
+    trust(stored)
 
 
 def exported_folder(model: Path) -> Path:
