@@ -90,5 +90,5 @@ def read_optional(path: Path) -> dict[str, Any]:
     """Read a JSON object; return an empty one if the file does not exist."""
     try:
         return dict(read_json(path)) if path.is_file() else {}
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError("not a JSON object", where=str(path), fix="Delete it and run the command again") from error

@@ -91,6 +91,7 @@ def test_whole_run_leaves_no_secret(repository_root: Path, tmp_path: Path) -> No
         project.commit("Data behind a login")
         # As users write it: the @ of the password not encoded.
         store = {"MLFLOW_TRACKING_URI": f"http://{ADMIN}:{ADMIN_PASSWORD}@{tracking}", "HOME": str(tmp_path / "home")}
+        store["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "60"  # the server shares the machine with the training
         (tmp_path / "home").mkdir()
 
         def run(*command: str, status: int = 0, **more: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from textmill.config.layout import Layout
 from textmill.config.plugins import packages_in, trust
 from textmill.config.schema import PipelineConfig, check_plugins
 from textmill.config.secrets import find_literal, keep_references
+from textmill.config.yaml_limits import require_bounded
 from textmill.errors import UserError, did_you_mean
 
 ROOT_CONFIG = "config"
@@ -89,9 +91,13 @@ class _Overrides:
 
 def _read_params(path: Path) -> dict[str, Any]:
     try:
-        params = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        require_bounded(text, path.name)
+        params = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise problems.explain_yaml(error, path) from error
+    except RecursionError as error:
+        raise UserError("nested too deeply", where=path.name) from error
     if params is not None and not isinstance(params, dict):
         raise UserError("must hold keys with values", where=path.name)
     return params or {}
@@ -171,11 +177,16 @@ def _require_known_keys(layout: Layout, composed: Any, params: Mapping[str, Any]
 def _compose(layout: Layout, overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     if not (layout.conf / f"{ROOT_CONFIG}.yaml").is_file():
         raise UserError(f"no {ROOT_CONFIG}.yaml", where=str(layout.conf), fix="Restore it with git")
+    for path in layout.conf.rglob("*.yaml"):
+        with suppress(yaml.YAMLError, RecursionError):  # reported below, where the file is chosen
+            require_bounded(path.read_text(encoding="utf-8"), str(path.relative_to(layout.root)))
     try:
         with initialize_config_dir(config_dir=str(layout.conf), version_base="1.3"):
             composed = hydra_compose(ROOT_CONFIG, overrides=overrides, return_hydra_config=True)
     except yaml.YAMLError as error:
         raise problems.explain_yaml(error, layout.conf) from error
+    except RecursionError as error:
+        raise UserError("a file is nested too deeply", where="conf/") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_first_line(error), where="conf/", fix="Check the defaults lists and the keys there") from error
     choices = {group: str(choice) for group, choice in composed.hydra.runtime.choices.items() if choice is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import gzip
 import io
@@ -25,7 +26,7 @@ _DAMAGED = (
 _ENCRYPTED = 0x1
 _ALWAYS_ALLOWED = 256 << 20
 _MAX_RATIO = 200
-_HEADER_BYTES = 512  # a million empty files are a bomb too
+_HEADER_BYTES = 4096  # what a file costs at least: a million empty files are a bomb too
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,12 @@ def open_archive(path: Path, inner: str | None = None) -> Iterator[Archive]:
                 yield nested
     except _DAMAGED as error:
         raise UserError(f"is not a readable archive ({error})", where=path.name) from error
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):
+            raise
+        raise UserError(
+            f"is not a readable archive ({error})", where=path.name
+        ) from error  # damage, as bz2 and zipfile tell it
 
 
 @contextmanager
