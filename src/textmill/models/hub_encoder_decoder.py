@@ -55,7 +55,7 @@ class HubEncoderDecoder(Model):
             if pretrained is not None and (pretrained / WEIGHTS_FILE).is_file():
                 backbone = auto.from_pretrained(pretrained, **FROM_FOLDER)
             elif pretrained is not None and (pretrained / "config.json").is_file():
-                shape = AutoConfig.from_pretrained(pretrained, **FROM_FOLDER)
+                shape = AutoConfig.from_pretrained(pretrained, **FROM_FOLDER)  # local  # nosec B615
                 backbone = auto.from_config(shape, trust_remote_code=False)
             elif self.config.architecture is not None:
                 values = {"vocab_size": vocabulary_size, "eos_token_id": end} | self.config.architecture

@@ -57,7 +57,7 @@ class PretrainedDecoder(Model):
             if (pretrained / _WEIGHTS).is_file():
                 backbone = automatic.from_pretrained(pretrained, **FROM_FOLDER, dtype="float32")
             else:
-                shape = AutoConfig.from_pretrained(pretrained, **FROM_FOLDER)
+                shape = AutoConfig.from_pretrained(pretrained, **FROM_FOLDER)  # local  # nosec B615
                 backbone = automatic.from_config(shape, trust_remote_code=False)
         except (RuntimeError, ValueError, OSError, KeyError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]

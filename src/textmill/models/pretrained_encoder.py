@@ -87,7 +87,7 @@ class PretrainedEncoder(Model):
 
         if pretrained is not None and (pretrained / CONFIG_FILE).is_file():
             try:
-                architecture = AutoConfig.from_pretrained(pretrained, **FROM_FOLDER)
+                architecture = AutoConfig.from_pretrained(pretrained, **FROM_FOLDER)  # local  # nosec B615
             except (OSError, ValueError, KeyError) as error:
                 message = f"not a configuration that transformers knows ({first_line(error)})"
                 fix = "Choose another `pretrained` in conf/model/"
