@@ -286,3 +286,33 @@ def test_store_that_was_moved_is_told(registered: Layout, tmp_path: Path) -> Non
                 assert "ln-sNEWOLD" in said, said
     finally:
         hidden.rename(away)
+
+
+@pytest.mark.fault
+def test_version_outlives_its_run(registered: Layout, version: Any) -> None:
+    """A deleted run breaks one link, which is named; the version is described and answers."""
+    import mlflow
+
+    run_id = version.run_id
+    client = mlflow.MlflowClient()
+    client.delete_run(run_id)
+    try:
+        verified = textmill("verify", "1", "--json", cwd=registered.root)
+        links = {link["name"]: link for link in json.loads(verified.stdout)["links"]}
+        assert verified.returncode == 3
+        assert {name for name, link in links.items() if link["status"] == "broken"} == {"run"}
+        assert run_id in links["run"]["detail"]
+        assert json.loads(textmill("lineage", "1", "--json", cwd=registered.root).stdout)["run"]["name"] is None
+        assert textmill("predict", "great film", "--model", ADDRESS, cwd=registered.root).returncode == 0
+        assert "no longer in the store" in textmill("card", "1", cwd=registered.root).stdout
+        reproduced = textmill("reproduce", "1", cwd=registered.root)
+    finally:
+        client.restore_run(run_id)
+    assert reproduced.returncode == 1
+    assert len(reproduced.stderr.strip().splitlines()) == 1
+    record(
+        "11 Deleted run of a registered version",
+        seen="verify: run broken, RUN_ID is not in STORE, or was deleted there",
+        kept="the version: it is listed, described and answers",
+        measured="1 of 8 links broken; lineage, card and predict work, reproduce refuses in one line",
+    )
