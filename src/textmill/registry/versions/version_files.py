@@ -121,9 +121,11 @@ def verify_model(model: Path, version: ModelVersion) -> Path:
 
 def trust_recorded(model: Path, exported: Path) -> None:
     """Trust the packages that a verified version recorded: stored as source, or pinned as a requirement."""
-    stored = {path.stem for path in (model / "code").glob("*")}
-    if others := set(packages_in(read_json(exported / SPECIFICATION_FILE))) - stored:
-        lines = (model / "requirements.txt").read_text(encoding="utf-8").split()
+    stored = {path.stem for path in (model / "code").glob("*")} | {"textmill"}
+    requirements = model / "requirements.txt"
+    others = set(packages_in(read_json(exported / SPECIFICATION_FILE))) - stored
+    if others and requirements.is_file():
+        lines = requirements.read_text(encoding="utf-8").split()
         pinned = {canonicalize_name(line.partition("==")[0]) for line in lines}
         distributions = metadata.packages_distributions()
         stored |= {name for name in others if pinned & set(map(canonicalize_name, distributions.get(name, [])))}
