@@ -34,11 +34,13 @@ repro: $(INSTALLED) ## Rebuild what changed, from raw text to the registered mod
 test: $(INSTALLED_TEST) ## Run all tests, slow ones too
 	@pytest -n auto --maxprocesses 4 --dist loadfile
 
-lint: $(INSTALLED_TEST) ## Check style, types and words
+lint: $(INSTALLED_TEST) ## Check style, types, words, insecure code and known vulnerabilities
 	@ruff check .
 	@ruff format --check .
 	@mypy
 	@python tools/words.py
+	@bandit --quiet --recursive src --configfile pyproject.toml --severity-level medium
+	@python tools/audit.py
 
 format: $(INSTALLED_TEST) ## Format the code
 	@ruff check --fix .

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from urllib.parse import quote
+
+_HIDDEN_AS = "***"
+_SHORTEST_HIDDEN = 4  # to replace shorter values would only spoil the message
+_hidden: set[str] = set()
+_LOGIN = re.compile(r"(://[^/?#\s@:]*:)(?!\d+[/?#])[^\s'\"]*(?<!})@|(https?://)[^/?#\s@:]+(?<!})@")
+
+
+def hide(secret: str) -> None:
+    """Let no message show this value, as it is or percent-encoded."""
+    _hidden.update(form for form in (secret, quote(secret, safe=""), quote(secret)) if len(secret) >= _SHORTEST_HIDDEN)
+
+
+def redacted(text: str) -> str:
+    """Return a text without hidden values, and without the login of any address in it."""
+    for secret in sorted(_hidden, key=len, reverse=True):
+        text = text.replace(secret, _HIDDEN_AS)
+    return _LOGIN.sub(lambda login: f"{login[1] or login[2]}{_HIDDEN_AS}@", text)
 
 
 class UserError(Exception):
@@ -22,7 +41,7 @@ class UserError(Exception):
         self.where = where
         self.fix = fix
         parts = [f"{where}: " if where else "", what.rstrip("."), f". {fix.rstrip('.')}" if fix else "", "."]
-        super().__init__(" ".join("".join(parts).split()))
+        super().__init__(redacted(" ".join("".join(parts).split())))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

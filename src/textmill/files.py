@@ -72,9 +72,12 @@ def sha256_file(path: Path) -> str:
 
 
 def folder_digests(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file below `folder` by its relative path, sorted."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+    """Return the SHA-256 of every file below `folder` by its relative path, sorted.
+
+    What is neither a file nor a folder, such as a link to a folder, has an empty digest: nothing is read behind it.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return {path.relative_to(folder).as_posix(): sha256_file(path) if path.is_file() else "" for path in files}
 
 
 def sha256_folder(folder: Path) -> str:
@@ -87,5 +90,5 @@ def read_optional(path: Path) -> dict[str, Any]:
     """Read a JSON object; return an empty one if the file does not exist."""
     try:
         return dict(read_json(path)) if path.is_file() else {}
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError("not a JSON object", where=str(path), fix="Delete it and run the command again") from error

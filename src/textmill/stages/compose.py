@@ -21,8 +21,8 @@ def main() -> None:
     from textmill.config.compose import compose
 
     layout = find_layout()
-    note(COMPOSE, layout, {})
     config = compose(layout, sys.argv[1:])
+    note(COMPOSE, layout, {})  # after composing, which refuses literal secrets: it logs the values that changed
     code = Code(layout).stages(config.model_dump(mode="json", by_alias=True))
     resolved.write(layout.resolved, config)
     atomic_write(layout.code, _HEADER + yaml.safe_dump({stage: found.digest for stage, found in code.items()}))

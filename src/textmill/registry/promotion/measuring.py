@@ -13,11 +13,10 @@ from textmill.errors import UserError
 from textmill.evaluation.evaluator import evaluator_of, predict_rows
 from textmill.evaluation.gate import GateInputs, MeasuredVersion
 from textmill.metrics.likelihood import likelihood_metrics
-from textmill.predicting.exported import verify
 from textmill.registry.lineage.version_data import UnavailableError, prepared_data
 from textmill.registry.promotion.costs import measure_costs
 from textmill.registry.promotion.evaluation_set import evaluation_set, version_digest
-from textmill.registry.versions.versions import fetch_folder
+from textmill.registry.versions.version_files import fetch_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,14 +34,12 @@ class FetchedVersion:
 
 
 def fetch_verified(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> FetchedVersion:
-    """Fetch a version's folder and verify every file: manifest against the version's tag, files against the manifest.
+    """Fetch a version's folder, every file of the version compared with the registered digests.
 
     Raises:
         UserError: A file was changed, is missing, unexpected or a pickle; the error names it.
     """
-    folder = fetch_folder(version, layout, fresh=fresh)
-    verify(folder)
-    return FetchedVersion(version, folder)
+    return FetchedVersion(version, fetch_folder(version, layout, fresh=fresh))
 
 
 def measure(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) -> GateInputs:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from textmill.config.layout import Layout
+from textmill.config.secrets import reveal, without_login
 from textmill.config.sections.runtime import RuntimeConfig
-from textmill.errors import UserError
+from textmill.errors import UserError, hide
 from textmill.registry.runs import descriptions
 
 if TYPE_CHECKING:
@@ -96,10 +96,21 @@ def open_client(runtime: RuntimeConfig, layout: Layout) -> Iterator[MlflowClient
 
 def tracking_uri(runtime: RuntimeConfig, layout: Layout) -> str:
     """Return the address of the store. A relative SQLite path is relative to the project's home."""
-    uri = runtime.tracking_uri or _user_uri() or f"{_SQLITE}{layout.home / 'mlflow.db'}"
+    uri = reveal(runtime.tracking_uri, "runtime.tracking_uri") or _user_uri() or f"{_SQLITE}{layout.home / 'mlflow.db'}"
     if database := database_file(uri):
         return f"{_SQLITE}{layout.home / database}"
-    return uri
+    return _without_login(uri)
+
+
+def _without_login(uri: str) -> str:
+    """Move the login of a server's address to the variables from which MLflow takes it, out of every record."""
+    bare, user, password = without_login(uri)
+    if user:
+        hide(password or user)
+    if not password or not uri.startswith(("http://", "https://")):
+        return uri  # a database takes its login from the address alone
+    os.environ |= {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
+    return bare
 
 
 def _user_uri() -> str | None:
@@ -135,7 +146,6 @@ def tracking_errors(uri: str) -> Iterator[None]:
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
-    uri = re.sub(r"//[^/@]*@", "//", uri)  # the message must not show a password
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError) as error:

@@ -21,11 +21,12 @@ from textmill.config.plugins import TARGET
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import read_json, read_optional, sha256_file
-from textmill.predicting.exported import MANIFEST_FILE, TamperedError, read_specification, verify, verify_registered
+from textmill.predicting.exported import MANIFEST_FILE, read_specification, verify
 from textmill.registry.runs import descriptions
 from textmill.registry.runs.addresses import find_version
 from textmill.registry.runs.origin import PREFIX, origin_tags, upstream_lock_digest
 from textmill.registry.runs.store import open_client, tracking_errors
+from textmill.registry.versions.version_files import VERSION_MANIFEST, SealedPyfunc, fetch_folder
 from textmill.tasks.abilities import ContinuesText, GeneratesText
 from textmill.tasks.base import Task
 
@@ -140,54 +141,6 @@ def download(uri: str, layout: Layout) -> Path:
         return fetch_folder(find_version(uri, client, layout), layout)
 
 
-def fetch_folder(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> Path:
-    """Return the exported folder of a version, downloaded once from a remote store.
-
-    It is downloaded again when `fresh`, or when the local copy is damaged. Checks the manifest against the
-    registry's digest. Callers check the other files against the manifest.
-
-    Raises:
-        UserError: The manifest is missing or differs from the registered one.
-    """
-    import mlflow
-
-    from textmill.files import atomic_folder
-
-    source = f"models:/{version.name}/{version.version}"
-    flavor = mlflow.models.get_model_info(source).flavors["python_function"]
-    source += "/" + flavor["artifacts"][ARTIFACT]["path"]
-    digest = version.tags.get(f"{PREFIX}manifest_sha256")
-    if mlflow.get_tracking_uri().startswith("sqlite:"):
-        exported = Path(mlflow.artifacts.download_artifacts(artifact_uri=source))
-    else:
-        local = layout.state / "models" / str(digest)
-        damaged = not fresh and local.is_dir() and not _is_whole(local, digest)
-        if damaged:
-            log.warning(
-                "the local copy of %s/%s is damaged and fetched again (%s)", version.name, version.version, local
-            )
-        if fresh or damaged or not local.is_dir():
-            with atomic_folder(local) as folder:
-                mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder))
-        exported = _exported(local)
-    verify_registered(exported, digest)
-    return exported
-
-
-def _exported(download: Path) -> Path:
-    return next((path.parent for path in download.rglob(MANIFEST_FILE)), download)
-
-
-def _is_whole(download: Path, manifest_sha256: str | None) -> bool:
-    """Return whether every file of a download is as registered; one that is not was changed here, not in the store."""
-    try:
-        verify_registered(_exported(download), manifest_sha256)
-        verify(_exported(download))
-    except TamperedError:
-        return False
-    return True
-
-
 def configured_uri(layout: Layout) -> str | None:
     """Return `runtime.tracking_uri` of the last composed configuration, or None."""
     from textmill.config import resolved
@@ -208,7 +161,6 @@ def _create(
 ) -> ModelVersion:
     """Log the folder as a pyfunc of the run and register it."""
     import mlflow
-    import mlflow.pyfunc
     import pandas as pd
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model, infer_signature
@@ -224,10 +176,12 @@ def _create(
         warnings.filterwarnings("ignore", "Hint: Inferred schema contains integer column")
         signature = infer_signature(example, answers)
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
+    flavor = SealedPyfunc(name)
     logged = Model.log(
         artifact_path=None,
         name=re.sub(r"[^A-Za-z0-9_-]", "-", name),  # MLflow allows no other characters here
-        flavor=mlflow.pyfunc,
+        flavor=flavor,
+        flavor_name="mlflow.pyfunc",
         run_id=run_id,
         python_model=str(_HERE / "served_model.py"),
         artifacts={ARTIFACT: str(folder)},
@@ -235,6 +189,7 @@ def _create(
         signature=signature,
         input_example=example,
         pip_requirements=requirements(exported.task),
+        validate_serving_input=False,  # a fresh process compares the answers
     )
     try:
         client.create_registered_model(name, description=descriptions.model_description(task.name))
@@ -245,7 +200,7 @@ def _create(
         name,
         logged.model_uri,
         run_id=run_id,
-        tags=tags,
+        tags=tags | {PREFIX + VERSION_MANIFEST: flavor.digest},
         description=descriptions.version_description(metrics),
         model_id=logged.model_id,
     )
