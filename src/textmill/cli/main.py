@@ -22,13 +22,14 @@ from textmill.cli.reproduce import reproduce
 from textmill.cli.serve import serve
 from textmill.cli.server import server
 from textmill.cli.summary import summary
+from textmill.cli.sync import sync
 from textmill.cli.verify import verify
 from textmill.cli.why import why
 from textmill.errors import one_line_errors
 
 # In the order of use; `--help` shows them so.
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Make": (why, choose, summary, adopt),
+    "Make": (why, choose, summary, adopt, sync),
     "Judge": (compare, promote, rollback, history),
     "Serve": (predict, generate, serve, server),
     "Inspect": (lineage, verify, reproduce, card, drift),

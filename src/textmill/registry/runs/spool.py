@@ -25,7 +25,7 @@ from textmill.errors import UserError
 from textmill.files import read_json
 from textmill.registry.runs.entries import Entry, apply_entry, merge_metrics
 from textmill.registry.runs.opening import Opened, Opening, open_run
-from textmill.registry.runs.store import UnreachableError, tracking_errors, without_credentials
+from textmill.registry.runs.store import UnreachableError, ensure_experiment, tracking_errors, without_credentials
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -105,6 +105,7 @@ class Spool:
         ended = False
         with tracking_errors(self.uri):
             if self.state.run_id is None:
+                ensure_experiment(self.opening.experiment)
                 opened = open_run(client, self.opening, self.root)
                 self.state = State(opened.run_id, opened.last_steps)
                 self._save()

@@ -76,7 +76,7 @@ def connect(runtime: RuntimeConfig, layout: Layout) -> None:
     if database := database_file(uri):
         artifacts = f"{(database.parent / 'mlruns').as_uri()}/{quote(runtime.tracking_experiment, safe='')}"
     with tracking_errors(uri), short_timeout():
-        _ensure_experiment(runtime.tracking_experiment, artifacts)
+        ensure_experiment(runtime.tracking_experiment, artifacts)
 
 
 def open_store(runtime: RuntimeConfig, layout: Layout) -> str:
@@ -238,7 +238,12 @@ def _open_database(uri: str, database: Path) -> None:
         SqlAlchemyStore(uri, (database.parent / "mlruns").as_uri())  # type: ignore[no-untyped-call]
 
 
-def _ensure_experiment(name: str, artifacts: str | None) -> None:
+def ensure_experiment(name: str, artifacts: str | None = None) -> None:
+    """Create the experiment if it does not exist; `artifacts` is where its runs store files, None as the server has it.
+
+    Raises:
+        UserError: It was deleted.
+    """
     from mlflow import MlflowClient
     from mlflow.entities import LifecycleStage
     from mlflow.exceptions import MlflowException

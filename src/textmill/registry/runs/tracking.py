@@ -34,6 +34,7 @@ from textmill.registry.runs.store import (
     connect,
     database_file,
     is_offline,
+    open_store,
     request_timeout,
     tracking_errors,
     tracking_uri,
@@ -277,7 +278,7 @@ def _open(opening: Opening, layout: Layout, runtime: RuntimeConfig, *, needs_sto
         import mlflow
 
         if spool.state.run_id is None:  # the stages before it come first
-            connect(runtime, layout)
+            open_store(runtime, layout)
             send_waiting(layout.spool, uri, mlflow.MlflowClient(), skip=spool.folder)
         return mlflow.MlflowClient()
 
