@@ -83,6 +83,13 @@ class Spool:
         waiting = (self.folder / _ENTRIES).stat().st_size - self.state.position
         return waiting + sum(path.stat().st_size for path in (self.folder / _ARTIFACTS).rglob("*") if path.is_file())
 
+    def is_in_use(self) -> bool:
+        """Return whether a process still writes to it."""
+        lock = _try_lock(self.folder)
+        if lock is not None:
+            lock.release()
+        return lock is None
+
     def unsent(self) -> Iterator[tuple[int, Entry]]:
         """Yield the entries that the server does not have, with the position after each."""
         position = self.state.position
