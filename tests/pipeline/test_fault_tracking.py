@@ -104,6 +104,13 @@ def sync(layout: Layout, address: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=layout.root, capture_output=True, text=True, timeout=120, env=environment)
 
 
+def doctor(layout: Layout, address: str, *options: str) -> dict[str, list[dict[str, Any]]]:
+    command = [str(Path(sys.executable).parent / "textmill"), "doctor", "--json", *options]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": address}
+    done = subprocess.run(command, cwd=layout.root, capture_output=True, text=True, timeout=120, env=environment)
+    return {subject["subject"]: subject["findings"] for subject in json.loads(done.stdout)["subjects"]}
+
+
 def client(server: str) -> Any:
     import mlflow
 
@@ -318,8 +325,13 @@ def test_sigkill_with_the_server_gone_keeps_the_metrics_for_the_next_stage(
     time.sleep(4)
     process.kill()
     process.communicate()
+    (spool,) = layout.spool.glob("[0-9]*")
+    found = doctor(layout, line.address)
+    assert str(spool) in found["runs"][0]["what"]
+    assert line.address in found["store"][0]["what"]
     line.set("pass")
-    assert sync(layout, line.address).returncode == 0
+    assert [one["outcome"] for one in doctor(layout, line.address, "--fix")["runs"]] == ["repaired"]
+    assert doctor(layout, line.address)["runs"] == []
     run = only_run(server, known)
     assert run.info.status == "KILLED"
     steps = [metric.step for metric in client(server).get_metric_history(run.info.run_id, "train/loss")]
