@@ -72,6 +72,11 @@ class Layout:
         return self.state / "choose"
 
     @property
+    def spool(self) -> Path:
+        """Metrics and artifacts that the tracking server has not taken yet; a folder for each stage."""
+        return self.state / "spool"
+
+    @property
     def checkpoints(self) -> Path:
         """Checkpoints of unfinished trainings; not a stage's output, so that they survive a kill."""
         return self.state / "checkpoints"

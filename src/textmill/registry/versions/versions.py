@@ -26,6 +26,7 @@ from textmill.registry.runs import descriptions
 from textmill.registry.runs.addresses import find_version
 from textmill.registry.runs.origin import PREFIX, origin_tags, upstream_lock_digest
 from textmill.registry.runs.store import open_client, tracking_errors
+from textmill.registry.versions.trial import delete_version, is_untried, mark_tried, remove_leftovers, trial_tag
 from textmill.registry.versions.version_files import VERSION_MANIFEST, SealedPyfunc, fetch_folder
 from textmill.tasks.abilities import ContinuesText, GeneratesText
 from textmill.tasks.base import Task
@@ -58,14 +59,14 @@ class RegisteredVersion:
 
 
 def register(name: str, folder: Path, examples: Path, run_id: str, layout: Layout) -> RegisteredVersion:
-    """Register an exported folder as a new version, check it in a fresh process and make it the challenger.
+    """Register an exported folder as a new version, and check it in a fresh process.
 
     A folder already registered from the same run keeps its version. `examples` is `examples.json` with
-    inputs and expected answers.
+    inputs and expected answers. What an interrupted registration left is completed or removed.
 
     Raises:
         UserError: The folder was changed after export, the store refuses, or answers differ in a fresh
-            process. Then no new version remains and no alias moves.
+            process. Then no new version remains.
     """
     import mlflow
 
@@ -74,7 +75,8 @@ def register(name: str, folder: Path, examples: Path, run_id: str, layout: Layou
     tags = version_tags(folder, run_id, layout)
     with tracking_errors(mlflow.get_tracking_uri()):
         version = _same_version(client, name, tags)
-        created = version is None
+        created = version is None or is_untried(version)
+        remove_leftovers(client, name, [client.get_run(run_id).info.experiment_id], keep=version)
         if version is None:
             version = _create(client, name, folder, run_id, tags, read_optional(layout.evaluation / "metrics.json"))
         uri = f"models:/{name}/{version.version}"
@@ -82,9 +84,10 @@ def register(name: str, folder: Path, examples: Path, run_id: str, layout: Layou
             check_in_fresh_process(uri, examples)
         except BaseException:
             if created:
-                _delete(client, version)
+                delete_version(client, version)
             raise
-        client.set_registered_model_alias(name, CHALLENGER, version.version)
+        if created:
+            mark_tried(client, version)
     return RegisteredVersion(name, str(version.version), CHALLENGER, run_id, uri)
 
 
@@ -189,6 +192,7 @@ def _create(
         signature=signature,
         input_example=example,
         pip_requirements=requirements(exported.task),
+        tags=trial_tag(),
         validate_serving_input=False,  # a fresh process compares the answers
     )
     try:
@@ -200,7 +204,7 @@ def _create(
         name,
         logged.model_uri,
         run_id=run_id,
-        tags=tags | {PREFIX + VERSION_MANIFEST: flavor.digest},
+        tags={**tags, **trial_tag(), PREFIX + VERSION_MANIFEST: flavor.digest},
         description=descriptions.version_description(metrics),
         model_id=logged.model_id,
     )
@@ -232,11 +236,3 @@ def _source(package: str) -> Path:
     module = importlib.import_module(package)
     folders = list(getattr(module, "__path__", ()))  # also of a package without `__init__.py`
     return Path(folders[0] if folders else str(module.__file__))
-
-
-def _delete(client: MlflowClient, version: ModelVersion) -> None:
-    """Delete a version that failed its check, and its registered model if no version is left."""
-    client.delete_model_version(version.name, version.version)
-    client.delete_logged_model(str(version.source).removeprefix("models:/"))
-    if not client.search_model_versions(f"name = '{version.name}'"):
-        client.delete_registered_model(version.name)
