@@ -196,14 +196,14 @@ def test_limits(model: Path, tmp_path: Path, server: Server) -> None:
 
 def test_slow_and_broken_clients_harm_nobody(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as broken:
-        broken.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+        broken.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         with socket.create_connection(("127.0.0.1", server.port)) as nonsense:
             nonsense.sendall(b"\x16\x03\x01\x02\x00\x01\x00 nonsense\r\n\r\n")
             assert b" 400 " in nonsense.recv(1000)
         assert ask(server.port, "POST", "/predict", {"input": "great film"}).status == 200
     for _ in range(20):  # gone before the answer
         with socket.create_connection(("127.0.0.1", server.port)) as hasty:
-            hasty.sendall(b'POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 18\r\n\r\n{"input": "great"}')
+            hasty.sendall(b'POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 18\r\n\r\n{"input": "great"}')
     assert ask(server.port, "POST", "/predict", {"input": "great film"}).status == 200
     assert "Traceback" not in server.log.read_text()
 
@@ -212,7 +212,7 @@ def test_slow_and_broken_clients_harm_nobody(server: Server) -> None:
 def test_what_comes_too_slowly_is_refused_and_what_takes_too_long_at_the_end_is_told(
     model: Path, tmp_path: Path
 ) -> None:
-    begun = b'POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{"input"'
+    begun = b'POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"input"'
 
     def answer(connection: socket.socket) -> tuple[bytes, dict[str, Any]]:
         """Status line and body; the server must close the connection after it."""
@@ -240,12 +240,12 @@ def test_what_comes_too_slowly_is_refused_and_what_takes_too_long_at_the_end_is_
                 silent.sendall(sent)
                 assert answer(silent) == (b"HTTP/1.1 408 Request Timeout", said)
         with socket.create_connection(("127.0.0.1", running.port), timeout=30) as second:  # of a kept connection
-            second.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\nGET /hea")
+            second.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea")
             first, later = b"".join(iter(lambda: second.recv(4096), b"")).split(b"HTTP/1.1 ")[1:]
             assert first.startswith(b"200 OK")
             assert later.startswith(b"408 ")
         with socket.create_connection(("127.0.0.1", running.port), timeout=30) as endless:
-            endless.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 65536)
+            endless.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 65536)
             status, told = answer(endless)
             assert status == b"HTTP/1.1 431 Request Header Fields Too Large"
             assert told == {"error": "the head is over 65536 bytes"}
