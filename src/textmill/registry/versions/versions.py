@@ -210,7 +210,7 @@ def _create(
         flavor=mlflow.pyfunc,
         run_id=run_id,
         python_model=str(_HERE / "served_model.py"),
-        artifacts={ARTIFACT: str(folder)},
+        artifacts={ARTIFACT: folder.absolute().as_uri()},  # MLflow decodes a path as if it were an address
         code_paths=code_paths(exported.task),
         signature=signature,
         input_example=example,
