@@ -66,11 +66,11 @@ $(VENV)/pyvenv.cfg:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found. Install one, or run make PYTHON=/path/to/python." >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-$(INSTALLED): $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+$(INSTALLED): $(VENV)/pyvenv.cfg pyproject.toml constraints.txt tools/textmill_environment.py
 	@echo "Installing Textmill and its pinned packages into $(VENV) ..."
 	@python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
-	@# `mlflow` and `dvc` send no telemetry in this environment, even when they are called directly.
-	@python -c "import sysconfig, pathlib; pathlib.Path(sysconfig.get_paths()['purelib'], 'textmill_no_telemetry.pth').write_text('import os; os.environ.setdefault(\"MLFLOW_DISABLE_TELEMETRY\", \"true\"); os.environ.setdefault(\"DVC_NO_ANALYTICS\", \"1\")\n')"
+	@# Also for `mlflow` and `dvc` when they are called directly: no telemetry, and a user without a name or a home.
+	@python -c "import shutil, sysconfig, pathlib; site = pathlib.Path(sysconfig.get_paths()['purelib']); shutil.copy('tools/textmill_environment.py', site); (site / 'textmill_environment.pth').write_text('import textmill_environment\n')"
 	@touch $@
 
 $(INSTALLED_SERVER): $(INSTALLED)

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import string
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,24 @@ def cases(small: int, nightly: int) -> Callable[[Any], Any]:
 
 
 # Marks, joiners, other scripts and what repairs of encodings act on, more often than chance would have them.
-PARTS = ["\u200b", "\u0301", "\ufeff", "\u202e", "\x00", "\x85", "\u2028", "ﬁ", "Ã©", "&amp;", "&#0;", "\ud83d", "👩‍🔬", "İ", "ß"]
-PARTS += ["中文", "ไทย", "עברית", "\r\n", "\t", " ", "...", "'s", "don’t", "[CLS]", "<|user|>", "{{ x }}"]
+PARTS = [
+    "\u200b",
+    "\u0301",
+    "\ufeff",
+    "\u202e",
+    "\x00",
+    "\x85",
+    "\u2028",
+    "ﬁ",
+    "Ã©",
+    "&amp;",
+    "&#0;",
+    "\ud83d",
+    "👩‍🔬",
+    "İ",
+    "ß",
+]
+PARTS += ["中文", "ไทย", "עברית", "\r\n", "\t", " ", "...", "'s", "don\u2019t", "[CLS]", "<|user|>", "{{ x }}"]
 ANY_TEXT = st.lists(st.sampled_from(PARTS) | st.text(max_size=8), max_size=12).map("".join)
 TEXT = ANY_TEXT.map(lambda text: text.encode("utf-8", "ignore").decode())  # what a UTF-8 file can hold
 
@@ -89,7 +104,16 @@ def test_text_functions_any_text_give_spans_words_and_signatures(first: str, sec
 
 
 @cases(400, 20_000)
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | ANY_TEXT, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "role", "content", "start", "x"]), inner, max_size=3), max_leaves=8))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | ANY_TEXT,
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["text", "role", "content", "start", "x"]), inner, max_size=3)
+        ),
+        max_leaves=8,
+    )
+)
 def test_inputs_any_value_is_accepted_or_one_line(value: Any) -> None:
     model = texts_model("text")
     try:
@@ -108,9 +132,33 @@ def test_inputs_any_value_is_accepted_or_one_line(value: Any) -> None:
 # -- tables -----------------------------------------------------------------------------------
 
 WANTED = ("text", "label")
-CELL = st.sampled_from(["", '"', "''", "a,b", "x\ty", "\n", "1e999", "null", "\\", "\ud800", "é", "NaN"]) | st.text(max_size=6)
+CELL = st.sampled_from(["", '"', "''", "a,b", "x\ty", "\n", "1e999", "null", "\\", "\ud800", "é", "NaN"]) | st.text(
+    max_size=6
+)
 BYTES = st.lists(
-    st.sampled_from([b"text", b"label", b",", b"\t", b"\n", b"\r\n", b'"', b"\x00", b"\xff", b"\xef\xbb\xbf", b"{", b"}", b":", b'"text":', b'"label":', b"1", b"[", b"\\ud800", b"NaN"])
+    st.sampled_from(
+        [
+            b"text",
+            b"label",
+            b",",
+            b"\t",
+            b"\n",
+            b"\r\n",
+            b'"',
+            b"\x00",
+            b"\xff",
+            b"\xef\xbb\xbf",
+            b"{",
+            b"}",
+            b":",
+            b'"text":',
+            b'"label":',
+            b"1",
+            b"[",
+            b"\\ud800",
+            b"NaN",
+        ]
+    )
     | st.binary(max_size=4),
     max_size=40,
 ).map(b"".join)
@@ -153,7 +201,15 @@ def test_separated_any_bytes_are_read_or_one_line(
 
 
 @cases(500, 50_000)
-@given(st.lists(BYTES | st.dictionaries(st.sampled_from([*WANTED, "x"]), CELL | st.integers() | st.lists(CELL, max_size=2)).map(lambda record: json.dumps(record).encode()), max_size=6))
+@given(
+    st.lists(
+        BYTES
+        | st.dictionaries(st.sampled_from([*WANTED, "x"]), CELL | st.integers() | st.lists(CELL, max_size=2)).map(
+            lambda record: json.dumps(record).encode()
+        ),
+        max_size=6,
+    )
+)
 @example([b'{"text": "a", "label": ' + b"9" * 5000 + b"}"])
 @example([b"[" * 5000])
 def test_json_lines_any_lines_are_counted_or_one_line(folder: Path, lines: list[bytes]) -> None:
@@ -179,7 +235,11 @@ WHOLE_PARQUET = {
 
 
 @cases(300, 20_000)
-@given(st.sampled_from(sorted(WHOLE_PARQUET)), st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 255)), max_size=4), st.integers(0, 5000))
+@given(
+    st.sampled_from(sorted(WHOLE_PARQUET)),
+    st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 255)), max_size=4),
+    st.integers(0, 5000),
+)
 def test_parquet_damaged_bytes_are_read_or_one_line(
     folder: Path, name: str, flips: list[tuple[int, int]], cut: int
 ) -> None:
@@ -199,7 +259,9 @@ def test_parquet_any_type_is_read_or_one_line(folder: Path, column: str) -> None
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    invalid = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")])
+    invalid = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")]
+    )
     texts = {
         "binary": pa.array([b"\xff\xfe"]),
         "invalid": invalid,
@@ -220,14 +282,73 @@ def test_parquet_any_type_is_read_or_one_line(folder: Path, column: str) -> None
 
 ROOT = Path(__file__).resolve().parents[2]
 KNOWN = yaml.safe_load((ROOT / "conf/config.yaml").read_text())
-KEYS = [*section_names(), "experiment", "data", "task", "model", "trainer", "router", "seed", "name", "title", "nothing"]
-INNER = ["optimizer", "learning_rate", "max_epochs", "batches", "tokens", "columns", "read", "splits", "_target_", "files"]
-INNER += ["source", "tokenizer", "kind", "floors", "cleaning", "languages", "baselines", "generation", "${x}", "a b", ""]
+KEYS = [
+    *section_names(),
+    "experiment",
+    "data",
+    "task",
+    "model",
+    "trainer",
+    "router",
+    "seed",
+    "name",
+    "title",
+    "nothing",
+]
+INNER = [
+    "optimizer",
+    "learning_rate",
+    "max_epochs",
+    "batches",
+    "tokens",
+    "columns",
+    "read",
+    "splits",
+    "_target_",
+    "files",
+]
+INNER += [
+    "source",
+    "tokenizer",
+    "kind",
+    "floors",
+    "cleaning",
+    "languages",
+    "baselines",
+    "generation",
+    "${x}",
+    "a b",
+    "",
+]
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.dates() | st.text(max_size=6)
-SCALARS |= st.sampled_from(["${seed}", "${", "${oc.env:HOME}", "???", "movie_reviews", "minilm", "../x", "a=b", "a,b", "[", "{", "\n", "-1", "1e-3", "null", "os.system", "textmill.tasks.base.Task", "\ud800".encode("utf-8", "replace").decode()])
+SCALARS |= st.sampled_from(
+    [
+        "${seed}",
+        "${",
+        "${oc.env:HOME}",
+        "???",
+        "movie_reviews",
+        "minilm",
+        "../x",
+        "a=b",
+        "a,b",
+        "[",
+        "{",
+        "\n",
+        "-1",
+        "1e-3",
+        "null",
+        "os.system",
+        "textmill.tasks.base.Task",
+        "\ud800".encode("utf-8", "replace").decode(),
+    ]
+)
 VALUE = st.recursive(
     SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(INNER) | st.integers() | st.none(), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(INNER) | st.integers() | st.none(), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -247,7 +368,35 @@ def test_params_any_values_compose_or_one_line(layout: Layout, params: dict[str,
 
 
 @cases(40, 3000)
-@given(st.lists(st.sampled_from(["experiment: movie_reviews\n", "seed: ", "  train:\n", "- ", "a: &x 1\n", "*x", "<<: ", "!!python/object/apply:os.system [x]", "\t", "'", '"', "{", "}", "? ", "|", "%", "---\n", "\n", ": "]) | st.text(string.printable, max_size=5), max_size=12).map("".join))
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "experiment: movie_reviews\n",
+                "seed: ",
+                "  train:\n",
+                "- ",
+                "a: &x 1\n",
+                "*x",
+                "<<: ",
+                "!!python/object/apply:os.system [x]",
+                "\t",
+                "'",
+                '"',
+                "{",
+                "}",
+                "? ",
+                "|",
+                "%",
+                "---\n",
+                "\n",
+                ": ",
+            ]
+        )
+        | st.text(string.printable, max_size=5),
+        max_size=12,
+    ).map("".join)
+)
 def test_params_any_text_composes_or_one_line(layout: Layout, text: str) -> None:
     layout.params.write_text(text)
     _compose(layout)

@@ -6,11 +6,15 @@ import json
 import math
 import shutil
 import signal
+import subprocess
+import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.faults import rounds
 from support.http_client import ask
 from support.serving import served
 from support.tiny_text import EXPERTS, MODEL, RUNTIME, TASK, prepared_project, train_values
@@ -149,6 +153,31 @@ def test_the_server_writes_the_same_whole_and_streamed(exported: Layout, tmp_pat
         options = document["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert "top_p" in options["properties"]["options"]["properties"]
     assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.fault
+def test_serve_terminated_while_it_loads_a_language_model_ends_cleanly(exported: Layout, tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).parent / "textmill"), "serve", "--port", "0", str(exported.exported / "model")]
+    log = tmp_path / "log"
+    waits = []
+    for attempt in range(rounds(3, 20) + 1):
+        with log.open("wb") as file:
+            process = subprocess.Popen(command, cwd=tmp_path, stdout=file, stderr=file)
+        while b"listening" not in log.read_bytes():
+            time.sleep(0.01)
+        started = time.monotonic()
+        if not attempt:
+            while b"serving" not in log.read_bytes():
+                time.sleep(0.01)
+            load_seconds = time.monotonic() - started
+        else:  # shortly before the model is ready
+            time.sleep(load_seconds * (1 - 0.8 * (attempt / rounds(3, 20)) ** 2))
+        process.terminate()
+        sent = time.monotonic()
+        assert process.wait(30) == 0, log.read_text()
+        waits.append(time.monotonic() - sent)
+        assert "terminate called" not in log.read_text() and "Traceback" not in log.read_text()
+    assert max(waits[1:]) < 5
 
 
 def test_the_command_writes(exported: Layout, tmp_path: Path) -> None:

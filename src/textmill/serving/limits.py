@@ -100,6 +100,7 @@ async def read_body(request: Request, reserve: Callable[[int], None], settings: 
             its header does not say that it is JSON.
     """
     from starlette.requests import ClientDisconnect
+
     limit = settings.max_body_bytes
     chunks: list[bytes] = []
     size = 0

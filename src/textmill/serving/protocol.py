@@ -48,7 +48,7 @@ class BoundedHead(HttpToolsProtocol):
             if self._received_bytes > _MAX_HEAD_BYTES:
                 self._refuse_head()
 
-    def send_400_response(self, msg: str) -> None:
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
         """Answer what is not HTTP, or a head that became too large within one chunk."""
         if self._head_bytes > _MAX_HEAD_BYTES:
             self._refuse_head()
@@ -80,6 +80,7 @@ class BoundedHead(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Stop the timer; the application limits the body."""
+        self._count(len(self.parser.get_method()))
         self._stop_timer()
         super().on_headers_complete()
 
