@@ -20,7 +20,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_SERVER := $(VENV)/.installed-server
 INSTALLED_TEST := $(VENV)/.installed-test
 
-.PHONY: help install repro test lint format ui server bench bench-gpu routing-study clean
+.PHONY: help install repro test lint fuzz format ui server bench bench-gpu routing-study clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -28,6 +28,10 @@ help: ## List the targets
 install: $(INSTALLED) ## Create .venv and install Textmill with pinned packages
 
 repro: $(INSTALLED) ## Rebuild what changed, from raw text to the registered model
+	@# DVC wants to be told that there is no git, as after the download of an archive.
+	@at=$$PWD; until [ -e "$$at/.git" ] || [ "$$at" = / ]; do at=$$(dirname "$$at"); done; \
+	if [ ! -e "$$at/.git" ]; then dvc config --local core.no_scm true; \
+	elif grep -qs no_scm .dvc/config.local; then dvc config --local --unset core.no_scm; fi
 	@dvc repro || { status=$$?; dvc checkout --quiet || true; exit $$status; }
 	@textmill summary
 
@@ -39,6 +43,9 @@ lint: $(INSTALLED_TEST) ## Check style, types and words
 	@ruff format --check .
 	@mypy
 	@python tools/words.py
+
+fuzz: $(INSTALLED_TEST) ## Try many times as many random inputs and requests as `make test`, others in each run
+	@TEXTMILL_NIGHTLY=1 pytest -n auto --maxprocesses 4 --dist worksteal --timeout 0 tests/code/test_fuzz_inputs.py tests/pipeline/test_fuzz_serving.py
 
 format: $(INSTALLED_TEST) ## Format the code
 	@ruff check --fix .
