@@ -38,9 +38,7 @@ class Place:
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
         environment = {**inherited_environment(), **self.environment}
         kept = {name: value for name, value in environment.items() if value is not None}
-        done = subprocess.run(
-            [*self.prefix, *command], cwd=self.root, env=kept, capture_output=True, timeout=900
-        )
+        done = subprocess.run([*self.prefix, *command], cwd=self.root, env=kept, capture_output=True, timeout=900)
         assert b"Traceback" not in done.stderr, (command, done.stderr.decode(errors="replace")[-3000:])
         assert not check or done.returncode == 0, (command, done.stdout, done.stderr.decode(errors="replace")[-3000:])
         return done
@@ -66,7 +64,7 @@ def larger_repository(place: Place) -> None:
         ("init", "--quiet", "--initial-branch=main"),
         ("add", "--all"),
         ("commit", "--quiet", "-m", "All"),
-        ("worktree", "add", "--quiet", str(large.parent / "another tree")),
+        ("worktree", "add", "--quiet", "-b", "other", str(large.parent / "another tree")),
     ):
         subprocess.run(["git", *command], cwd=large, check=True)
     tree = large.parent / "another tree" / "tools" / "reviews"
