@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from support.faults import rounds
+from support.fuzzing import Client, check_server, send_requests_of_schema
 from support.http_client import ask
 from support.serving import served
 from support.tiny_text import EXPERTS, MODEL, RUNTIME, TASK, prepared_project, train_values
@@ -153,6 +154,15 @@ def test_the_server_writes_the_same_whole_and_streamed(exported: Layout, tmp_pat
         options = document["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert "top_p" in options["properties"]["options"]["properties"]
     assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.fault
+def test_server_of_a_language_model_answers_random_requests(exported: Layout, tmp_path: Path) -> None:
+    limits = ("--max-new-tokens", "8", "--max-characters", "500")
+    with served(tmp_path, tmp_path / "log", str(exported.exported / "model"), *limits) as server:
+        client = Client(server.port)
+        send_requests_of_schema(server, client, rounds(60, 2000))
+        check_server(server, client, rounds(60, 2000))
 
 
 @pytest.mark.fault
