@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,10 @@ os.environ.update(
         "GIT_COMMITTER_EMAIL": "tester@example.invalid",
     }
 )
+# In the background of a script SIGINT is ignored, and so it would be in every process that a test starts. A handler is
+# not inherited: those processes get the default, and this one still does not react.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, lambda *_: None)
 # Tests that run side by side share the cores: threads that spin while they wait slow each other tenfold.
 if (_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // _workers))

@@ -125,7 +125,7 @@ def _value_overrides(path: tuple[str, ...], value: Any) -> Iterator[str]:
             yield from _value_overrides((*path, str(key)), inner)
     else:
         # Forced (`++`): keys that conf/ leaves at the schema's default may be set here too.
-        yield f"++{'.'.join(path)}={json.dumps(value)}"
+        yield f"++{'.'.join(path)}={json.dumps(value, default=str)}"  # YAML reads a date from 2024-01-01
 
 
 def _merge(params: list[str], command_line: list[str], layout: Layout) -> _Overrides:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from textmill.config.layout import Layout
 from textmill.config.secrets import reveal, without_login
@@ -118,9 +118,10 @@ def open_client(runtime: RuntimeConfig, layout: Layout) -> Iterator[MlflowClient
 
 def tracking_uri(runtime: RuntimeConfig, layout: Layout) -> str:
     """Return the address of the store. A relative SQLite path is relative to the project's home."""
-    uri = reveal(runtime.tracking_uri, "runtime.tracking_uri") or _user_uri() or f"{_SQLITE}{layout.home / 'mlflow.db'}"
+    uri = reveal(runtime.tracking_uri, "runtime.tracking_uri") or _user_uri() or f"{_SQLITE}mlflow.db"
     if database := database_file(uri):
-        return f"{_SQLITE}{layout.home / database}"
+        _, question_mark, query = uri.partition("?")
+        return f"{_SQLITE}{_quoted(layout.home / database)}{question_mark}{query}"
     return _without_login(uri)
 
 
@@ -143,7 +144,13 @@ def _user_uri() -> str | None:
 
 def database_file(uri: str) -> Path | None:
     """Return the file of a SQLite store, or None for any other store."""
-    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+    return Path(unquote(uri.removeprefix(_SQLITE).partition("?")[0])) if uri.startswith(_SQLITE) else None
+
+
+def _quoted(database: Path) -> str:
+    """Return a path for an address, quoted only if SQLAlchemy would read it as another path or as options."""
+    path = str(database)
+    return path.replace("%", "%25").replace("?", "%3F") if unquote(path) != path or "?" in path else path
 
 
 def find_active_run(client: MlflowClient, run_id: str | None) -> Run | None:

@@ -7,10 +7,13 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -159,6 +162,16 @@ def _same_version(client: MlflowClient, name: str, tags: Mapping[str, str]) -> M
     return max(same, key=lambda version: int(version.version), default=None)
 
 
+@contextmanager
+def _without_links(folder: Path) -> Iterator[Path]:
+    """Yield the folder, or a copy if DVC's cache gave it symbolic links, which MLflow refuses to follow."""
+    if not any(path.is_symlink() for path in folder.rglob("*")):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(shutil.copytree(folder, Path(temporary) / folder.name))
+
+
 def _create(
     client: MlflowClient, name: str, folder: Path, run_id: str, tags: dict[str, str], metrics: Mapping[str, Any]
 ) -> ModelVersion:
@@ -180,21 +193,22 @@ def _create(
         signature = infer_signature(example, answers)
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     flavor = SealedPyfunc(name)
-    logged = Model.log(
-        artifact_path=None,
-        name=re.sub(r"[^A-Za-z0-9_-]", "-", name),  # MLflow allows no other characters here
-        flavor=flavor,
-        flavor_name="mlflow.pyfunc",
-        run_id=run_id,
-        python_model=str(_HERE / "served_model.py"),
-        artifacts={ARTIFACT: str(folder)},
-        code_paths=code_paths(exported.task),
-        signature=signature,
-        input_example=example,
-        pip_requirements=requirements(exported.task),
-        tags=trial_tag(),
-        validate_serving_input=False,  # a fresh process compares the answers
-    )
+    with _without_links(folder) as plain:
+        logged = Model.log(
+            artifact_path=None,
+            name=re.sub(r"[^A-Za-z0-9_-]", "-", name),  # MLflow allows no other characters here
+            flavor=flavor,
+            flavor_name="mlflow.pyfunc",
+            run_id=run_id,
+            python_model=str(_HERE / "served_model.py"),
+            artifacts={ARTIFACT: plain.absolute().as_uri()},  # MLflow decodes a path as if it were an address
+            code_paths=code_paths(exported.task),
+            signature=signature,
+            input_example=example,
+            pip_requirements=requirements(exported.task),
+            tags=trial_tag(),
+            validate_serving_input=False,  # a fresh process compares the answers
+        )
     try:
         client.create_registered_model(name, description=descriptions.model_description(task.name))
     except MlflowException as error:
