@@ -26,7 +26,7 @@ def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     """Make `data/trained` from `data/prepared` and `data/pretrained`."""
     with quick_imports():
         from textmill.data.prepared import Prepared
-        from textmill.training.distributed import is_first_process
+        from textmill.processes import is_first_process
         from textmill.training.trainer import Training
 
         if is_first_process():

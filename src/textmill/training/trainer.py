@@ -25,12 +25,12 @@ from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.metrics.base import Outputs
 from textmill.models.base import Model
+from textmill.processes import is_first_process
 from textmill.tasks.abilities import CalibratesWeights
 from textmill.tasks.base import Task
 from textmill.training.allocation import keep_freed_memory
 from textmill.training.checkpoints import CheckpointFolder, CheckpointWriter
 from textmill.training.datamodule import PreparedDataModule
-from textmill.training.distributed import is_first_process
 from textmill.training.ema import ExponentialMovingAverage
 from textmill.training.fingerprint import describe_changes, digest, fingerprint_parts
 from textmill.training.history import History
