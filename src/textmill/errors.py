@@ -44,20 +44,22 @@ def first_line(error: BaseException) -> str:
 
 
 _DISK_FULL = ("no space left on device", "disk is full", "disk full")
+_AGAIN = "run the command again; earlier outputs are unchanged"
 
 
-def disk_full(path: Path | str, needed: int = 0) -> UserError:
+def disk_full(path: Path, needed: int = 0, then: str = _AGAIN) -> UserError:
     """Return the error of a full disk: the file or folder that does not fit, and the space it needs.
 
     Args:
         path: What was written.
         needed: Least size of it in bytes; 0 if nothing is known.
+        then: Instruction for when space is free.
     """
-    free = free_space(Path(path))
-    missing = f"at least {_megabytes(needed - free)}" if needed > free else "some space"
-    needs = f", {_megabytes(needed)} or more are needed" if needed else ""
-    fix = f"Free {missing} there and run the command again; earlier outputs are unchanged"
-    return UserError(f"the disk is full: {_megabytes(free)} free{needs}", where=str(path), fix=fix)
+    free = free_space(path)
+    lacks = f"at least {_megabytes(needed - free)}" if needed - free >= 1e5 else "some space"
+    needs = f", at least {_megabytes(needed)} needed" if needed else ""
+    where, fix = str(path), f"Free {lacks} there and {then}"
+    return UserError(f"the disk is full: {_megabytes(free)} free{needs}", where=where, fix=fix)
 
 
 def free_space(path: Path) -> int:

@@ -41,7 +41,9 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             place = full_path(error, partial)
             if partial not in (place, *place.parents):  # such as $TMPDIR: how much it lacks is not known
                 raise disk_full(place) from error
-            raise disk_full(target, max(_size(partial) + 1, _last_size(target))) from error
+            needed = max(size_of(partial), _last_size(target))
+            shutil.rmtree(partial, ignore_errors=True)
+            raise disk_full(target, needed) from error
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -65,7 +67,7 @@ def atomic_write(target: Path, content: str | bytes, mode: int = 0o644) -> None:
             partial.replace(target)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        if is_disk_full(error):
+        if is_disk_full(error) and not any(_PARTIAL in folder.name for folder in target.parents):
             raise disk_full(target, len(data)) from error
         raise
 
@@ -128,14 +130,15 @@ def _exchange(first: Path, second: Path) -> bool:
     return False
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def size_of(path: Path) -> int:
+    """Return the size of a file, or of all files below a folder, in bytes."""
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
 def _last_size(target: Path) -> int:
     """Return the size of an output that stands there or that `dvc.lock` has of the last run; 0 if there is none."""
     if target.is_dir():
-        return _size(target)
+        return size_of(target)
     with suppress(OSError):
         lock = (target.parent.parent / "dvc.lock").read_text(encoding="utf-8")
         sizes = re.findall(rf"path: data/{re.escape(target.name)}\n(?: +\w+: .*\n)*? +size: (\d+)\n", lock)

@@ -33,7 +33,7 @@ def start(project: Project, *command: str, **environment: str) -> subprocess.Pop
         )
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never happened"
@@ -117,7 +117,7 @@ def test_next_repro_beside_a_dying_stage_waits_for_it(project: Project) -> None:
         assert not (project.root / "data/trained").exists()
     finally:
         orphan.resume()
-    assert second.wait(120) == 0, log(project)
+    assert second.wait(300) == 0, log(project)
     assert statuses(project) == ["FINISHED"]
 
 

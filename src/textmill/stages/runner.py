@@ -16,6 +16,7 @@ from textmill.config.schema import PipelineConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import one_line_errors
 from textmill.processes import end_with_starter, only_writer
+from textmill.stages.cache_space import require_cache_space
 from textmill.stages.reasons import note
 
 log = logging.getLogger("textmill")
@@ -36,6 +37,7 @@ def run_stage(stage: str, main: Main) -> None:
             config = _configuration(layout, sys.argv[1:])
             note(stage, layout, config.section(stage).model_dump(mode="json", by_alias=True))
             main(config.section(stage), config.runtime, layout)
+            require_cache_space(stage, layout)
 
     run_program(stage, program)
 
