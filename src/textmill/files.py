@@ -17,6 +17,7 @@ from typing import Any
 
 from textmill.errors import UserError, disk_full, full_path, is_disk_full
 
+DIGESTS = "digests.json"  # of the files beside it, which it does not count as one of
 _PARTIAL = ".partial-"
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
@@ -163,9 +164,29 @@ def sha256_file(path: Path) -> str:
 
 
 def folder_digests(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file below `folder` by its relative path, sorted."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Return the SHA-256 of every file below `folder` but `DIGESTS` by its relative path, sorted."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / DIGESTS)
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+
+
+def seal(folder: Path) -> None:
+    """Note the digests of all files below `folder` in it."""
+    write_json(folder / DIGESTS, folder_digests(folder))
+
+
+def require_intact(folder: Path, fix: str) -> None:
+    """Compare the files below `folder` with the digests that `seal` noted; a folder without them is let through.
+
+    Raises:
+        UserError: A file differs, is missing or was added.
+    """
+    if not (folder / DIGESTS).is_file():
+        return
+    noted, found = read_optional(folder / DIGESTS), folder_digests(folder)
+    for name in sorted(noted.keys() | found.keys()):
+        if noted.get(name) != found.get(name):
+            what = "is missing" if name not in found else "was changed or damaged after it was written (digest differs)"
+            raise UserError(f"the file {what}", where=str(folder / name), fix=fix)
 
 
 def sha256_folder(folder: Path) -> str:

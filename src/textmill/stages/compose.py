@@ -10,7 +10,7 @@ from textmill.config import resolved
 from textmill.config.layout import find_layout
 from textmill.files import atomic_write
 from textmill.processes import only_writer
-from textmill.stages.cache_space import require_cache_space
+from textmill.stages.artefacts import seal_outputs
 from textmill.stages.reasons import COMPOSE, note
 from textmill.stages.runner import run_program
 
@@ -29,7 +29,7 @@ def main() -> None:
         code = Code(layout).stages(config.model_dump(mode="json", by_alias=True))
         resolved.write(layout.resolved, config)
         atomic_write(layout.code, _HEADER + yaml.safe_dump({stage: found.digest for stage, found in code.items()}))
-        require_cache_space(COMPOSE, layout)
+        seal_outputs(COMPOSE, layout)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from textmill.config.schema import PipelineConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import one_line_errors
 from textmill.processes import end_with_starter, only_writer
-from textmill.stages.cache_space import require_cache_space
+from textmill.stages.artefacts import check_inputs, seal_outputs
 from textmill.stages.reasons import note
 
 log = logging.getLogger("textmill")
@@ -36,8 +36,9 @@ def run_stage(stage: str, main: Main) -> None:
         with only_writer(layout.writing / f"{stage}.lock", f"the output of {stage} in {layout.root}"):
             config = _configuration(layout, sys.argv[1:])
             note(stage, layout, config.section(stage).model_dump(mode="json", by_alias=True))
+            check_inputs(stage, layout)
             main(config.section(stage), config.runtime, layout)
-            require_cache_space(stage, layout)
+            seal_outputs(stage, layout)
 
     run_program(stage, program)
 
