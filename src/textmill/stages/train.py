@@ -27,7 +27,7 @@ def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     with quick_imports():
         from textmill.data.prepared import Prepared
         from textmill.fetching.pretrained import verify_pretrained
-        from textmill.training.distributed import is_first_process
+        from textmill.processes import is_first_process
         from textmill.training.trainer import Training
 
         if is_first_process():
