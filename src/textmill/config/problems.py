@@ -89,7 +89,7 @@ def explain(error: ValidationError, sections: Mapping[str, Any], trace: Trace) -
         return UserError(
             f"{'.'.join(shown)}: required but not set{others}", where=where, fix="Set it in conf/ or params.yaml"
         )
-    message = problem["msg"].removeprefix("Input ")
+    message = problem["msg"].removeprefix("Input ").removeprefix("Value error, ")
     return UserError(f"{'.'.join(shown)} = {problem['input']!r}: {message}{others}", where=where)
 
 

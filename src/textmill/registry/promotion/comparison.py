@@ -22,7 +22,7 @@ from textmill.registry.promotion.promotion import current_configuration
 from textmill.registry.runs.addresses import find_run, find_version, require_run_id
 from textmill.registry.runs.origin import data_digests
 from textmill.registry.runs.store import open_client
-from textmill.registry.versions.versions import fetch_folder
+from textmill.registry.versions.version_files import fetch_folder
 from textmill.tasks.base import State, Task
 
 if TYPE_CHECKING:

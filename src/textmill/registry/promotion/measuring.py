@@ -13,11 +13,10 @@ from textmill.errors import UserError
 from textmill.evaluation.evaluator import evaluator_of, predict_rows
 from textmill.evaluation.gate import GateInputs, MeasuredVersion
 from textmill.metrics.likelihood import likelihood_metrics
-from textmill.predicting.exported import verify
 from textmill.registry.lineage.version_data import UnavailableError, prepared_data
 from textmill.registry.promotion.costs import measure_costs
 from textmill.registry.promotion.evaluation_set import evaluation_set, version_digest
-from textmill.registry.versions.versions import fetch_folder
+from textmill.registry.versions.version_files import fetch_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,20 +34,18 @@ class FetchedVersion:
 
 
 def fetch_verified(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> FetchedVersion:
-    """Fetch a version's folder and verify every file: manifest against the version's tag, files against the manifest.
+    """Fetch a version's folder, every file of the version compared with the registered digests.
 
     Raises:
         UserError: A file was changed, is missing, unexpected or a pickle; the error names it.
     """
-    folder = fetch_folder(version, layout, fresh=fresh)
-    verify(folder)
-    return FetchedVersion(version, folder)
+    return FetchedVersion(version, fetch_folder(version, layout, fresh=fresh))
 
 
 def measure(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) -> GateInputs:
     """Predict the challenger's own test split with each version and measure the costs.
 
-    The first version is the challenger, the second, if any, the champion.
+    The first version is the challenger, the second, if any, the champion, the third the anchor.
 
     Raises:
         UserError: A version cannot be loaded, or its data is not available.
@@ -76,6 +73,7 @@ def measure(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) ->
         target_columns=task.target_columns,
         challenger=measured[0],
         champion=measured[1] if len(measured) > 1 else None,
+        anchor=measured[2] if len(measured) > 2 else None,
         digest=rows.digest,
         frame=rows.frame,
         overlap=count_overlap(challenger, rows.frame, task.text_columns, layout),
