@@ -6,11 +6,16 @@ import json
 import math
 import shutil
 import signal
+import subprocess
+import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.faults import rounds
+from support.fuzzing import Client, check_server, send_requests_of_schema
 from support.http_client import ask
 from support.serving import served
 from support.tiny_text import EXPERTS, MODEL, RUNTIME, TASK, prepared_project, train_values
@@ -149,6 +154,36 @@ def test_the_server_writes_the_same_whole_and_streamed(exported: Layout, tmp_pat
         options = document["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert "top_p" in options["properties"]["options"]["properties"]
     assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.fault
+def test_server_of_a_language_model_answers_random_requests(exported: Layout, tmp_path: Path) -> None:
+    limits = ("--max-new-tokens", "8", "--max-characters", "500")
+    with served(tmp_path, tmp_path / "log", str(exported.exported / "model"), *limits) as server:
+        client = Client(server.port)
+        send_requests_of_schema(server, client, rounds(60, 2000))
+        check_server(server, client, rounds(60, 2000))
+
+
+@pytest.mark.fault
+def test_serve_terminated_while_it_loads_a_language_model_ends_cleanly(exported: Layout, tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).parent / "textmill"), "serve", "--port", "0", str(exported.exported / "model")]
+    log = tmp_path / "log"
+    for attempt in range(rounds(3, 20) + 1):
+        with log.open("wb") as file:
+            process = subprocess.Popen(command, cwd=tmp_path, stdout=file, stderr=file)
+        while b"listening" not in log.read_bytes():
+            time.sleep(0.01)
+        started = time.monotonic()
+        if not attempt:
+            while b"serving" not in log.read_bytes():
+                time.sleep(0.01)
+            load_seconds = time.monotonic() - started
+        else:  # shortly before the model is ready
+            time.sleep(load_seconds * (1 - 0.8 * (attempt / rounds(3, 20)) ** 2))
+        process.terminate()
+        assert process.wait(60) == 0, log.read_text()  # it imports libraries, during which Python takes no signal
+        assert "terminate called" not in log.read_text() and "Traceback" not in log.read_text()
 
 
 def test_the_command_writes(exported: Layout, tmp_path: Path) -> None:

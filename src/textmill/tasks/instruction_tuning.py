@@ -107,6 +107,7 @@ class InstructionTuning(CausalTask):
         if "eos_token" not in special:
             where, fix = str(folder / "tokenizer_config.json"), "Choose a tokenizer that names one"
             raise UserError("the tokenizer names no eos_token", where=where, fix=fix)
+        chat.try_template(template, special, str(folder))
         return {
             **state,
             "vocabulary_size": tokenizer.get_vocab_size(),

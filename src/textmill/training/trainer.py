@@ -29,12 +29,12 @@ from textmill.errors import UserError
 from textmill.files import read_json
 from textmill.metrics.base import Outputs
 from textmill.models.base import Model
+from textmill.processes import is_first_process
 from textmill.tasks.abilities import CalibratesWeights
 from textmill.tasks.base import Task
 from textmill.training.allocation import keep_freed_memory
 from textmill.training.checkpoints import CheckpointFile, CheckpointFolder, CheckpointWriter
 from textmill.training.datamodule import PreparedDataModule
-from textmill.training.distributed import is_first_process
 from textmill.training.ema import ExponentialMovingAverage
 from textmill.training.fingerprint import describe_changes, digest, fingerprint_parts
 from textmill.training.history import History
