@@ -51,7 +51,8 @@ class Watch:
         elif not math.isfinite(norm):
             found = f"the gradient norm is {norm}"
         elif self._is_spike(loss, norm):
-            found = f"the gradient norm is {norm:.3g}, {norm / max(*self._norms, self._first[0]):.1f} times the largest before"
+            ratio = norm / max(*self._norms, self._first[0])
+            found = f"the gradient norm is {norm:.3g}, {ratio:.1f} times the largest before"
         if found is None:
             self.in_a_row = 0
             self._norms.append(norm)
