@@ -34,6 +34,8 @@ _INTERVAL = 60
 """Ratio of the time between two checkpoints to the time that one takes."""
 _RUN_FILE = "run.json"
 _LOCK_FILE = ".lock"
+_ORPHANS_LIVE = 6.0
+"""Seconds that the loaders of a killed process may live on, with its lock."""
 _HOLDER_FILE = "holder.json"
 _MENTIONED_FILE = "mentioned"
 _PARTS_FILE = "parts.json"
@@ -67,7 +69,7 @@ class CheckpointFolder:
 
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(blocking=False)
+            self._lock.acquire(timeout=_ORPHANS_LIVE)
         except Timeout as error:
             raise UserError(
                 f"{self._holder()} runs the same training",
