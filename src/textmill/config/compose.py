@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from textmill.config import problems
 from textmill.config.layout import Layout
 from textmill.config.plugins import packages_in, trust
-from textmill.config.schema import PipelineConfig, check_plugins
+from textmill.config.schema import PipelineConfig, check_margins, check_plugins
 from textmill.config.secrets import find_literal, keep_references
 from textmill.config.yaml_limits import require_bounded
 from textmill.errors import UserError, did_you_mean
@@ -51,6 +51,10 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
     for group, choice in all_overrides.groups.items():
         _require_choice(layout, group, choice, overrides)
     composed, choices = _compose(layout, all_overrides.strings)
+    trace = problems.Trace(layout, composed, choices, list(overrides))
+    for path, _ in trace.files():
+        if path != layout.params:
+            problems.require_unique_keys(path, layout.root)
     try:
         plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
@@ -59,12 +63,12 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
         ) from error
     _require_known_keys(layout, plain, params)
     sections = {name: plain[name] for name in section_names() if name in plain}
-    trace = problems.Trace(layout, composed, choices, list(overrides))
     if key := find_literal(sections):
         raise _literal_secret(*trace.locate(key))
     try:
         config = PipelineConfig.model_validate(sections)
         check_plugins(config)
+        check_margins(config)
     except ValidationError as error:
         raise problems.explain(error, sections, trace) from error
     trust(packages_in(sections))
@@ -93,6 +97,8 @@ def _read_params(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         require_bounded(text, path.name)
+        if text:
+            problems.require_unique_keys(path, path.parent)
         params = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise problems.explain_yaml(error, path) from error
@@ -119,7 +125,7 @@ def _value_overrides(path: tuple[str, ...], value: Any) -> Iterator[str]:
             yield from _value_overrides((*path, str(key)), inner)
     else:
         # Forced (`++`): keys that conf/ leaves at the schema's default may be set here too.
-        yield f"++{'.'.join(path)}={json.dumps(value)}"
+        yield f"++{'.'.join(path)}={json.dumps(value, default=str)}"  # YAML reads a date from 2024-01-01
 
 
 def _merge(params: list[str], command_line: list[str], layout: Layout) -> _Overrides:
@@ -184,6 +190,9 @@ def _compose(layout: Layout, overrides: list[str]) -> tuple[DictConfig, dict[str
         with initialize_config_dir(config_dir=str(layout.conf), version_base="1.3"):
             composed = hydra_compose(ROOT_CONFIG, overrides=overrides, return_hydra_config=True)
     except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        if mark and "duplicate key" in str(error):
+            problems.require_unique_keys(Path(mark.name), layout.root)
         raise problems.explain_yaml(error, layout.conf) from error
     except RecursionError as error:
         raise UserError("a file is nested too deeply", where="conf/") from error

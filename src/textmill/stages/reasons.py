@@ -197,7 +197,9 @@ def _status(layout: Layout) -> dict[str, dict[str, Any]]:
         with Repo(str(layout.root)) as repo:
             listed = repo.status()
     except DvcException as error:
-        raise UserError(f"DVC cannot tell what changed ({error})", where=str(layout.root)) from error
+        without = "Run `git init`, or work without git: `dvc config --local core.no_scm true`"
+        fix = without if "not a git repository" in str(error) else None
+        raise UserError(f"DVC cannot tell what changed ({error})", where=str(layout.root), fix=fix) from error
     found: dict[str, dict[str, Any]] = {}
     for stage, parts in listed.items():
         for part in parts:

@@ -174,6 +174,12 @@ class InstructionTuning(CausalTask):
         likelihood, each = mean_cross_entropy(states, model.output_weight, labels)
         return StepOutput(likelihood, {"nll": each.sum(dim=1), "targets": (labels != IGNORED).sum(dim=1)})
 
+    def target_count(self, batch: Mapping[str, torch.Tensor]) -> int:
+        """Return the number of target tokens."""
+        from textmill.models.losses.likelihood import count_targets
+
+        return count_targets(batch["labels"])
+
     def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
         """Return `loss` in nats per token and `perplexity`."""
         from textmill.metrics.likelihood import validation_metrics

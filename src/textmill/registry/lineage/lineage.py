@@ -122,9 +122,17 @@ def find_origin(address: str, layout: Layout) -> Origin:
     with tracking_errors(store):
         named = find_version(address, client, layout)
         version = client.get_model_version(named.name, str(named.version))  # a version found by alias lacks its aliases
-        run_id = version.tags.get(f"{PREFIX}run_id") or version.run_id
-        run = find_active_run(client, str(run_id) if run_id else None)
-    return Origin(version, run, store, Repository(layout.root))
+        return origin_of(version, layout)
+
+
+def origin_of(version: ModelVersion, layout: Layout) -> Origin:
+    """Return a version of the open store with its origin."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    run_id = version.tags.get(f"{PREFIX}run_id") or version.run_id
+    run = find_active_run(client, str(run_id) if run_id else None)
+    return Origin(version, run, client.tracking_uri, Repository(layout.root))
 
 
 def exported_folder(origin: Origin, layout: Layout) -> Path:

@@ -16,6 +16,10 @@ from textmill.registry.runs.git import git
 
 PREFIX = "textmill."
 DATA = f"{PREFIX}data."
+REGISTERED = f"{PREFIX}registered"
+"""Tag of a run of which a version is registered."""
+PROCESS = f"{PREFIX}process"
+"""Tag with the identity of the process that writes to a run."""
 _DIGEST = "_sha256"
 
 

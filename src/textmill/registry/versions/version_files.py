@@ -17,6 +17,7 @@ from textmill.predicting.exported import MANIFEST_FILE, SPECIFICATION_FILE, Tamp
 from textmill.registry.runs.origin import PREFIX
 from textmill.registry.versions import version_manifest
 from textmill.registry.versions.bill_of_materials import BILL_FILE, bill_of_materials
+from textmill.registry.versions.trial import is_untried
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -59,11 +60,17 @@ def fetch_folder(version: ModelVersion, layout: Layout, *, fresh: bool = False) 
     A remote version is downloaded once, and again when `fresh` or when the local copy is damaged.
 
     Raises:
-        UserError: The version's files are not where the store says.
+        UserError: The version's files are not where the store says, or its registration has not ended.
         TamperedError: A file of the version is changed, missing, not listed in a manifest, or a pickle.
     """
     import mlflow
 
+    if is_untried(version):
+        raise UserError(
+            "the version was never tried in a fresh process",
+            where=f"{version.name}/{version.version}",
+            fix="Wait for its registration, or run `dvc repro --force register`, which completes or removes it",
+        )
     if mlflow.get_tracking_uri().startswith("sqlite:"):
         model = download_model(version)
         return verify_model(model, version)
