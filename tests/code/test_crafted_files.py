@@ -23,7 +23,7 @@ from textmill.config.compose import compose
 from textmill.config.layout import Layout
 from textmill.config.sections.fetch import FetchConfig
 from textmill.errors import UserError
-from textmill.fetching.pretrained import fetch_pretrained, verify_pretrained
+from textmill.fetching.pretrained import fetch_pretrained
 from textmill.fetching.sources.archives import open_archive
 from textmill.fetching.sources.parallel import ParallelSource
 from textmill.files import read_json
@@ -276,25 +276,6 @@ def test_weights_of_the_hub_have_commit_and_digest(project: Layout, monkeypatch:
     assert fetched(project, f"owner/name@{commit}", found["sha256"])["files"] == found["files"]
     with pytest.raises(UserError, match="is required"):
         fetched(project, "owner/name", "0" * 64)
-
-
-def test_changed_weights_are_named_before_use(project: Layout) -> None:
-    weights_folder(project.root, b"12345678")
-    fetched(project, "./weights")
-    verify_pretrained(project.pretrained)
-    for name in ("model.safetensors", "tokenizer.json", "config.json"):
-        path = project.pretrained / name
-        content = path.read_bytes()
-        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        with pytest.raises(UserError, match=rf"{name}: the file was changed after it was fetched"):
-            verify_pretrained(project.pretrained)
-        path.unlink()
-        with pytest.raises(UserError, match=rf"{name}: the file is missing"):
-            verify_pretrained(project.pretrained)
-        path.write_bytes(content)
-    (project.pretrained / "provenance.json").write_text('{"files"')
-    with pytest.raises(UserError, match=r"provenance\.json: not a JSON object"):
-        verify_pretrained(project.pretrained)
 
 
 # -- YAML ------------------------------------------------------------------------------------------

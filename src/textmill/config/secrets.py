@@ -21,7 +21,8 @@ Key = tuple[str, ...]
 STORAGE_OPTIONS = "storage_options"
 _REFERENCE = re.compile(r"\$\{(?:secret|oc\.env):\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?:,[^}]*)?\}")
 _SECRET_NAME = re.compile(
-    r"(^|[-_])pass$|password|passwd|passphrase|pwd|secret|token$|credential|bearer|cookie|authorization|^auth$|(^|[-_])sas([-_]|$)|"
+    r"(^|[-_])pass$|password|passwd|passphrase|pwd|secret|token$|credential|bearer|cookie|authorization|^auth$|"
+    r"(^|[-_])sas([-_]|$)|"
     r"(^|[-_])(sig|signature)$|((api|access|account|private|shared|secret|encryption)[-_]?|^)key$|connection_?string",
     re.IGNORECASE,
 )
@@ -43,7 +44,8 @@ def keep_references() -> None:
 def _environment_value(name: str, default: Any = _MISSING, *, _node_: Node) -> Any:
     """Return the variable's value as OmegaConf's own resolver does, or a reference where it may be a secret."""
     key = str(_node_._get_full_key(""))
-    if _SECRET_NAME.search(name) or STORAGE_OPTIONS in key or "://" in str(_node_._value()):
+    given = default is _MISSING or name in os.environ
+    if given and (_SECRET_NAME.search(name) or STORAGE_OPTIONS in key or "://" in str(_node_._value())):
         return f"${{secret:{name}}}"
     if default is _MISSING and name not in os.environ:
         raise KeyError(f"Environment variable '{name}' not found")

@@ -16,7 +16,7 @@ from textmill.errors import UserError, first_line
 from textmill.fetching.sources.archives import Archive, open_archive
 from textmill.fetching.sources.local import places
 from textmill.fetching.sources.package_index import Requirement, download
-from textmill.files import atomic_folder, folder_digests, read_optional, sha256_file, sha256_folder, write_json
+from textmill.files import atomic_folder, folder_digests, sha256_folder, write_json
 
 log = logging.getLogger("textmill")
 
@@ -66,22 +66,6 @@ def fetch_pretrained(config: FetchConfig, layout: Layout) -> None:
         provenance = {"origin": source, "version": version, "sha256": sha256, "files": files}
         write_json(partial / PROVENANCE, provenance)
     log.info("fetch: pretrained weights from %s, sha256 %s", source, sha256)
-
-
-def verify_pretrained(folder: Path, *, weights: bool = True) -> None:
-    """Compare the files of `data/pretrained`, with or without the weights, with the digests that `fetch` recorded.
-
-    Raises:
-        UserError: A file is changed or missing; the error names it.
-    """
-    recorded = read_optional(folder / PROVENANCE).get("files") or {}
-    for name, digest in recorded.items():
-        path = folder / name
-        if path.suffix == ".safetensors" and not weights:
-            continue
-        if not path.is_file() or sha256_file(path) != digest:
-            what = "the file is missing" if not path.is_file() else "the file was changed after it was fetched"
-            raise UserError(what, where=str(path), fix="Run `dvc repro --force fetch`")
 
 
 def _require(actual: str, pinned: str | None, source: str) -> None:

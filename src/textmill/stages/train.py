@@ -26,7 +26,6 @@ def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     """Make `data/trained` from `data/prepared` and `data/pretrained`."""
     with quick_imports():
         from textmill.data.prepared import Prepared
-        from textmill.fetching.pretrained import verify_pretrained
         from textmill.processes import is_first_process
         from textmill.training.trainer import Training
 
@@ -35,7 +34,6 @@ def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
 
             connect(runtime, layout)  # imports what this store needs
 
-    verify_pretrained(layout.pretrained)
     prepared = Prepared(layout.prepared)
     training = Training(config, runtime, prepared, layout.pretrained, layout.checkpoints)
     if not is_first_process():

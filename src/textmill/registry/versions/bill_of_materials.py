@@ -62,7 +62,7 @@ def _package(name: str) -> Component:
     version = described["Version"]
     url = PackageURL("pypi", None, name, version)
     component = Component(name=name, version=version, type=ComponentType.LIBRARY, purl=url, bom_ref=url.to_string())
-    licence = described.get("License-Expression") or described.get("License")
+    licence = next((described[field] for field in ("License-Expression", "License") if field in described), "")
     if licence and len(licence) <= _MAX_LICENCE and "\n" not in licence:
         component.licenses.add(LicenseFactory().make_from_string(licence))
     return component
