@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -59,5 +61,7 @@ def options(
 
 def main() -> None:
     """Run the command. An error that the user can correct ends it with one line and status 1."""
+    if isinstance(sys.stdout, TextIOWrapper):  # where the terminal's encoding lacks a character, its number is printed
+        sys.stdout.reconfigure(errors="backslashreplace")
     with one_line_errors("textmill"):
         app()

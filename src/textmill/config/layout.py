@@ -67,6 +67,11 @@ class Layout:
         return self.root / _TEMPORARY / "textmill" / "why"
 
     @property
+    def writing(self) -> Path:
+        """Locks of the stages that write in this folder now."""
+        return self.root / _TEMPORARY / "textmill" / "writing"
+
+    @property
     def choosing(self) -> Path:
         """Temporary copies, one per candidate."""
         return self.state / "choose"

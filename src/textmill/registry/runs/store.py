@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from textmill.config.layout import Layout
+from textmill.config.secrets import reveal, without_login
 from textmill.config.sections.runtime import RuntimeConfig
-from textmill.errors import UserError
+from textmill.errors import UserError, hide
 from textmill.registry.runs import descriptions
 from textmill.registry.runs.origin import PREFIX
 
@@ -117,10 +118,22 @@ def open_client(runtime: RuntimeConfig, layout: Layout) -> Iterator[MlflowClient
 
 def tracking_uri(runtime: RuntimeConfig, layout: Layout) -> str:
     """Return the address of the store. A relative SQLite path is relative to the project's home."""
-    uri = runtime.tracking_uri or _user_uri() or f"{_SQLITE}{layout.home / 'mlflow.db'}"
+    uri = reveal(runtime.tracking_uri, "runtime.tracking_uri") or _user_uri() or f"{_SQLITE}mlflow.db"
     if database := database_file(uri):
-        return f"{_SQLITE}{layout.home / database}"
-    return uri
+        _, question_mark, query = uri.partition("?")
+        return f"{_SQLITE}{_quoted(layout.home / database)}{question_mark}{query}"
+    return _without_login(uri)
+
+
+def _without_login(uri: str) -> str:
+    """Move the login of a server's address to the variables from which MLflow takes it, out of every record."""
+    bare, user, password = without_login(uri)
+    if user:
+        hide(password or user)
+    if not password or not uri.startswith(("http://", "https://")):
+        return uri  # a database takes its login from the address alone
+    os.environ |= {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
+    return bare
 
 
 def _user_uri() -> str | None:
@@ -131,7 +144,13 @@ def _user_uri() -> str | None:
 
 def database_file(uri: str) -> Path | None:
     """Return the file of a SQLite store, or None for any other store."""
-    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+    return Path(unquote(uri.removeprefix(_SQLITE).partition("?")[0])) if uri.startswith(_SQLITE) else None
+
+
+def _quoted(database: Path) -> str:
+    """Return a path for an address, quoted only if SQLAlchemy would read it as another path or as options."""
+    path = str(database)
+    return path.replace("%", "%25").replace("?", "%3F") if unquote(path) != path or "?" in path else path
 
 
 def find_active_run(client: MlflowClient, run_id: str | None) -> Run | None:
@@ -167,7 +186,6 @@ def tracking_errors(uri: str) -> Iterator[None]:
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
-    uri = without_credentials(uri)
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError) as error:
@@ -187,7 +205,7 @@ def tracking_errors(uri: str) -> Iterator[None]:
 
 def without_credentials(uri: str) -> str:
     """Return an address without user and password, which no message or file may show."""
-    return re.sub(r"//[^/]*@", "//", uri)
+    return without_login(uri)[0]
 
 
 def _disk_full(uri: str) -> UserError:
