@@ -20,7 +20,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_SERVER := $(VENV)/.installed-server
 INSTALLED_TEST := $(VENV)/.installed-test
 
-.PHONY: help install repro test lint fuzz format ui server bench bench-gpu routing-study clean
+.PHONY: help install repro test faults fuzz mutants lint format ui server bench bench-gpu routing-study clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -36,13 +36,23 @@ repro: $(INSTALLED) ## Rebuild what changed, from raw text to the registered mod
 	@textmill summary
 
 test: $(INSTALLED_TEST) ## Run all tests, slow ones too
-	@pytest -n auto --maxprocesses 4 --dist loadfile
+	@python tools/executed_lines.py pytest -n auto --maxprocesses 4 --dist loadfile --strict-skips
 
-lint: $(INSTALLED_TEST) ## Check style, types and words
+faults: $(INSTALLED_TEST) ## Plant every fault at full length, into docs/reliability.md
+	@rm -f .faults.jsonl
+	@TEXTMILL_NIGHTLY=1 TEXTMILL_FAULTS_REPORT=$(CURDIR)/.faults.jsonl pytest -m fault --timeout 3600 --strict-skips
+	@python -m bench.reliability .faults.jsonl
+
+mutants: $(INSTALLED_TEST) ## Change gate, bootstrap, lock, lineage and resume; list changes that no test notices
+	@python -m bench.mutants
+
+lint: $(INSTALLED_TEST) ## Check style, types, words, insecure code and known vulnerabilities
 	@ruff check .
 	@ruff format --check .
 	@mypy
 	@python tools/words.py
+	@bandit --quiet --recursive src --configfile pyproject.toml --severity-level medium
+	@python tools/audit.py
 
 fuzz: $(INSTALLED_TEST) ## Try many times as many random inputs and requests as `make test`, others in each run
 	@TEXTMILL_NIGHTLY=1 pytest -n auto --maxprocesses 4 --dist worksteal --timeout 0 tests/code/test_fuzz_inputs.py tests/pipeline/test_fuzz_serving.py

@@ -20,13 +20,13 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.faults import rounds
+from textmill.data.minhash import signatures
 
 from textmill.config.compose import compose, section_names
 from textmill.config.layout import Layout
 from textmill.config.sections.prepare import CleaningConfig, ReadConfig, WordsConfig
 from textmill.data.cleaning import Cleaner
 from textmill.data.mapping import ColumnMap
-from textmill.data.minhash import signatures
 from textmill.data.reading import read_rows
 from textmill.data.words import word_splitter
 from textmill.errors import UserError

@@ -89,6 +89,7 @@ def _announce(address: str) -> None:
 def _source(model: str | None) -> ModelSource:
     """Return the source of the model; by default the champion of the project's registered model."""
     from textmill.config.layout import find_layout
+    from textmill.config.resolved import trust_project
     from textmill.registry.versions.registered_source import RegisteredSource
     from textmill.registry.versions.versions import CHAMPION
     from textmill.serving.loading import FolderSource
@@ -100,4 +101,5 @@ def _source(model: str | None) -> ModelSource:
         return RegisteredSource(f"models:/{resolved.read(layout.resolved).registration.name}@{CHAMPION}", layout)
     if model.startswith("models:/"):
         return RegisteredSource(model, find_layout())
+    trust_project()
     return FolderSource(Path(model))

@@ -10,6 +10,7 @@ from typing import Any
 
 from textmill.config.sections.prepare import TokenizerConfig
 from textmill.errors import UserError
+from textmill.fetching.pretrained import verify_pretrained
 from textmill.files import write_json
 
 log = logging.getLogger("textmill")
@@ -115,6 +116,7 @@ def _copy_pretrained(pretrained: Path, folder: Path) -> Any:
     if not (pretrained / FILE).is_file():
         fix = "Choose a model with pretrained weights (model.pretrained), or train one (prepare.tokenizer.kind)"
         raise UserError("no tokenizer here", where=str(pretrained), fix=fix)
+    verify_pretrained(pretrained, weights=False)
     for path in sorted(pretrained.iterdir()):
         if path.name not in _NOT_TOKENIZER_FILES and ".safetensors" not in path.name:
             shutil.copyfile(path, folder / path.name)

