@@ -82,7 +82,7 @@ def test_second_pipeline_in_one_folder_refuses_and_the_first_ends_well(project: 
         assert time.monotonic() < end
         time.sleep(0.05)
     second = project.run("dvc", "repro", "--force", "--single-item", "train", check=False)
-    output, errors = first.communicate(timeout=300)
+    _, errors = first.communicate(timeout=300)
     assert first.returncode == 0, errors
     assert second.returncode != 0
     assert "Traceback" not in second.stderr
