@@ -7,12 +7,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from textmill.config.plugins import require_trusted
 from textmill.config.section import Section
 from textmill.config.sections.generation import GenerationConfig
 from textmill.config.sections.prepare import CleaningConfig
 from textmill.config.types import PluginSpec
 from textmill.errors import UserError
-from textmill.files import folder_digests, read_json, sha256_file, write_json
+from textmill.files import DIGESTS, folder_digests, read_json, sha256_file, write_json
 
 SPECIFICATION_FILE = "textmill.json"
 MANIFEST_FILE = "manifest.json"
@@ -36,6 +37,7 @@ class ExportedModel(Section):
         graphs: ONNX file by precision (`fp32`, `int8`); empty for models that generate text.
         head: ONNX file of a graph over the other graphs' outputs, such as a classifier of two vectors.
         generation: Generation options; None for models with graphs.
+        precision: Graph that serves, as the export decided; None in folders of earlier exports, which serve int8.
     """
 
     task: PluginSpec
@@ -47,6 +49,11 @@ class ExportedModel(Section):
     graphs: dict[str, str]
     head: str | None = None
     generation: GenerationConfig | None = None
+    precision: str | None = None
+
+    def resolved(self, precision: str) -> str:
+        """Return the precision, with `auto` replaced by that of the graph that serves."""
+        return (self.precision or "int8") if precision == "auto" else precision
 
 
 def write_specification(folder: Path, exported: ExportedModel) -> None:
@@ -55,18 +62,20 @@ def write_specification(folder: Path, exported: ExportedModel) -> None:
 
 
 def read_specification(folder: Path) -> ExportedModel:
-    """Read `textmill.json`.
+    """Read `textmill.json`. Nothing that it names is imported.
 
     Raises:
-        UserError: The file is missing or invalid.
+        UserError: The file is missing or invalid, or names classes of a package that is not trusted.
     """
     path = folder / SPECIFICATION_FILE
     if not path.is_file():
         raise UserError("no exported model here", where=str(folder), fix="Run `dvc repro`, or give another folder")
     try:
-        return ExportedModel.model_validate(read_json(path))
-    except (ValidationError, ValueError) as error:
+        exported = ExportedModel.model_validate(read_json(path))
+    except (ValidationError, ValueError, RecursionError) as error:
         raise UserError("not a valid textmill.json", where=str(path), fix="Export the model again") from error
+    require_trusted([exported.task, exported.model], str(path))
+    return exported
 
 
 def write_manifest(folder: Path) -> str:
@@ -88,7 +97,7 @@ def verify_registered(folder: Path, manifest_sha256: str | None) -> None:
         fix = "Register it with `dvc repro register`"
         raise TamperedError("the registry has no digest of this version", where=str(folder), fix=fix)
     if not path.is_file():
-        raise TamperedError("the manifest is missing", where=str(folder), fix="Export the model again")
+        raise TamperedError("the manifest is missing", where=str(path), fix="Export the model again")
     if sha256_file(path) != manifest_sha256:
         fix = "Do not use this version; register the model again"
         raise TamperedError("the manifest differs from the registered one", where=str(path), fix=fix)
@@ -107,10 +116,12 @@ def verify(folder: Path) -> None:
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        raise TamperedError("the manifest is missing", where=str(folder), fix="Export the model again")
+        raise TamperedError("the manifest is missing", where=str(path), fix="Export the model again")
     expected: dict[str, str] = read_json(path)
     actual = folder_digests(folder)
     actual.pop(MANIFEST_FILE)
+    if (folder / DIGESTS).exists():  # of stages' outputs, not of what they export
+        actual[DIGESTS] = ""
     fix = "Do not use this folder; export the model again, or run `dvc checkout`"
     for name in sorted(actual.keys() | expected.keys()):
         problems = {

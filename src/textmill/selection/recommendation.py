@@ -46,11 +46,13 @@ class Recommendation:
 
     @property
     def params_yaml(self) -> str:
-        """The text of a `params.yaml` that adopts the candidate; empty without one."""
+        """The whole text of a `params.yaml` that adopts the candidate; empty without one.
+
+        `experiment: null` stays: without the key the lines would add to the experiment that a project names.
+        """
         if self.adopted is None:
             return ""
-        params = {key: value for key, value in self.adopted.params.items() if value is not None}
-        return yaml.safe_dump(params, sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.adopted.params, sort_keys=False, allow_unicode=True)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
