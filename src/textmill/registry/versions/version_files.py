@@ -98,7 +98,10 @@ def download_model(version: ModelVersion, folder: Path | None = None) -> Path:
 
     uri = f"models:/{version.name}/{version.version}"
     try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder and str(folder)))
+        if folder is not None:
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+        # Asked for the whole model, MLflow writes a note into its folder, which may be read-only
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/artifacts")).parent
     except (MlflowException, OSError) as error:
         place = mlflow.MlflowClient().get_model_version_download_uri(version.name, str(version.version))
         local = Path(place.removeprefix("file://"))
