@@ -35,8 +35,11 @@ _EXCLUDED = ["if TYPE_CHECKING:", 'if __name__ == "__main__":', r"^\s*\.\.\.$", 
 def note_lines(folder: Path) -> None:
     """Note the lines of `SOURCE` that this process executes from now on into `folder`."""
     from slipcover import FileMatcher, ImportManager, Slipcover
+    from slipcover.importer import SlipcoverLoader
 
     measured = Slipcover()
+    # `python -m` runs what this gives, and SlipCover only looks at what is imported.
+    SlipcoverLoader.get_code = lambda self, name: measured.instrument(self.orig_loader.get_code(name))
     ImportManager(measured, FileMatcher(sources=[SOURCE])).__enter__()
     owner = os.getpid()
 

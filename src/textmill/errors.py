@@ -81,6 +81,22 @@ def disk_full(path: Path, needed: int = 0, then: str = _AGAIN) -> UserError:
     return UserError(f"the disk is full: {_megabytes(free)} free{needs}", where=where, fix=fix)
 
 
+@contextmanager
+def name_full_disk(path: Path, needed: int) -> Iterator[None]:
+    """Delete the file `path` of `needed` bytes and name it, if the disk is full while it is written.
+
+    Raises:
+        UserError: The disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_disk_full(error):
+            path.unlink(missing_ok=True)
+            raise disk_full(path, needed) from error
+        raise
+
+
 def free_space(path: Path) -> int:
     """Return the free bytes of the disk that `path` is on or would be on."""
     folders = (path.absolute(), *path.absolute().parents)

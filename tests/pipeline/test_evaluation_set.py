@@ -106,7 +106,11 @@ def damage(path: Path) -> None:
 
 def test_data_comes_from_the_remote_when_the_cache_lacks_it(versions: Project, tmp_path: Path) -> None:
     versions.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "remote"))
-    versions.run("dvc", "push", "--all-commits", "--quiet")
+    lock = versions.root / "dvc.lock"
+    present = lock.read_text()
+    lock.write_text(versions.run("git", "show", "HEAD~1:dvc.lock").stdout)
+    versions.run("dvc", "push", "--quiet", "prepare")
+    lock.write_text(present)
     cache = versions.root / ".dvc/cache/files/md5"
     shutil.rmtree(cache)
     promoted = versions.run("textmill", "promote", "1", "--dry-run", "--json")
@@ -186,7 +190,7 @@ def test_language_models_with_other_tokenizers_are_compared_by_byte(tmp_path: Pa
     assert inputs.champion is not None
     assert inputs.champion.digest == inputs.digest == inputs.challenger.digest
     tables = inputs.challenger.predictions, inputs.champion.predictions
-    assert len(tables[0]) > 6, "documents are cut into passages"
+    assert len(tables[0]) == 6, "documents are cut into passages"
     assert (tables[0]["id"] == tables[1]["id"]).all()
     assert (tables[0]["targets"] < tables[1]["targets"]).sum() == 0
     assert (tables[0]["targets"] != tables[1]["targets"]).any()
@@ -216,12 +220,13 @@ def register_plays(root: Path, vocabulary_size: int) -> str:
     if not (root / ".git").is_dir():
         project.run("git", "init", "--quiet")
         project.run("dvc", "init", "--quiet")
+        (root / ".gitignore").write_text("/data/\n/mlruns/\n/mlflow.db*\n")
     (root / "dvc.yaml").write_text("stages: {prepare: {cmd: 'true', outs: [data/prepared]}}\n")
     project.run("dvc", "commit", "--force", "--quiet")
     project.commit(f"{vocabulary_size} tokens")
     plugins = {"task": tiny_text.TASK, "model": tiny_text.MODEL}
-    train.main(TrainConfig.model_validate(tiny_text.train_values(max_epochs=2)), tiny_text.RUNTIME, layout)
-    measured = {"seed": 1, "resamples": 50, "min_slice": 5, **plugins}
+    train.main(TrainConfig.model_validate(tiny_text.train_values(max_epochs=1)), tiny_text.RUNTIME, layout)
+    measured = {"seed": 1, "resamples": 100, "min_slice": 5, **plugins}
     evaluate.main(EvaluateConfig.model_validate(measured), tiny_text.RUNTIME, layout)
     exported = {"title": "Tiny plays", "max_length": 32, **plugins}
     export.main(ExportConfig.model_validate(exported), tiny_text.RUNTIME, layout)

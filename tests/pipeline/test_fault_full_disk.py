@@ -81,6 +81,29 @@ def test_full_disk_under_the_outputs_of_each_stage_names_path_and_space(project:
 
 @pytest.mark.slow
 @pytest.mark.fault
+def test_full_disk_under_the_checkpoints_names_path_and_space(project: Project) -> None:
+    """With room for the best weights, and with room for nothing."""
+    folder = project.root / ".dvc/tmp/textmill/checkpoints"
+    trained = folder_digests(project.root / "data/trained")
+    folder.mkdir(parents=True, exist_ok=True)
+    overrides = ["train.max_epochs=50", "train.checkpoint_seconds=0.01"]
+    for spare, file in ((150_000, ".partial.ckpt"), (30_000, ".partial.safetensors")):
+        with small_disk(folder, spare):
+            done = project.run("python", "-m", "textmill.stages.train", *overrides, check=False)
+            match = the_line(done, "train")
+            assert re.fullmatch(rf"{folder}/\w+/{file}", match[1]), match[0]
+            assert not list(folder.rglob(file))
+    assert folder_digests(project.root / "data/trained") == trained
+    record(
+        "5 Disk full: checkpoints",
+        seen=f"`{re.sub(r' /[^:]*/(?=[.]partial)', ' …/checkpoints/…/', match[0])}…`",
+        kept="earlier checkpoints and outputs; the partial file is deleted",
+        measured="2 of 2 files named, with the space",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.fault
 def test_full_cache_of_dvc_names_path_and_space_and_the_output_can_be_committed(project: Project) -> None:
     cache = project.root / ".dvc/cache"
     project.edit("conf/experiment/tiny.yaml", "resamples: 100", "resamples: 120")

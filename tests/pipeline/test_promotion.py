@@ -379,6 +379,16 @@ def test_deleted_champion_does_not_open_the_gate(layout: Layout) -> None:
     assert done.decision["versions"]["champion"]["version"] == "1"
 
 
+def test_version_of_a_deleted_run_is_promoted_and_rolled_back(layout: Layout) -> None:
+    """MLflow keeps the files of a deleted run until `mlflow gc`."""
+    client = store(layout)
+    client.delete_run(client.get_model_version(NAME, "1").run_id)
+    assert promote("1", layout).event.outcome == "moved"
+    assert stored_decision(layout, "1")["outcome"] == "moved"
+    assert promote("2", layout).event.outcome == "moved"
+    assert rollback(None, layout, reason="x").event.outcome == "moved"
+
+
 def test_anchor_and_looks_are_recorded_and_shown(layout: Layout) -> None:
     wide = {**GATE, "difference": {"margin": 5.0}, "slices": {"columns": [], "margin": 5.0}}
     assert promote("1", layout).event.look is None

@@ -50,6 +50,11 @@ def cannot_make_immutable() -> bool:
         probe.unlink()
 
 
+def has_no_user_namespaces() -> bool:
+    """Whether this process cannot make a user namespace."""
+    return not shutil.which("unshare") or bool(subprocess.run(["unshare", "--user", "true"]).returncode)
+
+
 def is_shallow() -> bool:
     """Whether this clone, or the tests' copy of one, has not got the whole history."""
     done = subprocess.run(["git", "-C", ROOT, "rev-parse", "--is-shallow-repository"], capture_output=True, text=True)
@@ -81,6 +86,7 @@ EXPECTED = [
     Expected("pipeline/test_earlier_versions.py", "is not in this clone", is_shallow),
     Expected("pipeline/test_fault", "cannot mount a tmpfs", cannot_mount),
     Expected("pipeline/test_fault", "cannot make a folder unwritable", cannot_make_immutable),
+    Expected("pipeline/test_fault_places.py", "no user namespaces", has_no_user_namespaces),
     Expected("", "needs .*(only root on Debian|apt-get)", has_no_packages),
     Expected("", r"\b(GPU|CUDA)\b", has_no_gpu),
     Expected("model/test_allocation.py", "glibc only", lambda: not sys.platform.startswith("linux")),

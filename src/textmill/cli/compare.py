@@ -21,7 +21,7 @@ def compare(
 ) -> None:
     """Compare metrics, costs, data and parameters of two versions or runs.
 
-    Differences are the second minus the first, with paired bootstrap intervals on the same rows.
+    A gain is positive where the second is better; intervals are of paired bootstraps on the same rows.
 
     Example: textmill compare champion challenger
     """
@@ -41,7 +41,14 @@ def compare(
         comparison.params,
     )
     if html is not None:
-        page = render_comparison(comparison.names, comparison.how, parts, comparison.metrics, comparison.differences)
+        page = render_comparison(
+            comparison.names,
+            comparison.how,
+            parts,
+            comparison.metrics,
+            comparison.differences,
+            comparison.higher_is_better,
+        )
         atomic_write(html, page)
     if as_json:
         print_json(comparison.as_dict())

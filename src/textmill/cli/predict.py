@@ -26,7 +26,7 @@ def predict(
     ] = None,
     model: Model = None,
     file: Annotated[Path | None, Option(help="File with one input per line; `-` reads standard input.")] = None,
-    precision: Annotated[str, Option(help="Graph that predicts: int8 (fast) or fp32.")] = "int8",
+    precision: Annotated[str, Option(help="Graph that predicts: int8, fp32, or auto (chosen by export).")] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Predict the answers to inputs.
@@ -74,7 +74,7 @@ def _parsed(text: str) -> Any:
     return text
 
 
-def load_model(model: str | None, precision: str = "int8") -> Any:
+def load_model(model: str | None, precision: str = "auto") -> Any:
     """Load an exported model from a folder or a registered version; None loads the project's model.
 
     Raises:
@@ -85,8 +85,8 @@ def load_model(model: str | None, precision: str = "int8") -> Any:
     from textmill.predicting.loading import load_predictor
     from textmill.registry.versions.versions import download
 
-    if precision not in ("int8", "fp32"):
-        raise UserError(f"no precision {precision!r}", where="--precision", fix="Use int8 or fp32")
+    if precision not in ("auto", "int8", "fp32"):
+        raise UserError(f"no precision {precision!r}", where="--precision", fix="Use auto, int8 or fp32")
     if model is None:
         folder = find_layout().exported / "model"
     elif model.startswith("models:/"):

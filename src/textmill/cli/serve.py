@@ -42,7 +42,7 @@ def serve(
         list[str] | None,
         Option(help="Further name by which clients address the server, as behind a proxy; * for any. Repeatable."),
     ] = None,
-    precision: Annotated[str, Option(help="Graph that predicts: int8 (fast) or fp32.")] = "int8",
+    precision: Annotated[str, Option(help="Graph that predicts: int8, fp32, or auto (chosen by export).")] = "auto",
     poll_seconds: Annotated[float, Option(min=0.1, help="Interval between checks of the alias.")] = 5.0,
     drain_seconds: Annotated[float, Option(min=0, help="Time to finish requests after SIGTERM.")] = 30.0,
     max_body_bytes: Annotated[int, _limit("Maximum size of a request body.")] = 1_048_576,
@@ -69,8 +69,8 @@ def serve(
     arguments: dict[str, Any] = locals()
     if address is not None and model is not None:
         raise UserError("MODEL and --model are both given", where="--model", fix="Give one of them")
-    if precision not in ("int8", "fp32"):
-        raise UserError(f"no precision {precision!r}", where="--precision", fix="Use int8 or fp32")
+    if precision not in ("auto", "int8", "fp32"):
+        raise UserError(f"no precision {precision!r}", where="--precision", fix="Use auto, int8 or fp32")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     from textmill.serving.access import read_token
     from textmill.serving.server import serve as run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from textmill.errors import UserError
 from textmill.files import atomic_write
 
 HEADER = "# Made by the stage `compose` from conf/ and params.yaml. Edit those, not this file.\n"
+_DIGEST = re.compile(r"^# SHA-256 of the lines below: (\w{64})\n", re.MULTILINE)
 
 
 def to_yaml(config: PipelineConfig) -> str:
@@ -42,21 +45,26 @@ def load(text: str) -> dict[str, Any]:
 
 
 def write(path: Path, config: PipelineConfig) -> None:
-    """Write the resolved configuration by rename."""
-    atomic_write(path, to_yaml(config))
+    """Write the resolved configuration with its digest, by rename."""
+    content = to_yaml(config)
+    atomic_write(path, f"# SHA-256 of the lines below: {_sha256(content)}\n{content}")
 
 
 def read(path: Path) -> PipelineConfig:
     """Read the resolved configuration. The packages of its plugins are trusted from then on.
 
     Raises:
-        UserError: The file is missing or invalid.
+        UserError: The file is missing or invalid, or differs from what `compose` wrote.
     """
     if not path.is_file():
         raise UserError("no resolved configuration yet", where=str(path), fix="Run `dvc repro compose`")
     try:
         text = path.read_text(encoding="utf-8")
         require_bounded(text, str(path))
+        noted = _DIGEST.match(text)  # earlier code noted none
+        if noted[1] != _sha256(text[noted.end() :]) if noted else not text.startswith(HEADER):
+            fix = "Edit conf/ and params.yaml instead, then run `dvc repro --force compose`"
+            raise UserError("changed or damaged after `compose` wrote it (digest differs)", where=str(path), fix=fix)
         values = yaml.safe_load(text)
         config = PipelineConfig.model_validate(values)
     except (ValidationError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -65,6 +73,10 @@ def read(path: Path) -> PipelineConfig:
         ) from error
     trust(packages_in(values))
     return config
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def trust_project() -> None:

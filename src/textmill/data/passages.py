@@ -100,7 +100,7 @@ def find_shared(held_out: Chunks, others: Chunks, words: int = WORDS) -> NDArray
     """Return pairs of an evaluation row and another row that shares a passage with it, shape (pairs, 2), ascending.
 
     Rows of several texts share a passage in each of them, or have equal ones. Memory holds neither texts
-    nor passages of all rows: a filter of 128 MB, and the passages that pass it.
+    nor passages of all rows: a filter of at most 128 MB, and the passages that pass it.
 
     Args:
         held_out: The evaluation rows.
@@ -108,19 +108,21 @@ def find_shared(held_out: Chunks, others: Chunks, words: int = WORDS) -> NDArray
         words: Words of a passage.
     """
     column, shortest = _most_different(held_out)
-    passed = np.zeros(1 << _FILTER_BITS, bool)
+    characters = sum(len(text) for _, texts in held_out() for text in texts[column])
+    bits = min(_FILTER_BITS, max(16, (4 * characters).bit_length()))
+    passed, shift = np.zeros(1 << bits, bool), np.uint64(64 - bits)
     lengths: set[int] = set()
     for _, texts in held_out():
         for some in batches(texts[column]):
             for length, hashes, _ in _passages(Words(texts[column][some]), words, shortest):
                 lengths.add(length)
-                passed[hashes >> np.uint64(64 - _FILTER_BITS)] = True
+                passed[hashes >> shift] = True
     found = [
         _Hits(hashes[hit], rows[some][owner[hit]])
         for rows, texts in others()
         for some in batches(texts[column])
         for hashes, owner in map(Words(texts[column][some]).runs, sorted(lengths))
-        for hit in [passed[hashes >> np.uint64(64 - _FILTER_BITS)]]
+        for hit in [passed[hashes >> shift]]
     ]
     del passed
     theirs = _Hits.joined(found)

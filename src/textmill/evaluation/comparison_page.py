@@ -35,13 +35,14 @@ def parts_of(
     digests: Mapping[str, Pair],
     params: Mapping[str, Pair],
 ) -> list[Part]:
-    """Return the tables of metrics, costs, data and parameters."""
+    """Return the tables of metrics, costs, data and parameters; `differences` are the second model minus the first."""
+    gains = _gains(differences, higher_is_better)
     arrows = {name: " ↑" if up else " ↓" for name, up in higher_is_better.items()}
     rows = [
         [
             f"{words(name)}{arrows.get(name, '')}",
             *(shown(interval) if interval else "-" for interval in pair),
-            _signed(differences[name]) if name in differences else "-",
+            _signed(gains[name]) if name in gains else "-",
         ]
         for name, pair in metrics.items()
     ]
@@ -55,7 +56,7 @@ def parts_of(
     ]
     numbers = [False, True, True, True]
     return [
-        Part("Metrics", Table(["", *names, "difference"], rows, numbers), "Neither run logged a metric."),
+        Part("Metrics", Table(["", *names, "gain"], rows, numbers), "Neither run logged a metric."),
         Part("Costs", Table(["", *names, "ratio"], cost_rows, numbers), "Only versions have measured costs."),
         Part("Data", Table(["", *names, ""], digest_rows, [False] * 4), "Neither run recorded its data."),
         Part(
@@ -72,16 +73,25 @@ def render_comparison(
     parts: Sequence[Part],
     metrics: Mapping[str, tuple[Interval | None, Interval | None]],
     differences: Mapping[str, Interval],
+    higher_is_better: Mapping[str, bool],
 ) -> str:
     """Return the HTML page with embedded style and plots."""
     plots = []
     if differences:
-        named = {words(name): interval for name, interval in differences.items()}
-        plots.append(("differences with intervals", data_uri(png(interval_chart(named, "difference", reference=0.0)))))
+        gains = {words(name): gain for name, gain in _gains(differences, higher_is_better).items()}
+        plots.append(("gains with intervals", data_uri(png(interval_chart(gains, "gain", reference=0.0)))))
         main = next(iter(differences))
         both = {name: interval for name, interval in zip(names, metrics[main], strict=True) if interval is not None}
         plots.append((words(main), data_uri(png(interval_chart(both, words(main))))))
     return render_page(_TEMPLATE, names=list(names), how=how, parts=list(parts), plots=plots)
+
+
+def _gains(differences: Mapping[str, Interval], higher_is_better: Mapping[str, bool]) -> dict[str, Interval]:
+    """Return the differences, positive where the second model is better."""
+    return {
+        name: interval.as_gain(higher_is_better=higher_is_better.get(name, True))
+        for name, interval in differences.items()
+    }
 
 
 def _signed(interval: Interval) -> str:

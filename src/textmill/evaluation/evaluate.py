@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from textmill.config.layout import Layout
@@ -75,7 +76,7 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
     The model computes in float32. A second thread trains the baselines meanwhile.
 
     Raises:
-        UserError: An input is missing, a slice column is unknown, or a metric is not a finite number.
+        UserError: An input is missing, a slice column is unknown, or an output or a metric is not a finite number.
     """
     task = Task.build(config.task)
     model = Model.build(config.model)
@@ -95,6 +96,7 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
     with ThreadPoolExecutor(1) as pool:
         baselines = pool.submit(_baseline_predictions, evaluator, prepared, frame, config)
         outputs, examined = _predict(evaluator, model, prepared, layout.trained, runtime.trainer.accelerator)
+    _require_finite(outputs, task, examples)
     predictions = evaluator.predictions(outputs, frame, state)
     report = evaluator.report(predictions, state)
     measurements = measure(
@@ -116,6 +118,26 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
         own_metrics={**report.metrics, **examined.metrics},
         rows={name: prepared.split(name).num_rows for name in SPLITS},
     )
+
+
+def _require_finite(outputs: Outputs, task: Task, examples: Any) -> None:
+    """Refuse outputs that are not finite, except NaN at the padding of a row: they would still give an answer."""
+    for name, values in outputs.items():
+        if not np.issubdtype(values.dtype, np.floating) or np.isfinite(values).all():
+            continue
+        wrong = ~np.isfinite(values)
+        if values.ndim > 1 and len(values) == len(examples):
+            columns = examples.columns()
+            lengths = [[len(ids) for ids in columns[column]] for column in task.sequence_columns.values()]
+            if values.shape[1] == np.max(lengths):
+                padding = np.arange(values.shape[1]) >= np.min(lengths, axis=0)[:, None]
+                wrong &= ~(np.isnan(values) & padding.reshape(*padding.shape, *[1] * (values.ndim - 2)))
+        if rows := int(wrong.reshape(len(values), -1).any(axis=1).sum()):
+            raise UserError(
+                f"the model's {name} are not finite numbers in {rows} of {len(values)} test rows",
+                where="data/trained/model",
+                fix="The training has diverged; train with a lower learning rate",
+            )
 
 
 def _baseline_predictions(

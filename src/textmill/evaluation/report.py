@@ -153,11 +153,10 @@ def frame_table(frame: pd.DataFrame) -> Table:
 
 
 def _lead(measurements: Measurements, baseline: str) -> dict[str, Any]:
-    """Return the model's lead over a baseline, with its verdict."""
-    lead = measurements.difference[baseline][measurements.main]
-    sign = 1 if measurements.higher_is_better[measurements.main] else -1
-    ends = sorted((sign * lead.low, sign * lead.high))
-    verdict = "better" if ends[0] > 0 else "worse" if ends[1] < 0 else "no clear difference"
+    """Return the model's lead over a baseline, positive where it is better, with its verdict."""
+    better = measurements.higher_is_better[measurements.main]
+    lead = measurements.difference[baseline][measurements.main].as_gain(higher_is_better=better)
+    verdict = "better" if lead.low > 0 else "worse" if lead.high < 0 else "no clear difference"
     return {
         "name": words(baseline),
         "value": measurements.baselines[baseline][measurements.main],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from textmill.config.layout import Layout
 from textmill.config.sections.export import ExportConfig
 from textmill.data.prepared import SPLITS, Prepared
 from textmill.errors import UserError
-from textmill.export.parity import file_sizes, measure_parity, require_parity
+from textmill.export.parity import Parity, file_sizes, int8_verdict, measure_parity, require_parity
 from textmill.files import read_optional, sha256_folder, write_json
 from textmill.models.base import Model
 from textmill.models.lora import merge_adapters, without_adapters
@@ -41,11 +41,13 @@ class Export:
         parity: Differences between the exported model and the network.
         sizes: Size of each file, in MB.
         manifest_sha256: Digest of the manifest, which covers the whole exported folder.
+        verdict: Line that says which graph serves, and why; empty for a model without graphs.
     """
 
     parity: dict[str, float]
     sizes: dict[str, float]
     manifest_sha256: str
+    verdict: str = ""
 
     def metrics(self) -> dict[str, float]:
         """Return the content of `metrics.json`."""
@@ -72,7 +74,7 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     model must reproduce them.
 
     Raises:
-        UserError: An input is missing, or a graph exceeds its tolerance.
+        UserError: An input is missing, or the fp32 graph exceeds its tolerance.
     """
     from textmill.evaluation.reference import write_reference
     from textmill.export.checkpoint import CHECKPOINT_FOLDER, write_checkpoint
@@ -88,21 +90,27 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
 
     target = folder / MODEL_FOLDER
     exported = write_served(config, task, prepared, network, target)
+    verdict = ""
     if isinstance(task, ContinuesText):
         parity = write_checkpoint(network, task, prepared, target / CHECKPOINT_FOLDER, config.checkpoint_tolerance)
     elif generates(task):
         parity = _agreement(task, prepared, exported, network.to("cpu"), expected)
     else:
-        parity = _check_graphs(config, task, prepared, exported, target, expected)
+        graphs, rows = _check_graphs(config, task, prepared, exported, target, expected)
+        verdict = int8_verdict(graphs, config.int8_tolerance, rows)
+        serves_int8 = graphs.serves_int8(config.int8_tolerance)
+        exported = exported.model_copy(update={"precision": "int8" if serves_int8 else "fp32"})
+        write_specification(target, exported)
+        parity = graphs.numbers() | {"int8_serves": float(serves_int8)}
         served = _served_names(task, exported) + ([network.pair_head.output_name] if exported.head else [])
         write_reference(task, prepared, expected if set(expected) == set(served) else {}, config.words, target)
     sizes = file_sizes(target, {"safetensors": "model.safetensors", **exported.graphs})
-    card = render_card(config.title, task, prepared, layout, parity, sizes)
+    card = render_card(config.title, task, prepared, layout, parity, sizes, verdict)
     (target / "README.md").write_text(card, encoding="utf-8")
     write_json(target / PROVENANCE_FILE, _provenance(layout, prepared))
     manifest_sha256 = write_manifest(target)
     _write_examples(task, prepared, target, folder / EXAMPLES_FILE)
-    return Export(parity, sizes, manifest_sha256)
+    return Export(parity, sizes, manifest_sha256, verdict)
 
 
 def write_served(config: ExportConfig, task: Task, prepared: Prepared, network: Any, target: Path) -> ExportedModel:
@@ -144,8 +152,8 @@ def _served_names(task: Task, exported: ExportedModel) -> list[str]:
 
 def _check_graphs(
     config: ExportConfig, task: Task, prepared: Prepared, exported: ExportedModel, target: Path, expected: Outputs
-) -> dict[str, float]:
-    """Compare both graphs with the evaluation on the whole test split; return the parity."""
+) -> tuple[Parity, int]:
+    """Compare both graphs with the evaluation on the whole test split; return the parity and the number of rows."""
     from tokenizers import Tokenizer
 
     from textmill.predicting.predictor import Predictor, open_session
@@ -158,8 +166,8 @@ def _check_graphs(
     sessions = (open_session(target / exported.graphs[precision]) for precision in ("fp32", "int8"))
     fp32, int8 = (Predictor(exported, tokenizer, session, head=head).outputs_of_columns(ids) for session in sessions)
     parity = measure_parity(task, prepared.state, frame, expected, fp32, int8)
-    require_parity(parity, config.onnx_tolerance, config.int8_tolerance)
-    return {name: value for name, value in asdict(parity).items() if name != "metric"}
+    require_parity(parity, config.onnx_tolerance)
+    return parity, len(frame)
 
 
 def _specification(config: ExportConfig, prepared: Prepared, **values: Any) -> ExportedModel:

@@ -6,7 +6,9 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from textmill.data.prepared import SPLITS
+from textmill.evaluation.evaluator import evaluator_of
 from textmill.files import read_optional
+from textmill.metrics.bootstrap import Interval
 from textmill.tasks.abilities import ContinuesText, generates
 
 if TYPE_CHECKING:
@@ -16,9 +18,15 @@ if TYPE_CHECKING:
 
 
 def render_card(
-    title: str, task: Task, prepared: Prepared, layout: Layout, parity: dict[str, float], sizes: dict[str, float]
+    title: str,
+    task: Task,
+    prepared: Prepared,
+    layout: Layout,
+    parity: dict[str, float],
+    sizes: dict[str, float],
+    verdict: str,
 ) -> str:
-    """Return the card as Markdown, from the outputs of earlier stages."""
+    """Return the card as Markdown, from the outputs of earlier stages; `verdict` says which graph serves."""
     from jinja2 import Environment, StrictUndefined
 
     name = "generator_card.md.jinja" if generates(task) else "card.md.jinja"
@@ -27,6 +35,7 @@ def render_card(
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # nosec B701
     metrics = read_optional(layout.evaluation / "metrics.json")
     records = task.example_inputs()
+    better = evaluator_of(task).main_metric(prepared.state).higher_is_better
     return environment.from_string(template).render(
         title=title,
         task=task.name.replace("_", " "),
@@ -35,13 +44,16 @@ def render_card(
         rows={split: prepared.split(split).num_rows for split in SPLITS},
         metrics=_metric_rows(metrics),
         baselines=list(metrics.get("baselines", {})),
-        lead={other: _interval(lead.get(task.main_metric)) for other, lead in metrics.get("difference", {}).items()},
+        lead={
+            other: _lead(lead.get(task.main_metric), better) for other, lead in metrics.get("difference", {}).items()
+        },
         main_metric=task.main_metric,
         state=prepared.state,
         continues=isinstance(task, ContinuesText),
         inputs=[record if len(record) > 1 else next(iter(record.values())) for record in records],
         prompts=[next(iter(record.values())) for record in records],
         parity=parity,
+        verdict=verdict,
         sizes=sizes,
     )
 
@@ -54,6 +66,13 @@ def _metric_rows(metrics: dict[str, Any]) -> list[list[str]]:
         for name, metric in metrics.get("test", {}).items()
         if isinstance(metric, dict) and "value" in metric
     ]
+
+
+def _lead(difference: Any, higher_is_better: bool) -> str:
+    """Return a difference from a baseline so that it is positive where the model is better."""
+    if not isinstance(difference, dict):
+        return "-"
+    return _interval(Interval(**difference).as_gain(higher_is_better=higher_is_better).as_dict())
 
 
 def _interval(metric: Any) -> str:

@@ -46,6 +46,10 @@ class Interval:
         """Return the three numbers by name, rounded to six digits."""
         return {"value": round(self.value, 6), "low": round(self.low, 6), "high": round(self.high, 6)}
 
+    def as_gain(self, *, higher_is_better: bool) -> Interval:
+        """Return a difference of two models so that it is positive where the first one is better."""
+        return self if higher_is_better else Interval(0.0 - self.value, 0.0 - self.high, 0.0 - self.low)
+
 
 def intervals(predictions: pd.DataFrame, metrics: Sequence[Metric], bootstrap: Bootstrap) -> dict[str, Interval]:
     """Return each metric of `predictions` with its interval.

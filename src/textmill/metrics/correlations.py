@@ -55,9 +55,16 @@ def _ranks(values: Floats, index: Integers) -> Floats:
 
 
 def _correlation(first: Floats, second: Floats) -> Floats:
-    one = first - first.mean(axis=1, keepdims=True)
-    other = second - second.mean(axis=1, keepdims=True)
-    spread = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
-    product = (one * other).sum(axis=1)
-    correlation: Floats = np.divide(product, spread, out=np.zeros_like(product), where=spread > 0)
+    one, other = _standardised(first), _standardised(second)
+    correlation: Floats = np.clip((one * other).sum(axis=1), -1, 1)
     return correlation
+
+
+def _standardised(values: Floats) -> Floats:
+    """Return each row minus its mean, at length 1; zeros for a constant row, whose mean may round to another value."""
+    centred = values - values.mean(axis=1, keepdims=True)
+    centred[np.ptp(values, axis=1) == 0] = 0
+    for size in (np.abs(centred).max(axis=1, keepdims=True), None):  # the largest first: squares of tiny values are 0
+        length = np.sqrt((centred**2).sum(axis=1, keepdims=True)) if size is None else size
+        centred = np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
+    return centred

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BLEU, _CHRF = "bleu_count_", "chrf_count_"
-_ORDERS = 4
 _TOKENIZERS = {"zh": "zh"}
 """Sacrebleu's tokenizers for languages without spaces between words."""
 
@@ -52,13 +51,11 @@ def metrics(language: str | None) -> list[Metric]:
     """Return `bleu` and `chrf`, 0 to 100, over tables with the columns of `count_columns`."""
     bleu, chrf = _bleu(language), _chrf()
 
-    def score_bleu(sums: Sequence[int]) -> float:
-        (ours, reference), counts = sums[:2], list(sums[2:])
-        result = bleu.compute_bleu(counts[:_ORDERS], counts[_ORDERS:], sys_len=ours, ref_len=reference)
-        return float(result.score)
+    def score_bleu(sums: list[int]) -> float:
+        return float(bleu._compute_score_from_stats(sums).score)
 
-    def score_chrf(sums: Sequence[int]) -> float:
-        return float(chrf._compute_f_score(list(sums)))
+    def score_chrf(sums: list[int]) -> float:
+        return float(chrf._compute_score_from_stats(sums).score)
 
     return [_metric("bleu", _BLEU, score_bleu), _metric("chrf", _CHRF, score_chrf)]
 

@@ -5,7 +5,6 @@ Temperature, top-k, top-p, min-p and repetition penalty are processors of the tr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
     from textmill.models.cache import KeyValueCache
     from textmill.models.language_model import LanguageModel
     from textmill.models.transformer import Source
+
+_IMPOSSIBLE = -1e9
+"""Transformers' score of what cannot be; ties and rounding with it are the same."""
 
 Done = Callable[[int, list[int]], bool]
 """Return whether a row, given its number and its new tokens, is finished."""
@@ -48,23 +50,26 @@ def generate(
     rows = [list(prompt) or [end] for prompt in prompts]
     window = _Window(model, rows, options.max_new_tokens, cached=cached, source=source)
     new_tokens: list[list[int]] = [[] for _ in prompts]
-    open_rows = set(range(len(prompts)))
+    open_rows = list(range(len(prompts)))
     for _ in range(options.max_new_tokens):
         logits = process(window.ids, window.next_logits())
-        chosen = _choose(logits, generators, greedy=options.temperature == 0)
+        chosen = _choose(logits, [generators[row] for row in open_rows], greedy=options.temperature == 0)
         step: list[int | None] = [None] * len(prompts)
-        for row in sorted(open_rows):
-            if chosen[row] == end:
-                open_rows.discard(row)
+        kept = []
+        for place, (row, token) in enumerate(zip(open_rows, chosen, strict=True)):
+            if token == end:
                 continue
-            step[row] = chosen[row]
-            new_tokens[row].append(chosen[row])
-            if is_done is not None and is_done(row, new_tokens[row]):
-                open_rows.discard(row)
+            step[row] = token
+            new_tokens[row].append(token)
+            if is_done is None or not is_done(row, new_tokens[row]):
+                kept.append(place)
         yield step
-        if not open_rows:
+        if not kept:
             return
-        window.append(chosen)
+        if len(kept) < len(open_rows):
+            window.reorder(kept)
+            open_rows = [open_rows[place] for place in kept]
+        window.append([chosen[place] for place in kept])
 
 
 @torch.inference_mode()
@@ -78,35 +83,31 @@ def search(
 ) -> list[list[int]]:
     """Return the best continuation of each prompt by beam search, scored by log-likelihood / length^penalty.
 
-    A prompt's search ends when `beams` continuations have ended, or at the maximum length. The
+    The same search as transformers' `generate`: only continuations that ended, or that reached the
+    maximum length, can be the best. `options.early_stopping` decides when a prompt's search ends. The
     arguments are those of `generate`.
     """
     beams, device = options.beams, model.output_weight.device
-    searches = [_Beams(options) for _ in prompts]
-    open_searches = list(searches)
     rows = [list(prompt) or [end] for prompt in prompts for _ in range(beams)]
     window = _Window(model, rows, options.max_new_tokens, cached=True, source=source, rows_per_source=beams)
-    for _ in range(options.max_new_tokens):
-        scores = torch.tensor([search.scores for search in open_searches], device=device)
-        candidates = scores[:, :, None] + window.next_logits().log_softmax(dim=-1).view(*scores.shape, -1)
-        best, where = candidates.flatten(1).topk(2 * beams)
-        kept: list[int] = []
-        tokens: list[int] = []
-        still_open = []
-        for number, (search, scored, places) in enumerate(
-            zip(open_searches, best.tolist(), where.tolist(), strict=True)
-        ):
-            chosen = [divmod(place, candidates.size(2)) for place in places]
-            if search.step(scored, chosen, end):
-                still_open.append(search)
-                kept += [number * beams + beam for beam in search.origins]
-                tokens += [tokens_of_beam[-1] for tokens_of_beam in search.tokens]
-        open_searches = still_open
-        if not open_searches:
+    state = _Beams(len(prompts), options, device)
+    open_prompts = list(range(len(prompts)))
+    results: list[list[int]] = [[] for _ in prompts]
+    for length in range(1, options.max_new_tokens + 1):
+        log_likelihood = window.next_logits().log_softmax(dim=-1).view(len(open_prompts), beams, -1)
+        origins = state.step(log_likelihood, length, end)
+        goes_on = state.can_improve(length) if length < options.max_new_tokens else [False] * len(open_prompts)
+        kept = [place for place, open_ in enumerate(goes_on) if open_]
+        for place, (prompt, open_) in enumerate(zip(open_prompts, goes_on, strict=True)):
+            if not open_:
+                results[prompt] = [token for token in state.best(place) if token != end]
+        if not kept:
             break
-        window.reorder(kept)
-        window.append(tokens)
-    return [search.best() for search in searches]
+        open_prompts = [open_prompts[place] for place in kept]
+        state.select(torch.tensor(kept, device=device))
+        window.reorder([place * beams + beam for place in kept for beam in origins[place]])
+        window.append(state.tokens[:, :, length - 1].flatten().tolist())
+    return results
 
 
 def generate_tokens(
@@ -128,49 +129,85 @@ def generate_tokens(
 
 
 class _Beams:
-    """The beam search of one prompt: log-likelihood, new tokens and previous beam of each beam."""
+    """The beam searches of P open prompts with K beams each, as transformers does them, -1e9 for impossible included.
 
-    def __init__(self, options: GenerationConfig) -> None:
+    Attributes:
+        scores: Log-likelihood of each open beam, (P, K), falling.
+        tokens: New tokens of each open beam, -1 after them, (P, K, `max_new_tokens`).
+        ended: Whether each place holds an ended continuation, (P, K).
+        ended_scores: Log-likelihood / length^penalty of the ended continuations, (P, K), falling.
+        ended_tokens: Their tokens, the end included, (P, K, `max_new_tokens`).
+    """
+
+    def __init__(self, prompts: int, options: GenerationConfig, device: torch.device) -> None:
         self._options = options
-        self._finished: list[tuple[float, list[int]]] = []
+        shape = (prompts, options.beams)
         # All beams are equal at first; only the first one branches
-        self.scores = [0.0] + [-math.inf] * (options.beams - 1)
-        self.tokens: list[list[int]] = [[] for _ in range(options.beams)]
-        self.origins = list(range(options.beams))
+        self.scores = torch.full(shape, _IMPOSSIBLE, device=device)
+        self.scores[:, 0] = 0
+        self.tokens = torch.full((*shape, options.max_new_tokens), -1, device=device)
+        self.ended = torch.zeros(shape, dtype=torch.bool, device=device)
+        self.ended_scores = torch.full(shape, _IMPOSSIBLE, device=device)
+        self.ended_tokens = self.tokens.clone()
 
-    def step(self, scores: Sequence[float], chosen: Sequence[tuple[int, int]], end: int) -> bool:
-        """Take the best candidates, (beam, token), in order of falling score; return whether to go on."""
+    def step(self, log_likelihood: Tensor, length: int, end: int) -> list[list[int]]:
+        """Extend the beams by their `length`-th token; return the previous beam of each new one.
+
+        `log_likelihood` (P, K, V) is that of every next token.
+        """
         beams = self._options.beams
-        kept: list[tuple[float, int, int]] = []
-        for rank, (score, (beam, token)) in enumerate(zip(scores, chosen, strict=True)):
-            if token == end:
-                if rank < beams:
-                    self._finished.append((self._value(score, len(self.tokens[beam]) + 1), self.tokens[beam]))
-            elif len(kept) < beams:
-                kept.append((score, beam, token))
-        self.scores = [score for score, _, _ in kept]
-        self.origins = [beam for _, beam, _ in kept]
-        self.tokens = [[*self.tokens[beam], token] for _, beam, token in kept]
-        return len(self._finished) < beams
+        candidates = log_likelihood + self.scores[:, :, None]
+        # Twice as many as beams: half of them may end
+        scores, places = candidates.flatten(1).topk(min(2 * beams, candidates[0].numel()))
+        origins, added = places // candidates.size(2), places % candidates.size(2)
+        tokens = _take(self.tokens, origins)
+        tokens[:, :, length - 1] = added
+        ends = (added == end) | (length == self._options.max_new_tokens)
+        values = scores / length**self._options.length_penalty
+        # Only the best K candidates may end a text, the others merely keep K beams open
+        ending = ends & (torch.arange(ends.size(1), device=ends.device) < beams)
+        merged = torch.cat([self.ended_scores, values + ~ending * _IMPOSSIBLE], dim=1)
+        self.ended_scores, best = merged.topk(beams)
+        self.ended_tokens = _take(torch.cat([self.ended_tokens, tokens], dim=1), best)
+        self.ended = torch.cat([self.ended, ending], dim=1).gather(1, best)
+        self.scores, best = (scores + ends * _IMPOSSIBLE).topk(beams)
+        self.tokens = _take(tokens, best)
+        kept: list[list[int]] = origins.gather(1, best).tolist()
+        return kept
 
-    def best(self) -> list[int]:
-        """Return the best continuation, including those cut off at the maximum length."""
-        cut = [
-            (self._value(score, len(tokens)), tokens)
-            for score, tokens in zip(self.scores, self.tokens, strict=True)
-            if tokens and score > -math.inf
-        ]
-        return max([*self._finished, *cut], key=lambda pair: pair[0])[1]
+    def can_improve(self, length: int) -> list[bool]:
+        """Return for each prompt whether its open beams of `length` new tokens may still change the result."""
+        options = self._options
+        longest = options.early_stopping == "never" and options.length_penalty > 0
+        hoped = self.scores[:, :1] / (options.max_new_tokens if longest else length) ** options.length_penalty
+        worst = torch.where(self.ended, self.ended_scores.amin(dim=1, keepdim=True), _IMPOSSIBLE)
+        improvable = (hoped > worst).any(dim=1)
+        if options.early_stopping in (True, None):
+            improvable &= ~self.ended.all(dim=1)
+        result: list[bool] = improvable.tolist()
+        return result
 
-    def _value(self, score: float, length: int) -> float:
-        value: float = score / length**self._options.length_penalty
-        return value
+    def select(self, prompts: Tensor) -> None:
+        """Keep the prompts with these indices."""
+        for name in ("scores", "tokens", "ended", "ended_scores", "ended_tokens"):
+            setattr(self, name, getattr(self, name)[prompts])
+
+    def best(self, prompt: int) -> list[int]:
+        """Return the tokens of the best ended continuation."""
+        tokens: list[int] = self.ended_tokens[prompt, 0].tolist()
+        return tokens[: tokens.index(-1)] if -1 in tokens else tokens
+
+
+def _take(tokens: Tensor, beams: Tensor) -> Tensor:
+    """Return the beams (P, N) of `tokens` (P, K, L): (P, N, L)."""
+    return tokens.gather(1, beams[:, :, None].expand(-1, -1, tokens.size(2)))
 
 
 class _Window:
-    """The model's current context and its cache; when it is full, the newer half is kept.
+    """The model's current context of each row, and its cache.
 
-    `ids` (B, T) are padded on the left with each row's first token.
+    When the context of a row is full, its newer half is kept: where a row's context begins depends on
+    that row alone. `ids` (B, T) are padded on the left with the first token of each row's context.
     """
 
     def __init__(
@@ -191,6 +228,7 @@ class _Window:
         self._source = self._select_sources()
         self._context = model.architecture.max_length
         self._room = min(self._context, max(map(len, rows)) + new)
+        self._starts = [0 if len(row) < self._context else len(row) - self._context // 2 for row in rows]
         self.ids: Tensor
         self._mask: Tensor | None
         self._cache: KeyValueCache | None
@@ -210,9 +248,13 @@ class _Window:
 
     def append(self, tokens: Sequence[int]) -> None:
         """Append a token to each row."""
-        for row, token in zip(self._rows, tokens, strict=True):
+        moved = False
+        for number, (row, token) in enumerate(zip(self._rows, tokens, strict=True)):
             row.append(token)
-        if self.ids.size(1) >= self._context:
+            if len(row) - self._starts[number] > self._context:
+                self._starts[number] = len(row) - self._context // 2
+                moved = True
+        if moved or self.ids.size(1) >= self._context:
             self._fill()
             return
         new = torch.tensor(tokens, device=self.ids.device)[:, None]
@@ -224,6 +266,7 @@ class _Window:
         """Keep these rows, in this order."""
         index = torch.tensor(rows, device=self.ids.device)
         self._rows = [list(self._rows[row]) for row in rows]
+        self._starts = [self._starts[row] for row in rows]
         self.ids = self.ids[index]
         self._mask = None if self._mask is None else self._mask[index]
         if self._cache is not None:
@@ -239,10 +282,8 @@ class _Window:
         return self._all_sources.select(torch.tensor(self._source_of_row, device=self._model.output_weight.device))
 
     def _fill(self) -> None:
-        """Start the context from the rows: all of them if more tokens fit, else their newer half."""
-        longest = max(map(len, self._rows))
-        kept = self._context // 2 if longest >= self._context else longest
-        rows = [row[-kept:] for row in self._rows]
+        """Compute the context of every row afresh."""
+        rows = [row[start:] for row, start in zip(self._rows, self._starts, strict=True)]
         width = max(map(len, rows))
         device = self._model.output_weight.device
         self.ids = torch.tensor([row[:1] * (width - len(row)) + row for row in rows], device=device)

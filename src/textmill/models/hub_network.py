@@ -60,6 +60,7 @@ class HubNetwork(nn.Module):
             pad_token_id=self.padding,
             decoder_start_token_id=self.start,
             **(sampling if sampled else {}),
+            **({} if options.early_stopping is None else {"early_stopping": options.early_stopping}),
         )
         return [self._strip(row) for row in sequences[:, 1:].tolist()]
 

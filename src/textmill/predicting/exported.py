@@ -37,6 +37,7 @@ class ExportedModel(Section):
         graphs: ONNX file by precision (`fp32`, `int8`); empty for models that generate text.
         head: ONNX file of a graph over the other graphs' outputs, such as a classifier of two vectors.
         generation: Generation options; None for models with graphs.
+        precision: Graph that serves, as the export decided; None in folders of earlier exports, which serve int8.
     """
 
     task: PluginSpec
@@ -48,6 +49,11 @@ class ExportedModel(Section):
     graphs: dict[str, str]
     head: str | None = None
     generation: GenerationConfig | None = None
+    precision: str | None = None
+
+    def resolved(self, precision: str) -> str:
+        """Return the precision, with `auto` replaced by that of the graph that serves."""
+        return (self.precision or "int8") if precision == "auto" else precision
 
 
 def write_specification(folder: Path, exported: ExportedModel) -> None:

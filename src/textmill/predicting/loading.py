@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from textmill.predicting.text_continuer import TextContinuer
     from textmill.predicting.text_generator import TextGenerator
 
-Precision = Literal["int8", "fp32"]
+Precision = Literal["auto", "int8", "fp32"]
 
 
-def load_predictor(folder: Path, precision: Precision = "int8", *, threads: int | None = None) -> Predictor:
+def load_predictor(folder: Path, precision: Precision = "auto", *, threads: int | None = None) -> Predictor:
     """Check an exported folder against its manifest and load it.
 
     Args:
         folder: Folder with `textmill.json`, `tokenizer.json`, `manifest.json` and the graphs.
-        precision: Graph to load; ignored by a model that generates text.
+        precision: Graph to load; `auto` is the one that the export decided to serve. Ignored by a model
+            that generates text.
         threads: Threads of ONNX Runtime or PyTorch; None uses one for each core.
 
     Returns:
@@ -43,10 +44,11 @@ def load_predictor(folder: Path, precision: Precision = "int8", *, threads: int 
         task = Task.find(str(exported.task[plugins.TARGET]))
         kind: type[TextContinuer | TextGenerator] = TextContinuer if issubclass(task, ContinuesText) else TextGenerator
         return kind.load_verified(folder, exported, threads=threads)
-    if precision not in exported.graphs:
-        raise UserError(f"no {precision} graph here", where=str(folder), fix=f"Choose among {sorted(exported.graphs)}")
+    chosen = exported.resolved(precision)
+    if chosen not in exported.graphs:
+        raise UserError(f"no {chosen} graph here", where=str(folder), fix=f"Choose among {sorted(exported.graphs)}")
     from textmill.data.tokenizing import load_tokenizer
 
     head = open_session(folder / exported.head, threads) if exported.head is not None else None
-    graph = open_session(folder / exported.graphs[precision], threads)
+    graph = open_session(folder / exported.graphs[chosen], threads)
     return Predictor(exported, load_tokenizer(folder), graph, head=head)

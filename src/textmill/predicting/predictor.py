@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # fifth of MiniLM's time.
 _SLOW_FUSIONS = ["SkipLayerNormFusion"]
 
+_WIDTH_STEP = 1
+"""Padded lengths are multiples of it."""
+
 _CHARACTERS_PER_TOKEN = 10  # an upper bound for almost every text; later characters are beyond the limit
 
 
@@ -111,13 +114,24 @@ class Predictor:
         return outputs | dict(zip(names, head_outputs, strict=True))
 
     def outputs_of_ids(self, input_ids: Sequence[Sequence[int]]) -> Outputs:
-        """Return raw outputs for tokenised texts, in batches of similar length; NaN for empty texts."""
+        """Return raw outputs for tokenised texts; NaN for empty texts.
+
+        A row is computed with rows of its own padded length only, which depends on nothing but its
+        tokens: their number decides in which order a processor adds up. So its bits are the same in
+        any batch. Two positions at least: a matrix of one row takes another kernel.
+        """
         lengths = np.fromiter((len(ids) for ids in input_ids), np.int64, len(input_ids))
-        batches = length_batches(lengths, self.tokens_per_batch)
+        widths = np.maximum(2, -(-lengths // _WIDTH_STEP) * _WIDTH_STEP)
+        batches = [
+            rows[part]
+            for width in np.unique(widths)[::-1]
+            for rows in [np.flatnonzero(widths == width)]
+            for part in length_batches(widths[rows], self.tokens_per_batch)
+        ]
         assert self.session is not None, "this model has no graph"
         chunks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self.exported.outputs}
         for rows in batches:
-            padded, mask = pad([input_ids[row] for row in rows])
+            padded, mask = pad([input_ids[row] for row in rows], int(widths[rows[0]]))
             feed = {"input_ids": padded, "attention_mask": mask}
             for name, values in zip(self.exported.outputs, self.session.run(self.exported.outputs, feed), strict=True):
                 chunks[name].append(values)

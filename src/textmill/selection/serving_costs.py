@@ -18,7 +18,7 @@ _ROWS = 50
 _GENERATION_ROWS = 3
 _REPEATS = 3
 _MEGABYTE = 1e6
-_SERVED: Precision = "int8"  # the graph that is served by default
+_SERVED: Precision = "int8"  # the graph that serves unless its loss is too large
 
 
 def measure_network(candidate: Candidate, prepared: Prepared) -> ServingCost:

@@ -17,7 +17,7 @@ class ServeSettings(Section):
         port: TCP port; 0 takes a free one.
         allowed_hosts: Names, besides those of loopback, by which clients may address the server; `*` for any.
             Without them, a server on another address than loopback answers to any name.
-        precision: Graph that predicts.
+        precision: Graph that predicts; `auto` is the one that the model's export chose.
         workers: Concurrent batches, one thread each; None for one per core.
         max_body_bytes: Maximum size of a request body.
         max_held_bytes: Maximum size of the bodies of all open requests.
@@ -37,7 +37,7 @@ class ServeSettings(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     allowed_hosts: tuple[str, ...] = ()
-    precision: Literal["int8", "fp32"] = "int8"
+    precision: Literal["auto", "int8", "fp32"] = "auto"
     workers: Annotated[int, Field(ge=1)] | None = None
     max_body_bytes: Annotated[int, Field(ge=1)] = 1 << 20
     max_held_bytes: Annotated[int, Field(ge=1)] = 64 << 20

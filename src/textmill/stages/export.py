@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from textmill.config.layout import Layout
 from textmill.config.sections.export import ExportConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.stages.runner import run_stage
+
+log = logging.getLogger("textmill")
 
 
 def main(config: ExportConfig, runtime: RuntimeConfig, layout: Layout) -> None:
@@ -26,6 +30,8 @@ def main(config: ExportConfig, runtime: RuntimeConfig, layout: Layout) -> None:
         run.set_tags({"textmill.manifest_sha256": made.manifest_sha256})
         run.log_artifact(folder / MODEL_FOLDER / "README.md", "export")
         run.write_reference(folder / "run.json")
+    if made.verdict:
+        log.info("export: %s", made.verdict)
 
 
 if __name__ == "__main__":

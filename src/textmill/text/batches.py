@@ -52,10 +52,10 @@ def restore_order(
     return {name: stack_rows(parts)[back] for name, parts in chunks.items()}
 
 
-def pad(sequences: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return token ids, padded with 0 (masked), and their mask; shape (B, T), T >= 1 the longest."""
+def pad(sequences: Sequence[Sequence[int]], width: int = 1) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return token ids, padded with 0 (masked), and their mask; shape (B, T), T the longest, at least `width`."""
     lengths = np.fromiter((len(ids) for ids in sequences), np.int64, len(sequences))
-    mask = np.arange(max(1, lengths.max(initial=0))) < lengths[:, None]
+    mask = np.arange(max(width, lengths.max(initial=0))) < lengths[:, None]
     padded = np.zeros(mask.shape, np.int64)
     if len(sequences):
         padded[mask] = np.concatenate([np.asarray(ids, np.int64) for ids in sequences])

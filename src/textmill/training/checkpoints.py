@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch.utils._pytree import tree_leaves
 
-from textmill.errors import UserError
+from textmill.errors import UserError, name_full_disk
 from textmill.files import read_json, read_optional, sha256_file, write_json
 from textmill.training import random_state
 from textmill.training.distributed import gather_all
@@ -34,6 +35,8 @@ _INTERVAL = 60
 """Ratio of the time between two checkpoints to the time that one takes."""
 _RUN_FILE = "run.json"
 _LOCK_FILE = ".lock"
+_ORPHANS_LIVE = 6.0
+"""Seconds that the loaders of a killed process may live on, with its lock."""
 _HOLDER_FILE = "holder.json"
 _MENTIONED_FILE = "mentioned"
 _PARTS_FILE = "parts.json"
@@ -67,7 +70,7 @@ class CheckpointFolder:
 
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(blocking=False)
+            self._lock.acquire(timeout=_ORPHANS_LIVE)
         except Timeout as error:
             raise UserError(
                 f"{self._holder()} runs the same training",
@@ -178,8 +181,15 @@ class CheckpointFile(TorchCheckpointIO):
     """Writes a checkpoint straight to its file; Lightning's own writes to memory and `$TMPDIR` first."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write the checkpoint."""
-        torch.save(checkpoint, path)
+        """Write the checkpoint.
+
+        Raises:
+            UserError: The disk is full.
+        """
+        tensors = [leaf for leaf in tree_leaves(checkpoint) if isinstance(leaf, torch.Tensor)]
+        # A path would be written by C++, whose errors do not say that the disk is full.
+        with name_full_disk(Path(path), sum(each.nbytes for each in tensors)), Path(path).open("wb") as file:
+            torch.save(checkpoint, file)
 
 
 class CheckpointWriter(Callback):

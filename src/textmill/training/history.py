@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from safetensors.torch import save_file
 
+from textmill.errors import name_full_disk
 from textmill.files import sha256_file
 from textmill.metrics.base import Outputs
 from textmill.training.loading import storable
@@ -92,7 +93,9 @@ class History(Callback):
         weights = weights_of(trainer)
         if trainer.is_global_zero and self.best_file:
             partial = self._folder / ".partial.safetensors"
-            save_file(storable(weights), partial)
+            stored = storable(weights)
+            with name_full_disk(partial, sum(each.nbytes for each in stored.values())):
+                save_file(stored, partial)
             self.best_sha256 = sha256_file(partial)
             partial.replace(self._folder / self.best_file)
 

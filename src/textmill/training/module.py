@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VALIDATION = "validation/"
+_MOST_FILES = 50
+"""Faulty steps of a training that are written to files."""
 
 log = logging.getLogger("textmill")
 
@@ -210,10 +212,11 @@ class TrainingModule(LightningModule):
         else:
             norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
         self.gradient_norm = norm
-        loss = sum_over_ranks(self.accumulation.loss) / rank_count()
+        mean = sum_over_ranks(self.accumulation.loss) / rank_count()
+        loss, value = torch.stack([mean.float(), norm.float()]).tolist()  # waits for a GPU once
         scaled = isinstance(plugin, MixedPrecision) and plugin.scaler is not None  # which skips infinite gradients
-        fault = self._watch.fault(float(loss), 0.0 if scaled else float(norm))
-        self.skips_step = fault is not None and self._handle(fault, float(loss), float(norm))
+        fault = self._watch.fault(loss, 0.0 if scaled else value)
+        self.skips_step = fault is not None and self._handle(fault, loss, value)
         if self.skips_step:
             optimizer.zero_grad(set_to_none=True)  # a parameter without gradient does not move
 
@@ -222,7 +225,8 @@ class TrainingModule(LightningModule):
         step, trainer = self.global_step + 1, self.trainer
         path = self._faults / f"{self._faults_prefix}-{step}-{trainer.global_rank}.json"
         facts = {"step": step, "fault": fault, "loss": loss, "gradient_norm": norm}
-        write_batches(path, self.accumulation.window, facts)
+        if len(list(self._faults.glob(f"{self._faults_prefix}-*"))) < _MOST_FILES:
+            write_batches(path, self.accumulation.window, facts)
         finite = math.isfinite(loss) and math.isfinite(norm)
         skip = self._skips_faults and self._watch.in_a_row < MOST_IN_A_ROW
         if not skip and not finite:

@@ -120,7 +120,7 @@ def _is_faster(what: str, shape: Shape, cpu_information: Path) -> bool:
     key = json.dumps({"what": what, **machine, **asdict(shape)}, sort_keys=True)
     path = _memory()
     known = _read(path)
-    times = known.get(key)
+    times: Any = known.get(key)
     if not _are_times(times):
         times = _measure(_layer if what == "layer" else _orthogonalisation, shape)
         note = ", remembered" if _remember(path, {**known, key: times}) else ""

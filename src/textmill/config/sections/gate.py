@@ -134,7 +134,7 @@ class GateConfig(Section):
     """The gate of `textmill promote`.
 
     Attributes:
-        precision: Graph to measure: the one to serve.
+        precision: Graph to measure; `auto` is the one that each version serves.
         floors: Smallest allowed value by metric; the largest one if lower is better.
         max_overlap: Largest share of evaluation rows whose normalised text is also in the training split.
         resamples: Number of draws of the bootstrap and of the test of slices.
@@ -142,7 +142,7 @@ class GateConfig(Section):
         seed: Seed of the bootstrap and of the choice of timed rows.
     """
 
-    precision: Literal["int8", "fp32"] = "int8"
+    precision: Literal["auto", "int8", "fp32"] = "auto"
     floors: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
     difference: DifferenceConfig = DifferenceConfig()
     slices: SlicesConfig = SlicesConfig()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
@@ -23,7 +23,10 @@ class GenerationConfig(Section):
         repetition_penalty: Divisor of the scores of tokens in the text (Keskar et al. 2019).
         beams: Number of beams; 1 disables beam search. Sampling options do not apply to beam search.
         length_penalty: Exponent of the length; beam search ranks texts by log-likelihood / length ^
-            exponent (Wu et al. 2016): 0 favours short texts, more than 1 long ones.
+            exponent (Wu et al. 2016): 0 or less favours short texts, more than 1 long ones.
+        early_stopping: When beam search ends: true as soon as `beams` texts have ended; false when open
+            beams are unlikely to become better; `never` when they cannot. None is the default of a
+            pretrained model's own code, else true.
         stop: Texts that end generation; they are not part of the answer.
         seed: Seed of the samples.
     """
@@ -35,7 +38,8 @@ class GenerationConfig(Section):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
     beams: Annotated[int, Field(ge=1)] = 1
-    length_penalty: Annotated[float, Field(ge=0)] = 1.0
+    length_penalty: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    early_stopping: bool | Literal["never"] | None = None
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     seed: int = 0
 

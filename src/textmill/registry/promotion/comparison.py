@@ -151,11 +151,12 @@ def _measured(pair: tuple[Subject, Subject], layout: Layout, config: PipelineCon
     if material.champion.digest != material.digest:
         raise NotMeasuredError("their test rows differ")
     tables = (material.challenger.predictions, material.champion.predictions)
-    rows, precision = len(material.frame), config.gate.precision
+    rows = len(material.frame)
+    graphs = "the graphs that serve" if config.gate.precision == "auto" else f"their {config.gate.precision} graphs"
     return {
         **_measured_metrics(tables, material.metrics, material.target_columns, config),
         "costs": (material.challenger.costs, material.champion.costs),
-        "how": f"Both predicted the {rows} rows of the test split now, with their {precision} graphs.",
+        "how": f"Both predicted the {rows} rows of the test split now, with {graphs}.",
     }
 
 

@@ -90,7 +90,8 @@ def memory(folder: Path, precision: str, inputs: Sequence[dict[str, Any]]) -> fl
 
 def size(folder: Path, predictor: Predictor, precision: str) -> float:
     """Return the size in MB of the graph with its weights; of the weights alone where PyTorch predicts."""
-    return (folder / predictor.exported.graphs.get(precision, "model.safetensors")).stat().st_size / _MEGABYTE
+    exported = predictor.exported
+    return (folder / exported.graphs.get(exported.resolved(precision), "model.safetensors")).stat().st_size / _MEGABYTE
 
 
 def _print_memory(folder: Path, precision: Precision) -> None:

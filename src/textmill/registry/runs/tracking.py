@@ -269,7 +269,7 @@ def _open(opening: Opening, layout: Layout, runtime: RuntimeConfig, *, needs_sto
         except UnreachableError as error:
             if needs_store or opening.previous is None:
                 raise _told_to_sync(error, layout) from error
-            log.warning("%s: %s Goes on without it", opening.stage, error)
+            log.warning("%s: %s It continues without the server", opening.stage, error)
     if opened_online is None:
         opening = replace(opening, new=new_run(layout.root, opening.experiment))
     spool = Spool.create(layout.spool, uri, layout.root, opening, opened_online)

@@ -106,6 +106,8 @@ def version_tags(folder: Path, run_id: str, layout: Layout) -> dict[str, str]:
         f"{PREFIX}weights_sha256": provenance["trained"],
     }
     tags |= {f"{PREFIX}data.{split}_sha256": digest for split, digest in provenance["prepared"].items()}
+    if precision := read_specification(folder).precision:
+        tags[f"{PREFIX}precision"] = precision
     if corpus := provenance["corpus"].get("sha256"):
         tags[f"{PREFIX}data.corpus_sha256"] = corpus
     if lock := upstream_lock_digest(layout.root, "register"):
