@@ -117,7 +117,10 @@ def verify(folder: Path) -> None:
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise TamperedError("the manifest is missing", where=str(path), fix="Export the model again")
-    expected: dict[str, str] = read_json(path)
+    try:
+        expected: dict[str, str] = dict(read_json(path))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise TamperedError("the manifest is not readable", where=str(path), fix="Export the model again") from error
     actual = folder_digests(folder)
     actual.pop(MANIFEST_FILE)
     fix = "Do not use this folder; export the model again, or run `dvc checkout`"
