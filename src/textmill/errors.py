@@ -141,7 +141,8 @@ def is_disk_full(error: BaseException) -> bool:
 
 def full_path(error: BaseException, *folders: Path) -> Path:
     """Return what was written when a disk was full: the path in the error, or the fullest of `folders` and $TMPDIR."""
-    named = (getattr(cause, "filename", None) for cause in causes(error))
+    # Of a copy, the second name is what was written.
+    named = (getattr(cause, name, None) for cause in causes(error) for name in ("filename2", "filename"))
     candidates = [Path(os.fsdecode(name)) for name in named if isinstance(name, str | bytes) and name]
     return candidates[0] if candidates else min([*folders, Path(tempfile.gettempdir())], key=free_space)
 

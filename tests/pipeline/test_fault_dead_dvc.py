@@ -69,7 +69,7 @@ def checkpoints(project: Project) -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.fault
 def test_killed_dvc_takes_its_training_along_and_the_next_one_goes_on(project: Project) -> None:
-    train_for_long(project, 150)
+    train_for_long(project, 80)
     took = []
     number = rounds(2, 10)
     for attempt in range(number):
