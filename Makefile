@@ -20,7 +20,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_SERVER := $(VENV)/.installed-server
 INSTALLED_TEST := $(VENV)/.installed-test
 
-.PHONY: help install repro test lint format ui server bench bench-gpu routing-study clean
+.PHONY: help install repro test faults fuzz mutants lint format ui server bench bench-gpu routing-study clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -28,17 +28,34 @@ help: ## List the targets
 install: $(INSTALLED) ## Create .venv and install Textmill with pinned packages
 
 repro: $(INSTALLED) ## Rebuild what changed, from raw text to the registered model
+	@# DVC wants to be told that there is no git, as after the download of an archive.
+	@at=$$PWD; until [ -e "$$at/.git" ] || [ "$$at" = / ]; do at=$$(dirname "$$at"); done; \
+	if [ ! -e "$$at/.git" ]; then dvc config --local core.no_scm true; \
+	elif grep -qs no_scm .dvc/config.local; then dvc config --local --unset core.no_scm; fi
 	@dvc repro || { status=$$?; dvc checkout --quiet || true; exit $$status; }
 	@textmill summary
 
 test: $(INSTALLED_TEST) ## Run all tests, slow ones too
-	@pytest -n auto --maxprocesses 4 --dist loadfile
+	@python tools/executed_lines.py pytest -n auto --maxprocesses 4 --dist loadfile --strict-skips
 
-lint: $(INSTALLED_TEST) ## Check style, types and words
+faults: $(INSTALLED_TEST) ## Plant every fault at full length, into docs/reliability.md
+	@rm -f .faults.jsonl
+	@TEXTMILL_NIGHTLY=1 TEXTMILL_FAULTS_REPORT=$(CURDIR)/.faults.jsonl pytest -m fault --timeout 3600 --strict-skips
+	@python -m bench.reliability .faults.jsonl
+
+mutants: $(INSTALLED_TEST) ## Change gate, bootstrap, lock, lineage and resume; list changes that no test notices
+	@python -m bench.mutants
+
+lint: $(INSTALLED_TEST) ## Check style, types, words, insecure code and known vulnerabilities
 	@ruff check .
 	@ruff format --check .
 	@mypy
 	@python tools/words.py
+	@bandit --quiet --recursive src --configfile pyproject.toml --severity-level medium
+	@python tools/audit.py
+
+fuzz: $(INSTALLED_TEST) ## Try many times as many random inputs and requests as `make test`, others in each run
+	@TEXTMILL_NIGHTLY=1 pytest -n auto --maxprocesses 4 --dist worksteal --timeout 0 tests/code/test_fuzz_inputs.py tests/pipeline/test_fuzz_serving.py
 
 format: $(INSTALLED_TEST) ## Format the code
 	@ruff check --fix .
@@ -66,11 +83,11 @@ $(VENV)/pyvenv.cfg:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found. Install one, or run make PYTHON=/path/to/python." >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-$(INSTALLED): $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+$(INSTALLED): $(VENV)/pyvenv.cfg pyproject.toml constraints.txt tools/textmill_environment.py
 	@echo "Installing Textmill and its pinned packages into $(VENV) ..."
 	@python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
-	@# `mlflow` and `dvc` send no telemetry in this environment, even when they are called directly.
-	@python -c "import sysconfig, pathlib; pathlib.Path(sysconfig.get_paths()['purelib'], 'textmill_no_telemetry.pth').write_text('import os; os.environ.setdefault(\"MLFLOW_DISABLE_TELEMETRY\", \"true\"); os.environ.setdefault(\"DVC_NO_ANALYTICS\", \"1\")\n')"
+	@# Also for `mlflow` and `dvc` when they are called directly: no telemetry, and a user without a name or a home.
+	@python -c "import shutil, sysconfig, pathlib; site = pathlib.Path(sysconfig.get_paths()['purelib']); shutil.copy('tools/textmill_environment.py', site); (site / 'textmill_environment.pth').write_text('import textmill_environment\n')"
 	@touch $@
 
 $(INSTALLED_SERVER): $(INSTALLED)

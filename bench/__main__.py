@@ -1,4 +1,4 @@
-"""Run every benchmark and write `docs/benchmarks.md`: `make bench` or `python -m bench [NAME ...]`.
+"""Run every benchmark and write its page: `make bench` or `python -m bench [NAME ...]`.
 
 Each benchmark is a program that prints its own section of Markdown. Naming some renews only their
 sections; the others stay as they were measured.
@@ -16,6 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
+OTHER_PAGES = {"gate": ROOT / "docs" / "promotion.md"}
+"""Pages on which a benchmark's section stands in the text, between marks of the same form."""
 BENCHMARKS = {
     "pipeline": "The whole pipeline",
     "quality": "Quality of the default model over three seeds",
@@ -34,6 +36,7 @@ BENCHMARKS = {
     "choose": "Choosing a model: the advice compared with training all",
     "startup": "Start-up and fixed costs",
     "memory": "Memory of `prepare` on 1 GB of text",
+    "gate": "Simulated promotions",
 }
 NEEDS_A_GPU = "gpu"
 INTRODUCTION = """# Benchmarks
@@ -69,6 +72,15 @@ def read_sections() -> dict[str, str]:
     return dict(found)
 
 
+def write_between_marks(page: Path, name: str, section: str) -> None:
+    """Replace a benchmark's section of a page."""
+    before, start, rest = page.read_text(encoding="utf-8").partition(f"<!-- bench:{name} -->\n")
+    _, end, after = rest.partition("<!-- /bench -->")
+    if not end:
+        sys.exit(f"error: {page} has no section <!-- bench:{name} -->")
+    page.write_text(before + start + section + end + after, encoding="utf-8")
+
+
 def main(arguments: list[str]) -> None:
     """Measure and write. Options (`--quick`) go to the benchmarks named."""
     names = [argument for argument in arguments if not argument.startswith("-")]
@@ -82,7 +94,11 @@ def main(arguments: list[str]) -> None:
         command = [sys.executable, "-m", f"bench.{name}", *options]
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
         said = " ".join(["python -m bench", name, *options])
-        sections[name] = f"## {BENCHMARKS[name]}\n\n*{machine()}. Command: `{said}`.*\n\n{done.stdout.strip()}\n"
+        section = f"## {BENCHMARKS[name]}\n\n*{machine()}. Command: `{said}`.*\n\n{done.stdout.strip()}\n"
+        if name in OTHER_PAGES:
+            write_between_marks(OTHER_PAGES[name], name, section)
+            continue
+        sections[name] = section
         text = INTRODUCTION
         for known in BENCHMARKS:
             if known in sections:

@@ -36,7 +36,8 @@ from textmill.config.layout import Layout
 from textmill.config.schema import PipelineConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
-from textmill.registry.runs.tracking import StageRun
+from textmill.registry.runs.opening import Opened
+from textmill.registry.runs.tracking import StageRun, StoreLog
 from textmill.stages.runner import run_program
 
 log = logging.getLogger("textmill")
@@ -169,7 +170,7 @@ class Study:
         return self._run(self._client.create_run(self._experiment, run_name=name, tags=everything).info.run_id)
 
     def _run(self, run_id: str) -> StageRun:
-        return StageRun(self._client, self._uri, run_id, "routing-study")
+        return StageRun(run_id, "routing-study", StoreLog(self._client, self._uri, Opened(run_id, {})))
 
     def _key(self, parts: Any) -> str:
         digests = {name: self.prepared.digest(name) for name in ("train", "validation")}
@@ -278,9 +279,9 @@ def _ended(run: StageRun) -> Iterator[None]:
         run.flush()
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        run.client.set_terminated(run.run_id, "KILLED" if stopped else "FAILED")
+        run.end("KILLED" if stopped else "FAILED")
         raise
-    run.client.set_terminated(run.run_id, "FINISHED")
+    run.end("FINISHED")
 
 
 def _digest(value: Any) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.skips import unexpected
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,12 +28,48 @@ os.environ.update(
         "GIT_COMMITTER_EMAIL": "tester@example.invalid",
     }
 )
+# In the background of a script SIGINT is ignored, and so it would be in every process that a test starts. A handler is
+# not inherited: those processes get the default, and this one still does not react.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, lambda *_: None)
 # Tests that run side by side share the cores: threads that spin while they wait slow each other tenfold.
 if (_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // _workers))
     os.environ["OMP_WAIT_POLICY"] = "passive"
 for _variable in ("MLFLOW_TRACKING_URI", "TEXTMILL_HOME", "DVC_EXP_NAME", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(_variable, None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--strict-skips", action="store_true", help="fail if a test skips that support/skips.py does not expect"
+    )
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Count the skips and name those that are not expected."""
+    skips = _skips(terminalreporter)
+    surprising = unexpected(skips)
+    if skips:
+        terminalreporter.section("skips")
+        terminalreporter.line(f"{len(skips)} skipped, {len(surprising)} of them not expected by tests/support/skips.py")
+    for test, reason in surprising:
+        terminalreporter.line(f"NOT EXPECTED {test}: {reason}", red=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail a session with a skip that is not expected, under --strict-skips."""
+    reporter = session.config.pluginmanager.getplugin("terminalreporter")
+    if session.config.getoption("--strict-skips") and reporter and not exitstatus and unexpected(_skips(reporter)):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _skips(reporter: Any) -> list[tuple[str, str]]:
+    reports = reporter.stats.get("skipped", [])
+    return [
+        (report.nodeid, str(report.longrepr[2] if isinstance(report.longrepr, tuple) else "")) for report in reports
+    ]
 
 
 @pytest.fixture(scope="session")

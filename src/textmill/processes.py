@@ -1,14 +1,34 @@
-"""Stop a process together with its child processes."""
+"""Stop a process with its children, end one whose starter died, and let only one process write an output."""
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import subprocess
-from contextlib import suppress
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from textmill.errors import UserError
 
 if TYPE_CHECKING:
     import psutil
+
+log = logging.getLogger("textmill")
+
+_LOOK_SECONDS = 0.5
+_END_SECONDS = 30.0  # for a last checkpoint and the end of the run
+_WAIT_SECONDS = _END_SECONDS + 5.0
+
+
+def is_first_process() -> bool:
+    """Return whether this process has rank 0, and so writes and logs; works before ranks connect."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
+    return all(int(os.environ.get(name, "0") or 0) == 0 for name in names)
 
 
 def end_family(process: subprocess.Popen[bytes], seconds: float) -> None:
@@ -27,6 +47,87 @@ def end_family(process: subprocess.Popen[bytes], seconds: float) -> None:
     process.wait()
 
 
+def end_with_starter(name: str) -> None:
+    """End this process once the one that started it is dead: DVC for a stage, the first rank for another rank.
+
+    DVC that is killed cannot end its stage, which would write on beside the stage of the next
+    `dvc repro`. The process gets SIGTERM, and SIGKILL with its descendants half a minute later. A
+    stage that was started by hand is not watched: it may outlive its shell.
+    """
+    is_rank = int(os.environ.get("LOCAL_RANK") or 0) > 0
+    if not (is_rank or "DVC_STAGE" in os.environ):
+        return
+    import psutil
+
+    starter = psutil.Process().parent() if is_rank else _dvc()
+
+    def watch() -> None:
+        while starter is not None and _runs(starter):
+            time.sleep(_LOOK_SECONDS)
+        log.warning("%s: ends, because the process that started it is dead", name)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        time.sleep(_END_SECONDS)
+        for member in [*psutil.Process().children(recursive=True), psutil.Process()]:
+            _send(member, signal.SIGKILL)
+
+    threading.Thread(target=watch, name="watch-starter", daemon=True).start()
+
+
+@contextmanager
+def only_writer(lock: Path, output: str) -> Iterator[None]:
+    """Hold the file `lock` while this process writes `output`; wait for another one that is ending.
+
+    The operating system releases the lock when the process dies. Ranks but the first are let through.
+
+    Raises:
+        UserError: Another process holds it for longer than an ending one takes.
+    """
+    if not is_first_process():
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    holder = lock.with_suffix(".pid")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock)
+    try:
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            log.warning("waiting for process %s, which writes %s", _read(holder), output)
+            held.acquire(timeout=_WAIT_SECONDS)
+    except Timeout as error:
+        pid = _read(holder)
+        fix = f"Wait for it, or end it with `kill {pid}`; then run the command again"
+        raise UserError(f"process {pid} is writing {output}", fix=fix) from error
+    try:
+        holder.write_text(str(os.getpid()))
+        yield
+    finally:
+        held.release()
+
+
+def _dvc() -> psutil.Process | None:
+    """Return DVC: the nearest ancestor that has not got `DVC_STAGE` from it; None if it died before."""
+    import psutil
+
+    stage, starter = os.environ["DVC_STAGE"], psutil.Process().parent()
+    with suppress(psutil.Error, OSError):
+        while starter is not None and starter.environ().get("DVC_STAGE") == stage:  # a shell or a wrapper
+            starter = starter.parent()
+    with suppress(OSError):
+        # The process that adopts an orphan is of another group; a wrapper such as `setsid` makes a new one.
+        if starter is not None and os.getpgrp() not in (os.getpid(), os.getpgid(starter.pid)):
+            return None
+    return starter
+
+
+def _read(holder: Path) -> str:
+    with suppress(OSError):
+        return holder.read_text().strip() or "?"
+    return "?"
+
+
 def _send(process: psutil.Process, number: signal.Signals) -> None:
     import psutil
 
@@ -38,6 +139,6 @@ def _runs(process: psutil.Process) -> bool:
     import psutil
 
     try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

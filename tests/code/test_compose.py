@@ -74,7 +74,7 @@ def test_round_trip_and_canonical_text(layout: Layout, tmp_path: Path) -> None:
     put(layout, "conf/experiment/movie_reviews.yaml", r"^title: .*\n", "")
     with (layout.conf / "experiment/movie_reviews.yaml").open("a") as file:
         file.write("# moved\ntitle: Sentiment of movie-review sentences\n")
-    assert resolved.to_yaml(compose(layout)) == text
+    assert text.endswith(resolved.to_yaml(compose(layout)))
 
 
 @pytest.mark.parametrize(
@@ -134,5 +134,35 @@ def test_resolved_missing_or_broken(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dvc repro compose"):
         resolved.read(tmp_path / "resolved.yaml")
     (tmp_path / "resolved.yaml").write_text("train: {}")
+    with pytest.raises(UserError, match="changed or damaged after `compose` wrote it"):
+        resolved.read(tmp_path / "resolved.yaml")
+    (tmp_path / "resolved.yaml").write_text(f"{resolved.HEADER}train: {{}}")  # as earlier code wrote it
     with pytest.raises(UserError, match="not a resolved configuration"):
         resolved.read(tmp_path / "resolved.yaml")
+
+
+@pytest.mark.parametrize(
+    ("path", "added", "line"),
+    [
+        ("params.yaml", "seed: 18\n", "the key 'seed' is set twice, here and in line 4"),
+        ("params.yaml", "evaluate: {resamples: 100, resamples: 200}\n", "the key 'resamples' is set twice"),
+        ("params.yaml", "gate:\n  floors: {accuracy: 0.5}\n  floors: {}\n", "the key 'floors' is set twice"),
+        ("conf/experiment/movie_reviews.yaml", "title: Another\n", "the key 'title' is set twice"),
+        ("conf/data/movie_reviews.yaml", "x: [{0: a, 0: b}]\n", "the key '0' is set twice"),
+        ("conf/config.yaml", "seed: 18\n", "the key 'seed' is set twice"),
+    ],
+)
+def test_compose_with_a_repeated_key_names_file_and_line(layout: Layout, path: str, added: str, line: str) -> None:
+    file = layout.root / path
+    file.write_text(file.read_text() + added)
+    text = problem(layout)
+    last = len(file.read_text().splitlines())
+    assert text.startswith(f"{path}:{last}: {line}"), text
+    assert text.endswith("Remove one of the two.")
+
+
+def test_compose_with_the_same_key_in_two_mappings_is_accepted(layout: Layout) -> None:
+    file = layout.root / "params.yaml"
+    anchors = "candidate: null\nevaluate: &own\n  resamples: 100\nexport:\n  title: A\n"
+    file.write_text(file.read_text() + anchors)
+    assert compose(layout).evaluate.resamples == 100

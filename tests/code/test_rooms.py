@@ -29,7 +29,7 @@ ROOMS = [
     "stages",
     "cli",
 ]
-REGISTRY = ["runs", "versions", "promotion", "lineage", "server"]
+REGISTRY = ["runs", "versions", "lineage", "promotion", "server"]
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "textmill"
 
 

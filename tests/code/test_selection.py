@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textmill.cli.choose import _MILLISECONDS, _SECONDS, _quantity
+from textmill.config.compose import compose
 from textmill.config.layout import Layout
 from textmill.errors import UserError
 from textmill.metrics.bootstrap import Bootstrap, intervals
@@ -215,9 +217,29 @@ PROBLEM = Problem("reviews.csv", "some_task")
 def test_recommend_a_clear_winner_with_its_params() -> None:
     choice = recommend([result("worse", 0.6), result("better", 0.9, seed=1)], PROBLEM, METRIC)
     assert choice.best.name == "better"
-    assert yaml.safe_load(choice.params_yaml) == {"model": "better"}
+    assert yaml.safe_load(choice.params_yaml) == {"experiment": None, "model": "better"}
     assert "not significant" not in choice.text
     assert choice.versus["worse"].gain.low > 0.2
+
+
+@pytest.mark.parametrize("name", ["minilm", "encoder_tiny"])
+@pytest.mark.parametrize("experiment", [None, "movie_reviews"])
+def test_lines_to_adopt_compose_what_was_tried_in_a_fresh_clone(
+    name: str, experiment: str | None, tmp_path: Path, repository_root: Path
+) -> None:
+    clone = Layout(tmp_path / "clone")
+    shutil.copytree(repository_root / "conf", clone.conf)
+    problem = Problem("movie_reviews", "text_classification", experiment)
+    known = read_candidates(clone)[name]
+    changes = {"train": {"max_epochs": 1}}
+    tried = compose_candidate(clone, tmp_path / "tried", name, known, problem_params(problem, clone), changes)
+    lines = recommend([result(name, 0.9, params=tried.params)], problem, METRIC).params_yaml
+    published = yaml.safe_load((repository_root / "params.yaml").read_text())
+    assert published["experiment"] == "movie_reviews", "the lines have something to replace"
+    for written in (lines, yaml.safe_dump({**published, **yaml.safe_load(lines)})):  # replaced, or pasted key by key
+        clone.params.write_text(written)
+        assert compose(clone) == tried.config
+    assert bool(tried.config.gate.floors) == (experiment is not None)
 
 
 def test_recommend_names_a_cheaper_candidate_of_equal_quality() -> None:

@@ -210,3 +210,69 @@ def test_sst2(project: Any, repository_root: Path) -> None:
     assert found.state == {"labels": ["negative", "positive"]}
     texts = [set(found.frame(name, ["text"])["text"]) for name in ("train", "validation", "test")]
     assert not texts[0] & texts[1] and not texts[0] & texts[2] and not texts[1] & texts[2]
+
+
+PASSAGE = "it was the best of times and it was the worst of times for all"
+
+
+def with_passages(rows: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+    """Given splits: training rows 60 to 62 have passages of test rows, validation row 20 one of a test row."""
+    test = [*rows[100:120], (f"Yes: {PASSAGE}!", "good"), ("A short text of six words.", "bad"), ("So so.", "bad")]
+    train = [*rows[:60], (f"Once more {PASSAGE.upper()}, they say", "good")]
+    train += [("He wrote: a short text of six words, and went", "bad"), ("It was so so.", "bad")]
+    return {"train": train, "validation": [*rows[80:100], (f"And {PASSAGE}", "good")], "test": test}
+
+
+def test_training_rows_with_passages_of_the_test_split_are_listed(project: Any, many_rows: Any, whole: Any) -> None:
+    for split, rows in with_passages(many_rows(120)).items():
+        project.rows(f"{split}/a.csv", rows)
+    found = project.prepare(max_rejected=0.0)
+    assert {name: found.split(name).num_rows for name in ("train", "validation", "test")} == {
+        "train": 61,
+        "validation": 20,
+        "test": 23,
+    }
+    listed = {(row["file"], row["row"]): row for row in project.rejects}
+    assert set(listed) == {
+        ("data/raw/files/train/a.csv", "62"),
+        ("data/raw/files/train/a.csv", "63"),
+        ("data/raw/files/validation/a.csv", "22"),
+    }
+    assert {row["reason"] for row in listed.values()} == {"shares a passage with a row of the split 'test'"}
+    assert found.statistics["rejected"]["total"] == 3
+    assert "shares a passage" in (found.folder / "report/README.md").read_text()
+    assert "It was so so." in set(whole()["text"])
+
+
+def test_passages_are_kept_when_configured(project: Any, many_rows: Any) -> None:
+    for split, rows in with_passages(many_rows(120)).items():
+        project.rows(f"{split}/a.csv", rows)
+    found = project.prepare(duplicates={"passage_words": None})
+    assert found.split("train").num_rows == 63
+    assert not project.rejects
+    found = project.prepare(duplicates={"passage_words": 20})
+    assert [row["text"] for row in project.rejects] == ["He wrote: a short text of six words, and went"]
+    assert found.split("train").num_rows == 62
+
+
+def test_prepare_of_rows_that_all_share_a_passage_says_so(project: Any, many_rows: Any) -> None:
+    rows = [(f"{PASSAGE} {text}", label) for text, label in many_rows(5)]
+    for split, some in (("train", rows[:2]), ("validation", rows[2:4]), ("test", rows[4:])):
+        project.rows(f"{split}/a.csv", some)
+    with pytest.raises(UserError, match=r"all rows of the split 'train' share a passage .*passage_words: null"):
+        project.prepare()
+
+
+def test_cut_splits_share_no_passage(project: Any, many_rows: Any, whole: Any) -> None:
+    """Each two rows share 13 words: of pairs that a seeded split divides, the training row is dropped."""
+    rows = []
+    for index, (text, label) in enumerate(many_rows(100)):
+        shared = " ".join(f"w{index}n{number}" for number in range(13))
+        rows += [(f"{text} {shared}", label), (f"{shared} {text[::-1]}", label)]
+    project.rows("all/a.csv", rows)
+    project.prepare()
+    everything = whole()
+    names = everything["text"].str.extract(r"w(\d+)n0 ")[0]
+    assert (everything.groupby(names)["split"].nunique() == 1).all()
+    assert len(everything) + len(project.rejects) == 200
+    assert len(project.rejects) > 20

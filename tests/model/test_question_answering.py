@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from support.faults import rounds
+from support.fuzzing import Client, check_server, send_requests_of_schema
+from support.serving import served
 from support.tiny_questions import MAX_LENGTH, MODEL, TASK, prepared_project, run_stages
 
 from textmill.config.layout import Layout
@@ -103,6 +106,14 @@ def test_margin_chosen_on_validation_is_in_the_weights(project: Layout) -> None:
         outputs, examples_of(task, prepared.split("validation")).frame(), prepared.state
     )
     assert table["f1"].mean() == pytest.approx(chosen["f1"], abs=1e-6)
+
+
+@pytest.mark.fault
+def test_server_of_question_answering_answers_random_requests(project: Layout, tmp_path: Path) -> None:
+    with served(tmp_path, tmp_path / "log", str(project.exported / "model")) as server:
+        client = Client(server.port)
+        send_requests_of_schema(server, client, rounds(60, 2000))
+        check_server(server, client, rounds(60, 2000))
 
 
 def test_export_keeps_parity(project: Layout) -> None:

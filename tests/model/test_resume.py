@@ -35,10 +35,10 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def start(root: Path, *arguments: object) -> subprocess.Popen[str]:
+def start(root: Path, *arguments: object, **options: Any) -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": ""}
     command = [sys.executable, str(PROGRAM), str(root), *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, cwd=root, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, cwd=root, stderr=subprocess.PIPE, text=True, **options)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:

@@ -227,15 +227,13 @@ def test_expert_choice_threshold_takes_about_as_many_in_evaluation() -> None:
         assert set(one.tolist()) == set(other.tolist())
 
 
-@pytest.mark.parametrize("name", ROUTERS)
+@pytest.mark.parametrize("name", [name for name in ROUTERS if name != "random"])
 def test_who_looks_ahead_says_so(name: str) -> None:
     """Routers that are not marked route a token alike whatever follows; evaluation keeps to it unless marked."""
     ids = token_ids(1, 12)
     changed = ids.clone()
     changed[0, 6:] = (changed[0, 6:] + 3) % 29
     model = language_model(router=router(name))
-    if name == "random":
-        pytest.skip("by lot")
     mixture = model.decoder.blocks[0].feed_forward
     assert isinstance(mixture, MixtureOfExperts)
 

@@ -1,8 +1,9 @@
 """A tiny BERT and tiny prepared data, so that real trainings take seconds.
 
 Also a program that runs the train stage on them, for tests that kill it or start several ranks:
-`python tiny_training.py ROOT [step N | epoch N]`, which kills itself at that step or in that
-epoch's first batch, with the configuration in ROOT/config.json.
+`python tiny_training.py ROOT [step N | epoch N | memory N]`, which kills itself at that step or in that
+epoch's first batch, or trains with N MB more memory than it has at the start, with the configuration in
+ROOT/config.json.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -36,8 +38,8 @@ ARCHITECTURE = {
 }
 
 
-def write_split(folder: Path, rows: int, seed: int) -> None:
-    """Rows whose label is told by their first token, of 4 to 40 tokens."""
+def write_split(folder: Path, rows: int, seed: int, corrupt: dict[int, list[float]] | None = None) -> None:
+    """Rows whose label is told by their first token, of 4 to 40 tokens; `corrupt` ones have unusable targets."""
     draw = random.Random(seed)
     labels = [draw.randrange(2) for _ in range(rows)]
     ids = [[label + 1, *(draw.randrange(5, VOCABULARY) for _ in range(draw.randrange(3, 40)))] for label in labels]
@@ -53,7 +55,10 @@ def write_split(folder: Path, rows: int, seed: int) -> None:
             "label_id": pa.array(labels, pa.int64()),
         }
     )
-    folder.mkdir(parents=True)
+    if corrupt is not None:
+        shares = [corrupt.get(row, [1.0 - label, float(label)]) for row, label in enumerate(labels)]
+        table = table.append_column("label_probabilities", pa.array(shares, pa.list_(pa.float32())))
+    folder.mkdir(parents=True, exist_ok=True)
     with pa.ipc.new_file(str(folder / "00000.arrow"), table.schema) as writer:
         writer.write_table(table)
 
@@ -119,13 +124,20 @@ def main(root: Path, unit: str = "", number: str = "") -> None:
     from textmill.training.meter import Meter
     from textmill.training.trainer import Training
 
-    after_batch, run = Meter.on_train_batch_end, Training.run
+    after_batch, run, start = Meter.on_train_batch_end, Training.run, Meter.on_train_start
+
+    def limited(self: Meter, *arguments: Any) -> None:
+        start(self, *arguments)
+        if unit == "memory":
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+            resource.setrlimit(resource.RLIMIT_AS, (used + (int(number) << 20),) * 2)
 
     def dying(self: Meter, trainer: Any, *rest: Any) -> None:
         after_batch(self, trainer, *rest)
         (root / f"samples-{trainer.global_rank}").write_text(str(self.samples))
+        (root / "step").write_text(str(trainer.global_step))
         reached = {"step": trainer.global_step, "epoch": trainer.current_epoch}
-        if unit and reached[unit] >= int(number):
+        if unit in reached and reached[unit] >= int(number):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def noting(self: Training, metrics: Any = None) -> Any:
@@ -134,6 +146,7 @@ def main(root: Path, unit: str = "", number: str = "") -> None:
         return trained
 
     Meter.on_train_batch_end, Training.run = dying, noting  # type: ignore[method-assign]
+    Meter.on_train_start = limited  # type: ignore[method-assign]
     run_program("train", lambda: run_stage(root))
 
 

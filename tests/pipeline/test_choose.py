@@ -43,13 +43,13 @@ def test_advice_comes_with_the_lines_that_adopt_it(asked: Project) -> None:
     assert not list((asked.root / ".dvc/tmp/textmill/choose").iterdir())
     _check_runs(asked.root)
 
-    lines = {key: value for key, value in found["params"].items() if value is not None}
-    (asked.root / "params.yaml").write_text(yaml.safe_dump(lines))
+    (asked.root / "params.yaml").write_text(yaml.safe_dump(found["params"]))
     composed = asked.run("python", "-m", "textmill.stages.compose")
     assert "done" in composed.stderr
     resolved = yaml.safe_load((asked.root / "data/resolved.yaml").read_text())
     assert resolved["train"]["optimizer"]["learning_rate"] == 0.01
     assert resolved["register"]["name"] == "reviews"
+    assert not resolved["gate"]["floors"], "of the film reviews"
 
 
 def _check_runs(root: Path) -> None:

@@ -1,13 +1,10 @@
-"""Surroundings that fail: a full disk, a missing network, a tracking server that is down."""
+"""Surroundings that fail: an unwritable folder, a missing network, a tracking server that is down."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from support.project import Project
@@ -39,43 +36,6 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], stage: str, sa
     lines = [line for line in done.stderr.splitlines() if line.startswith(f"textmill {stage}: error: ")]
     assert len(lines) == 1, done.stderr[-3000:]
     assert says in lines[0], lines[0]
-
-
-@contextmanager
-def full_disk(folder: Path) -> Iterator[None]:
-    """Lay `folder` onto a disk of its own that has hardly a byte left."""
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    copy = folder.with_name(folder.name + ".copy")
-    folder.rename(copy)
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size + 1_000_000}", "tmpfs", str(folder)], capture_output=True
-    )
-    if mounted.returncode:
-        folder.rmdir()
-        copy.rename(folder)
-        pytest.skip("cannot mount a tmpfs here (needs root)")
-    try:
-        shutil.copytree(copy, folder, dirs_exist_ok=True)
-        with (folder / "filler").open("wb", buffering=0) as filler:
-            try:
-                while filler.write(b"\0" * 4096):
-                    pass
-            except OSError:
-                pass
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-@pytest.mark.parametrize("stage", OUTPUTS)
-def test_full_disk(project: Project, stage: str) -> None:
-    with full_disk(project.root / "data"):
-        before = digests(project)
-        done = project.run("python", "-m", f"textmill.stages.{stage}", check=False)
-        assert_one_clear_line(done, stage, "the disk is full")
-        assert digests(project) == before
-        assert not list((project.root / "data").glob(".*partial*"))
 
 
 @pytest.mark.parametrize("stage", ["fetch", "prepare"])

@@ -103,6 +103,8 @@ def test_decision_and_card_are_stored_with_the_version(crowned: Layout) -> None:
     folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
     decision = read_json(folder / "decision.json")
     assert (decision["verdict"], decision["version"], decision["champion"]) == ("pass", "2", "1")
+    assert (decision["outcome"], decision["decision"], decision["look"]) == ("moved", address, 1)
+    assert version.tags["textmill.outcome"] == "moved"
     assert decision["gate"]["difference"]["margin"] == 0.05
     assert decision["evaluation_set"]["rows"] == 34
     assert {check["name"] for check in decision["checks"]} >= {"digest", "overlap", "difference", "slice", "memory"}
@@ -143,16 +145,16 @@ def test_first_champion_is_held_to_floors(layout: Layout) -> None:
 
 
 @pytest.mark.slow
-def test_other_evaluation_set_or_training_rows_fail(crowned: Layout) -> None:
+def test_promote_without_the_data_of_the_version_is_refused(crowned: Layout) -> None:
+    """Without a cache the workspace must have the rows of the version."""
     shard = next((crowned.prepared / "train").iterdir())
     shard.rename(shard.with_name("00007.arrow"))
     words = promote("2", crowned, dry_run=True).event.words
     assert words == "the training rows of version 2 are not available"
     shard = next((crowned.prepared / "test").iterdir())
     shard.rename(shard.with_name("00007.arrow"))
-    done = promote("2", crowned, dry_run=True)
-    assert done.event.verdict == "fail"
-    assert "version 1 was built with another evaluation set" in done.event.words
+    with pytest.raises(UserError, match=r"the test rows of tiny-reviews/2 are not available .*holds other test rows"):
+        promote("2", crowned, dry_run=True)
 
 
 def test_tampered_challenger_or_champion_is_refused_and_named(crowned: Layout) -> None:
@@ -201,6 +203,16 @@ def test_champion_that_changed_meanwhile_is_stale(crowned: Layout, monkeypatch: 
     assert done.event.words == "compared with version 1, but the champion is now version 3"
     assert aliases(crowned) == {"champion": "3", "challenger": "3"}
     assert [event["outcome"] for event in events(crowned)] == ["stale champion"]
+    assert stored_decision(crowned, "2")["outcome"] == "stale champion"
+    assert store(crowned).get_model_version(NAME, "2").tags["textmill.outcome"] == "stale champion"
+
+
+def stored_decision(layout: Layout, number: str) -> dict[str, Any]:
+    """`decision.json` that the tags of a version name."""
+    import mlflow
+
+    address = store(layout).get_model_version(NAME, number).tags["textmill.decision"]
+    return dict(read_json(Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{address}/decision.json"))))
 
 
 TWO = """
@@ -335,6 +347,91 @@ def test_rolling_back_twice_goes_back_two_steps(layout: Layout) -> None:
     assert aliases(layout) == {"champion": "2", "previous": "1"}
     rollback(None, layout, reason="two")
     assert aliases(layout) == {"champion": "1"}
+
+
+def test_rollback_skips_deleted_versions(layout: Layout) -> None:
+    """The champion deleted, or a link of the chain: the latest champion that exists comes back."""
+    write_gate(layout, **{**GATE, "difference": {"margin": 5.0}, "slices": {"columns": [], "margin": 5.0}})
+    for number in ("1", "2", "3"):
+        assert promote(number, layout).event.outcome == "moved"
+    client = store(layout)
+    client.delete_model_version(NAME, "2")
+    told = textmill("rollback", "--reason", "a broken link", cwd=layout.root)
+    assert told.returncode == 0, told.stderr
+    assert aliases(layout) == {"champion": "1"}
+    assert promote("3", layout).event.outcome == "moved"
+    client.delete_model_version(NAME, "3")
+    shown = textmill("history", cwd=layout.root).stdout
+    assert "The last champion, version 3, was deleted. `textmill rollback` restores the one before it." in shown
+    assert rollback(None, layout, reason="the champion is gone").event.version == "1"
+    assert aliases(layout) == {"champion": "1"}
+    with pytest.raises(UserError, match="has no previous champion that still exists"):
+        rollback(None, layout, reason="none is left")
+
+
+def test_deleted_champion_does_not_open_the_gate(layout: Layout) -> None:
+    """The version before it takes its place; version 3 answers the wrong way round and has no floor to fail."""
+    for number in ("1", "2"):
+        assert promote(number, layout).event.outcome == "moved"
+    store(layout).delete_model_version(NAME, "2")
+    done = promote("3", layout)
+    assert done.event.outcome == "refused"
+    assert done.decision["versions"]["champion"]["version"] == "1"
+
+
+def test_version_of_a_deleted_run_is_promoted_and_rolled_back(layout: Layout) -> None:
+    """MLflow keeps the files of a deleted run until `mlflow gc`."""
+    client = store(layout)
+    client.delete_run(client.get_model_version(NAME, "1").run_id)
+    assert promote("1", layout).event.outcome == "moved"
+    assert stored_decision(layout, "1")["outcome"] == "moved"
+    assert promote("2", layout).event.outcome == "moved"
+    assert rollback(None, layout, reason="x").event.outcome == "moved"
+
+
+def test_anchor_and_looks_are_recorded_and_shown(layout: Layout) -> None:
+    wide = {**GATE, "difference": {"margin": 5.0}, "slices": {"columns": [], "margin": 5.0}}
+    assert promote("1", layout).event.look is None
+    assert promote("2", layout, dry_run=True).event.look == 1
+    done = promote("2", layout, reason="for a reason that is long enough to be worth reading on a narrow terminal")
+    assert (done.event.look, done.event.anchor) == (1, "1")
+    assert promote("3", layout, dry_run=True).event.look == 2
+    refused = promote("3", layout)
+    assert (refused.event.outcome, refused.event.look) == ("refused", 2)
+    assert refused.decision["versions"]["anchor"]["version"] == "1"
+    assert {"difference", "anchor"} <= {
+        check["name"] for check in refused.decision["checks"] if check["status"] == "fail"
+    }
+    digest = done.event.evaluation_set
+    assert digest is not None
+    told = textmill("history", cwd=layout.root, env={"COLUMNS": "80"}).stdout
+    assert "The anchor is version 1." in told
+    assert f"Looks at the evaluation set {digest[:12]}: 2." in told
+    assert max(map(len, told.splitlines())) <= 80
+    assert "worth reading" in told
+    store(layout).delete_model_version(NAME, "1")
+    write_gate(layout, **wide)
+    later = promote("3", layout)
+    assert (later.event.outcome, later.event.anchor) == ("moved", "2")
+
+
+def test_tampered_anchor_is_refused_and_named(layout: Layout) -> None:
+    for number in ("1", "2"):
+        assert promote(number, layout).event.outcome == "moved"
+    store(layout).set_model_version_tag(NAME, "1", "textmill.manifest_sha256", "0" * 64)
+    done = promote("3", layout)
+    assert (done.event.outcome, done.event.verdict) == ("refused", None)
+    assert "manifest.json: the manifest differs from the registered one" in done.event.words
+
+
+def test_unknown_model_is_named_with_the_existing_ones(crowned: Layout) -> None:
+    for command in (("history", "nobody"), ("rollback", "--model", "nobody", "--reason", "x")):
+        done = textmill(*command, cwd=crowned.root)
+        assert done.returncode == 1
+        assert (
+            done.stderr
+            == "textmill: error: nobody: there is no such registered model. Registered models: tiny-reviews.\n"
+        )
 
 
 def test_alias_moved_by_hand_is_told(crowned: Layout) -> None:

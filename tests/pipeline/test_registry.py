@@ -219,14 +219,18 @@ def test_works_through_a_server(exported: Layout, tmp_path: Path) -> None:
         register.main(register_config(), runtime, exported)
         assert read_json(exported.registered / "registered.json")["uri"] == f"models:/{NAME}/1"
         assert not (exported.root / "mlflow.db").exists()
-        for _ in range(2):  # fetched once, then kept
+        for damaged in (False, True):  # fetched once, then kept; fetched again where the copy is damaged
+            if damaged:
+                [graph] = (exported.state / "models").rglob("model.int8.onnx")
+                graph.write_bytes(graph.read_bytes()[:-1])
             asked = ("predict", "great film", "--model", f"models:/{NAME}@challenger", "--json")
             done = textmill(*asked, cwd=exported.root, MLFLOW_TRACKING_URI=address)
             assert done.returncode == 0, done.stderr
     here = textmill("predict", "great film", "--json", cwd=exported.root)
     assert json.loads(done.stdout) == json.loads(here.stdout)
     kept = list((exported.state / "models").iterdir())
-    assert [path.name for path in kept] == [sha256_file(exported.exported / "model/manifest.json")]
+    assert [sha256_file(path / "textmill_manifest.json") for path in kept] == [path.name for path in kept]
+    assert len(kept) == 1
 
 
 @pytest.mark.slow

@@ -129,7 +129,7 @@ def test_pin_of_a_package_runs_the_stages_that_import_it_and_later(edited: Proje
     assert list(reasons) == ["compose", "evaluate", "export", "register"]
     assert reasons["evaluate"] == [f"package scikit-learn {before} → 99.9"]
     assert changed_themselves(edited) == ["evaluate"]
-    pin(edited, "datasketch")
+    pin(edited, "ftfy")
     assert list(why(edited)) == ["compose", *LATER]
     pin(edited, "gunicorn")
     assert changed_themselves(edited) == ["prepare", "evaluate"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import json
 import math
 import os
+import random
 import re
 import signal
 import socket
@@ -19,6 +22,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.faults import record, rounds
 from support.http_client import Answer, Connection, LostError, ask, load
 from support.project import NEGATIVE, POSITIVE, SUBJECTS
 from support.serving import Server, served
@@ -173,6 +177,10 @@ def test_limits(model: Path, tmp_path: Path, server: Server) -> None:
         assert (large.status, large.json()) == (413, {"error": "the body is larger than 5000 bytes"})
         many = ask(small.port, "POST", "/predict", {"inputs": ["great"] * 21})
         assert (many.status, many.json()) == (422, {"error": "21 inputs, more than 20"})
+        exact = b'{"inputs": ["%s", "great"]}' % (b"x" * 1000)
+        for body, status in ((exact.ljust(5000), 200), (exact.ljust(5001), 413)):
+            assert ask(small.port, "POST", "/predict", body).status == status
+        assert ask(small.port, "POST", "/predict", {"inputs": ["great"] * 20}).status == 200
         long = ask(small.port, "POST", "/predict", {"inputs": ["great", "x" * 1001]})
         assert long.status == 422
         assert long.json() == {"error": "input 2 has 1001 characters, more than 1000"}
@@ -195,14 +203,15 @@ def test_limits(model: Path, tmp_path: Path, server: Server) -> None:
 
 def test_slow_and_broken_clients_harm_nobody(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as broken:
-        broken.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+        broken.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         with socket.create_connection(("127.0.0.1", server.port)) as nonsense:
             nonsense.sendall(b"\x16\x03\x01\x02\x00\x01\x00 nonsense\r\n\r\n")
             assert b" 400 " in nonsense.recv(1000)
         assert ask(server.port, "POST", "/predict", {"input": "great film"}).status == 200
     for _ in range(20):  # gone before the answer
         with socket.create_connection(("127.0.0.1", server.port)) as hasty:
-            hasty.sendall(b'POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 18\r\n\r\n{"input": "great"}')
+            head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            hasty.sendall(head + b'Content-Length: 18\r\n\r\n{"input": "great"}')
     assert ask(server.port, "POST", "/predict", {"input": "great film"}).status == 200
     assert "Traceback" not in server.log.read_text()
 
@@ -211,7 +220,7 @@ def test_slow_and_broken_clients_harm_nobody(server: Server) -> None:
 def test_what_comes_too_slowly_is_refused_and_what_takes_too_long_at_the_end_is_told(
     model: Path, tmp_path: Path
 ) -> None:
-    begun = b'POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{"input"'
+    begun = b'POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"input"'
 
     def answer(connection: socket.socket) -> tuple[bytes, dict[str, Any]]:
         """Status line and body; the server must close the connection after it."""
@@ -239,12 +248,12 @@ def test_what_comes_too_slowly_is_refused_and_what_takes_too_long_at_the_end_is_
                 silent.sendall(sent)
                 assert answer(silent) == (b"HTTP/1.1 408 Request Timeout", said)
         with socket.create_connection(("127.0.0.1", running.port), timeout=30) as second:  # of a kept connection
-            second.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\nGET /hea")
+            second.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea")
             first, later = b"".join(iter(lambda: second.recv(4096), b"")).split(b"HTTP/1.1 ")[1:]
             assert first.startswith(b"200 OK")
             assert later.startswith(b"408 ")
         with socket.create_connection(("127.0.0.1", running.port), timeout=30) as endless:
-            endless.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 65536)
+            endless.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 65536)
             status, told = answer(endless)
             assert status == b"HTTP/1.1 431 Request Header Fields Too Large"
             assert told == {"error": "the head is over 65536 bytes"}
@@ -447,3 +456,159 @@ def test_mixed_load_for_seconds(server: Server, expected: dict[str, dict[str, An
     assert statuses[200] > 200
     assert time.monotonic() - started < 15
     assert json.loads(ask(server.port, "GET", "/ready").body)["status"] == "ready"
+
+
+# -- what a web page of another site can send ---------------------------------------------------
+
+JSON = {"Content-Type": "application/json"}
+
+
+def send(port: int, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> tuple[int, bytes]:
+    """Send exactly these headers; `Host` is as in any client if it is not among them."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content-Type": "text/plain"}, 415),  # what a page may send to another site without asking it
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Content-Type": "multipart/form-data; boundary=a"}, 415),
+        ({}, 415),
+        ({"Content-Type": "text/plain; application/json"}, 415),
+        ({"Content-Type": "Application/JSON; charset=utf-8"}, 200),
+        ({"Host": "evil.example"}, 403),  # a name that was rebound to 127.0.0.1
+        ({"Host": "evil.example:PORT"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "localhost@evil.example"}, 403),
+        ({"Host": "0.0.0.0:PORT"}, 403),
+        ({"Host": ""}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Host": "localhost:PORT"}, 200),
+        ({"Host": "LOCALHOST."}, 200),
+        ({"Host": "[::1]:PORT"}, 200),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:1"}, 403),
+        ({"Origin": "http://127.0.0.1:PORT"}, 200),
+    ],
+)
+def test_server_on_loopback_request_of_another_site_is_refused(
+    server: Server, headers: dict[str, str], status: int
+) -> None:
+    given = {name: value.replace("PORT", str(server.port)) for name, value in headers.items()}
+    whole = given if "Content-Type" in given or not given else {**JSON, **given}
+    answer, body = send(server.port, "POST", "/predict", whole, b'{"input": "great film"}')
+    assert answer == status, body
+    if status != 200:
+        assert list(json.loads(body)) == ["error"]
+    if "Host" in headers:
+        for path in ("/ready", "/version", "/metrics", "/docs", "/openapi.json"):
+            assert send(server.port, "GET", path, {"Host": given["Host"]})[0] == status
+        assert send(server.port, "GET", "/health", {"Host": given["Host"]})[0] == 200
+
+
+@pytest.mark.slow
+def test_server_behind_a_proxy_answers_to_allowed_hosts(model: Path, tmp_path: Path) -> None:
+    allowed = ("--allowed-host", "models.example.org", "--allowed-host", "other.example:8443")
+    with served(tmp_path, tmp_path / "log", str(model), *allowed) as running:
+        for host, status in {
+            "models.example.org": 200,
+            "Models.Example.org:443": 200,
+            "other.example:8443": 200,
+            "other.example": 403,
+            "evil.example": 403,
+            "localhost": 200,
+        }.items():
+            assert send(running.port, "GET", "/version", {"Host": host})[0] == status, host
+        for origin, status in {"https://models.example.org": 200, "https://evil.example": 403}.items():
+            headers = {**JSON, "Origin": origin}
+            assert send(running.port, "POST", "/predict", headers, b'{"input": "great"}')[0] == status, origin
+
+
+def test_head_answers_as_get_without_a_body(server: Server) -> None:
+    kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    for path in ("/health", "/ready", "/version", "/metrics", *pages(server), "/openapi.json", "/predict", "/nothing"):
+        whole = ask(server.port, "GET", path)
+        kept.request("HEAD", path)  # on one connection: a body would be read as the next answer
+        answer = kept.getresponse()
+        assert answer.read() == b""
+        assert answer.status == whole.status
+        assert answer.headers["content-type"] == whole.headers["content-type"]
+        if path != "/metrics":
+            assert answer.headers["content-length"] == str(len(whole.body))
+    kept.close()
+
+
+@pytest.mark.parametrize("pieces", [1, 9])
+@pytest.mark.parametrize(("size", "status"), [(65_536, 200), (65_537, 431), (100_000, 431), (2_000_000, 431)])
+def test_head_over_64_kib_is_refused_however_it_arrives(server: Server, size: int, status: int, pieces: int) -> None:
+    head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: "
+    head += b"x" * (size - len(head) - 4) + b"\r\n\r\n"
+    assert len(head) == size
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for start in range(0, size, -(-size // pieces)):
+                connection.sendall(head[start : start - (-size // pieces)])
+                time.sleep(0.02)
+        received = connection.recv(65_536)
+    assert received.startswith(b"HTTP/1.1 %d " % status)
+    if status == 431:
+        assert json.loads(received.partition(b"\r\n\r\n")[2]) == {"error": "the head is over 65536 bytes"}
+
+
+# -- the end of a server that starts -------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_serve_terminated_at_any_moment_of_its_start_ends_cleanly(model: Path, tmp_path: Path) -> None:
+    chooser = random.Random(os.environ.get("TEXTMILL_NIGHTLY"))
+    with served(tmp_path, tmp_path / "log", str(model)) as running:
+        created = psutil.Process(running.process.pid).create_time()
+        start_seconds = time.time() - created
+    counts: Counter[int] = Counter()
+    for attempt in range(rounds(4, 20)):
+        log = tmp_path / f"log-{attempt}"
+        command = [str(Path(sys.executable).parent / "textmill"), "serve", "--port", "0", str(model)]
+        with log.open("wb") as file:
+            process = subprocess.Popen(command, cwd=tmp_path, stdout=file, stderr=file)
+        if attempt % 2:
+            time.sleep(chooser.uniform(0, start_seconds))
+        else:  # while the model is being loaded
+            while b"listening" not in log.read_bytes():
+                time.sleep(0.01)
+            time.sleep(chooser.uniform(0, start_seconds / 2))
+        process.send_signal(signal.SIGTERM)
+        counts[process.wait(30)] += 1
+        said = log.read_text()
+        assert "terminate called" not in said and "Traceback" not in said, said
+    assert set(counts) <= {0, -signal.SIGTERM}, counts
+    record(
+        "3 SIGTERM while a server starts",
+        seen="`serve: stopped; all accepted requests were answered`, or nothing before it listens",
+        kept="nothing is written at the start",
+        measured=f"{counts.total()} starts: {counts[0]} ended with 0, {counts[-signal.SIGTERM]} with 143, 0 with 134",
+        starts=counts.total(),
+        zero=counts[0],
+    )
+
+
+@pytest.mark.slow
+def test_serve_started_with_ignored_interrupt_does_not_react_to_it(model: Path, tmp_path: Path) -> None:
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what it starts in the background
+    try:
+        with served(tmp_path, tmp_path / "log", str(model)) as running:
+            running.process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+            assert ask(running.port, "GET", "/ready").status == 200
+            running.process.terminate()
+            assert running.process.wait(20) == 0
+    finally:
+        signal.signal(signal.SIGINT, previous)

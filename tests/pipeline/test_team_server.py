@@ -154,7 +154,15 @@ def test_promote_and_roll_back_on_the_server(team: Team) -> None:
     assert refused.returncode == 1
     assert "denies this to the user ben" in refused.stderr.strip().splitlines()[-1]
     assert model_aliases(team) == before
-    assert "textmill.intent" not in as_user(team, "ben", f"client.get_registered_model('{NAME}').tags")
+    tags = as_user(team, "ben", f"client.get_registered_model('{NAME}').tags")
+    assert "textmill.intent" not in tags
+    (event,) = (json.loads(value) for key, value in tags.items() if key.startswith("textmill.event."))
+    assert (event["outcome"], event["verdict"]) == ("forbidden", "pass")
+    of_version = as_user(team, "ben", f"client.get_model_version('{NAME}', '1').tags")
+    assert (of_version["textmill.outcome"], of_version["textmill.decision"]) == ("forbidden", event["decision"])
+    read = f"import mlflow, json; print(mlflow.artifacts.load_text('{event['decision']}/decision.json'))"
+    stored = json.loads(project.run("python", "-c", read, env=team.server.environment("ben")).stdout)
+    assert stored["outcome"] == "forbidden"
 
     project.run("textmill", "promote", "1", env=ada)
     assert model_aliases(team)["champion"] == "1"

@@ -19,6 +19,7 @@ from textmill.config.layout import Layout
 from textmill.config.schema import PipelineConfig
 from textmill.predicting.exported import write_manifest
 from textmill.predicting.loading import load_predictor
+from textmill.registry.promotion.challenger import make_challenger
 from textmill.registry.runs.tracking import connect, stage_run
 from textmill.registry.versions import versions
 from textmill.stages import export
@@ -70,10 +71,15 @@ def learn_the_test_split(layout: Layout) -> None:
 
 def register_export(layout: Layout) -> versions.RegisteredVersion:
     """The exported folder as the next version, of a run of its own."""
+    import mlflow
+
     fingerprint = str(len(list_versions(layout)) + 1)
     connect(RUNTIME, layout)
     with stage_run("export", layout, RUNTIME, upstream=None, fingerprint=fingerprint) as run:
-        return versions.register(NAME, layout.exported / "model", layout.exported / "examples.json", run.run_id, layout)
+        model, examples = layout.exported / "model", layout.exported / "examples.json"
+        registered = versions.register(NAME, model, examples, run.run_id, layout)
+        make_challenger(mlflow.MlflowClient(), registered)
+        return registered
 
 
 def another_card(model: Path) -> None:

@@ -21,7 +21,7 @@ def card(
     """
     from textmill.config.layout import find_layout
     from textmill.registry.lineage.lineage import find_origin
-    from textmill.registry.lineage.version_card import version_card
+    from textmill.registry.promotion.version_card import version_card
 
     layout = find_layout()
     origin = find_origin(version, layout)

@@ -126,7 +126,7 @@ def _print(recommendation: Recommendation) -> None:
     for note in notes:
         console.print(Padding(escape(note), (0, 0, 0, 2)))
     if recommendation.adopted is not None:
-        console.print(f"\n  To adopt [bold]{escape(recommendation.adopted.name)}[/bold], write to params.yaml:\n")
+        console.print(f"\n  To adopt [bold]{escape(recommendation.adopted.name)}[/bold], replace params.yaml by:\n")
         for line in recommendation.params_yaml.splitlines():
             console.print(f"    {line}", markup=False, soft_wrap=True)
 

@@ -42,13 +42,25 @@ def _print(document: dict[str, Any]) -> None:
         moved = event["outcome"] == "moved"
         step = f"{event['champion'] or 'none'} → {event['version']}"
         why = event["reason"] if moved else ": ".join(filter(None, (event["reason"], _shortened(event["words"]))))
-        time, outcome = event["time"][:19].replace("T", " "), Text(event["outcome"], "bold" if moved else "")
-        rows.append([time, event["user"], event["action"], step, event["verdict"] or "-", outcome, why])
-    print_table(("time (UTC)", "user", "action", "version", "verdict", "outcome", "reason"), rows, fixed=range(6))
+        # Time and user share a cell: the reason needs the width.
+        when = f"{event['time'][:16].replace('T', ' ')}\n{_cut(event['user'], 16)}"
+        rows.append([when, event["action"], step, Text(event["outcome"], "bold" if moved else ""), why or "-"])
+    print_table(("time (UTC), user", "action", "version", "outcome", "reason"), rows, fixed=range(4))
     aliases = ", ".join(f"{alias} is version {version}" for alias, version in document["aliases"].items())
     console.print(f"  {document['model']}: {aliases or 'no alias is set'}.", soft_wrap=True)
-    if document["moved_elsewhere"]:
+    if document["anchor"] is not None:
+        console.print(f"  The anchor is version {document['anchor']}.", soft_wrap=True)
+    for digest, number in document["looks"].items():
+        console.print(f"  Looks at the evaluation set {digest[:12]}: {number}.", soft_wrap=True)
+    if document["deleted_champion"] is not None:
+        deleted = f"The last champion, version {document['deleted_champion']}, was deleted."
+        console.print(f"  {deleted} `textmill rollback` restores the one before it.", soft_wrap=True)
+    elif document["moved_elsewhere"]:
         console.print("  The alias champion was last moved outside of promote and rollback.", soft_wrap=True)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _shortened(words: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -12,6 +14,7 @@ from textmill.cli.adopt import adopt
 from textmill.cli.card import card
 from textmill.cli.choose import choose
 from textmill.cli.compare import compare
+from textmill.cli.doctor import doctor
 from textmill.cli.drift import drift
 from textmill.cli.generate import generate
 from textmill.cli.history import history
@@ -22,16 +25,17 @@ from textmill.cli.reproduce import reproduce
 from textmill.cli.serve import serve
 from textmill.cli.server import server
 from textmill.cli.summary import summary
+from textmill.cli.sync import sync
 from textmill.cli.verify import verify
 from textmill.cli.why import why
 from textmill.errors import one_line_errors
 
 # In the order of use; `--help` shows them so.
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Make": (why, choose, summary, adopt),
+    "Make": (why, choose, summary, adopt, sync),
     "Judge": (compare, promote, rollback, history),
     "Serve": (predict, generate, serve, server),
-    "Inspect": (lineage, verify, reproduce, card, drift),
+    "Inspect": (lineage, verify, reproduce, card, drift, doctor),
 }
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -57,5 +61,7 @@ def options(
 
 def main() -> None:
     """Run the command. An error that the user can correct ends it with one line and status 1."""
+    if isinstance(sys.stdout, TextIOWrapper):  # where the terminal's encoding lacks a character, its number is printed
+        sys.stdout.reconfigure(errors="backslashreplace")
     with one_line_errors("textmill"):
         app()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Container, Iterable, Sequence
 from typing import Annotated, Any, Literal
 
@@ -20,10 +22,13 @@ INCONCLUSIVE = 4
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document; NaN and infinity become null."""
+    """Print one JSON document; NaN and infinity become null. An output that is not UTF-8 gets ASCII."""
     from pydantic_core import to_json
 
-    print(to_json(document, indent=2, inf_nan_mode="null").decode(), flush=True)
+    text = to_json(document, indent=2, inf_nan_mode="null").decode()
+    if not (sys.stdout.encoding or "utf-8").lower().startswith("utf"):
+        text = json.dumps(json.loads(text), indent=2)
+    print(text, flush=True)
 
 
 def print_table(

@@ -81,6 +81,7 @@ def load_model(model: str | None, precision: str = "auto") -> Any:
         UserError: There is no such model or precision.
     """
     from textmill.config.layout import find_layout
+    from textmill.config.resolved import trust_project
     from textmill.predicting.loading import load_predictor
     from textmill.registry.versions.versions import download
 
@@ -92,6 +93,7 @@ def load_model(model: str | None, precision: str = "auto") -> Any:
         folder = download(model, find_layout())
     else:
         folder = Path(model)
+    trust_project()
     return load_predictor(folder, cast("Precision", precision))
 
 

@@ -13,18 +13,24 @@ if TYPE_CHECKING:
     from textmill.registry.promotion.promotion import Promotion
 
 _CODES = {"moved": 0, "refused": REFUSED, "stale champion": REFUSED, "inconclusive": INCONCLUSIVE}
-_MARKS = {"pass": ("pass", "green"), "fail": ("fail", "red"), "inconclusive": ("cannot tell", "yellow")}
+_MARKS = {
+    "pass": ("pass", "green"),
+    "fail": ("fail", "red"),
+    "inconclusive": ("cannot tell", "yellow"),
+    "undecided": ("cannot tell", ""),
+}
 
 
 def promote(
     version: Annotated[str | None, Argument(help=f"{VERSION_HELP} Default: the challenger.")] = None,
-    dry_run: Annotated[bool, Option("--dry-run", help="Run the gate; store and move nothing.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Run the gate and count the look; move nothing.")] = False,
     reason: Annotated[str, Option(help="Reason, shown in the history.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Make a version the champion if it passes the gate (conf/gate/).
 
-    The gate measures champion and challenger on the same test split.
+    The gate measures challenger, champion and anchor (the best version proven so far) on the same test split.
+    Each comparison on this split is a look; a later one must be clearer (gate.looks).
 
     Exit status: 0 promoted (or would be), 1 error, 3 refused or champion changed, 4 the split is too small to tell.
 
@@ -46,7 +52,7 @@ def rollback(
     model: Annotated[str | None, Option(help="Registered model. Default: this project's model.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the previous champion the champion again.
+    """Make the previous champion the champion again; deleted versions are skipped.
 
     First checks its digests and that it answers; otherwise nothing moves (exit status 3).
 

@@ -38,6 +38,10 @@ def serve(
     host: Annotated[str, Option(help="Address to listen on; any but loopback requires a token.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     token_file: Annotated[Path | None, Option(help="File with the bearer token. Default: $TEXTMILL_TOKEN.")] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        Option(help="Further name by which clients address the server, as behind a proxy; * for any. Repeatable."),
+    ] = None,
     precision: Annotated[str, Option(help="Graph that predicts: int8, fp32, or auto (chosen by export).")] = "auto",
     poll_seconds: Annotated[float, Option(min=0.1, help="Interval between checks of the alias.")] = 5.0,
     drain_seconds: Annotated[float, Option(min=0, help="Time to finish requests after SIGTERM.")] = 30.0,
@@ -73,6 +77,7 @@ def serve(
     from textmill.serving.settings import ServeSettings
 
     options = {name: arguments[name] for name in ServeSettings.model_fields if name in arguments}
+    options["allowed_hosts"] = tuple(allowed_host or ())
     announce = _announce if as_json else lambda _: None
     run(_source(address or model), ServeSettings(**options), read_token(token_file), announce)
 
@@ -84,6 +89,7 @@ def _announce(address: str) -> None:
 def _source(model: str | None) -> ModelSource:
     """Return the source of the model; by default the champion of the project's registered model."""
     from textmill.config.layout import find_layout
+    from textmill.config.resolved import trust_project
     from textmill.registry.versions.registered_source import RegisteredSource
     from textmill.registry.versions.versions import CHAMPION
     from textmill.serving.loading import FolderSource
@@ -95,4 +101,5 @@ def _source(model: str | None) -> ModelSource:
         return RegisteredSource(f"models:/{resolved.read(layout.resolved).registration.name}@{CHAMPION}", layout)
     if model.startswith("models:/"):
         return RegisteredSource(model, find_layout())
+    trust_project()
     return FolderSource(Path(model))

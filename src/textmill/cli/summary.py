@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textmill.cli.output import AsJson, print_json, print_table
 from textmill.errors import UserError
+
+if TYPE_CHECKING:
+    from textmill.config.layout import Layout
 
 _PREDICT = 'textmill predict "I love this product" "This product is bad"'
 _GENERATE = 'textmill generate "To be"'
@@ -24,12 +27,13 @@ def summary(as_json: AsJson = False) -> None:
     layout = find_layout()
     metrics = _read(layout.evaluation / "metrics.json")
     registered = _read(layout.registered / "registered.json")
+    now = _registry_now(registered, layout)
     if as_json:
-        print_json({"metrics": metrics, "registered": registered})
+        print_json({"metrics": metrics, "registered": {**registered, **now}})
         return
     specification = layout.exported / "model" / "textmill.json"
     generates = specification.is_file() and _read(specification).get("generation") is not None
-    _print_table(metrics, registered, _GENERATE if generates else _PREDICT)
+    _print_table(metrics, _standing(registered, now), _GENERATE if generates else _PREDICT)
 
 
 def _read(path: Path) -> Any:
@@ -38,7 +42,46 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _print_table(metrics: dict[str, Any], registered: dict[str, Any], first: str) -> None:
+def _registry_now(registered: dict[str, Any], layout: Layout) -> dict[str, Any]:
+    """Return what the registry says now of the version that this folder's `register` made.
+
+    The folder may be of an experiment that others followed, so the aliases may be of other versions.
+    """
+    from textmill.config.sections.runtime import RuntimeConfig
+    from textmill.registry.runs.addresses import find_version
+    from textmill.registry.runs.store import UnreachableError, open_client
+    from textmill.registry.versions.versions import configured_uri
+
+    name, number = str(registered["name"]), str(registered["version"])
+    try:
+        with open_client(RuntimeConfig(tracking_uri=configured_uri(layout)), layout) as client:
+            find_version(f"{name}/{number}", client, layout)
+            aliases = {alias: str(of) for alias, of in client.get_registered_model(name).aliases.items()}
+    except UnreachableError as error:
+        return {"alias": None, "aliases": None, "problem": str(error)}
+    except UserError as error:
+        return {"alias": None, "aliases": {}, "problem": str(error)}
+    own = sorted(alias for alias, of in aliases.items() if of == number)
+    return {"alias": own[0] if own else None, "aliases": aliases, "problem": None}
+
+
+def _standing(registered: dict[str, Any], now: dict[str, Any]) -> str:
+    """Describe the version of this folder, and which version `textmill promote` means."""
+    name, number = registered["name"], str(registered["version"])
+    version = f"[bold]{name} version {number}[/bold]"
+    if now["problem"]:
+        again = "" if now["aliases"] is None else " `dvc repro --force register` registers it again."
+        return f"  Registered as {version}. {now['problem']}{again}"
+    own = sorted(alias for alias, of in now["aliases"].items() if of == number)
+    text = f"  Registered as {version}, alias {' and '.join(own)}." if own else f"  Registered as {version}, no alias."
+    challenger = now["aliases"].get("challenger")
+    if challenger != number and "champion" not in own:
+        other = f"version {challenger}, from another run" if challenger else "none"
+        text += f"\n  The challenger is {other}. To promote this version: textmill promote {name}/{number}"
+    return text
+
+
+def _print_table(metrics: dict[str, Any], standing: str, first: str) -> None:
     from rich.console import Console
 
     baselines = metrics["baselines"]
@@ -55,8 +98,7 @@ def _print_table(metrics: dict[str, Any], registered: dict[str, Any], first: str
     ]
     print_table(columns, rows, title="On the test split", numeric=range(1, len(columns)))
     console = Console()
-    version = f"{registered['name']} version {registered['version']}"
-    console.print(f"  Registered as [bold]{version}[/bold], alias {registered['alias']}.")
+    console.print(standing, highlight=False, soft_wrap=True)
     console.print("\n  Try next, after `source .venv/bin/activate`:", highlight=False)
     for command in (first, *_NEXT):
         console.print(f"    {command}", highlight=False, markup=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +24,10 @@ from pydantic import ValidationError
 
 from textmill.config import problems
 from textmill.config.layout import Layout
-from textmill.config.schema import PipelineConfig, check_plugins
+from textmill.config.plugins import packages_in, trust
+from textmill.config.schema import PipelineConfig, check_margins, check_plugins
+from textmill.config.secrets import find_literal, keep_references
+from textmill.config.yaml_limits import require_bounded
 from textmill.errors import UserError, did_you_mean
 
 ROOT_CONFIG = "config"
@@ -39,11 +43,18 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
     Raises:
         UserError: A file, key or value is invalid; the text has file, line, key, value and allowed values.
     """
+    keep_references()
     params = _read_params(layout.params)
+    if key := find_literal(params):
+        raise _literal_secret(key, problems.locate_in_file(layout.params, key, layout.root))
     all_overrides = _merge(list(_from_params(params, layout.conf)), list(overrides), layout)
     for group, choice in all_overrides.groups.items():
         _require_choice(layout, group, choice, overrides)
     composed, choices = _compose(layout, all_overrides.strings)
+    trace = problems.Trace(layout, composed, choices, list(overrides))
+    for path, _ in trace.files():
+        if path != layout.params:
+            problems.require_unique_keys(path, layout.root)
     try:
         plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
@@ -52,13 +63,21 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
         ) from error
     _require_known_keys(layout, plain, params)
     sections = {name: plain[name] for name in section_names() if name in plain}
-    trace = problems.Trace(layout, composed, choices, list(overrides))
+    if key := find_literal(sections):
+        raise _literal_secret(*trace.locate(key))
     try:
         config = PipelineConfig.model_validate(sections)
         check_plugins(config)
+        check_margins(config)
     except ValidationError as error:
         raise problems.explain(error, sections, trace) from error
+    trust(packages_in(sections))
     return config
+
+
+def _literal_secret(key: Sequence[str], where: str) -> UserError:
+    fix = "Put it into an environment variable and write ${secret:NAME} in its place"
+    return UserError(f"{'.'.join(key)}: contains a password, token or key", where=where, fix=fix)
 
 
 def section_names() -> list[str]:
@@ -76,9 +95,15 @@ class _Overrides:
 
 def _read_params(path: Path) -> dict[str, Any]:
     try:
-        params = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        require_bounded(text, path.name)
+        if text:
+            problems.require_unique_keys(path, path.parent)
+        params = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise problems.explain_yaml(error, path) from error
+    except RecursionError as error:
+        raise UserError("nested too deeply", where=path.name) from error
     if params is not None and not isinstance(params, dict):
         raise UserError("must hold keys with values", where=path.name)
     return params or {}
@@ -100,7 +125,7 @@ def _value_overrides(path: tuple[str, ...], value: Any) -> Iterator[str]:
             yield from _value_overrides((*path, str(key)), inner)
     else:
         # Forced (`++`): keys that conf/ leaves at the schema's default may be set here too.
-        yield f"++{'.'.join(path)}={json.dumps(value)}"
+        yield f"++{'.'.join(path)}={json.dumps(value, default=str)}"  # YAML reads a date from 2024-01-01
 
 
 def _merge(params: list[str], command_line: list[str], layout: Layout) -> _Overrides:
@@ -158,11 +183,19 @@ def _require_known_keys(layout: Layout, composed: Any, params: Mapping[str, Any]
 def _compose(layout: Layout, overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     if not (layout.conf / f"{ROOT_CONFIG}.yaml").is_file():
         raise UserError(f"no {ROOT_CONFIG}.yaml", where=str(layout.conf), fix="Restore it with git")
+    for path in layout.conf.rglob("*.yaml"):
+        with suppress(yaml.YAMLError, RecursionError):  # reported below, where the file is chosen
+            require_bounded(path.read_text(encoding="utf-8"), str(path.relative_to(layout.root)))
     try:
         with initialize_config_dir(config_dir=str(layout.conf), version_base="1.3"):
             composed = hydra_compose(ROOT_CONFIG, overrides=overrides, return_hydra_config=True)
     except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        if mark and "duplicate key" in str(error):
+            problems.require_unique_keys(Path(mark.name), layout.root)
         raise problems.explain_yaml(error, layout.conf) from error
+    except RecursionError as error:
+        raise UserError("a file is nested too deeply", where="conf/") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_first_line(error), where="conf/", fix="Check the defaults lists and the keys there") from error
     choices = {group: str(choice) for group, choice in composed.hydra.runtime.choices.items() if choice is not None}

@@ -67,9 +67,19 @@ class Layout:
         return self.root / _TEMPORARY / "textmill" / "why"
 
     @property
+    def writing(self) -> Path:
+        """Locks of the stages that write in this folder now."""
+        return self.root / _TEMPORARY / "textmill" / "writing"
+
+    @property
     def choosing(self) -> Path:
         """Temporary copies, one per candidate."""
         return self.state / "choose"
+
+    @property
+    def spool(self) -> Path:
+        """Metrics and artifacts that the tracking server has not taken yet; a folder for each stage."""
+        return self.state / "spool"
 
     @property
     def checkpoints(self) -> Path:

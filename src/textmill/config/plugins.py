@@ -7,7 +7,8 @@ outside this package, and a file in `conf/` that names it.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 from pydantic import ValidationError
@@ -18,6 +19,10 @@ from textmill.errors import UserError
 TARGET = "_target_"
 _MOVED = {"textmill.data.sources.": "textmill.fetching.sources."}
 """Old and new module prefixes: configurations written before 26 November 2026 must load."""
+
+TRUSTED = "TEXTMILL_PLUGINS"
+"""Environment variable with the packages, separated by commas, whose classes a model's folder may name."""
+_trusted = {"textmill"}
 
 
 class Plugin:
@@ -67,6 +72,36 @@ class Plugin:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
             raise UserError(f"{target}: {key} = {first['input']!r}: {first['msg']}") from error
+
+
+def trust(packages: Iterable[str]) -> None:
+    """Let folders of models name classes of these packages: the project's own, and those of a verified version."""
+    _trusted.update(packages)
+
+
+def packages_in(values: Any) -> Iterator[str]:
+    """Yield the package of every class that plain values name by `_target_`, also in nested ones."""
+    if isinstance(values, Mapping):
+        if isinstance(target := values.get(TARGET), str):
+            yield renamed(target).partition(".")[0]
+        values = values.values()
+    elif not isinstance(values, list):
+        return
+    for value in values:
+        yield from packages_in(value)
+
+
+def require_trusted(values: Any, where: str) -> None:
+    """Check the packages that a model's folder names, before one of them is imported: an import runs code.
+
+    Raises:
+        UserError: A package is neither Textmill's, nor named by the project's configuration or $TEXTMILL_PLUGINS.
+    """
+    chosen = {name.strip() for name in os.environ.get(TRUSTED, "").split(",")}
+    for package in packages_in(values):
+        if package not in _trusted | chosen:
+            fix = f"If you trust the package and the model, set {TRUSTED}={package}"
+            raise UserError(f"names a class of the package {package!r}, whose code would run", where=where, fix=fix)
 
 
 def renamed(target: str) -> str:

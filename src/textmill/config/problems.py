@@ -19,6 +19,7 @@ from textmill.errors import UserError, did_you_mean
 Key = tuple[str, ...]
 
 _REFERENCE = re.compile(r"^\$\{(?:oc\.select:)?([A-Za-z0-9_.]+)(?:,[^}]*)?\}$")
+_MERGE = "<<"
 _PACKAGE = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
 
 
@@ -40,12 +41,12 @@ class Trace:
             return key, "command line"
         # A missing key has no line: report its section, where the user must add it.
         for known in (key[:depth] for depth in range(len(key), 0, -1)):
-            for path, package in self._files():
+            for path, package in self.files():
                 if known[: len(package)] == package and (line := find_line(path, known[len(package) :])):
                     return key, f"{path.relative_to(self.layout.root)}:{line}"
         return key, "conf/"
 
-    def _files(self) -> Iterator[tuple[Path, Key]]:
+    def files(self) -> Iterator[tuple[Path, Key]]:
         """Yield every composed file and the key of its content, highest precedence first."""
         yield self.layout.params, ()
         groups = sorted(self.choices.items(), key=lambda item: item[0] != "experiment")
@@ -88,8 +89,32 @@ def explain(error: ValidationError, sections: Mapping[str, Any], trace: Trace) -
         return UserError(
             f"{'.'.join(shown)}: required but not set{others}", where=where, fix="Set it in conf/ or params.yaml"
         )
-    message = problem["msg"].removeprefix("Input ")
+    message = problem["msg"].removeprefix("Input ").removeprefix("Value error, ")
     return UserError(f"{'.'.join(shown)} = {problem['input']!r}: {message}{others}", where=where)
+
+
+def require_unique_keys(path: Path, root: Path) -> None:
+    """Check that no key stands twice in a mapping of a YAML file: YAML would use the last one in silence.
+
+    Raises:
+        UserError: One does; the error has both lines.
+        yaml.YAMLError: The file is not YAML.
+    """
+    nodes = list(yaml.compose_all(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                name, line = str(key.value), key.start_mark.line + 1
+                if name in lines and name != _MERGE:
+                    twice = f"the key {name!r} is set twice, here and in line {lines[name]}"
+                    where = f"{path.relative_to(root)}:{line}"
+                    raise UserError(twice, where=where, fix="Remove one of the two")
+                lines[name] = line
+                nodes.append(value)
 
 
 def explain_yaml(error: yaml.YAMLError, path: Path) -> UserError:

@@ -13,7 +13,7 @@ from textmill.config.section import Section
 from textmill.config.sections.evaluate import EvaluateConfig
 from textmill.config.sections.export import ExportConfig
 from textmill.config.sections.fetch import FetchConfig
-from textmill.config.sections.gate import GateConfig
+from textmill.config.sections.gate import LARGEST_LOSS, GateConfig
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.register import RegisterConfig
 from textmill.config.sections.runtime import RuntimeConfig
@@ -68,6 +68,27 @@ def check_plugins(config: PipelineConfig) -> None:
                 prefix = (field.alias or name, key)
                 lines = [InitErrorDetails(type=kind, loc=(*prefix, *loc), input=value) for kind, loc, value in problems]
                 raise ValidationError.from_exception_data("PipelineConfig", lines)
+
+
+def check_margins(config: PipelineConfig) -> None:
+    """Check that the gate's margins are within the range of the metric: a larger one can never fail.
+
+    Raises:
+        pydantic.ValidationError: A margin is larger; with the full key.
+    """
+    task = plugin_class(config.evaluate.task)
+    if task.__module__.partition(".")[0] != __name__.partition(".")[0]:
+        return  # another package's metric may have another range under the same name
+    gate = config.gate
+    metric = gate.difference.metric or getattr(task, "main_metric", None)
+    largest = LARGEST_LOSS.get(str(metric))
+    for key, margin in (("difference", gate.difference.margin), ("slices", gate.slices.margin)):
+        if largest is not None and margin > largest:
+            text = f"no model can lose more than {largest:g} of {metric}, so that this margin never fails"
+            problem = InitErrorDetails(
+                type=PydanticCustomError("margin", "{text}", {"text": text}), loc=("gate", key, "margin"), input=margin
+            )
+            raise ValidationError.from_exception_data("PipelineConfig", [problem])
 
 
 def _plugin_problems(spec: Mapping[str, Any]) -> list[tuple[PydanticCustomError, tuple[int | str, ...], Any]]:

@@ -1,18 +1,26 @@
-"""Find duplicate rows: exact by hash, near by MinHash bands and the Jaccard similarity of shingles."""
+"""Find duplicate rows: exact by hash, near by an exact join on the Jaccard similarity of shingles."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textmill.data.minhash import jaccard
+from textmill.data.shingles import MARKS, ShingleCounts, batches, jaccard, may_be_similar, prefixes, shingle_hashes
 
 _ROWS_AT_ONCE = 4_000_000
 """Rows sorted at once; more are sorted in several passes, to bound memory."""
 _CHARACTERS_AT_ONCE = 4_000_000
+_ROWS_A_PART = 500_000
+_PAIRS_AT_ONCE = 200_000
+_LARGE_GROUP = 10_000
+_NEIGHBOURS = 1_000
+"""Rows of similar size with which a row of a larger group is compared."""
+_ENTRY = np.dtype([("shingle", np.uint32), ("row", np.uint32), ("leading", np.bool_)])
 
 Texts = Callable[[NDArray[np.int64]], list[str]]
 """Return the normalised texts of the rows at ascending positions."""
@@ -92,37 +100,67 @@ def find_exact(
     return duplicates
 
 
-def find_near(
-    duplicates: Duplicates,
-    bands: Iterator[NDArray[np.uint64]],
-    rank: NDArray[np.uint8],
-    usable: NDArray[np.bool_],
-    texts: Texts,
-    threshold: float,
-    shingle: int,
-) -> None:
-    """Add near-duplicates to the result of `find_exact`: one row of each connected component stays.
-
-    Rows that share a band are compared with the band's first row and with the row before, by the
-    exact Jaccard similarity of their shingles. So a chance collision of bands removes nothing.
+class NearIndex:
+    """The rarest shingles of all rows, in files, to find near-duplicates with bounded memory.
 
     Args:
-        duplicates: Result of `find_exact`; its exact duplicates are not compared.
-        bands: Hashes of each band, each of shape (rows,).
-        rank: Rank of each row's split.
-        usable: Mask of the rows to compare.
-        texts: Returns normalised texts.
-        threshold: Minimum similarity of near-duplicates.
+        folder: A folder for the files.
+        rows: Number of rows.
+        counts: Counts of the shingles of all texts.
+        threshold: Minimum Jaccard similarity of near-duplicates.
         shingle: Characters of a shingle.
     """
-    among = usable & ~duplicates.exact
+
+    def __init__(self, folder: Path, rows: int, counts: ShingleCounts, threshold: float, shingle: int) -> None:
+        self.threshold = threshold
+        self.shingle = shingle
+        self.sizes = np.zeros(rows, np.int32)
+        self.marks = np.memmap(folder / "marks.near", np.uint64, "w+", shape=(max(1, rows), MARKS // 64))
+        self._counts = counts
+        self._parts = max(1, -(-rows // _ROWS_A_PART))
+        self._paths = [folder / f"{part:03d}.near" for part in range(self._parts)]
+
+    def add(self, rows: NDArray[np.int64], texts: Sequence[str]) -> None:
+        """Add normalised texts by the numbers of their rows."""
+        for some in batches(texts):
+            found = prefixes(texts[some], self.shingle, self._counts, self.threshold)
+            of_row = rows[some]
+            self.sizes[of_row], self.marks[of_row] = found.sizes, found.marks
+            shared = self._counts.of(found.shingles) > 1
+            entries = np.zeros(int(shared.sum()), _ENTRY)
+            entries["shingle"], entries["leading"] = found.shingles[shared], found.leading[shared]
+            entries["row"] = of_row[found.rows[shared]]
+            part_of = entries["shingle"] % np.uint32(self._parts)
+            for part, path in enumerate(self._paths):
+                with path.open("ab") as file:
+                    file.write(entries[part_of == part].tobytes())
+
+    def parts(self) -> Iterator[NDArray[Any]]:
+        """Yield shingles with their rows, in parts that have all rows of a shingle, in order of size."""
+        for path in self._paths:
+            entries = np.fromfile(path, _ENTRY) if path.exists() else np.zeros(0, _ENTRY)
+            yield entries[np.lexsort((entries["row"], self.sizes[entries["row"]], entries["shingle"]))]
+
+
+def find_near(duplicates: Duplicates, index: NearIndex, rank: NDArray[np.uint8], texts: Texts) -> None:
+    """Add near-duplicates to the result of `find_exact`: one row of each connected component stays.
+
+    All pairs that reach the threshold are found and compared by the exact similarity of their shingles. Only
+    of a rare shingle in more than 10,000 rows each row is compared with 1,000 rows of similar size.
+
+    Args:
+        duplicates: Result of `find_exact`; its exact duplicates are not in the index.
+        index: The rows to compare.
+        rank: Rank of each row's split.
+        texts: Returns normalised texts.
+    """
     component = np.arange(len(rank), dtype=np.int64)
-    for values in bands:
-        for positions, groups in equal_groups(values, among):
-            pairs = _candidates(positions, groups, component)
-            similar = _similar(pairs, texts, threshold, shingle)
-            _unite(component, pairs[similar])
-    members = np.flatnonzero(among & (np.bincount(component, minlength=len(component))[component] > 1))
+    for entries in index.parts():
+        for pairs in _candidates(entries, index):
+            different = np.unique(pairs[component[pairs[:, 0]] != component[pairs[:, 1]]], axis=0)
+            similar = _similar(different, texts, index.threshold, index.shingle)
+            _unite(component, different[similar])
+    members = np.flatnonzero(np.bincount(component, minlength=len(component))[component] > 1)
     order = members[np.lexsort((members, rank[members], component[members]))]
     first, keeper = _keepers(order, component[order])
     duplicates.near[order[~first]] = True
@@ -136,16 +174,47 @@ def _keepers(positions: NDArray[np.int64], groups: NDArray[np.int64]) -> tuple[N
     return first, positions[first][np.cumsum(first) - 1]
 
 
-def _candidates(
-    positions: NDArray[np.int64], groups: NDArray[np.int64], component: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Return pairs to compare, shape (pairs, 2): each row with its group's first row and with the row before."""
-    begins, first = _keepers(positions, groups)
-    with_first = np.stack([first[~begins], positions[~begins]], axis=1)
-    with_previous = np.stack([positions[:-1][~begins[1:]], positions[~begins]], axis=1)
-    pairs = np.unique(np.concatenate([with_first, with_previous]), axis=0)
-    new: NDArray[np.int64] = pairs[component[pairs[:, 0]] != component[pairs[:, 1]]]
-    return new
+def _candidates(entries: NDArray[Any], index: NearIndex) -> Iterator[NDArray[np.int64]]:
+    """Yield pairs of rows that share a rare shingle and can reach the threshold, each of shape (pairs, 2).
+
+    The first yields have each row with the first and the previous row of its shingle: these join the rows of
+    a large group of duplicates, whose other pairs are then not compared.
+    """
+    if not len(entries):
+        return
+    rows = entries["row"].astype(np.int64)
+    sizes = index.sizes[rows]
+    begins = np.flatnonzero(np.append(True, entries["shingle"][1:] != entries["shingle"][:-1]))
+    lengths = np.diff(np.append(begins, len(entries)))
+    group = np.repeat(np.arange(len(begins)), lengths)
+
+    def paired(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+        pair = np.sort(np.stack([rows[first], rows[second]], axis=1), axis=1)
+        one, other = pair.T
+        marks = index.marks[one], index.marks[other]
+        return pair[may_be_similar((index.sizes[one], index.sizes[other]), marks, index.threshold)]
+
+    every = np.arange(len(entries))
+    others = np.delete(every, begins)
+    for start in range(0, len(others), _PAIRS_AT_ONCE):
+        some = others[start : start + _PAIRS_AT_ONCE]
+        yield paired(begins[group[some]], some)
+        yield paired(some - 1, some)
+    # Of a shingle's rows, in order of size, those up to this position are not too large for a row
+    wide = np.int64(1) << 32
+    largest = np.floor(sizes / index.threshold + 1e-9).astype(np.int64)
+    last = np.searchsorted(group * wide + sizes, group * wide + largest, side="right")
+    number = np.minimum(last - every - 1, np.where(lengths[group] > _LARGE_GROUP, _NEIGHBOURS, len(entries)))
+    number[~entries["leading"]] = 0
+    ends = np.cumsum(number)
+    start = 0
+    while start < len(entries):
+        base = ends[start - 1] if start else 0
+        end = max(start + 1, int(np.searchsorted(ends, base + _PAIRS_AT_ONCE)))
+        first = np.repeat(every[start:end], number[start:end])
+        inside = np.arange(len(first)) - np.repeat(ends[start:end] - number[start:end] - base, number[start:end])
+        yield paired(first, first + 1 + inside)
+        start = end
 
 
 def _similar(pairs: NDArray[np.int64], texts: Texts, threshold: float, shingle: int) -> NDArray[np.bool_]:
@@ -194,3 +263,59 @@ def _count_across(
     for (one, two), count in zip(pairs.tolist(), counts.tolist(), strict=True):
         if one != two:
             duplicates.across[one, two] = duplicates.across.get((one, two), 0) + count
+
+
+def find_similar(
+    texts: Sequence[Sequence[str]], others: Iterable[Sequence[Sequence[str]]], threshold: float, shingle: int
+) -> NDArray[np.bool_]:
+    """Return a mask of the rows that are near-duplicates of one of `others`.
+
+    Args:
+        texts: Normalised texts, column by column; few enough for memory.
+        others: The same columns of any number of rows, in chunks.
+        threshold: Minimum Jaccard similarity of near-duplicates, in each column.
+        shingle: Characters of a shingle.
+    """
+    own = _joined(texts)
+    counts = ShingleCounts()  # every order of the shingles finds all pairs; this one is known before `others` are read
+    for some in batches(own):
+        counts.add(shingle_hashes(own[some], shingle)[0])
+    found = np.zeros(len(own), bool)
+    parts = [(some.start, prefixes(own[some], shingle, counts, threshold)) for some in batches(own)]
+    hashes = np.concatenate([np.zeros(0, np.uint32), *(part.shingles for _, part in parts)])
+    rows = np.concatenate([np.zeros(0, np.int64), *(start + part.rows for start, part in parts)])
+    sizes = np.concatenate([np.zeros(0, np.int32), *(part.sizes for _, part in parts)])
+    marks = np.concatenate([np.zeros((0, MARKS // 64), np.uint64), *(part.marks for _, part in parts)])
+    order = np.argsort(hashes, kind="stable")
+    hashes, rows = hashes[order], rows[order]
+    for columns in others:
+        chunk = _joined(columns)
+        for some in batches(chunk):
+            theirs = prefixes(chunk[some], shingle, counts, threshold)
+            first, last = (np.searchsorted(hashes, theirs.shingles, side) for side in ("left", "right"))
+            positions, of = join_ranges(first, last)
+            pairs = np.stack([rows[positions], theirs.rows[of]], axis=1)
+            pairs = np.unique(pairs[~found[pairs[:, 0]]], axis=0)
+            ours, their = pairs.T
+            close = (sizes[ours], theirs.sizes[their]), (marks[ours], theirs.marks[their])
+            pairs = pairs[may_be_similar(*close, threshold)]
+            for one, other in ((own, chunk), *(zip(texts, columns, strict=True) if len(texts) > 1 else ())):
+                numbered = pairs + np.array([0, len(one)])
+                pairs = pairs[_similar(numbered, _picker([*one, *other[some]]), threshold, shingle)]
+            found[pairs[:, 0]] = True
+    return found
+
+
+def join_ranges(first: NDArray[np.int64], last: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return all positions from `first[i]` up to `last[i]`, and the `i` of each."""
+    number = last - first
+    start = np.repeat(first - (np.cumsum(number) - number), number)
+    return start + np.arange(len(start)), np.repeat(np.arange(len(number)), number)
+
+
+def _joined(columns: Sequence[Sequence[str]]) -> list[str]:
+    return ["\x1f".join(values) for values in zip(*columns, strict=True)]
+
+
+def _picker(texts: Sequence[str]) -> Texts:
+    return lambda rows: [texts[row] for row in rows]

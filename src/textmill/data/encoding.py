@@ -89,7 +89,9 @@ class SplitEncoder:
             writers: dict[str, ShardWriter] = {}
             for start, chunk in staging.chunks():
                 span = slice(start, start + chunk.num_rows)
-                rejected.add(_repeated(chunk, selection.repeated_ids[span], first_pass, self._task.text_columns[0]))
+                shown = self._task.text_columns[0]
+                rejected.add(_repeated(chunk, selection.repeated_ids[span], first_pass, shown))
+                rejected.add(_overlapping(chunk, selection.overlapping[span], first_pass, shown))
                 split = selection.split[span]
                 kept = split < len(SPLITS)
                 table, good = self._encoded(chunk.filter(pa.array(kept)), first_pass, rejected)
@@ -160,3 +162,12 @@ def _repeated(
         row: Mapping[str, Any] = chunk.slice(position, 1).to_pylist()[0]
         reason = f"{excerpt(row['id'])!r} is also the id of an earlier row"
         yield RejectedRow(row[ROW], "id", reason, first_pass.files[row[FILE]], excerpt(row[text_column]))
+
+
+def _overlapping(
+    chunk: pa.Table, splits: NDArray[np.uint8], first_pass: FirstPassResult, text_column: str
+) -> Iterator[RejectedRow]:
+    for position in np.flatnonzero(splits < len(SPLITS)).tolist():
+        row: Mapping[str, Any] = chunk.slice(position, 1).to_pylist()[0]
+        reason = f"shares a passage with a row of the split {SPLITS[splits[position]]!r}"
+        yield RejectedRow(row[ROW], text_column, reason, first_pass.files[row[FILE]], excerpt(row[text_column]))

@@ -17,9 +17,9 @@ from pandas.util import hash_array
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.data.cleaning import Cleaner
 from textmill.data.mapping import ColumnMap
-from textmill.data.minhash import band_hashes, band_shape, normalise, signatures
 from textmill.data.reading import RawRows, read_rows
 from textmill.data.rejected_rows_file import RejectedRowsFile
+from textmill.data.shingles import ShingleCounts, batches, normalise, shingle_hashes
 from textmill.data.staging import FILE, ROW, Staging
 from textmill.data.text import WHOLE, Part
 from textmill.errors import UserError
@@ -33,7 +33,7 @@ SPLIT_CODES = {"test": 0, "validation": 1, "train": 2, "all": 3}
 """Splits that a source may provide; of equal rows, the one with the lower code stays."""
 _SEPARATOR = "\x1f"
 _MAX_PENDING = 3
-"""Chunks that wait for their signatures at most."""
+"""Chunks that wait for their shingles to be counted at most."""
 
 
 @dataclass
@@ -41,14 +41,14 @@ class FirstPassResult:
     """Summary of the rows read, rejected ones included.
 
     `files` are named as in messages, and `splits` are those that the source provides. Without
-    near-duplicate removal, `bands` of the MinHash signatures is 0. `classes` maps hashes to names.
+    near-duplicate removal, `shingles` is None. `classes` maps hashes to names.
     """
 
     files: list[str] = field(default_factory=list)
     rows: int = 0
     splits: list[str] = field(default_factory=list)
     has_ids: bool = False
-    bands: int = 0
+    shingles: ShingleCounts | None = None
     classes: dict[int, str] = field(default_factory=dict)
 
 
@@ -68,10 +68,8 @@ class FirstPass:
             fix = "Map it in prepare.read.columns"
             raise UserError(f"the column {config.splits.group!r} is not mapped", where="prepare.splits.group", fix=fix)
         self._cleaner = Cleaner(config.cleaning)
-        self._bands = band_shape(config.duplicates.threshold, config.duplicates.permutations)
-        self.result = FirstPassResult(
-            has_ids="id" in self._map.names, bands=self._bands[0] if config.duplicates.near else 0
-        )
+        shingles = ShingleCounts() if config.duplicates.near else None
+        self.result = FirstPassResult(has_ids="id" in self._map.names, shingles=shingles)
 
     @property
     def columns(self) -> list[str]:
@@ -84,7 +82,7 @@ class FirstPass:
         """Create the staging area that `run` writes to."""
         numbers = ["split", "key", "target", "stratum", *(["source_id"] if self.result.has_ids else [])]
         numbers += ["group"] if self._config.splits.by == "group" else []
-        return Staging(folder, self.columns, numbers + [f"band{index}" for index in range(self.result.bands)])
+        return Staging(folder, self.columns, numbers)
 
     def run(self, raw: Path, staging: Staging) -> FirstPassResult:
         """Read all files of `raw` (`SPLIT/FILE`) into `staging`.
@@ -92,18 +90,20 @@ class FirstPass:
         Raises:
             UserError: A file is empty or lacks a column.
         """
-        # NumPy computes signatures in threads while Python reads the next chunk
-        with ThreadPoolExecutor(2) as pool:
-            pending: deque[tuple[dict[str, Any], dict[str, Any], Future[NDArray[np.uint64]] | None]] = deque()
+        # NumPy counts shingles in a thread while Python reads the next chunk
+        with ThreadPoolExecutor(1) as pool:
+            pending: deque[Future[None]] = deque()
             for split, path, part in self._parts(raw):
                 if split not in self.result.splits:
                     self.result.splits.append(split)
                 for columns, numbers, texts in self._rows(split, path, part):
-                    pending.append((columns, numbers, pool.submit(self._sign, texts) if self.result.bands else None))
+                    staging.append(columns, numbers)
+                    if self.result.shingles is not None:
+                        pending.append(pool.submit(self._count_shingles, texts))
                     if len(pending) > _MAX_PENDING:
-                        _put(staging, *pending.popleft())
+                        pending.popleft().result()
             while pending:
-                _put(staging, *pending.popleft())
+                pending.popleft().result()
         staging.finish()
         return self.result
 
@@ -215,9 +215,10 @@ class FirstPass:
             self.result.classes.update((int(code), names[index]) for code, index in zip(new, first, strict=True))
         return numbers
 
-    def _sign(self, texts: list[str]) -> NDArray[np.uint64]:
-        duplicates = self._config.duplicates
-        return band_hashes(signatures(texts, duplicates.shingle, duplicates.permutations), *self._bands)
+    def _count_shingles(self, texts: list[str]) -> None:
+        assert self.result.shingles is not None, "near-duplicates are not removed"
+        for some in batches(texts):
+            self.result.shingles.add(shingle_hashes(texts[some], self._config.duplicates.shingle)[0])
 
 
 def hashes(values: Sequence[str]) -> NDArray[np.uint64]:
@@ -241,14 +242,6 @@ def _without(columns: dict[str, Any], dropped: dict[int, Any]) -> dict[str, list
         name: [value for position, value in enumerate(values) if position not in dropped]
         for name, values in columns.items()
     }
-
-
-def _put(
-    staging: Staging, columns: dict[str, Any], numbers: dict[str, Any], bands: Future[NDArray[np.uint64]] | None
-) -> None:
-    if bands is not None:
-        numbers = {**numbers, **{f"band{index}": values for index, values in enumerate(bands.result())}}
-    staging.append(columns, numbers)
 
 
 def _list_files(raw: Path) -> list[tuple[str, Path]]:

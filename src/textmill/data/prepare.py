@@ -17,7 +17,7 @@ from textmill.data.first_pass import FirstPass
 from textmill.data.plots import PlotProcess
 from textmill.data.rejected_rows_file import RejectedRowsFile
 from textmill.data.report import statistics, write_report
-from textmill.data.selection import select
+from textmill.data.selection import DROPPED, select
 from textmill.data.tokenizing import make_tokenizer
 from textmill.errors import UserError
 from textmill.files import atomic_folder, write_json
@@ -61,26 +61,31 @@ def _fill(
     with reader.staging(staged) as staging:
         first_pass = reader.run(layout.raw / "files", staging)
         _check_rejected(config, rejected, first_pass.rows, layout)
-        selection = select(config, first_pass, staging, task.text_columns)
+        selection = select(config, task, first_pass, staging)
         texts = training_texts(task, staging, selection.split)
         tokenizer = make_tokenizer(config.tokenizer, texts, layout.pretrained, partial / "tokenizer")
         state = learn_state(task, staging, selection.split)
         state = task.bind_tokenizer(state, tokenizer, partial / "tokenizer")
         encoder = SplitEncoder(config, task, state, tokenizer)
         counts = encoder.run(staging, first_pass, selection, rejected, partial)
-    _check_rejected(config, rejected, first_pass.rows, layout)
+    _check_rejected(config, rejected, first_pass.rows, layout, int((selection.overlapping != DROPPED).sum()))
     write_json(partial / "state.json", state)
     return statistics(first_pass, selection, counts, rejected, config)
 
 
-def _check_rejected(config: PrepareConfig, rejected: RejectedRowsFile, rows: int, layout: Layout) -> None:
-    """Raise an error if too many rows were rejected; keep the file of rejected rows for inspection."""
-    if rejected.total <= config.max_rejected * rows:
+def _check_rejected(
+    config: PrepareConfig, rejected: RejectedRowsFile, rows: int, layout: Layout, overlapping: int = 0
+) -> None:
+    """Raise an error if too many rows were rejected; keep the file of rejected rows for inspection.
+
+    Rows that overlap with an evaluated split are good rows: they do not count.
+    """
+    if rejected.total - overlapping <= config.max_rejected * rows:
         return
     rejected.flush()
     layout.state.mkdir(parents=True, exist_ok=True)
     kept = layout.state / "rejects.csv"
     shutil.copyfile(rejected.path, kept)
-    message = f"{rejected.total} of {rows} rows are rejected ({rejected.examples[0]})"
+    message = f"{rejected.total - overlapping} of {rows} rows are rejected ({rejected.examples[0]})"
     fix = f"At most {config.max_rejected:.0%} are allowed; correct the rows listed in {kept}, or raise the limit"
     raise UserError(message, where="prepare.max_rejected", fix=fix)

@@ -13,7 +13,7 @@ from typing import Any, Literal, TextIO
 from textmill.config.sections.prepare import Format, ReadConfig
 from textmill.data import squad
 from textmill.data.text import COLUMN, WHOLE, Part, read_documents
-from textmill.errors import UserError, did_you_mean
+from textmill.errors import UserError, did_you_mean, first_line
 from textmill.text.rejected_rows import RejectedRow, excerpt
 
 ROWS = 10_000
@@ -275,11 +275,32 @@ def _read_parquet(path: Path, label: str, wanted: Sequence[str]) -> Iterator[Raw
             _positions(file.schema_arrow.names, wanted, label, headerless=True)
             row = 1
             for batch in file.iter_batches(batch_size=ROWS // 4, columns=list(wanted)):
-                columns = {name: batch.column(name).to_pylist() for name in wanted}
-                yield RawRows(list(range(row, row + batch.num_rows)), columns)
+                bad: dict[int, str] = {}
+                columns = {name: _cells(batch.column(name), name, bad) for name in wanted}
+                good = [index for index in range(batch.num_rows) if index not in bad]
+                if bad:
+                    columns = {name: [values[index] for index in good] for name, values in columns.items()}
+                rejected = [RejectedRow(row + index, "row", reason, label) for index, reason in sorted(bad.items())]
+                yield RawRows([row + index for index in good], columns, rejected)
                 row += batch.num_rows
-    except pa.ArrowInvalid as error:
-        raise UserError(f"cannot be read as Parquet ({str(error).splitlines()[0]})", where=label) from error
+    except (pa.ArrowException, OSError) as error:  # an OSError without a number for a damaged page
+        raise UserError(f"cannot be read as Parquet ({first_line(error)})", where=label) from error
+
+
+def _cells(column: Any, name: str, bad: dict[int, str]) -> list[Any]:
+    """Return the values of an Arrow column; add the rows with invalid UTF-8, which Arrow does not check."""
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        pass
+    values: list[Any] = []
+    for index, cell in enumerate(column):
+        try:
+            values.append(cell.as_py())
+        except UnicodeDecodeError:
+            values.append(None)
+            bad.setdefault(index, f"is not UTF-8 in {name!r}")
+    return values
 
 
 # -- SQuAD and raw text ---------------------------------------------------------------------

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from textmill.config.sections.prepare import PrepareConfig, SplitsConfig
-from textmill.data.duplicates import Duplicates, find_exact, find_near, find_repeated
+from textmill.data.duplicates import Duplicates, NearIndex, find_exact, find_near, find_repeated
 from textmill.data.first_pass import SPLIT_CODES, FirstPassResult
-from textmill.data.minhash import normalise
+from textmill.data.passages import Chunks, find_shared
 from textmill.data.prepared import SPLITS
+from textmill.data.shingles import normalise
 from textmill.data.splitting import assign_groups, assign_splits
 from textmill.data.staging import Staging
 from textmill.errors import UserError
+from textmill.tasks.abilities import CutsExamples
+
+if TYPE_CHECKING:
+    from textmill.tasks.base import Task
 
 DROPPED = 255
 
@@ -27,24 +35,25 @@ class Selection:
         split: Index into `SPLITS`, or `DROPPED`.
         repeated_ids: Rows whose id an earlier row of their split has.
         duplicates: Rows dropped as duplicates.
+        overlapping: Rows that share a passage with a split that is evaluated: `DROPPED`, or the index of that
+            split in `SPLITS`.
     """
 
     split: NDArray[np.uint8]
     repeated_ids: NDArray[np.bool_]
     duplicates: Duplicates
+    overlapping: NDArray[np.uint8]
 
 
-def select(
-    config: PrepareConfig, first_pass: FirstPassResult, staging: Staging, text_columns: tuple[str, ...]
-) -> Selection:
-    """Drop rows with repeated ids and duplicates, and cut the splits that the source does not provide.
+def select(config: PrepareConfig, task: Task, first_pass: FirstPassResult, staging: Staging) -> Selection:
+    """Drop rows with repeated ids and duplicates, cut the splits that the source lacks, drop overlapping rows.
 
     Raises:
         UserError: A class has too few rows to be split, or a split would be empty.
     """
     codes = staging.numbers("split").astype(np.uint8)
     again = find_repeated(staging.numbers("source_id")) if first_pass.has_ids else np.zeros(staging.rows, bool)
-    duplicates = _duplicates(config, first_pass, staging, codes, ~again, text_columns)
+    duplicates = _duplicates(config, first_pass, staging, codes, ~again, task.text_columns)
     kept = ~(again | duplicates.exact | duplicates.near)
     split = np.full(staging.rows, DROPPED, np.uint8)
     for index, name in enumerate(SPLITS):
@@ -59,11 +68,16 @@ def select(
             strata = staging.numbers("stratum")[pool]
             names = assign_splits(staging.numbers("key")[pool], strata, shares, config.splits.seed, first_pass.classes)
         split[pool] = np.select([names == name for name in SPLITS], list(range(len(SPLITS))))
+    overlapping = _overlapping(config.duplicates.passage_words, task, staging, split)
+    split[overlapping != DROPPED] = DROPPED
     for index, name in enumerate(SPLITS):
         if not np.any(split == index):
+            if np.any(overlapping != DROPPED):
+                fix = "Provide other rows, or set prepare.duplicates.passage_words: null"
+                raise UserError(f"all rows of the split {name!r} share a passage with evaluation rows", fix=fix)
             fix = "Provide more rows, or a file for this split"
             raise UserError(f"the split {name!r} has no rows", where="prepare.splits", fix=fix)
-    return Selection(split, again, duplicates)
+    return Selection(split, again, duplicates, overlapping)
 
 
 def _duplicates(
@@ -77,17 +91,44 @@ def _duplicates(
     if not config.duplicates.exact:
         usable = np.zeros_like(usable)
     duplicates = find_exact(staging.numbers("key"), staging.numbers("target"), codes, usable)
-    if first_pass.bands:
-
-        def texts(positions: NDArray[np.int64]) -> list[str]:
-            table = staging.take(positions, text_columns)
-            columns = [table.column(name).to_pylist() for name in text_columns]
-            return [normalise("\x1f".join(values)) for values in zip(*columns, strict=True)]
-
-        bands = (staging.numbers(f"band{index}") for index in range(first_pass.bands))
+    if first_pass.shingles is not None:
         options = config.duplicates
-        find_near(duplicates, bands, codes, usable, texts, options.threshold, options.shingle)
+        index = NearIndex(staging.folder, staging.rows, first_pass.shingles, options.threshold, options.shingle)
+        among = usable & ~duplicates.exact
+        for start, chunk in staging.chunks(text_columns):
+            rows = np.flatnonzero(among[start : start + chunk.num_rows])
+            index.add(start + rows, normalised(chunk.take(pa.array(rows))))
+        find_near(duplicates, index, codes, lambda positions: normalised(staging.take(positions, text_columns)))
     return duplicates
+
+
+def _overlapping(words: int | None, task: Task, staging: Staging, split: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return for each row the evaluated split that it shares a passage with, or `DROPPED`; the test split first."""
+    result = np.full(len(split), DROPPED, np.uint8)
+    if words is None or isinstance(task, CutsExamples):  # one quotation is no reason to drop a whole book
+        return result
+
+    def rows_of(mask: NDArray[np.bool_]) -> Chunks:
+        def chunks() -> Iterator[tuple[NDArray[np.int64], list[list[str]]]]:
+            for start, chunk in staging.chunks(task.text_columns):
+                positions = np.flatnonzero(mask[start : start + chunk.num_rows])
+                table = chunk.take(pa.array(positions))
+                yield start + positions, [column.to_pylist() for column in table.columns]
+
+        return chunks
+
+    for name in ("test", "validation"):
+        held_out = SPLITS.index(name)
+        others = (split < held_out) & (result == DROPPED)
+        pairs = find_shared(rows_of((split == held_out) & (result == DROPPED)), rows_of(others), words)
+        result[pairs[:, 1]] = held_out
+    return result
+
+
+def normalised(table: pa.Table) -> list[str]:
+    """Return the normalised texts of rows; a row of several texts is one text."""
+    columns = [column.to_pylist() for column in table.columns]
+    return [normalise("\x1f".join(values)) for values in zip(*columns, strict=True)]
 
 
 def _shares(config: SplitsConfig, provided: list[str]) -> dict[str, float]:

@@ -27,7 +27,7 @@ class Staging:
 
     def __init__(self, folder: Path, columns: Sequence[str], numbers: Sequence[str]) -> None:
         self.rows = 0
-        self._folder = folder
+        self.folder = folder
         self.schema = pa.schema([*((name, pa.string()) for name in columns), (FILE, pa.int32()), (ROW, pa.int64())])
         self._offsets = [0]
         self._stack = ExitStack()
@@ -52,7 +52,7 @@ class Staging:
 
     def numbers(self, name: str) -> NDArray[np.uint64]:
         """Return a column of numbers, shape (rows,)."""
-        return np.fromfile(self._folder / f"{name}.u64", np.uint64)
+        return np.fromfile(self.folder / f"{name}.u64", np.uint64)
 
     def chunks(self, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
         """Yield every chunk with the position of its first row; chunks are read into memory, not mapped."""
@@ -73,7 +73,7 @@ class Staging:
         return pa.concat_tables(parts)
 
     def _path(self, index: int) -> Path:
-        return self._folder / f"{index:06d}.arrow"
+        return self.folder / f"{index:06d}.arrow"
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,7 @@
 
 Every check fails closed: a missing, unequal or non-finite value fails the check and never skips it.
 A check that the data cannot decide is inconclusive. The verdict is the worst result: fail, then
-inconclusive, then pass.
+inconclusive, then pass. A slice that cannot be decided is reported and, unless configured, not part of it.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from textmill.config.sections.gate import BudgetConfig, GateConfig
+from textmill.config.sections.gate import BudgetConfig, GateConfig, SlicesConfig
 from textmill.errors import UserError
 from textmill.evaluation.measurements import GROUP
-from textmill.evaluation.slices import LENGTH, Slice, cut_slices
+from textmill.evaluation.slices import LENGTH, Slice, cut_slices, pool_small, value_names
 from textmill.metrics.base import Metric
-from textmill.metrics.bootstrap import Bootstrap, intervals, paired_test
-from textmill.metrics.holm import holm
+from textmill.metrics.bootstrap import Bootstrap, checked_pair, intervals, paired_gain
+from textmill.metrics.swaps import PartTest, joint_tests
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Status = Literal["pass", "fail", "inconclusive"]
+Status = Literal["pass", "fail", "inconclusive", "undecided"]
+"""`undecided`: the data cannot decide, and the configuration does not require that they do."""
 
 _UNITS = {"latency": "ms for one row (95th percentile)", "memory": "MB of memory", "size": "MB on disk"}
 
@@ -62,6 +63,8 @@ class GateInputs:
         main_metric: Metric to compare if the configuration names none.
         target_columns: Columns that must be equal for both versions.
         champion: None before the first promotion.
+        anchor: Best version proven so far, if it is not the champion: losses against it add up over promotions.
+        look: How many comparisons were made on this evaluation set, with this one.
         digest: SHA-256 of the current evaluation set.
         frame: `length` and slice columns of the set, in the order of the challenger's predictions.
         overlap: Evaluation rows whose normalised text is also in the challenger's training split;
@@ -76,6 +79,17 @@ class GateInputs:
     digest: str
     frame: pd.DataFrame
     overlap: int | None
+    anchor: MeasuredVersion | None = None
+    look: int = 1
+
+    @property
+    def opponents(self) -> dict[str, MeasuredVersion]:
+        """The versions to compare with, by role. An anchor of another evaluation set is none of them."""
+        roles = {"champion": self.champion, "anchor": self.anchor}
+        found = {role: version for role, version in roles.items() if version is not None}
+        if self.anchor is not None and self.anchor.digest != self.digest:
+            del found["anchor"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -97,13 +111,21 @@ class Verdict:
     @property
     def status(self) -> Status:
         """The worst status of all checks; `fail` without a check."""
-        order: tuple[Status, ...] = ("fail", "inconclusive", "pass")
+        order: tuple[Status, ...] = ("fail", "inconclusive", "pass", "undecided")
         return min((check.status for check in self.checks), key=order.index, default="fail")
 
     @property
     def reasons(self) -> list[str]:
-        """The texts of the checks that decided the status."""
-        return [check.words for check in self.checks if check.status == self.status] or ["nothing was checked"]
+        """The texts of the checks that decided the status; with `pass` those of undecided slices too."""
+        decisive = (self.status, "undecided") if self.status == "pass" else (self.status,)
+        return [check.words for check in self.checks if check.status in decisive] or ["nothing was checked"]
+
+    @property
+    def proven_better(self) -> bool:
+        """Whether the challenger is better than the anchor, or the champion in its place, not only not worse."""
+        compared = [check.figures for check in self.checks if check.name in ("difference", "anchor")]
+        lows = [figures["low"] for figures in compared if "low" in figures]
+        return bool(lows) and lows[-1] > 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -119,9 +141,8 @@ def judge(inputs: GateInputs, config: GateConfig) -> Verdict:
     checks = [*digests, _overlap(inputs, config.max_overlap)]
     checks += _closed("floors", lambda: _floors(inputs, config, bootstrap))
     if inputs.champion is not None:
-        champion = inputs.champion
-        checks += _closed("difference", lambda: _difference(inputs, champion, config, bootstrap))
-        checks += _closed("slices", lambda: _slices(inputs, champion, config, bootstrap))
+        checks += _closed("difference", lambda: difference_checks(inputs, config))
+        checks += _closed("slices", lambda: slice_checks(inputs, config))
     for name, budget in (
         ("latency", config.budgets.latency),
         ("memory", config.budgets.memory),
@@ -179,14 +200,35 @@ def _floors(inputs: GateInputs, config: GateConfig, bootstrap: Bootstrap) -> Ite
         yield Check("floor", "pass", words, {"metric": inputs.main_metric, **main.as_dict()})
 
 
+def difference_checks(inputs: GateInputs, config: GateConfig) -> Iterator[Check]:
+    """Compare with the champion and the anchor; both must hold, so that they share one level."""
+    metric = _metric(inputs, config.difference.metric)
+    share = config.looks.share(inputs.look)
+    if not share:
+        words = f"the {config.looks.planned} looks planned for this evaluation set are used up; prepare a fresh split"
+        yield Check("difference", "inconclusive", words, {"look": inputs.look})
+        return
+    alpha = (1 - config.confidence) * share
+    for role, other in inputs.opponents.items():
+        yield _difference(inputs, role, other, metric, config, alpha)
+    if inputs.anchor is not None and "anchor" not in inputs.opponents:
+        words = f"{inputs.anchor.name} was the anchor, but on another evaluation set; the champion takes its place"
+        yield Check("anchor", "pass", words)
+
+
 def _difference(
-    inputs: GateInputs, champion: MeasuredVersion, config: GateConfig, bootstrap: Bootstrap
-) -> Iterator[Check]:
+    inputs: GateInputs,
+    role: str,
+    other: MeasuredVersion,
+    metric: Metric,
+    config: GateConfig,
+    alpha: float,
+) -> Check:
     options = config.difference
-    metric = _metric(inputs, options.metric)
-    ours, theirs = inputs.challenger.predictions, champion.predictions
-    gain = paired_test(ours, theirs, metric, 0.0, bootstrap, inputs.target_columns).gain
-    superior = options.claim == "superiority"
+    pair = checked_pair(inputs.challenger.predictions, other.predictions, inputs.target_columns)
+    bootstrap = Bootstrap(config.resamples, config.confidence, config.seed)
+    gain = paired_gain(pair, metric, options.margin, bootstrap, alpha)
+    superior = options.claim == "superiority" and role == "champion"
     bound = options.margin if superior else -options.margin
     status: Status = "pass" if gain.low > bound else "fail" if gain.high <= bound else "inconclusive"
     if superior:
@@ -195,39 +237,67 @@ def _difference(
     else:
         verb = {"pass": "is not", "fail": "is", "inconclusive": "may be"}[status]
         claim = f"{verb} worse by {options.margin:g} or more"
+    anchor = f" than the anchor, {other.name}," if role == "anchor" else ""
+    look = f", look {inputs.look} at this evaluation set" if inputs.look > 1 else ""
     words = (
-        f"{inputs.challenger.name} {claim} in {metric.name}: gain {gain.value:+.4f} "
-        f"({config.confidence:.0%} interval {gain.low:+.4f} to {gain.high:+.4f})"
+        f"{inputs.challenger.name} {claim}{anchor} in {metric.name}: gain {gain.value:+.4f} "
+        f"({_percent(alpha)} interval {gain.low:+.4f} to {gain.high:+.4f}{look})"
     )
     figures = {"metric": metric.name, "claim": options.claim, "margin": options.margin, **gain.as_dict()}
-    yield Check("difference", status, words, figures)
+    name = "anchor" if role == "anchor" else "difference"
+    return Check(name, status, words, figures | {"opponent": other.name, "look": inputs.look, "alpha": alpha})
 
 
-def _slices(inputs: GateInputs, champion: MeasuredVersion, config: GateConfig, bootstrap: Bootstrap) -> Iterator[Check]:
+def _percent(alpha: float) -> str:
+    """Return the confidence of an interval with `alpha` on each side, with two digits of what is left to 100 %."""
+    left = 200 * alpha
+    digits = max(0, 1 - math.floor(math.log10(left)))
+    text = f"{100 - left:.{digits}f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + "%"
+
+
+def slice_checks(inputs: GateInputs, config: GateConfig) -> Iterator[Check]:
+    """Test all slices together, against the champion and the anchor; of the anchor's only losses are shown."""
     options = config.slices
     parts = _cut(inputs.frame, options.columns)
-    large = [part for part in parts if len(part.rows) >= options.min_rows]
     yield from _required(inputs.frame, options.required, options.min_rows)
     metric = _metric(inputs, config.difference.metric)
-    ours, theirs = inputs.challenger.predictions, champion.predictions
-    tests = []
-    for part in large:
-        rows = ours.iloc[part.rows]
-        same = theirs[theirs["id"].isin(rows["id"])]
-        tests.append(paired_test(rows, same, metric, options.margin, bootstrap, inputs.target_columns))
-    for part, test, p in zip(large, tests, holm([test.harm for test in tests]), strict=True):
-        harmed = p < options.significance
-        result = f"loses more than {options.margin:g}" if harmed else f"shows no loss beyond {options.margin:g}"
-        words = (
-            f"slice {part.column} {part.name} ({len(part.rows)} rows) {result} in {metric.name}: "
-            f"gain {test.gain.value:+.4f}, adjusted p {p:.3f}"
-        )
-        figures = {"column": part.column, "slice": part.name, "rows": len(part.rows), "metric": metric.name}
-        yield Check("slice", "fail" if harmed else "pass", words, {**figures, **test.gain.as_dict(), "p": p})
-    small = len(parts) - len(large)
-    if small or not parts:
-        words = f"{small} slices of fewer than {options.min_rows} rows were not tested"
-        yield Check("slice", "pass", words, {"small": small})
+    tested, untested = pool_small(parts, options.min_rows, len(inputs.frame))
+    opponents = inputs.opponents
+    ours = inputs.challenger.predictions
+    pairs = [checked_pair(ours, other.predictions, inputs.target_columns) for other in opponents.values()]
+    rows = [part.rows for part in tested]
+    tests = joint_tests(pairs, rows, metric, options.margin, options.significance, config.resamples, config.seed)
+    for (role, other), results in zip(opponents.items(), tests, strict=True):
+        for part, test in zip(tested, results, strict=True):
+            check = _slice(part, test, metric, options, other if role == "anchor" else None)
+            if role == "champion" or check.status == "fail":
+                yield check
+    if untested or not tested:
+        rows_left = sum(len(part.rows) for part in untested)
+        words = f"{len(untested)} slices of fewer than {options.min_rows} rows ({rows_left} in all) were not tested"
+        yield Check("slice", "undecided", words, {"small": len(untested), "rows": rows_left})
+
+
+def _slice(part: Slice, test: PartTest, metric: Metric, options: SlicesConfig, anchor: MeasuredVersion | None) -> Check:
+    """Return a slice's result: lost, kept, or that its rows cannot tell."""
+    status: Status
+    title = f"slice {part.column} {part.name} ({len(part.rows)} rows)"
+    measured = f"in {metric.name}: gain {test.gain:+.4f}"
+    against = f" to the anchor, {anchor.name}," if anchor is not None else ""
+    if test.p < options.significance:
+        status, result = "fail", "lost"
+        words = f"{title} loses more than {options.margin:g}{against} {measured}, adjusted p {test.p:.2g}"
+    elif test.low > -options.margin:
+        status, result = "pass", "kept"
+        words = f"{title} loses less than {options.margin:g} {measured}, at least {test.low:+.4f}"
+    else:
+        status, result = ("inconclusive" if options.undecided == "inconclusive" else "undecided"), "cannot be decided"
+        words = f"{title} cannot be decided {measured}; its rows show only a loss of {test.smallest:.2g} or more"
+    figures = {"column": part.column, "slice": part.name, "rows": len(part.rows), "metric": metric.name}
+    numbers = {"value": test.gain, "low": test.low, "high": test.high, "smallest_loss": test.smallest, "p": test.p}
+    rounded = {name: round(number, 6) for name, number in numbers.items()}
+    return Check("slice", status, words, {**figures, **rounded, "result": result})
 
 
 def _cut(frame: pd.DataFrame, columns: Sequence[str]) -> list[Slice]:
@@ -244,7 +314,7 @@ def _cut(frame: pd.DataFrame, columns: Sequence[str]) -> list[Slice]:
 
 def _required(frame: pd.DataFrame, required: Mapping[str, Sequence[str]], least: int) -> Iterator[Check]:
     for column, names in required.items():
-        values = frame[column].astype(str)
+        values = value_names(frame, column)
         for name in names:
             rows = int((values == name).sum())
             if rows < least:
@@ -255,16 +325,17 @@ def _required(frame: pd.DataFrame, required: Mapping[str, Sequence[str]], least:
 
 def _budget(inputs: GateInputs, name: str, budget: BudgetConfig) -> Iterator[Check]:
     ours: float = getattr(inputs.challenger.costs, name)
-    theirs: float | None = getattr(inputs.champion.costs, name) if inputs.champion else None
+    theirs = {role: float(getattr(version.costs, name)) for role, version in inputs.opponents.items()}
     bounds = []
     if budget.limit is not None:
         bounds.append((budget.limit, f"the limit is {budget.limit:g}"))
-    if budget.ratio is not None and theirs is not None:
-        bounds.append((budget.ratio * theirs, f"{budget.ratio:g} times the champion's {theirs:.2f} is allowed"))
+    if budget.ratio is not None:
+        for role, cost in theirs.items():
+            bounds.append((budget.ratio * cost, f"{budget.ratio:g} times the {role}'s {cost:.2f} is allowed"))
     for bound, allowed in bounds:
         within = math.isfinite(ours) and math.isfinite(bound) and 0 < ours <= bound
         words = f"{name}: {ours:.2f} {_UNITS[name]}, {allowed}"
-        yield Check(name, "pass" if within else "fail", words, {"value": ours, "bound": bound, "champion": theirs})
+        yield Check(name, "pass" if within else "fail", words, {"value": ours, "bound": bound, **theirs})
 
 
 def _metric(inputs: GateInputs, name: str | None) -> Metric:

@@ -31,7 +31,8 @@ def render_card(
 
     name = "generator_card.md.jinja" if generates(task) else "card.md.jinja"
     template = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    # Markdown, in which HTML's escapes would be read as text
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # nosec B701
     metrics = read_optional(layout.evaluation / "metrics.json")
     records = task.example_inputs()
     better = evaluator_of(task).main_metric(prepared.state).higher_is_better

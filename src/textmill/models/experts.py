@@ -78,6 +78,8 @@ class MixtureOfExperts(nn.Module):
         assignment = routing.assignment.padded() if _needs_few_shapes(flat) else routing.assignment
         rows = self.experts(assignment.dispatch(flat), assignment.counts)
         output = assignment.combine(rows).view(states.shape)
+        if self.training:
+            self.router.load = routing.assignment.load.detach()
         if self.shared is not None:
             output = output + self.shared(states)
         return output, RoutingRecord.of(routing)

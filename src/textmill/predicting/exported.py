@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from textmill.config.plugins import require_trusted
 from textmill.config.section import Section
 from textmill.config.sections.generation import GenerationConfig
 from textmill.config.sections.prepare import CleaningConfig
@@ -61,18 +62,20 @@ def write_specification(folder: Path, exported: ExportedModel) -> None:
 
 
 def read_specification(folder: Path) -> ExportedModel:
-    """Read `textmill.json`.
+    """Read `textmill.json`. Nothing that it names is imported.
 
     Raises:
-        UserError: The file is missing or invalid.
+        UserError: The file is missing or invalid, or names classes of a package that is not trusted.
     """
     path = folder / SPECIFICATION_FILE
     if not path.is_file():
         raise UserError("no exported model here", where=str(folder), fix="Run `dvc repro`, or give another folder")
     try:
-        return ExportedModel.model_validate(read_json(path))
-    except (ValidationError, ValueError) as error:
+        exported = ExportedModel.model_validate(read_json(path))
+    except (ValidationError, ValueError, RecursionError) as error:
         raise UserError("not a valid textmill.json", where=str(path), fix="Export the model again") from error
+    require_trusted([exported.task, exported.model], str(path))
+    return exported
 
 
 def write_manifest(folder: Path) -> str:
@@ -94,7 +97,7 @@ def verify_registered(folder: Path, manifest_sha256: str | None) -> None:
         fix = "Register it with `dvc repro register`"
         raise TamperedError("the registry has no digest of this version", where=str(folder), fix=fix)
     if not path.is_file():
-        raise TamperedError("the manifest is missing", where=str(folder), fix="Export the model again")
+        raise TamperedError("the manifest is missing", where=str(path), fix="Export the model again")
     if sha256_file(path) != manifest_sha256:
         fix = "Do not use this version; register the model again"
         raise TamperedError("the manifest differs from the registered one", where=str(path), fix=fix)
@@ -113,8 +116,11 @@ def verify(folder: Path) -> None:
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        raise TamperedError("the manifest is missing", where=str(folder), fix="Export the model again")
-    expected: dict[str, str] = read_json(path)
+        raise TamperedError("the manifest is missing", where=str(path), fix="Export the model again")
+    try:
+        expected: dict[str, str] = dict(read_json(path))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise TamperedError("the manifest is not readable", where=str(path), fix="Export the model again") from error
     actual = folder_digests(folder)
     actual.pop(MANIFEST_FILE)
     fix = "Do not use this folder; export the model again, or run `dvc checkout`"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from textmill.config.sections.generation import GenerationConfig
 from textmill.predicting.predictor import Predictor
 from textmill.predicting.text_generator import load_network
+from textmill.tasks.abilities import CutsExamples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from textmill.models.language_model import LanguageModel
     from textmill.predicting.exported import ExportedModel
 
+_OF_TOKENS = ("input_ids", "answer")
+"""Encoded columns with a value for each token."""
 _REPLACEMENT = "\ufffd"
 """The character that a decoder writes for an incomplete UTF-8 sequence."""
 
@@ -88,6 +91,31 @@ class TextContinuer(Predictor):
         with torch.inference_mode():
             loss = task.loss(self.model, {name: tensor.to(device) for name, tensor in batch.items()})
         return {name: values.float().cpu().numpy() for name, values in loss.outputs.items()}
+
+    def outputs_for_targets(self, frame: pd.DataFrame) -> tuple[Outputs, pd.DataFrame]:
+        """Return `nll` (nats) and `targets` (tokens) of each text, and the rows with `input_ids` and `length`.
+
+        Every token of a text is a target once. A text longer than the context is cut into windows of it.
+        """
+        import numpy as np
+        import torch
+
+        columns = self._columns(frame[list(self.task.text_columns)])
+        if isinstance(self.task, CutsExamples):  # parts of documents: they begin as a document does, and do not end
+            columns["input_ids"] = [[self._end, *ids[:-1]] for ids in columns["input_ids"]]
+        context, task = self.model.architecture.max_length, self.task
+        nll, targets = np.zeros(len(frame)), np.zeros(len(frame), np.int64)
+        with torch.inference_mode():
+            for row, ids in enumerate(columns["input_ids"]):
+                for start in range(0, max(1, len(ids) - 1), context):
+                    window = slice(start, start + context + 1)
+                    part = {name: [values[row][window]] for name, values in columns.items() if name in _OF_TOKENS}
+                    batch = task.collate({**part, "document_ids": [[0] * len(part["input_ids"][0])]})
+                    device = self.model.output_weight.device
+                    outputs = task.loss(self.model, {name: value.to(device) for name, value in batch.items()}).outputs
+                    nll[row] += float(outputs["nll"].sum())
+                    targets[row] += int(outputs["targets"].sum())
+        return {"nll": nll, "targets": targets}, frame.assign(input_ids=columns["input_ids"], length=targets)
 
     def _encoded(self, prompts: Sequence[Any]) -> list[list[int]]:
         task: Any = self.task  # a `ContinuesText`

@@ -46,11 +46,13 @@ class Recommendation:
 
     @property
     def params_yaml(self) -> str:
-        """The text of a `params.yaml` that adopts the candidate; empty without one."""
+        """The whole text of a `params.yaml` that adopts the candidate; empty without one.
+
+        `experiment: null` stays: without the key the lines would add to the experiment that a project names.
+        """
         if self.adopted is None:
             return ""
-        params = {key: value for key, value in self.adopted.params.items() if value is not None}
-        return yaml.safe_dump(params, sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.adopted.params, sort_keys=False, allow_unicode=True)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -99,7 +101,7 @@ def recommend(results: list[Result], problem: Problem, metric: Metric) -> Recomm
 def _paired_tests(ranked: list[Result], metric: Metric) -> dict[str, PairedTest]:
     best = ranked[0]
     return {
-        other.name: paired_test(best.predictions, other.predictions, metric, 0.0, Bootstrap(_RESAMPLES))
+        other.name: paired_test(best.predictions, other.predictions, metric, Bootstrap(_RESAMPLES))
         for other in ranked[1:]
         if best.predictions is not None and other.predictions is not None
     }

@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from textmill import __version__
-from textmill.serving.access import BearerToken
+from textmill.serving.access import BearerToken, LocalRequests, is_loopback
 from textmill.serving.batching import MicroBatcher
 from textmill.serving.documentation import openapi_document
 from textmill.serving.limits import BodyMemory, ParsedRequest, RequestError, parse_request, read_body, unavailable
@@ -159,6 +159,8 @@ def build_application(service: Service, token: str | None = None) -> FastAPI:
     app.add_middleware(DirectPredict, service=service)
     if token is not None:
         app.add_middleware(BearerToken, token=token)
+    if service.settings.allowed_hosts or is_loopback(service.settings.host):
+        app.add_middleware(LocalRequests, names=service.settings.allowed_hosts)
     app.add_middleware(TrafficMiddleware, traffic=service.traffic, metrics=service.metrics)
     return app
 

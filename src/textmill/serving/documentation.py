@@ -20,8 +20,10 @@ _ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "requir
 _REFUSALS = {
     "400": "The body is not JSON.",
     "401": "The bearer token is missing or wrong.",
+    "403": "The `Host` or `Origin` is not this server's (`--allowed-host`).",
     "408": "The head or the body was not received in time.",
     "413": "The body is too large.",
+    "415": "The header `Content-Type` is not `application/json`.",
     "422": "The body has another form, an input is too long, or the task rejects it.",
     "431": "The head is too large.",
     "503": "No model yet, overloaded, or shutting down; retry after `Retry-After` seconds.",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from textmill.serving.settings import ServeSettings
 
 RETRY_AFTER_SECONDS = 1
+_JSON = "application/json"
 _MESSAGE_CHARACTERS = 300
 # Bytes of a too large body that are still read: otherwise a client that is sending gets a broken connection and
 # does not see the error.
@@ -84,11 +85,19 @@ class BodyMemory:
             self.used -= reserved
 
 
+def _require_json(request: Request) -> None:
+    """Refuse the types that a web page may send to another site without asking it: a form, plain text, none."""
+    types = request.headers.getlist("content-type")
+    if len(types) != 1 or types[0].partition(";")[0].strip().lower() != _JSON:
+        raise RequestError(415, f"send the body with the header Content-Type: {_JSON}")
+
+
 async def read_body(request: Request, reserve: Callable[[int], None], settings: ServeSettings) -> bytes:
     """Read the whole body.
 
     Raises:
-        RequestError: 413 if it is too large, 408 if it is not received in time, 400 if it is incomplete.
+        RequestError: 413 if it is too large, 408 if it is not received in time, 400 if it is incomplete, 415 if
+            its header does not say that it is JSON.
     """
     from starlette.requests import ClientDisconnect
 
@@ -113,6 +122,7 @@ async def read_body(request: Request, reserve: Callable[[int], None], settings: 
         raise RequestError(400, "the body is incomplete") from None
     if size > limit:
         raise RequestError(413, f"the body is larger than {limit} bytes", {"Connection": "close"})
+    _require_json(request)
     return b"".join(chunks)
 
 

@@ -6,13 +6,17 @@ import asyncio
 import logging
 import math
 import os
+import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import NoReturn
 
 import uvicorn
+from uvicorn.server import HANDLED_SIGNALS
 
 from textmill.errors import UserError
 from textmill.serving.access import require_token
@@ -78,13 +82,27 @@ def serve(
     announce(address(listening))
     watcher.start(stop)
     server.run(sockets=[listening])
-    watcher.stop()
+    stopped = watcher.stop()
     if failures:
         raise failures[0]
     if service.traffic.cut_off:
         log.warning("serve: stopped; %d request(s) exceeded --drain-seconds", service.traffic.cut_off)
     else:
         log.info("serve: stopped; all accepted requests were answered")
+    if service.traffic.cut_off or not stopped:
+        end_process(0)
+
+
+def end_process(status: int) -> NoReturn:
+    """End the process at once, although threads still load a model or compute an answer.
+
+    The interpreter's shutdown waits for some of them. It ends the others when they come back from native code, to
+    which libtorch and ONNX Runtime answer with "terminate called" and SIGABRT.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -126,8 +144,14 @@ class DrainingServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Do the same as Uvicorn, but do not raise a handled signal again afterwards."""
+        """Do the same as Uvicorn, but do not raise a handled signal again afterwards.
+
+        A signal that the parent ignores stays ignored: Ctrl-C is not meant for a server in the background.
+        """
+        ignored = [number for number in HANDLED_SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
         with super().capture_signals():
+            for number in ignored:
+                signal.signal(number, signal.SIG_IGN)
             yield
             self._captured_signals.clear()
 

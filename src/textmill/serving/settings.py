@@ -15,6 +15,8 @@ class ServeSettings(Section):
     Attributes:
         host: Address to listen on. Any but loopback requires a token.
         port: TCP port; 0 takes a free one.
+        allowed_hosts: Names, besides those of loopback, by which clients may address the server; `*` for any.
+            Without them, a server on another address than loopback answers to any name.
         precision: Graph that predicts; `auto` is the one that the model's export chose.
         workers: Concurrent batches, one thread each; None for one per core.
         max_body_bytes: Maximum size of a request body.
@@ -34,6 +36,7 @@ class ServeSettings(Section):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    allowed_hosts: tuple[str, ...] = ()
     precision: Literal["auto", "int8", "fp32"] = "auto"
     workers: Annotated[int, Field(ge=1)] | None = None
     max_body_bytes: Annotated[int, Field(ge=1)] = 1 << 20

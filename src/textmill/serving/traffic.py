@@ -49,6 +49,8 @@ class TrafficMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # answered as GET; Uvicorn leaves out the body
+            scope = {**scope, "method": "GET"}
         path = scope["path"] if scope["path"] in _PATHS else "other"
         status, response_started = 500, False
         traffic = self.traffic

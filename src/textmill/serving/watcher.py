@@ -16,6 +16,7 @@ log = logging.getLogger("textmill")
 Load = Callable[[str], LoadedModel]
 
 _MAX_WAIT_SECONDS = 300.0
+_STOP_SECONDS = 0.2
 
 
 class Watcher:
@@ -41,11 +42,14 @@ class Watcher:
 
     def start(self, on_failure: Callable[[BaseException], None]) -> None:
         """Load the first model and watch the source, in a thread that calls `on_failure` if the load fails."""
-        threading.Thread(target=self._run, args=(on_failure,), name="watch", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(on_failure,), name="watch", daemon=True)
+        self._thread.start()
 
-    def stop(self) -> None:
-        """Stop watching. A load in progress ends with the process."""
+    def stop(self) -> bool:
+        """Stop watching; return False while a load or a check is in progress, which nothing can interrupt."""
         self._stopped.set()
+        self._thread.join(_STOP_SECONDS)
+        return not self._thread.is_alive()
 
     def _run(self, on_failure: Callable[[BaseException], None]) -> None:
         try:

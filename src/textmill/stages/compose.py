@@ -9,6 +9,8 @@ import yaml
 from textmill.config import resolved
 from textmill.config.layout import find_layout
 from textmill.files import atomic_write
+from textmill.processes import only_writer
+from textmill.stages.artefacts import seal_outputs
 from textmill.stages.reasons import COMPOSE, note
 from textmill.stages.runner import run_program
 
@@ -21,11 +23,13 @@ def main() -> None:
     from textmill.config.compose import compose
 
     layout = find_layout()
-    note(COMPOSE, layout, {})
-    config = compose(layout, sys.argv[1:])
-    code = Code(layout).stages(config.model_dump(mode="json", by_alias=True))
-    resolved.write(layout.resolved, config)
-    atomic_write(layout.code, _HEADER + yaml.safe_dump({stage: found.digest for stage, found in code.items()}))
+    with only_writer(layout.writing / f"{COMPOSE}.lock", f"the output of {COMPOSE} in {layout.root}"):
+        config = compose(layout, sys.argv[1:])
+        note(COMPOSE, layout, {})  # after composing, which refuses literal secrets: it logs the values that changed
+        code = Code(layout).stages(config.model_dump(mode="json", by_alias=True))
+        resolved.write(layout.resolved, config)
+        atomic_write(layout.code, _HEADER + yaml.safe_dump({stage: found.digest for stage, found in code.items()}))
+        seal_outputs(COMPOSE, layout)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def main(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> None
         )
         run.log_configuration("evaluate", config, layout)
         run.log_metrics({**found.measurements.flat(), **found.own_metrics})
-        run.log_folder(folder, "evaluation")
+        run.log_artifact(folder, "evaluation")
         run.write_reference(folder / "run.json")
 
 

@@ -72,7 +72,7 @@ class Lock:
     def __init__(self, root: Path) -> None:
         path = root / _LOCK
         try:
-            content = yaml.load(path.read_bytes(), Loader=_Yaml12) if path.is_file() else None
+            content = yaml.load(path.read_bytes(), Loader=_Yaml12) if path.is_file() else None  # safe  # nosec B506
             self.stages: dict[str, Any] = (content or {}).get("stages") or {}
             self.outputs = {out["path"]: out for entry in self.stages.values() for out in entry.get("outs", [])}
             self.producers = {out["path"]: name for name, entry in self.stages.items() for out in entry.get("outs", [])}
@@ -197,7 +197,9 @@ def _status(layout: Layout) -> dict[str, dict[str, Any]]:
         with Repo(str(layout.root)) as repo:
             listed = repo.status()
     except DvcException as error:
-        raise UserError(f"DVC cannot tell what changed ({error})", where=str(layout.root)) from error
+        without = "Run `git init`, or work without git: `dvc config --local core.no_scm true`"
+        fix = without if "not a git repository" in str(error) else None
+        raise UserError(f"DVC cannot tell what changed ({error})", where=str(layout.root), fix=fix) from error
     found: dict[str, dict[str, Any]] = {}
     for stage, parts in listed.items():
         for part in parts:

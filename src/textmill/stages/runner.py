@@ -15,6 +15,8 @@ from textmill.config.layout import Layout, find_layout
 from textmill.config.schema import PipelineConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import one_line_errors
+from textmill.processes import end_with_starter, only_writer
+from textmill.stages.artefacts import check_inputs, seal_outputs
 from textmill.stages.reasons import note
 
 log = logging.getLogger("textmill")
@@ -31,9 +33,12 @@ def run_stage(stage: str, main: Main) -> None:
 
     def program() -> None:
         layout = find_layout()
-        config = _configuration(layout, sys.argv[1:])
-        note(stage, layout, config.section(stage).model_dump(mode="json", by_alias=True))
-        main(config.section(stage), config.runtime, layout)
+        with only_writer(layout.writing / f"{stage}.lock", f"the output of {stage} in {layout.root}"):
+            config = _configuration(layout, sys.argv[1:])
+            note(stage, layout, config.section(stage).model_dump(mode="json", by_alias=True))
+            check_inputs(stage, layout)
+            main(config.section(stage), config.runtime, layout)
+            seal_outputs(stage, layout)
 
     run_program(stage, program)
 
@@ -49,6 +54,7 @@ def run_program(name: str, program: Callable[[], None]) -> None:
     gc.set_threshold(200_000, 50, 1000)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, _terminate)
+    end_with_starter(name)
     started = time.perf_counter()
     try:
         with one_line_errors(f"textmill {name}"):

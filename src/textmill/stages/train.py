@@ -26,12 +26,11 @@ def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     """Make `data/trained` from `data/prepared` and `data/pretrained`."""
     with quick_imports():
         from textmill.data.prepared import Prepared
-        from textmill.training.distributed import is_first_process
+        from textmill.processes import is_first_process
         from textmill.training.trainer import Training
 
         if is_first_process():
-            from textmill.registry.runs.descriptions import run_label
-            from textmill.registry.runs.tracking import connect, stage_run
+            from textmill.registry.runs.tracking import connect
 
             connect(runtime, layout)  # imports what this store needs
 
@@ -40,6 +39,15 @@ def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     if not is_first_process():
         training.run()
         return
+
+    with training.folder.lock():
+        _train(config, runtime, layout, training, prepared)
+
+
+def _train(config: TrainConfig, runtime: RuntimeConfig, layout: Layout, training: Training, prepared: Prepared) -> None:
+    from textmill.registry.runs.abandoned import end_abandoned
+    from textmill.registry.runs.descriptions import run_label
+    from textmill.registry.runs.tracking import stage_run
 
     if refused := training.refused_checkpoint():
         log.warning("train: %s", refused)
@@ -54,6 +62,11 @@ def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
         system_metrics=True,
     ) as run:
         training.folder.note_run(run.run_id)
+        others = training.folder.others()
+        end_abandoned([other.run_id() for other in others], run.run_id, layout, runtime)
+        for other in others[runtime.unfinished_trainings :]:
+            log.warning("train: deletes the oldest unfinished training, %s (runtime.unfinished_trainings)", other.path)
+            other.remove()
         run.log_configuration("train", config, layout)
         _log_inputs(run, config, runtime, training, prepared)
         trained = training.run(run)
@@ -89,7 +102,7 @@ def _write(target: Path, trained: Trained, run: StageRun) -> None:
         save_network(folder / MODEL_FOLDER, trained.network, trained.weights)
         for name, rows in (("history.csv", trained.history), ("curve.csv", trained.curve)):
             with (folder / name).open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+                writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
                 writer.writeheader()
                 writer.writerows(rows)
         write_json(folder / "metrics.json", trained.metrics)

@@ -47,6 +47,32 @@ class CutsExamples(ABC):
         return {"input_ids": columns["input_ids"]}
 
 
+class ComparesRows(ABC):
+    """A task whose loss compares the rows of a batch, such as in-batch negatives, and so is not a mean over rows.
+
+    Its gradient needs the vectors of all rows of a step at once, but not all activations: training computes
+    the vectors of every micro-batch first, then the gradients of one micro-batch after the other (gradient
+    caching; Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup").
+    """
+
+    @property
+    def compares_rows(self) -> bool:
+        """Whether `loss` is `compare` of `embed`; False where an option makes it a mean over rows."""
+        return True
+
+    @abstractmethod
+    def embed(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Compute vectors by name, one row an example, of a batch."""
+
+    @abstractmethod
+    def compared_targets(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the tensors of a batch that `compare` reads, one row an example."""
+
+    @abstractmethod
+    def compare(self, vectors: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Compute the loss of rows from their vectors and targets."""
+
+
 class CalibratesWeights(ABC):
     """A task that stores a choice made on validation, such as a threshold, in the best weights."""
 

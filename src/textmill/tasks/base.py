@@ -35,7 +35,7 @@ class StepOutput:
     """The result of `Task.loss` for a batch.
 
     Attributes:
-        loss: The training loss, a scalar.
+        loss: The training loss, a scalar: the mean over the batch's targets.
         outputs: Tensors by name, one row an example.
         logged: Scalars by name that each training step logs, such as terms of the loss.
     """
@@ -125,7 +125,15 @@ class Task(Plugin):
 
     @abstractmethod
     def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> StepOutput:
-        """Compute the loss of a batch and the network's outputs for its examples."""
+        """Compute the loss of a batch and the network's outputs for its examples.
+
+        The loss is the mean over the `target_count` targets of the batch, so that training can add up the
+        gradients of a step's micro-batches. A task whose loss compares rows is a `ComparesRows`.
+        """
+
+    def target_count(self, batch: Mapping[str, torch.Tensor]) -> int:
+        """Return the number of targets over which `loss` averages: by default the rows of a collated batch."""
+        return len(batch["input_ids"])
 
     @abstractmethod
     def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:

@@ -107,6 +107,7 @@ class InstructionTuning(CausalTask):
         if "eos_token" not in special:
             where, fix = str(folder / "tokenizer_config.json"), "Choose a tokenizer that names one"
             raise UserError("the tokenizer names no eos_token", where=where, fix=fix)
+        chat.try_template(template, special, str(folder))
         return {
             **state,
             "vocabulary_size": tokenizer.get_vocab_size(),
@@ -172,6 +173,12 @@ class InstructionTuning(CausalTask):
         states = model.hidden_states(batch["input_ids"]).states
         likelihood, each = mean_cross_entropy(states, model.output_weight, labels)
         return StepOutput(likelihood, {"nll": each.sum(dim=1), "targets": (labels != IGNORED).sum(dim=1)})
+
+    def target_count(self, batch: Mapping[str, torch.Tensor]) -> int:
+        """Return the number of target tokens."""
+        from textmill.models.losses.likelihood import count_targets
+
+        return count_targets(batch["labels"])
 
     def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
         """Return `loss` in nats per token and `perplexity`."""

@@ -166,11 +166,15 @@ class LanguageModelling(CausalTask, CutsExamples):
         if not hidden.routing:
             return StepOutput(likelihood, outputs)
         terms = model.auxiliary_losses(hidden.routing)
-        if model.training:
-            model.update_routers(hidden.routing)
-        else:
+        if not model.training:
             outputs |= _routing_of_rows(hidden.routing, len(labels))
         return StepOutput(likelihood + sum(terms.values()), outputs, {"likelihood": likelihood, **terms})
+
+    def target_count(self, batch: Mapping[str, torch.Tensor]) -> int:
+        """Return the number of target tokens."""
+        from textmill.models.losses.likelihood import count_targets
+
+        return count_targets(batch["labels"])
 
     def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
         """Return `loss` in nats per token, `perplexity`, `bits_per_byte`, and the routing metrics of experts."""

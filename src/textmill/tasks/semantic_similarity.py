@@ -94,6 +94,11 @@ class SemanticSimilarity(SentencePairs):
         low, high = self.config.lowest, self.config.highest
         return {"scaled_score": [(float(score) - low) / (high - low) for score in frame["score"]]}
 
+    @property
+    def compares_rows(self) -> bool:
+        """Whether the objective compares pairs with each other."""
+        return self.config.objective == "cosent" and super().compares_rows
+
     def pair_loss(self, first: torch.Tensor, second: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Compute CoSENT, or the squared difference of cosine and score."""
         return self._loss((first.float() * second.float()).sum(dim=-1), batch["scaled_score"])

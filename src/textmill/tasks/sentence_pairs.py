@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import model_validator
 
 from textmill.metrics.base import Outputs
+from textmill.tasks.abilities import ComparesRows
 from textmill.tasks.base import State, StepOutput, Task
 from textmill.text.checks import empty_rows
 from textmill.text.inputs import Input, Text
@@ -49,7 +50,7 @@ class TextPair(Input):
         return 'Give a text, {"text": "..."}, or {"text_a": "...", "text_b": "..."}'
 
 
-class SentencePairs(Task):
+class SentencePairs(Task, ComparesRows):
     """Two texts a row, `text_a` and `text_b`, which the network reads one at a time.
 
     An input may also be one text alone; the answer is then its vector.
@@ -107,11 +108,25 @@ class SentencePairs(Task):
         first, second = outputs.values()
         return StepOutput(self.pair_loss(first, second, batch), outputs)
 
+    @property
+    def compares_rows(self) -> bool:
+        """Whether the loss is `pair_loss`; a subclass with its own `loss` averages over rows."""
+        return type(self).loss is SentencePairs.loss
+
     def embed(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Compute `sentence_embedding_a` and `sentence_embedding_b` (B, D) of a batch."""
         first = network(batch["input_ids"], batch["attention_mask"])["sentence_embedding"]
         second = network(batch["pair_ids"], batch["pair_mask"])["sentence_embedding"]
         return dict(zip(EMBEDDINGS, (first, second), strict=True))
+
+    def compared_targets(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the encoded targets."""
+        return {name: batch[name] for name in self.encoded_targets}
+
+    def compare(self, vectors: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Compute `pair_loss`."""
+        first, second = vectors.values()
+        return self.pair_loss(first, second, targets)
 
     def pair_loss(self, first: torch.Tensor, second: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Compute the loss of a batch of pairs of vectors, both (B, D). A subclass overrides this or `loss`."""

@@ -147,6 +147,12 @@ class SequenceToSequence(Task, GeneratesText):
         loss, each = model.likelihood(batch["input_ids"], batch["attention_mask"], batch["labels"], smoothing)
         return StepOutput(loss, {"nll": each.sum(dim=1), "targets": (batch["labels"] != IGNORED).sum(dim=1)})
 
+    def target_count(self, batch: Mapping[str, torch.Tensor]) -> int:
+        """Return the number of target tokens."""
+        from textmill.models.losses.likelihood import count_targets
+
+        return count_targets(batch["labels"])
+
     def validation_metrics(self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], state: State) -> dict[str, float]:
         """Return `loss`, in nats per target token, and `perplexity`."""
         from textmill.metrics.likelihood import validation_metrics

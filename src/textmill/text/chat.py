@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from textmill.errors import UserError
+from textmill.errors import UserError, first_line
 from textmill.files import read_optional
 
 Message = Mapping[str, str]
 TEMPLATE_FILE = "chat_template.jinja"
 ROLES = ("system", "user", "assistant")
+TRIAL_SECONDS = 5
+TRIAL_BYTES = 512 << 20
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -59,7 +63,6 @@ def render(messages: Sequence[Message], template: str, special: Mapping[str, str
     Raises:
         UserError: The template rejects the conversation.
     """
-    from jinja2.exceptions import TemplateError
     from transformers.utils import chat_template_utils
 
     # Its annotations contradict its results
@@ -68,10 +71,30 @@ def render(messages: Sequence[Message], template: str, special: Mapping[str, str
         rendered, _ = render_template(
             conversations=[list(messages)], chat_template=template, add_generation_prompt=ask, **special
         )
-    except TemplateError as error:
-        raise UserError(f"the chat template rejects these messages ({error})", where=TEMPLATE_FILE) from error
+    except Exception as error:  # a template can raise any error of Python
+        reason = first_line(error)
+        raise UserError(f"the chat template rejects these messages ({reason})", where=TEMPLATE_FILE) from error
     text: str = rendered[0]
     return text
+
+
+def try_template(template: str, special: Mapping[str, str], where: str) -> None:
+    """Render a short conversation in a process of its own: a template may run for ever or fill the memory.
+
+    A template that only rejects the conversation is accepted here; the rows show which ones it accepts.
+
+    Raises:
+        UserError: The template cannot be parsed, or needs too much time or memory.
+    """
+    trial = {"messages": [{"role": "user", "content": "Hello"}], "template": template, "special": dict(special)}
+    command = [sys.executable, "-m", "textmill.text.template_trial"]
+    done = subprocess.run(command, input=json.dumps(trial), capture_output=True, text=True)
+    fix = "Use another tokenizer or set task.chat_template; it is code from its author"
+    if done.returncode < 0 or "MemoryError" in done.stdout:
+        limits = f"{TRIAL_SECONDS} s or {TRIAL_BYTES >> 20} MiB"
+        raise UserError(f"the chat template needs more than {limits} for one word", where=where, fix=fix)
+    if done.returncode:
+        raise UserError(f"the chat template cannot be rendered ({done.stderr.strip()[-200:]})", where=where, fix=fix)
 
 
 def segments(messages: Sequence[Message], template: str, special: Mapping[str, str]) -> Iterator[tuple[str, bool]]:

@@ -6,22 +6,39 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch.utils._pytree import tree_leaves
 
+from textmill.errors import UserError, name_full_disk
 from textmill.files import read_json, read_optional, sha256_file, write_json
 from textmill.training import random_state
 from textmill.training.distributed import gather_all
 from textmill.training.history import History
+from textmill.training.interruption import Interruption
+from textmill.training.module import ends_step
 
 log = logging.getLogger("textmill")
 
 _KEPT = 2
 _RANKS_AGREE_EVERY = 10
+_SHORTEST = 5.0
+_INTERVAL = 60
+"""Ratio of the time between two checkpoints to the time that one takes."""
 _RUN_FILE = "run.json"
+_LOCK_FILE = ".lock"
+_ORPHANS_LIVE = 6.0
+"""Seconds that the loaders of a killed process may live on, with its lock."""
+_HOLDER_FILE = "holder.json"
+_MENTIONED_FILE = "mentioned"
 _PARTS_FILE = "parts.json"
 
 
@@ -36,26 +53,74 @@ class CheckpointFolder:
     """
 
     def __init__(self, path: Path) -> None:
+        from filelock import FileLock
+
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(path / _LOCK_FILE)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process; the system releases it when the process ends, however it ends.
+
+        Raises:
+            UserError: Another process holds it.
+        """
+        from filelock import Timeout
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=_ORPHANS_LIVE)
+        except Timeout as error:
+            raise UserError(
+                f"{self._holder()} runs the same training",
+                where=str(self.path),
+                fix="Wait until it ends, or end it, then run the command again",
+            ) from error
+        try:
+            write_json(self.path / _HOLDER_FILE, {"pid": os.getpid(), "host": socket.gethostname()})
+            yield
+        finally:
+            self._lock.release()
+
+    def is_held(self) -> bool:
+        """Return whether another process trains here."""
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(self.path / _LOCK_FILE, blocking=False):
+                return False
+        except Timeout:
+            return True
+
+    def _holder(self) -> str:
+        with suppress(OSError, ValueError, KeyError):
+            holder = read_json(self.path / _HOLDER_FILE)
+            return f"process {holder['pid']} on {holder['host']}"
+        return "another process"
 
     def latest(self) -> Path | None:
-        """The newest checkpoint that is whole, or None. Says so when a newer one is not."""
+        """The newest checkpoint that is whole, with its best weights, or None. Says so when a newer one is not."""
         for note in reversed(self._notes()):
             checkpoint = note.with_suffix(".ckpt")
-            if checkpoint.is_file() and sha256_file(checkpoint) == read_json(note)["sha256"]:
-                return checkpoint
+            with suppress(OSError, ValueError, KeyError):
+                facts = read_json(note)
+                best = facts.get("best_sha256")
+                if sha256_file(checkpoint) == facts["sha256"] and (
+                    best is None or sha256_file(self.path / facts["best"]) == best
+                ):
+                    return checkpoint
             log.warning("the checkpoint %s is damaged; falling back to the one before", checkpoint)
         return None
 
-    def add(self, written: Path, step: int, best: str | None) -> None:
+    def add(self, written: Path, step: int, best: str | None, best_sha256: str | None = None) -> None:
         """Take in a written checkpoint by renaming it, and let older ones go."""
         with written.open("rb") as file:
             os.fsync(file.fileno())
         final = self.path / f"step-{step:010d}.ckpt"
         digest = sha256_file(written)
         written.replace(final)
-        write_json(final.with_suffix(".json"), {"sha256": digest, "best": best})
+        write_json(final.with_suffix(".json"), {"sha256": digest, "best": best, "best_sha256": best_sha256})
         self._prune()
 
     def run_id(self) -> str | None:
@@ -75,11 +140,24 @@ class CheckpointFolder:
         """Return what the fingerprint was made of; empty where it was not kept."""
         return read_optional(self.path / _PARTS_FILE)
 
-    def other(self) -> CheckpointFolder | None:
-        """Return the latest unfinished training of another fingerprint; None when this one has a checkpoint."""
-        notes = [] if self._notes() else list(self.path.parent.glob("*/step-*.json"))
-        latest = max(notes, key=lambda note: note.stat().st_mtime, default=None)
-        return CheckpointFolder(latest.parent) if latest else None
+    def others(self) -> list[CheckpointFolder]:
+        """Return the unfinished trainings of other fingerprints that no process runs, the latest first."""
+        files = [path for name in (_RUN_FILE, "step-*.json") for path in self.path.parent.glob(f"*/{name}")]
+        times = {path.parent: path.stat().st_mtime for path in sorted(files, key=lambda path: path.stat().st_mtime)}
+        latest_first = sorted((path for path in times if path != self.path), key=lambda path: -times[path])
+        return [folder for folder in map(CheckpointFolder, latest_first) if not folder.is_held()]
+
+    def has_checkpoint(self) -> bool:
+        """Return whether there is a checkpoint, whole or damaged."""
+        return bool(self._notes())
+
+    def mention(self) -> bool:
+        """Return whether this is the first call for the folder, in any process."""
+        try:
+            (self.path / _MENTIONED_FILE).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     def remove(self) -> None:
         """Remove everything; the training's result is safe elsewhere."""
@@ -93,29 +171,58 @@ class CheckpointFolder:
         for note in notes[:-_KEPT]:
             note.with_suffix(".ckpt").unlink(missing_ok=True)
             note.unlink(missing_ok=True)
-        kept = {read_json(note)["best"] for note in notes[-_KEPT:]}
+        kept = {read_optional(note).get("best") for note in notes[-_KEPT:]}
         for weights in self.path.glob("best-*.safetensors"):
             if weights.name not in kept:
                 weights.unlink(missing_ok=True)
+
+
+class CheckpointFile(TorchCheckpointIO):
+    """Writes a checkpoint straight to its file; Lightning's own writes to memory and `$TMPDIR` first."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write the checkpoint.
+
+        Raises:
+            UserError: The disk is full.
+        """
+        tensors = [leaf for leaf in tree_leaves(checkpoint) if isinstance(leaf, torch.Tensor)]
+        # A path would be written by C++, whose errors do not say that the disk is full.
+        with name_full_disk(Path(path), sum(each.nbytes for each in tensors)), Path(path).open("wb") as file:
+            torch.save(checkpoint, file)
 
 
 class CheckpointWriter(Callback):
     """Writes a checkpoint now and then, and carries the random generators' states in it.
 
     It writes only where Lightning can go on from exactly: after a step of the optimizer that no
-    validation follows, and at an epoch's end. `seconds` is the least time between two checkpoints.
+    validation follows, and at an epoch's end. `seconds` is the least time between two checkpoints; None adapts
+    it to the time that one takes, so that they take less than two hundredths of the training. After a signal
+    that asks to stop it writes at once, and ends the training.
+
+    Attributes:
+        count: Checkpoints that this process wrote.
+        seconds: Time that they took.
     """
 
-    def __init__(self, folder: CheckpointFolder, seconds: float, history: History) -> None:
+    def __init__(
+        self, folder: CheckpointFolder, seconds: float | None, history: History, interruption: Interruption
+    ) -> None:
         self._folder = folder
         self._seconds = seconds
+        self._cost = 0.0
+        self.count = 0
+        self.seconds = 0.0
         self._history = history
+        self._interruption = interruption
         self._written = time.monotonic()
         self._random_states: list[dict[str, Any]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock, and handle signals. Several ranks leave them to Lightning, which tells the others."""
         self._written = time.monotonic()
+        if trainer.world_size == 1:
+            self._interruption.install()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Before the first batch of a resumed training: put the random generators back."""
@@ -131,15 +238,21 @@ class CheckpointWriter(Callback):
         done = batch_idx + 1
         is_last = done >= trainer.num_training_batches
         is_validated_next = done % int(trainer.val_check_batch or 1) == 0
-        has_gradients = done % trainer.accumulate_grad_batches != 0  # half summed up, and in no checkpoint
-        if not (is_last or is_validated_next or has_gradients) and self._due(trainer, trainer.global_step):
+        # Between two steps there are gradients, which no checkpoint has.
+        if (
+            ends_step(trainer, batch_idx)
+            and not (is_last or is_validated_next)
+            and self._due(trainer, trainer.global_step)
+        ):
             self._write(trainer, trainer.current_epoch, done)
+            self._interruption.leave(trainer.global_step, checkpoint=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write when another epoch follows and it is time."""
         following = trainer.current_epoch + 1
         if following < (trainer.max_epochs or 0) and not trainer.should_stop and self._due(trainer, 0):
             self._write(trainer, following, 0)
+            self._interruption.leave(trainer.global_step, checkpoint=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The random generators' states of all ranks."""
@@ -151,15 +264,24 @@ class CheckpointWriter(Callback):
 
     def _due(self, trainer: Trainer, count: int) -> bool:
         """Whether enough time went by. The ranks agree on the answer of the first, but not at every count."""
+        if self._interruption.requested is not None:
+            return True
         if trainer.world_size > 1 and count % _RANKS_AGREE_EVERY:
             return False
-        due = time.monotonic() - self._written >= self._seconds
+        seconds = max(_SHORTEST, _INTERVAL * self._cost) if self._seconds is None else self._seconds
+        due = time.monotonic() - self._written >= seconds
         return bool(trainer.strategy.broadcast(due)) if trainer.world_size > 1 else due
 
     def _write(self, trainer: Trainer, epoch: int, batch: int) -> None:
+        started = time.monotonic()
         trainer.datamodule.reached(epoch, batch)  # type: ignore[attr-defined]
         partial = self._folder.path / ".partial.ckpt"
-        trainer.save_checkpoint(partial, weights_only=False)
-        if trainer.is_global_zero:
-            self._folder.add(partial, trainer.global_step, self._history.best_file)
+        with self._interruption.writing():
+            trainer.save_checkpoint(partial, weights_only=False)
+            if trainer.is_global_zero:
+                history = self._history
+                self._folder.add(partial, trainer.global_step, history.best_file, history.best_sha256)
         self._written = time.monotonic()
+        self._cost = self._written - started
+        self.count += 1
+        self.seconds += self._cost

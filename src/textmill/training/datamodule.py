@@ -16,6 +16,7 @@ from textmill.tasks.abilities import examples_of
 from textmill.tasks.base import Task
 from textmill.tasks.examples.rows import Examples
 from textmill.text.batches import length_batches
+from textmill.training.accumulation import WindowLoader
 from textmill.training.batching import BatchPlan, BatchSampler, EpochPlanner
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ class PreparedDataModule(LightningDataModule):
         epoch = self._processed_epochs()
         at_epoch, at_batch = self._position
         sampler = BatchSampler(self.plan(epoch).batches, at_batch if epoch == at_epoch else 0)
-        return self._loader(self._train.in_epoch(epoch, self._seed), sampler, self._workers)
+        loader = self._loader(self._train.in_epoch(epoch, self._seed), sampler, self._workers)
+        return WindowLoader(loader, self._config.accumulate, self._task)
 
     def reached(self, epoch: int, batch: int) -> None:
         """Set the next batch of training: number `batch` of `epoch`."""

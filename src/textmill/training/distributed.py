@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TypeVar
 
 import torch.distributed
 
 T = TypeVar("T")
-
-
-def is_first_process() -> bool:
-    """Return whether this process has rank 0, and so writes and logs; works before ranks connect."""
-    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
-    return all(int(os.environ.get(name, "0") or 0) == 0 for name in names)
 
 
 def gather_all(value: T) -> list[T]:

@@ -17,6 +17,7 @@ from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.files import folder_digests, sha256_file
 
+_NOT_COUNTED = {"checkpoint_seconds", "faulty_steps"}
 _DATA = {
     "state": "what prepare learned (labels, vocabulary)",
     "data": "the train or validation split",
@@ -35,14 +36,14 @@ def fingerprint_parts(
     """Return what decides a training: configuration, data, weights to start from, code, pins and hardware.
 
     Args:
-        config: The `train` section. How often checkpoints are written does not count.
+        config: The `train` section. How often checkpoints are written, and what a faulty step does, do not count.
         prepared: The data; its train and validation splits and the task's state count.
         pretrained: The folder of pretrained weights, or None.
         hardware: Settings that make a resumed training go on differently: precision, number of ranks.
         start: The file of weights that another training left to go on from, or None.
     """
     return {
-        "config": config.model_dump(mode="json", exclude={"checkpoint_seconds"}),
+        "config": config.model_dump(mode="json", exclude=_NOT_COUNTED),
         "state": digest(prepared.state),
         "data": {name: prepared.digest(name) for name in ("train", "validation")},
         "pretrained": folder_digests(pretrained) if pretrained is not None else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,27 +10,36 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from safetensors.torch import save_file
 
+from textmill.errors import name_full_disk
+from textmill.files import sha256_file
 from textmill.metrics.base import Outputs
 from textmill.training.loading import storable
 from textmill.training.meter import Meter
 from textmill.training.module import VALIDATION, TrainingModule
 
+_LOSS = VALIDATION + "loss"
+_LOWER_LOSS = 1e-3
+"""Relative difference of two losses that is more than rounding."""
+
 
 class History(Callback):
     """Keeps one row a validation, and the best weights in a file of `folder`.
 
-    The metric `monitor`, with the prefix `validation/`, decides; `mode` is `max` or `min`.
+    The metric `monitor`, with the prefix `validation/`, decides; `mode` is `max` or `min`. Of equal ones the lower
+    validation loss decides. A metric that is not finite is never the best.
 
     Attributes:
         rows: Step, epoch, training loss, learning rate and metrics of each validation.
         best: The best of the rows; None before the first validation.
         outputs: The network's outputs in the best validation; None if an earlier process ran it.
+        best_sha256: Digest of the file of the best weights.
     """
 
     def __init__(self, folder: Path, monitor: str, mode: str, meter: Meter) -> None:
         self.rows: list[dict[str, float]] = []
         self.best: dict[str, float] | None = None
         self.outputs: Outputs | None = None
+        self.best_sha256: str | None = None
         self._folder = folder
         self._monitor = monitor
         self._sign = 1.0 if mode == "max" else -1.0
@@ -53,27 +63,40 @@ class History(Callback):
             **metrics,
         }
         self.rows.append(row)
-        is_best = self.best is None or self._sign * (row[self._monitor] - self.best[self._monitor]) > 0
+        is_best = self._is_best(row)
         if is_best:
             self.best = row
             self.outputs = pl_module.outputs
             self._save_weights(trainer)
         self._meter.end_validation(metrics, trainer.global_step, is_best)
 
+    def _is_best(self, row: dict[str, float]) -> bool:
+        if not math.isfinite(row[self._monitor]):
+            return False
+        if self.best is None:
+            return True
+        gain = self._sign * (row[self._monitor] - self.best[self._monitor])
+        loss, before = (one.get(_LOSS, math.nan) for one in (row, self.best))
+        return gain > 0 or (gain == 0 and before - loss > _LOWER_LOSS * abs(before))
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint."""
-        return {"rows": self.rows, "best": self.best}
+        return {"rows": self.rows, "best": self.best, "best_sha256": self.best_sha256}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state of a checkpoint."""
         self.rows = list(state_dict["rows"])
         self.best = state_dict["best"]
+        self.best_sha256 = state_dict.get("best_sha256")
 
     def _save_weights(self, trainer: Trainer) -> None:
         weights = weights_of(trainer)
         if trainer.is_global_zero and self.best_file:
             partial = self._folder / ".partial.safetensors"
-            save_file(storable(weights), partial)
+            stored = storable(weights)
+            with name_full_disk(partial, sum(each.nbytes for each in stored.values())):
+                save_file(stored, partial)
+            self.best_sha256 = sha256_file(partial)
             partial.replace(self._folder / self.best_file)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from textmill.errors import UserError
 from textmill.tasks.abilities import examples_of
 from textmill.text.batches import length_batches, restore_order
 
@@ -33,6 +34,9 @@ def predict_table(
 
     Returns:
         Float32 arrays by name, one row an example.
+
+    Raises:
+        UserError: The loss of a batch is not finite: its outputs must not score.
     """
     import torch
 
@@ -55,4 +59,11 @@ def _outputs(network: nn.Module, task: Task, batch: dict[str, torch.Tensor]) -> 
     if set(batch) == set(inputs):
         named: dict[str, torch.Tensor] = network(**batch)
         return named
-    return dict(task.loss(network, batch).outputs)
+    step = task.loss(network, batch)
+    if not bool(step.loss.isfinite()):
+        raise UserError(
+            "the trained network computes values that are not finite",
+            where="data/trained",
+            fix="Lower train.optimizer.learning_rate or set trainer.precision to 32-true, then train again",
+        )
+    return dict(step.outputs)

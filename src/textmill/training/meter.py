@@ -15,6 +15,7 @@ from torch import Tensor
 
 from textmill.errors import UserError
 from textmill.training.curve import Curve
+from textmill.training.module import TrainingModule, ends_step
 from textmill.training.optimizer import base_learning_rate
 from textmill.training.progress import Progress
 
@@ -38,6 +39,7 @@ class Meter(Callback):
         seconds: Training time so far, without validation.
         learning_rate: Learning rate of the last step, without the groups' multipliers.
         padding: Padding share of each epoch that began.
+        skipped: Faulty steps that did not move the weights.
         curve: The loss over the steps.
     """
 
@@ -47,10 +49,12 @@ class Meter(Callback):
         self.seconds = 0.0
         self.learning_rate = 0.0
         self.padding: dict[int, float] = {}
+        self.skipped = 0
         self.curve = Curve()
         self._metrics = metrics
         self._progress = progress
         self._unread: list[_Step] = []
+        self._tokens_before = 0
         self._loss_sum = 0.0
         self._loss_count = 0
         self._clock = 0.0
@@ -58,7 +62,7 @@ class Meter(Callback):
     # -- for History ------------------------------------------------------------------------
 
     def take_mean_loss(self) -> float:
-        """Return the mean training loss over the batches since the last call."""
+        """Return the mean training loss over the steps since the last call."""
         mean = self._loss_sum / self._loss_count if self._loss_count else math.nan
         self._loss_sum, self._loss_count = 0.0, 0
         return mean
@@ -82,6 +86,8 @@ class Meter(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the padding of the epoch's plan."""
         epoch = trainer.current_epoch
+        if epoch in self.padding:  # logged before the training was resumed
+            return
         self.padding[epoch] = trainer.datamodule.plan(epoch).padding_share  # type: ignore[attr-defined]
         if self._metrics is not None:
             self._metrics.log_metrics({"train/padding_share": self.padding[epoch]}, trainer.global_step)
@@ -93,14 +99,25 @@ class Meter(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batch, and read the losses if due."""
+        """Count the batch, and read the losses of the steps if due."""
         plan = trainer.datamodule.plan(trainer.current_epoch)  # type: ignore[attr-defined]
         self.samples += len(plan.batches[batch_idx])
         self.tokens += plan.tokens[batch_idx]
-        loss = outputs["loss"].detach()
-        terms: dict[str, Tensor] = getattr(pl_module, "terms", {})
-        step = _Step(trainer.global_step, loss, self.learning_rate, plan.tokens[batch_idx], terms)
-        self._unread.append(step)
+        if not ends_step(trainer, batch_idx):
+            return
+        assert isinstance(pl_module, TrainingModule)
+        step = pl_module.accumulation
+        loss, tokens = step.loss, self.tokens - self._tokens_before
+        self._tokens_before = self.tokens
+        if pl_module.skips_step:
+            self.skipped += 1
+            if self._metrics is not None:
+                self._metrics.log_metrics({"train/skipped_steps": self.skipped}, trainer.global_step)
+            return
+        terms = dict(step.terms)
+        if pl_module.gradient_norm is not None:
+            terms["gradient_norm"] = pl_module.gradient_norm
+        self._unread.append(_Step(trainer.global_step, loss, self.learning_rate, tokens, terms))
         if loss.device.type == "cpu" or len(self._unread) >= _STEPS_BETWEEN_READINGS:
             self.read()
 
@@ -156,10 +173,11 @@ class Meter(Callback):
         """Restore the state of a checkpoint."""
         for name in _STATE:
             setattr(self, name, state_dict[name])
+        self._tokens_before = self.tokens
         self.curve.load_state_dict(state_dict["curve"])
 
 
-_STATE = ("samples", "tokens", "seconds", "padding", "_loss_sum", "_loss_count")
+_STATE = ("samples", "tokens", "seconds", "padding", "skipped", "_loss_sum", "_loss_count")
 
 
 @dataclass(frozen=True)

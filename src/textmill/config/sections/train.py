@@ -56,7 +56,7 @@ class BatchesConfig(Section):
     Attributes:
         tokens: Largest number of tokens in a batch, padding included.
         max_rows: Largest number of rows in a batch.
-        accumulate: Number of batches whose gradients form one step.
+        accumulate: Number of batches whose gradients form one step, equal to that of one batch of all their rows.
         per_epoch: Number of batches in an epoch, resampled for each epoch; None uses all batches.
     """
 
@@ -77,7 +77,11 @@ class TrainConfig(Section):
         activation_checkpointing: Keep only each layer's input and recompute the rest in the backward
             pass: a third slower, with much less memory (Chen et al. 2016).
         compile: Use of torch.compile; `auto` times both on the first batch of a GPU and keeps the faster.
-        checkpoint_seconds: Time between two checkpoints within an epoch.
+        checkpoint_seconds: Time between two checkpoints within an epoch; None takes as little as keeps their cost
+            below two hundredths of the training.
+        faulty_steps: Handling of a step whose loss or gradient is not finite or whose gradient is a spike: `stop`
+            ends training where it is not finite and reports a spike, `skip` leaves the weights as they were.
+            In both cases the batch is written to a file.
         deterministic: Exact repeatability on GPUs, at some cost in speed; CPUs always have it.
     """
 
@@ -92,6 +96,7 @@ class TrainConfig(Section):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     activation_checkpointing: bool = False
     compile: Literal["auto", "on", "off"] = "off"
-    checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
+    checkpoint_seconds: Annotated[float, Field(gt=0)] | None = None
+    faulty_steps: Literal["stop", "skip"] = "stop"
     precision: Precision | None = None
     deterministic: bool = False

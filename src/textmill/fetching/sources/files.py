@@ -5,13 +5,15 @@ from __future__ import annotations
 import glob
 import shutil
 from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, Field
 
+from textmill.config.secrets import STORAGE_OPTIONS, reveal
 from textmill.config.section import Section
 from textmill.config.types import Sha256
-from textmill.errors import UserError
+from textmill.errors import UserError, redacted
 from textmill.fetching.sources.base import Provenance, Source, Split
 from textmill.fetching.sources.local import check_digest, places
 
@@ -30,13 +32,13 @@ class FilesSourceConfig(Section):
         files: Split -> a path, glob or fsspec address (`s3://bucket/part-*.parquet`), or a list
             of them. Paths are relative to the project's folder.
         sha256: File name -> its digest, for files that must not change unnoticed.
-        storage_options: Options for fsspec.
+        storage_options: Options for fsspec, such as a login. Secrets are references: `${secret:NAME}`.
     """
 
     files: Annotated[dict[Split, Addresses], Field(min_length=1)]
     sha256: dict[str, Sha256] = Field(default_factory=dict)
     licence: str | None = None
-    storage_options: dict[str, str | int | bool] = Field(default_factory=dict)
+    storage_options: dict[str, Any] = Field(default_factory=dict)
 
 
 class FilesSource(Source):
@@ -51,19 +53,22 @@ class FilesSource(Source):
             folder = destination / split
             folder.mkdir()
             for address in addresses:
-                if "://" in address:
-                    self._copy_remote(address, folder)
+                revealed = reveal(address, "fetch.source.files")
+                if "://" in revealed:
+                    self._copy_remote(address, revealed, folder)
                 else:
                     _copy_local(address, folder, root)
         self._check_digests(destination)
         origin = ", ".join(address for addresses in self.config.files.values() for address in addresses)
-        return Provenance(origin, None, self.config.licence, None)
+        return Provenance(redacted(origin), None, self.config.licence, None)
 
-    def _copy_remote(self, address: str, folder: Path) -> None:
+    def _copy_remote(self, address: str, revealed: str, folder: Path) -> None:
+        """Copy the files at a `revealed` address; messages show the `address` as configured."""
         import fsspec
 
+        options = reveal(self.config.storage_options, f"fetch.source.{STORAGE_OPTIONS}")
         try:
-            filesystem, path = fsspec.core.url_to_fs(address, **self.config.storage_options)
+            filesystem, path = fsspec.core.url_to_fs(revealed, **options)
             paths = sorted(filesystem.glob(path)) if glob.has_magic(path) else [path]
             for remote in paths:
                 filesystem.get_file(remote, str(_target(folder, remote)))
@@ -100,7 +105,9 @@ def _matches(pattern: str, root: Path) -> list[str]:
 
 
 def _target(folder: Path, path: str) -> Path:
-    target = folder / PurePosixPath(path).name
+    if path.startswith(("http://", "https://")):
+        path = unquote(urlsplit(path).path)  # a query, which may hold a token, is not part of the name
+    target = folder / redacted(PurePosixPath(path).name)
     if target.exists():
         raise UserError(f"two files are named {target.name!r} in the split {folder.name!r}", fix="Rename one of them")
     return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -12,6 +13,7 @@ from pydantic import Field
 from textmill.config.section import Section
 from textmill.config.types import Sha256
 from textmill.errors import UserError
+from textmill.fetching.sources.archives import unpacked_limit
 from textmill.fetching.sources.base import Provenance, Source, Split
 from textmill.fetching.sources.local import check_digest, find_file, write_rows
 
@@ -71,10 +73,15 @@ def _rows(paths: dict[str, Path]) -> Iterator[dict[str, str]]:
 
 def _lines(path: Path) -> list[str]:
     """Return the lines of a file; only a line feed ends a line, as other line ends occur in sentences."""
+    limit = unpacked_limit(path.stat().st_size)
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(limit + 1)
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot be read ({error})", where=str(path), fix="Fetch the file again") from error
+    if len(content) > limit:
+        fix = "If you trust it, unpack it yourself and name the file"
+        raise UserError(f"unpacks to more than {limit >> 20} MiB", where=str(path), fix=fix)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

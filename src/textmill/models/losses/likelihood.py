@@ -56,6 +56,11 @@ def mean_cross_entropy(
     return loss, each.view(labels.shape)
 
 
+def count_targets(labels: Tensor) -> int:
+    """Return the number of labels that are not `IGNORED`."""
+    return int((labels != IGNORED).sum())
+
+
 class _MeanCrossEntropy(torch.autograd.Function):
     """Compute the gradients together with the loss, while a chunk's logits are in memory."""
 

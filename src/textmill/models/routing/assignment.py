@@ -65,10 +65,13 @@ def _round_number(count: int) -> int:
     return -(-count // unit) * unit
 
 
-def sort_and_group(experts: Tensor, weights: Tensor, n_experts: int, capacity: int | None = None) -> Assignment:
+def sort_and_group(
+    experts: Tensor, weights: Tensor, n_experts: int, capacity: int | None = None, before: Tensor | None = None
+) -> Assignment:
     """Group tokens by the k experts (N, k) that they have chosen, with weights (N, k).
 
-    An expert takes at most `capacity` tokens; the first ones in the batch are kept.
+    An expert takes at most `capacity` tokens; the first ones in the batch are kept. `before` (E,) is the load of
+    earlier parts of the batch, which have taken their places.
     """
     n_tokens, k = experts.shape
     chosen = experts.flatten()
@@ -77,10 +80,11 @@ def sort_and_group(experts: Tensor, weights: Tensor, n_experts: int, capacity: i
     load = chosen.new_zeros(n_experts).scatter_add(0, chosen, torch.ones_like(chosen))
     counts = load
     if capacity is not None:
-        counts = load.clamp(max=capacity)
+        places = (capacity - (torch.zeros_like(load) if before is None else before)).clamp(min=0)
+        counts = torch.minimum(load, places)
         starts = load.cumsum(0) - load
         place = torch.arange(len(order), device=order.device) - starts[chosen[order]]
-        order = order[place < capacity]
+        order = order[place < places[chosen[order]]]
     return Assignment(order // k, weights.flatten()[order], counts, load, n_tokens)
 
 

@@ -29,12 +29,15 @@ class Routing:
     Attributes:
         assignment: The chosen pairs of token and expert.
         probabilities: Probability of each expert, (N, E), for monitoring; None if the router has none.
-        losses: Terms of the training loss, by name, multiplied by their coefficients.
+        losses: Terms of the training loss, by name, multiplied by their coefficients; means over the tokens.
+        balance: Products (E,) whose sum, weighted by the experts' shares of the load, is the term
+            `load_balancing`; None without it. The load may be that of a larger batch of which this is a part.
     """
 
     assignment: Assignment
     probabilities: Tensor | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
+    balance: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,21 @@ class Router(nn.Module, Plugin):
             token alone, so that metrics are valid and text can be generated, unless
             `causal_in_evaluation` is False.
         causal_in_evaluation: Whether in evaluation a token's experts and output depend on no other token.
+        assigns_batch: Whether in training the tokens of a batch are assigned together, so that a batch
+            cannot be routed in parts.
+        load: Load (E,) of the last training batch, without gradient; None before the first.
+        before: Load (E,) of the earlier micro-batches of the step; None at the first.
+        step_load: Load (E,) of the whole step: all its micro-batches on all ranks; None if unknown.
+        step_tokens: Number of tokens of all micro-batches of the step; None: those of the batch.
     """
 
     looks_ahead: ClassVar[bool] = False
     causal_in_evaluation: ClassVar[bool] = True
+    assigns_batch: ClassVar[bool] = False
+    load: Tensor | None = None
+    before: Tensor | None = None
+    step_load: Tensor | None = None
+    step_tokens: int | None = None
 
     def __init__(self, config: Any, width: int, n_experts: int, layer: int) -> None:  # noqa: ARG002 - subclasses use them
         nn.Module.__init__(self)
@@ -73,6 +87,11 @@ class Router(nn.Module, Plugin):
     def experts_per_token(self) -> float:
         """Mean number of experts of a token: the option `k`, or 1 without one."""
         return float(getattr(self.config, "k", 1))
+
+    @property
+    def balances_by_loss(self) -> bool:
+        """Whether a term of the loss depends on the load of the whole step."""
+        return False
 
     @property
     def token_rule(self) -> TokenRule | None:
@@ -87,13 +106,18 @@ class Router(nn.Module, Plugin):
         """
 
     def capacity(self, n_tokens: int, factor: float | None) -> int | None:
-        """Return the maximum tokens of an expert for `n_tokens`."""
+        """Return the maximum tokens of an expert for `n_tokens`, or for those of the whole step where known."""
         if factor is None:
             return None
-        return max(1, math.ceil(factor * self.experts_per_token * n_tokens / self.n_experts))
+        return max(1, math.ceil(factor * self.experts_per_token * (self.step_tokens or n_tokens) / self.n_experts))
+
+    def group(self, experts: Tensor, weights: Tensor, capacity_factor: float | None) -> Assignment:
+        """Group tokens by their experts (N, k), with weights (N, k); full experts drop the last tokens."""
+        capacity = self.capacity(len(experts), capacity_factor)
+        return sort_and_group(experts, weights, self.n_experts, capacity, self.before)
 
     def update(self, load: Tensor) -> None:
-        """Adapt to the load (E,) of a training batch; `Task.loss` calls it once per batch, in the forward pass."""
+        """Adapt to the load (E,) of a step: all its micro-batches on all ranks. Training calls it after the step."""
 
 
 class GatedRouter(Router):
@@ -109,6 +133,11 @@ class GatedRouter(Router):
         super().__init__(config, width, n_experts, layer)
         self.gate = nn.Linear(width, n_experts, bias=False)
 
+    @property
+    def balances_by_loss(self) -> bool:
+        """Whether the coefficient of the load-balancing loss is not zero."""
+        return bool(self.config.balance)
+
     def logits(self, states: Tensor) -> Tensor:
         """Return the scores (N, E) of states (B, T, D), always in float32 (Fedus et al. 2021)."""
         with torch.autocast(states.device.type, enabled=False):
@@ -123,9 +152,15 @@ class GatedRouter(Router):
         capacity_factor: float | None,
     ) -> Routing:
         """Return the routing of tokens that have chosen their experts (N, k) with weights (N, k)."""
-        capacity = self.capacity(len(logits), capacity_factor)
-        assignment = sort_and_group(experts, weights, self.n_experts, capacity)
-        return Routing(assignment, probabilities, self.losses(logits, probabilities, assignment.load))
+        assignment = self.group(experts, weights, capacity_factor)
+        return self.with_losses(assignment, logits, probabilities)
+
+    def with_losses(self, assignment: Assignment, logits: Tensor, probabilities: Tensor) -> Routing:
+        """Return the routing with its loss terms."""
+        balance = None
+        if self.training and self.config.balance:
+            balance = self.config.balance * self.n_experts * probabilities.mean(dim=0)
+        return Routing(assignment, probabilities, self.losses(logits, probabilities, assignment.load), balance)
 
     def losses(self, logits: Tensor, probabilities: Tensor, load: Tensor) -> dict[str, Tensor]:
         """Return the loss terms whose coefficients are not zero."""

@@ -21,6 +21,7 @@ class Base(GatedRouter):
     """
 
     looks_ahead = True
+    assigns_batch = True
 
     class Config(GatedRouter.Config):
         """Options of `GatedRouter`, here without loss terms by default."""

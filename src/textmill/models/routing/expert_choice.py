@@ -22,6 +22,7 @@ class ExpertChoice(GatedRouter):
     """
 
     looks_ahead = True
+    assigns_batch = True
 
     class Config(GatedRouter.Config):
         """Options.
@@ -60,7 +61,7 @@ class ExpertChoice(GatedRouter):
         self._lowest = weights[:, -1].detach()
         counts = torch.full((self.n_experts,), capacity, device=states.device)
         assignment = Assignment(tokens.flatten(), weights.flatten(), counts, counts, n_tokens)
-        return Routing(assignment, probabilities, self.losses(logits, probabilities, counts))
+        return self.with_losses(assignment, logits, probabilities)
 
     @torch.no_grad()
     def update(self, load: Tensor) -> None:  # noqa: ARG002

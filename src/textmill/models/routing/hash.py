@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from textmill.config.section import Section
-from textmill.models.routing.assignment import sort_and_group
 from textmill.models.routing.base import ExpertsPerToken, Router, Routing
 
 # Multiplicative hashing (Knuth, The Art of Computer Programming, vol. 3, 6.4): an odd number near
@@ -42,4 +41,4 @@ class Hash(Router):
         others = torch.arange(self.config.k, device=states.device)
         experts = (hashed[:, None] + others) % self.n_experts
         weights = torch.full(experts.shape, 1 / self.config.k, device=states.device)
-        return Routing(sort_and_group(experts, weights, self.n_experts, self.capacity(len(experts), capacity_factor)))
+        return Routing(self.group(experts, weights, capacity_factor))

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from textmill.config.section import Section
-from textmill.models.routing.assignment import sort_and_group
 from textmill.models.routing.base import ExpertsPerToken, Router, Routing
 
 
@@ -29,5 +28,4 @@ class Random(Router):
         lots = torch.rand(token_ids.numel(), self.n_experts, device=states.device)
         experts = lots.topk(self.config.k, dim=-1).indices
         weights = torch.full(experts.shape, 1 / self.config.k, device=states.device)
-        capacity = self.capacity(len(lots), capacity_factor)
-        return Routing(sort_and_group(experts, weights, self.n_experts, capacity))
+        return Routing(self.group(experts, weights, capacity_factor))

@@ -20,6 +20,7 @@ class Sinkhorn(GatedRouter):
     """
 
     looks_ahead = True
+    assigns_batch = True
 
     class Config(GatedRouter.Config):
         """Options of `GatedRouter`, and `iterations` of Sinkhorn's algorithm."""

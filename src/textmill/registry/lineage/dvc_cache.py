@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ _FOLDER = ".dir"
 class Cache:
     """DVC's local cache.
 
-    folder: Folder of the objects: `ab/cdef...` for the digest `abcdef...`.
-    has_remote: Whether the project has a DVC remote.
+    Attributes:
+        root: Folder of the DVC repository.
+        folder: Folder of the objects: `ab/cdef...` for the digest `abcdef...`.
+        has_remote: Whether the project has a DVC remote.
     """
 
+    root: Path
     folder: Path
     has_remote: bool
 
@@ -34,13 +37,39 @@ class Cache:
 
         try:
             with Repo(str(root)) as repo:
-                return cls(Path(repo.cache.local.path), bool(repo.config.get("remote")))
+                return cls(root, Path(repo.cache.local.path), bool(repo.config.get("remote")))
         except DvcException as error:
             raise UserError(f"no DVC repository ({error})", where=str(root)) from error
 
     def object(self, digest: str) -> Path:
         """Return the path of the object with this MD5; it may not exist."""
         return self.folder / digest[:2] / digest[2:]
+
+    def is_damaged(self, digest: str) -> bool:
+        """Return whether the object is here and its MD5 is not its name."""
+        file = self.object(digest)
+        return file.is_file() and file_md5(file) != digest.removesuffix(_FOLDER)
+
+    def fetch(self, digests: Sequence[str]) -> None:
+        """Fetch missing and damaged objects from DVC's remote.
+
+        Raises:
+            UserError: The remote does not answer, or lacks an object.
+        """
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+        from dvc_data.hashfile.hash_info import HashInfo
+
+        for digest in filter(self.is_damaged, digests):
+            self.object(digest).unlink()  # DVC fetches only what is not there
+        missing = [digest for digest in dict.fromkeys(digests) if not self.object(digest).is_file()]
+        try:
+            with Repo(str(self.root)) as repo:
+                repo.cloud.pull({HashInfo("md5", digest) for digest in missing})
+        except (DvcException, OSError) as error:
+            raise UserError(f"the DVC remote fails ({' '.join(str(error).split())[:200]})") from error
+        if any(not self.object(digest).is_file() for digest in missing):
+            raise UserError("the DVC remote does not have them")
 
     def entries(self, output: dict[str, Any]) -> dict[str, str] | None:
         """Return the files of an output: relative path ("" for a single file) -> MD5.
@@ -61,10 +90,8 @@ class Cache:
         Reads every object and compares its MD5.
         """
         digest = str(output["md5"])
-        if digest.endswith(_FOLDER):
-            listing = self.object(digest)
-            if listing.is_file() and f"{file_md5(listing)}{_FOLDER}" != digest:
-                return f"{output['path']}: its file list was changed in the cache", False
+        if digest.endswith(_FOLDER) and self.is_damaged(digest):
+            return f"{output['path']}: its file list was changed in the cache", False
         entries = self.entries(output)
         if entries is None:
             return f"{output['path']} is not in the cache", True
@@ -73,7 +100,7 @@ class Cache:
             file = self.object(expected)
             if not file.is_file():
                 return f"{name} is not in the cache", True
-            if file_md5(file) != expected:
+            if self.is_damaged(expected):
                 return f"{name} was changed in the cache ({file})", False
         return None
 

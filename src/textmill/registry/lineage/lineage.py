@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
-from textmill.predicting.exported import verify
+from textmill.errors import redacted
 from textmill.registry.lineage.repository import LOCK, LockFile, Repository
 from textmill.registry.runs.addresses import find_version
 from textmill.registry.runs.origin import PREFIX, data_digests
 from textmill.registry.runs.store import find_active_run, open_store, tracking_errors
-from textmill.registry.versions.versions import configured_uri, fetch_folder
+from textmill.registry.versions.version_files import VERSION_MANIFEST, fetch_folder
+from textmill.registry.versions.versions import configured_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -121,9 +122,17 @@ def find_origin(address: str, layout: Layout) -> Origin:
     with tracking_errors(store):
         named = find_version(address, client, layout)
         version = client.get_model_version(named.name, str(named.version))  # a version found by alias lacks its aliases
-        run_id = version.tags.get(f"{PREFIX}run_id") or version.run_id
-        run = find_active_run(client, str(run_id) if run_id else None)
-    return Origin(version, run, store, Repository(layout.root))
+        return origin_of(version, layout)
+
+
+def origin_of(version: ModelVersion, layout: Layout) -> Origin:
+    """Return a version of the open store with its origin."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    run_id = version.tags.get(f"{PREFIX}run_id") or version.run_id
+    run = find_active_run(client, str(run_id) if run_id else None)
+    return Origin(version, run, client.tracking_uri, Repository(layout.root))
 
 
 def exported_folder(origin: Origin, layout: Layout) -> Path:
@@ -133,9 +142,7 @@ def exported_folder(origin: Origin, layout: Layout) -> Path:
         UserError: A file was changed, or the store cannot be reached.
     """
     with tracking_errors(origin.store):
-        folder = fetch_folder(origin.version, layout)
-    verify(folder)
-    return folder
+        return fetch_folder(origin.version, layout)
 
 
 def lineage(origin: Origin) -> dict[str, dict[str, Any]]:
@@ -148,8 +155,9 @@ def lineage(origin: Origin) -> dict[str, dict[str, Any]]:
             "aliases": sorted(origin.version.aliases),
             "registered": _time(origin.version.creation_timestamp),
             "manifest_sha256": origin.tag("manifest_sha256"),
+            VERSION_MANIFEST: origin.tag(VERSION_MANIFEST),
             "weights_sha256": origin.tag("weights_sha256"),
-            "store": origin.store,
+            "store": redacted(origin.store),
         },
         "run": _run_part(origin),
         "commit": {

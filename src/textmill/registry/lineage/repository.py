@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from textmill.errors import UserError
 from textmill.registry.runs.git import git, git_bytes
 from textmill.registry.runs.origin import lock_digest
 
@@ -35,7 +36,7 @@ class LockFile:
         """Return the lock if its digest without the stage `register` matches, else None."""
         try:
             same = lock_digest(text, "register") == digest
-        except yaml.YAMLError:
+        except (yaml.YAMLError, UserError, AttributeError, RecursionError):
             return None
         return cls(text, commit, where) if same else None
 

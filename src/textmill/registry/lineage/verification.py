@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from textmill.errors import UserError, translate
+from textmill.errors import UserError, from_os_error, translate
 from textmill.files import read_json, sha256_file
-from textmill.predicting.exported import MANIFEST_FILE, find_pickle, verify, verify_registered
+from textmill.predicting.exported import MANIFEST_FILE, TamperedError, find_pickle
 from textmill.registry.lineage.dvc_cache import Cache, folder_md5
 from textmill.registry.lineage.lineage import Origin
 from textmill.registry.lineage.repository import blob_digest
 from textmill.registry.runs.environment import package_differences
-from textmill.registry.versions.versions import ARTIFACT
+from textmill.registry.runs.store import tracking_errors
+from textmill.registry.versions.version_files import VERSION_MANIFEST, download_model, exported_folder, verify_model
+from textmill.registry.versions.version_manifest import MANIFEST as VERSION_FILES
 
 Status = Literal["holds", "broken", "unchecked"]
 
@@ -75,37 +77,38 @@ def _link(name: str, check: Callable[[], str]) -> Link:
 
 def _download(origin: Origin, temporary: Path) -> Path | UserError:
     """Download the version's MLflow model from the store; return an error if that fails."""
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    uri = f"models:/{origin.name}"
-    local = None if origin.store.startswith("sqlite:") else str(temporary)
     try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=local))
-    except (MlflowException, OSError) as error:
-        return UserError(f"cannot be downloaded ({' '.join(str(error).split())[:200]})", where=uri)
+        with tracking_errors(origin.store):
+            return download_model(origin.version, None if origin.store.startswith("sqlite:") else temporary)
+    except (UserError, OSError) as error:
+        return error if isinstance(error, UserError) else from_os_error(error)
 
 
 def _artifact(origin: Origin, model: Path | UserError) -> str:
     folder = _exported(model)
     if pickle := find_pickle(folder.parent.parent):
         raise BrokenLinkError(f"{pickle}: a pickle can run any code and is refused")
-    digest = origin.tag("manifest_sha256")
     try:
-        verify(folder)
-        verify_registered(folder, digest)
-    except UserError as error:
+        verify_model(folder.parent.parent, origin.version)
+    except TamperedError as error:
         raise BrokenLinkError(str(error)) from error
-    return f"{len(read_json(folder / MANIFEST_FILE))} files as registered, manifest {str(digest)[:12]}"
+    files = len(read_json(folder / MANIFEST_FILE))
+    if (digest := origin.tag(VERSION_MANIFEST)) is not None:
+        files += len(read_json(folder.parent.parent / VERSION_FILES))
+        return f"{files} files as registered, manifest {digest[:12]}"
+    return (
+        f"{files} files as registered, manifest {str(origin.tag('manifest_sha256'))[:12]}; the manifest covers the "
+        "exported folder only, as in all versions registered before 26 November 2026"
+    )
 
 
 def _exported(model: Path | UserError) -> Path:
     if isinstance(model, UserError):
         raise BrokenLinkError(str(model))
-    manifests = sorted((model / "artifacts").glob(f"*/{MANIFEST_FILE}"))
-    if not manifests:
-        raise BrokenLinkError(f"{model / 'artifacts'}: no exported folder with a manifest ({ARTIFACT}) in the model")
-    return manifests[0].parent
+    folder = exported_folder(model)
+    if folder == model:
+        raise BrokenLinkError(f"{model / 'artifacts'}: no exported folder with a manifest in the model")
+    return folder
 
 
 # -- run, commit, code -------------------------------------------------------------------------

@@ -11,9 +11,11 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
+from textmill.registry.promotion.decisions import record_outcome
 from textmill.registry.promotion.events import Event, record_event
 from textmill.registry.promotion.lock import HeldLock, promotion_lock
 from textmill.registry.runs.origin import PREFIX
+from textmill.registry.runs.store import is_forbidden
 from textmill.registry.versions.versions import CHALLENGER, CHAMPION, PREVIOUS
 
 if TYPE_CHECKING:
@@ -63,12 +65,24 @@ def read_aliases(client: MlflowClient, name: str) -> Aliases:
 
 
 def move_aliases(client: MlflowClient, name: str, move: AliasMove, lock: HeldLock) -> None:
-    """Move the aliases. The champion moves in one step, by which `recover` decides."""
+    """Move the aliases. The champion moves in one step, by which `recover` decides.
+
+    If the server denies a step to this user, the moves are undone, the event is recorded as `forbidden`, and
+    the error is raised again.
+    """
+    from mlflow.exceptions import MlflowException
+
     lock.check()
-    # A server may allow this user to set aliases but not to delete them: fail before the first move.
-    client.delete_registered_model_alias(name, _UNUSED_ALIAS)
-    client.set_registered_model_tag(name, PENDING_MOVE, move.as_tag())
-    _finish(client, name, move, lock)
+    try:
+        # A server may allow this user to set aliases but not to delete them: fail before the first move.
+        client.delete_registered_model_alias(name, _UNUSED_ALIAS)
+        client.set_registered_model_tag(name, PENDING_MOVE, move.as_tag())
+        _finish(client, name, move, lock)
+    except MlflowException as error:
+        if is_forbidden(error) and read_aliases(client, name).champion != move.after.champion:
+            words = "the tracking server does not allow this user to move aliases"
+            _undo(client, name, move, replace(move.event, outcome="forbidden", words=words), lock)
+        raise
 
 
 def recover(client: MlflowClient, name: str) -> str | None:
@@ -98,11 +112,34 @@ def recover_locked(client: MlflowClient, name: str, lock: HeldLock) -> str | Non
         _finish(client, name, move, lock)
         return f"{description} was completed"
     undone = replace(event, outcome="undone", words="interrupted before the champion moved")
-    _set(client, name, PREVIOUS, aliases.previous, move.before.previous, lock)
-    lock.check()
-    record_event(client, name, undone)
-    client.delete_registered_model_tag(name, PENDING_MOVE)
+    _undo(client, name, move, undone, lock)
     return f"{description} was undone"
+
+
+def record(client: MlflowClient, name: str, event: Event, lock: HeldLock) -> None:
+    """Write an event to the stored decision, to the tags of its version and to the history; repeatable."""
+    from mlflow.exceptions import MlflowException
+
+    record_outcome(client, event)
+    if event.action == "promotion" and event.verdict is not None:
+        values = {"verdict": event.verdict, "outcome": event.outcome, "decided": event.time}
+        for key, value in (values | {"decision": event.decision or ""}).items():
+            lock.check()
+            try:
+                client.set_model_version_tag(name, event.version, f"{PREFIX}{key}", value)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # the version was deleted meanwhile
+                    raise
+    lock.check()
+    record_event(client, name, event)
+
+
+def _undo(client: MlflowClient, name: str, move: AliasMove, event: Event, lock: HeldLock) -> None:
+    """Restore `previous` and record why the champion did not move."""
+    _set(client, name, PREVIOUS, read_aliases(client, name).previous, move.before.previous, lock)
+    record(client, name, event, lock)
+    lock.check()
+    client.delete_registered_model_tag(name, PENDING_MOVE)
 
 
 def _finish(client: MlflowClient, name: str, move: AliasMove, lock: HeldLock) -> None:
@@ -112,8 +149,7 @@ def _finish(client: MlflowClient, name: str, move: AliasMove, lock: HeldLock) ->
     _set(client, name, CHAMPION, aliases.champion, move.after.champion, lock)
     if aliases.challenger == move.after.champion:
         _set(client, name, CHALLENGER, aliases.challenger, None, lock)
-    lock.check()
-    record_event(client, name, move.event)
+    record(client, name, move.event, lock)
     lock.check()
     client.delete_registered_model_tag(name, PENDING_MOVE)
 
@@ -122,7 +158,14 @@ def _set(client: MlflowClient, name: str, alias: str, old: str | None, new: str 
     if old == new:
         return
     lock.check()
+    from mlflow.exceptions import MlflowException
+
+    if new is not None:
+        try:
+            client.set_registered_model_alias(name, alias, new)
+        except MlflowException as error:
+            if alias == CHAMPION or error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            new = None  # that version was deleted meanwhile
     if new is None:
         client.delete_registered_model_alias(name, alias)
-    else:
-        client.set_registered_model_alias(name, alias, new)

@@ -16,12 +16,14 @@ from textmill.evaluation.gate import Costs
 from textmill.evaluation.measurements import GROUP
 from textmill.metrics.base import Metric
 from textmill.metrics.bootstrap import Bootstrap, Interval, intervals, paired_differences
+from textmill.predicting.exported import read_specification
 from textmill.registry.promotion.measuring import fetch_verified, measure
 from textmill.registry.promotion.promotion import current_configuration
 from textmill.registry.runs.addresses import find_run, find_version, require_run_id
-from textmill.registry.runs.origin import DATA, data_digests
+from textmill.registry.runs.origin import data_digests
 from textmill.registry.runs.store import open_client
-from textmill.tasks.base import Task
+from textmill.registry.versions.version_files import fetch_folder
+from textmill.tasks.base import State, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 _TEST = "test/"
 _PREDICTIONS = "evaluation/predictions.parquet"
+
+
+class NotMeasuredError(Exception):
+    """Two subjects that cannot predict the same rows now; the message says why, if both are versions."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +90,8 @@ class Comparison:
 def compare(first: str, second: str, layout: Layout) -> Comparison:
     """Compare two versions (addresses as in `addresses.find_version`) or runs (ids).
 
-    Two versions whose test split is the prepared one predict it again, together. Otherwise the metrics
-    are those logged by the runs, and the differences come from their stored predictions.
+    Two versions with the same test rows predict them again, together. Otherwise the metrics are those
+    logged by the runs, and the differences come from their stored predictions.
 
     Raises:
         UserError: A subject does not exist, or the store does not answer.
@@ -99,8 +105,11 @@ def compare(first: str, second: str, layout: Layout) -> Comparison:
             "params": {name: values for name, values in params.items() if values[0] != values[1]},
             "digests": _pairs(_digests(pair[0]), _digests(pair[1])),
         }
-        compare_pair = _measured if _have_current_test_split(pair, layout) else _logged
-        return Comparison(**common, **compare_pair(pair, layout, config))
+        try:
+            values = _measured(pair, layout, config)
+        except NotMeasuredError as error:
+            values = _logged(pair, layout, config, f" Not predicted now: {error}." if str(error) else "")
+        return Comparison(**common, **values)
 
 
 def _subject(text: str, client: MlflowClient, layout: Layout) -> Subject:
@@ -125,18 +134,22 @@ def _pairs(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, tup
     return {name: (first.get(name), second.get(name)) for name in dict.fromkeys([*first, *second])}
 
 
-def _have_current_test_split(pair: tuple[Subject, Subject], layout: Layout) -> bool:
-    """Return whether both are versions whose test split is the prepared one."""
-    if not (layout.prepared / "state.json").is_file() or any(subject.version is None for subject in pair):
-        return False
-    digest = Prepared(layout.prepared).digest("test")
-    return all(subject.version.tags.get(f"{DATA}test_sha256") == digest for subject in pair if subject.version)
-
-
 def _measured(pair: tuple[Subject, Subject], layout: Layout, config: PipelineConfig) -> dict[str, Any]:
+    """Measure two versions on the test rows of the first.
+
+    Raises:
+        NotMeasuredError: One of them is not a version, its data is not available, or their rows differ.
+    """
+    if any(subject.version is None for subject in pair):
+        raise NotMeasuredError
     versions = [fetch_verified(subject.version, layout) for subject in pair if subject.version]
-    material = measure(versions, layout, config.gate)
+    try:
+        material = measure(versions, layout, config.gate)
+    except UserError as error:
+        raise NotMeasuredError(str(error).rstrip(".")) from error
     assert material.champion is not None, "two versions were given"
+    if material.champion.digest != material.digest:
+        raise NotMeasuredError("their test rows differ")
     tables = (material.challenger.predictions, material.champion.predictions)
     rows = len(material.frame)
     graphs = "the graphs that serve" if config.gate.precision == "auto" else f"their {config.gate.precision} graphs"
@@ -164,13 +177,13 @@ def _measured_metrics(
     }
 
 
-def _logged(pair: tuple[Subject, Subject], layout: Layout, config: PipelineConfig) -> dict[str, Any]:
+def _logged(pair: tuple[Subject, Subject], layout: Layout, config: PipelineConfig, why: str) -> dict[str, Any]:
     """Compare stored predictions if both have them for the same rows, or else logged metrics."""
     try:
         tables = (_predictions(pair[0].run), _predictions(pair[1].run))
-        task = Task.build(config.evaluate.task)
-        metrics = evaluator_of(task).metrics(Prepared(layout.prepared).state)
-        how = f"From the stored predictions of the runs for {len(tables[0])} test rows."
+        task, state = _task_and_state(pair, layout, config)
+        metrics = evaluator_of(task).metrics(state)
+        how = f"From the stored predictions of the runs for {len(tables[0])} test rows.{why}"
         return {**_measured_metrics(tables, metrics, task.target_columns, config), "costs": (), "how": how}
     except UserError as error:
         reason = error.what
@@ -181,8 +194,16 @@ def _logged(pair: tuple[Subject, Subject], layout: Layout, config: PipelineConfi
         "differences": {},
         "higher_is_better": {},
         "costs": (),
-        "how": f"As logged by the runs. No paired difference: {reason}.",
+        "how": f"As logged by the runs. No paired difference: {reason}.{why}",
     }
+
+
+def _task_and_state(pair: tuple[Subject, Subject], layout: Layout, config: PipelineConfig) -> tuple[Task, State]:
+    """Return those of a version among the two, or else of the workspace."""
+    for version in filter(None, (subject.version for subject in pair)):
+        exported = read_specification(fetch_folder(version, layout))
+        return Task.build(exported.task), exported.state
+    return Task.build(config.evaluate.task), Prepared(layout.prepared).state
 
 
 def _predictions(run: Run) -> pd.DataFrame:

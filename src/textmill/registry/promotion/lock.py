@@ -15,17 +15,15 @@ between this check and its write.
 from __future__ import annotations
 
 import json
-import os
-import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textmill.errors import UserError
+from textmill.registry.runs.identity import ProcessIdentity, own_identity
 from textmill.registry.runs.origin import PREFIX
 from textmill.registry.runs.store import database_file, short_timeout
 
@@ -158,28 +156,9 @@ def _write(client: MlflowClient, name: str, key: str, claim: Claim) -> None:
 
 
 def _own_claim() -> Claim:
-    import psutil
-
-    return Claim(0, _machine(), os.getpid(), psutil.Process().create_time())
+    return Claim(0, **asdict(own_identity()))
 
 
 def _is_dead(claim: Claim) -> bool:
     """Return whether the process has ended; False for processes of other machines."""
-    import psutil
-
-    if claim.machine != _machine():
-        return False
-    try:
-        return bool(psutil.Process(claim.pid).create_time() != claim.started)
-    except psutil.NoSuchProcess:
-        return True
-
-
-def _machine() -> str:
-    """Return host, boot and process namespace, within which a pid is unique."""
-    parts = [socket.gethostname()]
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    namespace = Path("/proc/self/ns/pid")
-    if boot.is_file() and namespace.is_symlink():
-        parts += [boot.read_text().strip(), str(namespace.readlink())]
-    return " ".join(parts)
+    return ProcessIdentity(claim.machine, claim.pid, claim.started).is_dead()

@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING
 
 from textmill.config.layout import Layout
 from textmill.config.sections.gate import GateConfig
-from textmill.data.prepared import Prepared
+from textmill.data.overlap import overlapping_rows
 from textmill.errors import UserError
 from textmill.evaluation.evaluator import evaluator_of, predict_rows
 from textmill.evaluation.gate import GateInputs, MeasuredVersion
-from textmill.predicting.exported import verify
+from textmill.metrics.likelihood import likelihood_metrics
+from textmill.registry.lineage.version_data import UnavailableError, prepared_data
 from textmill.registry.promotion.costs import measure_costs
-from textmill.registry.runs.origin import PREFIX
-from textmill.registry.versions.versions import fetch_folder
+from textmill.registry.promotion.evaluation_set import evaluation_set, version_digest
+from textmill.registry.versions.version_files import fetch_folder
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities.model_registry import ModelVersion
 
-SPLIT = "test"
+    from textmill.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -33,70 +34,82 @@ class FetchedVersion:
 
 
 def fetch_verified(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> FetchedVersion:
-    """Fetch a version's folder and verify every file: manifest against the version's tag, files against the manifest.
+    """Fetch a version's folder, every file of the version compared with the registered digests.
 
     Raises:
         UserError: A file was changed, is missing, unexpected or a pickle; the error names it.
     """
-    folder = fetch_folder(version, layout, fresh=fresh)
-    verify(folder)
-    return FetchedVersion(version, folder)
+    return FetchedVersion(version, fetch_folder(version, layout, fresh=fresh))
 
 
 def measure(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) -> GateInputs:
-    """Predict the prepared test split with each version and measure the costs.
+    """Predict the challenger's own test split with each version and measure the costs.
 
-    The first version is the challenger, the second, if any, the champion.
+    The first version is the challenger, the second, if any, the champion, the third the anchor.
 
     Raises:
-        UserError: There is no prepared data, or a version cannot be loaded.
+        UserError: A version cannot be loaded, or its data is not available.
     """
     from textmill.predicting.loading import load_predictor
 
-    prepared = Prepared(layout.prepared)
-    test = prepared.split(SPLIT)
-    frame: pd.DataFrame = test.drop([name for name in ("input_ids",) if name in test.column_names]).to_pandas()
-    if not len(frame):
-        raise UserError("the test split has no rows", where=str(prepared.folder / SPLIT), fix="Raise splits.test")
     predictors = [load_predictor(version.folder, gate.precision) for version in versions]
-    task, state = predictors[0].task, predictors[0].exported.state
-    rows = test.select(list(task.text_columns)).to_pylist()
-    costs = measure_costs(predictors, [version.folder for version in versions], rows, gate)
+    task, challenger = predictors[0].task, versions[0].version
+    _require_same_columns(versions, [predictor.task for predictor in predictors])
+    rows = evaluation_set(challenger, predictors[0], layout)
+    costs = measure_costs(predictors, [version.folder for version in versions], rows.inputs, gate)
     measured = [
         MeasuredVersion(
             f"version {fetched.version.version}",
-            fetched.version.tags.get(f"{PREFIX}data.{SPLIT}_sha256"),
-            predict_rows(predictor, frame),
+            version_digest(fetched.version, fetched.folder, layout, challenger, rows.digest),
+            predict_rows(predictor, rows.frame),
             cost,
         )
         for fetched, predictor, cost in zip(versions, predictors, costs, strict=True)
     ]
+    _require_comparable(measured, gate.difference.metric or task.main_metric)
     return GateInputs(
-        metrics=evaluator_of(task).metrics(state),
+        metrics=evaluator_of(task).metrics(predictors[0].exported.state),
         main_metric=task.main_metric,
         target_columns=task.target_columns,
         challenger=measured[0],
         champion=measured[1] if len(measured) > 1 else None,
-        digest=prepared.digest(SPLIT),
-        frame=frame,
-        overlap=count_overlap(prepared, versions[0].version, frame, task.text_columns),
+        anchor=measured[2] if len(measured) > 2 else None,
+        digest=rows.digest,
+        frame=rows.frame,
+        overlap=count_overlap(challenger, rows.frame, task.text_columns, layout),
     )
 
 
-def count_overlap(
-    prepared: Prepared, version: ModelVersion, frame: pd.DataFrame, columns: tuple[str, ...]
-) -> int | None:
-    """Return the number of rows whose normalised texts are in the version's training split.
+def _require_same_columns(versions: list[FetchedVersion], tasks: list[Task]) -> None:
+    """Raise UserError if a version cannot read the challenger's rows, since its task has other columns."""
+    for fetched, task in zip(versions[1:], tasks[1:], strict=True):
+        if {*task.text_columns, *task.target_columns} != {*tasks[0].text_columns, *tasks[0].target_columns}:
+            names = f"version {versions[0].version.version} ({tasks[0].name}) and version {fetched.version.version}"
+            fix = "Register each task under a name of its own (`name` of the experiment)"
+            raise UserError(f"{names} ({task.name}) are of different tasks", where=fetched.version.name, fix=fix)
 
-    None if the prepared training split is not the one of the version.
+
+def _require_comparable(measured: list[MeasuredVersion], metric: str) -> None:
+    """Raise UserError if the metric counts tokens, and the versions divide the texts into different ones."""
+    if metric not in {known.name for known in likelihood_metrics()} or "targets" not in measured[0].predictions:
+        return
+    tokens = measured[0].predictions["targets"].to_numpy()
+    for other in measured[1:]:
+        if (other.predictions["targets"].to_numpy() != tokens).any():
+            names = f"{measured[0].name} and {other.name}"
+            fix = "Compare versions with the same tokenizer, or set gate.difference.metric to bits_per_byte"
+            raise UserError(f"{names} divide the texts into different tokens, and {metric} is per token", fix=fix)
+
+
+def count_overlap(version: ModelVersion, frame: pd.DataFrame, columns: tuple[str, ...], layout: Layout) -> int | None:
+    """Return the number of rows that the version's training split also has, or None if it is not available.
+
+    These are rows with equal texts, near-duplicates, and rows that share a passage with a training row; see
+    `data.passages`.
     """
-    from textmill.data.minhash import normalise
-
-    if prepared.digest("train") != version.tags.get(f"{PREFIX}data.train_sha256"):
+    texts = [frame[name].tolist() for name in columns]
+    try:
+        with prepared_data(version, layout, ["train"]) as prepared:
+            return int(overlapping_rows(texts, prepared.split("train").select(list(columns))).sum())
+    except UnavailableError:
         return None
-    keys = list(zip(*(frame[name].map(normalise) for name in columns), strict=True))
-    wanted, found = set(keys), set()
-    for batch in prepared.split("train").select(list(columns)).to_batches(max_chunksize=10_000):
-        texts = ([normalise(text) for text in batch.column(name).to_pylist()] for name in columns)
-        found |= wanted.intersection(zip(*texts, strict=True))
-    return sum(key in found for key in keys)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.layout import Layout
@@ -13,22 +12,39 @@ from textmill.config.schema import PipelineConfig
 from textmill.config.sections.gate import GateConfig
 from textmill.errors import UserError
 from textmill.evaluation.gate import Verdict, judge
-from textmill.files import write_json
 from textmill.predicting.exported import TamperedError
-from textmill.registry.promotion.aliases import Aliases, AliasMove, move_aliases, read_aliases, recover, recover_locked
-from textmill.registry.promotion.events import Event, Outcome, event_stamp, history, record_event
+from textmill.registry.promotion.aliases import (
+    Aliases,
+    AliasMove,
+    move_aliases,
+    read_aliases,
+    record,
+    recover,
+    recover_locked,
+)
+from textmill.registry.promotion.decisions import store_decision
+from textmill.registry.promotion.events import (
+    Event,
+    Outcome,
+    anchors,
+    earlier_champions,
+    event_stamp,
+    existing_versions,
+    history,
+    last_champion,
+    read_events,
+    record_event,
+)
 from textmill.registry.promotion.lock import promotion_lock
+from textmill.registry.promotion.looks import take_look
 from textmill.registry.promotion.measuring import FetchedVersion, fetch_verified, measure
-from textmill.registry.runs.addresses import find_version, model_name, require_run_id
+from textmill.registry.runs.addresses import find_version, model_name, require_model
 from textmill.registry.runs.origin import PREFIX
 from textmill.registry.runs.store import open_client
 from textmill.registry.versions.versions import CHALLENGER
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-DECISION_FILE = "decision.json"
-CARD_FILE = "model_card.md"
 
 _OUTCOMES: dict[str, Outcome] = {"pass": "moved", "fail": "refused", "inconclusive": "inconclusive"}
 
@@ -77,9 +93,9 @@ def current_configuration(layout: Layout) -> PipelineConfig:
 def promote(address: str | None, layout: Layout, *, reason: str = "", dry_run: bool = False) -> Promotion:
     """Measure a version with the champion, run the gate, and make the version champion if it passes.
 
-    The gate uses the prepared test split. The version is refused without a verdict if the files of either
-    version were changed. Without `address` it is the challenger of this project's model. `dry_run` stores
-    and moves nothing.
+    The version is also compared with the anchor, the best version proven so far. It is refused without a
+    verdict if the files of any of them were changed. Without `address` it is the challenger of this project's
+    model. `dry_run` moves nothing and stores only that it looked at the evaluation set.
 
     Raises:
         UserError: The version does not exist or is champion already, there is no prepared data, or the
@@ -102,20 +118,27 @@ def promote(address: str | None, layout: Layout, *, reason: str = "", dry_run: b
             reason=reason,
         )
         try:
-            versions = [fetch_verified(version, layout)]
-            if before.champion is not None:
-                versions.append(fetch_verified(client.get_model_version(name, before.champion), layout))
+            others = _opponents(client, name, number, before.champion)
+            versions = [version, *(client.get_model_version(name, other) for other in others)]
+            fetched = [fetch_verified(one, layout) for one in versions]
         except TamperedError as error:
             event = replace(started, words=str(error).rstrip("."))
             if not dry_run:
                 record_event(client, name, event)
             return Promotion(name, event, {**asdict(event), "checks": []}, recovered, dry_run)
-        verdict, decision = _run_gate(versions, layout, config.gate)
+        take = lambda digest: take_look(client, name, digest, number, others[0])  # noqa: E731
+        verdict, decision = _run_gate(fetched, layout, config.gate, take)
         event = replace(
-            started, outcome=_OUTCOMES[verdict.status], verdict=verdict.status, words="; ".join(verdict.reasons)
+            started,
+            outcome=_OUTCOMES[verdict.status],
+            verdict=verdict.status,
+            words="; ".join(verdict.reasons),
+            evaluation_set=decision["evaluation_set"]["sha256"],
+            look=decision["look"],
+            anchor=decision["anchor"],
         )
         if not dry_run:
-            event = replace(event, decision=_store(client, versions[0], event, decision))
+            event = replace(event, decision=store_decision(client, fetched[0], event, decision))
             event = complete_promotion(client, name, event)
     return Promotion(name, event, {**asdict(event), **decision}, recovered, dry_run)
 
@@ -127,23 +150,19 @@ def history_of(name: str | None, layout: Layout) -> dict[str, Any]:
         UserError: The model is not registered, or the store does not answer.
     """
     with open_client(current_configuration(layout).runtime, layout) as client:
-        name = name or model_name(client, layout)
+        name = require_model(client, name or model_name(client, layout))
         recovered = recover(client, name)
         return {**history(client, name), "recovered": recovered}
 
 
 def complete_promotion(client: MlflowClient, name: str, event: Event) -> Event:
-    """Tag the version with its verdict, then move the aliases or record the refusal.
+    """Move the aliases, or record the refusal; the version's tags and its decision get the outcome.
 
     Nothing moves if the champion changed since the measurement. The lock covers all of it, because two
     promotions of one version would write the same tags.
     """
     with promotion_lock(client, name, client.tracking_uri) as lock:
         recover_locked(client, name, lock)
-        lock.check()
-        tags = {"verdict": event.verdict or "", "decided": event.time, "decision": event.decision or ""}
-        for key, value in tags.items():
-            client.set_model_version_tag(name, event.version, f"{PREFIX}{key}", value)
         now = read_aliases(client, name)
         if event.outcome == "moved" and now.champion != event.champion:
             event = replace(
@@ -152,24 +171,52 @@ def complete_promotion(client: MlflowClient, name: str, event: Event) -> Event:
                 words=f"compared with version {event.champion or 'none'}, but the champion is now "
                 f"version {now.champion or 'none'}",
             )
-        lock.check()
         if event.outcome == "moved":
-            after = Aliases(champion=event.version, previous=now.champion)
+            existing = existing_versions(client, name) - {event.version}
+            previous = next((one for one in (now.champion, now.previous) if one in existing), None)
+            after = Aliases(champion=event.version, previous=previous)
             move_aliases(client, name, AliasMove(now, after, event), lock)
         else:
-            record_event(client, name, event)
+            record(client, name, event, lock)
     return event
 
 
-def _run_gate(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) -> tuple[Verdict, dict[str, Any]]:
-    """Return the verdict, and the decision with all measurements."""
+def _opponents(client: MlflowClient, name: str, version: str, champion: str | None) -> list[str]:
+    """Return the versions to compare with: champion and anchor, as far as they exist.
+
+    If the champion was deleted, the latest champion before it takes its place, so that a deletion does not
+    open the gate. Without a champion for another reason, the promotion is a first one.
+    """
+    events = read_events(client.get_registered_model(name).tags)
+    existing = existing_versions(client, name) - {version}
+    last = champion or last_champion(events)
+    if champion is None and last in existing | {version}:
+        return []  # the alias was removed on purpose
+    champions = ([champion] if champion else []) + earlier_champions(events, last)
+    living = [one for one in champions if one in existing]
+    if not living:
+        return []
+    anchor = next((one for one in anchors(events, living[0]) if one in existing), living[0])
+    return list(dict.fromkeys([living[0], anchor]))
+
+
+def _run_gate(
+    versions: list[FetchedVersion], layout: Layout, gate: GateConfig, take: Callable[[str], int]
+) -> tuple[Verdict, dict[str, Any]]:
+    """Return the verdict, and the decision with all measurements; `take` counts a look at the evaluation set."""
     material = measure(versions, layout, gate)
+    if material.champion is not None:
+        material = replace(material, look=take(material.digest))
     verdict = judge(material, gate)
-    measured = [one for one in (material.challenger, material.champion) if one is not None]
+    measured = {"challenger": material.challenger, "champion": material.champion, "anchor": material.anchor}
+    numbers = [str(fetched.version.version) for fetched in versions]
+    anchor = numbers[len(material.opponents)]  # the last opponent: the anchor, or the champion in its place
     decision = {
         **verdict.as_dict(),
         "gate": gate.model_dump(mode="json"),
         "evaluation_set": {"split": "test", "sha256": material.digest, "rows": len(material.frame)},
+        "look": material.look if material.champion is not None else None,
+        "anchor": numbers[0] if verdict.proven_better else anchor,
         "versions": {
             role: {
                 "version": str(fetched.version.version),
@@ -177,29 +224,8 @@ def _run_gate(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) 
                 "manifest_sha256": fetched.version.tags.get(f"{PREFIX}manifest_sha256"),
                 "costs": asdict(one.costs),
             }
-            for role, fetched, one in zip(("challenger", "champion"), versions, measured, strict=False)
+            for fetched, (role, one) in zip(versions, measured.items(), strict=False)
+            if one is not None
         },
     }
     return verdict, decision
-
-
-def _store(client: MlflowClient, fetched: FetchedVersion, event: Event, decision: dict[str, Any]) -> str:
-    """Store decision and model card with the version's run; return their address."""
-    version, run_id = fetched.version, require_run_id(fetched.version)
-    place = f"promotion/version-{version.version}/{event.id}"
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        write_json(folder / DECISION_FILE, {**asdict(event), **decision, "model": version.name})
-        card = fetched.folder / "README.md"
-        text = card.read_text(encoding="utf-8") if card.is_file() else f"# {version.name} version {version.version}\n"
-        (folder / CARD_FILE).write_text(text + _section(version.name, event, decision), encoding="utf-8")
-        client.log_artifacts(run_id, str(folder), place)
-    return f"runs:/{run_id}/{place}"
-
-
-def _section(name: str, event: Event, decision: dict[str, Any]) -> str:
-    """Return the decision as a section of the model card."""
-    opponent = f"version {event.champion}" if event.champion else "no champion"
-    lines = [f"- {check['status']}: {check['words']}" for check in decision["checks"]]
-    title = f"{name} version {event.version} compared with {opponent}, {event.time}, by {event.user}: {event.verdict}."
-    return "\n".join(["", "## Promotion", "", title, "", *lines, ""])

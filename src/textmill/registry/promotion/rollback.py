@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any
 from textmill.config.layout import Layout
 from textmill.errors import UserError
 from textmill.registry.promotion.aliases import Aliases, AliasMove, move_aliases, read_aliases, recover, recover_locked
-from textmill.registry.promotion.events import Event, event_stamp, read_events, record_event, replaced_version
+from textmill.registry.promotion.events import (
+    Event,
+    earlier_champions,
+    event_stamp,
+    existing_versions,
+    last_champion,
+    read_events,
+    record_event,
+)
 from textmill.registry.promotion.lock import promotion_lock
 from textmill.registry.promotion.measuring import fetch_verified
 from textmill.registry.promotion.promotion import current_configuration
-from textmill.registry.runs.addresses import model_name
+from textmill.registry.runs.addresses import model_name, require_model
 from textmill.registry.runs.store import open_client
 
 if TYPE_CHECKING:
@@ -37,29 +45,30 @@ class Rollback:
 def rollback(name: str | None, layout: Layout, *, reason: str) -> Rollback:
     """Make the version with the alias `previous` the champion again; without `name`, of this project's model.
 
-    Its files are downloaded again and verified, and it must answer. `previous` then moves to the
-    version that it had replaced, so that a second rollback goes back another step.
+    Deleted versions are skipped: if the champion or the previous one was deleted, the latest champion
+    before them that still exists is restored. Its files are downloaded again and verified, and it must
+    answer. `previous` then moves to the one before it, so that a second rollback goes back another step.
 
     Raises:
-        UserError: There is no champion or previous champion, or the store does not answer.
+        UserError: There is no previous champion that exists, or the store does not answer.
     """
     config = current_configuration(layout)
     with open_client(config.runtime, layout) as client:
-        name = name or model_name(client, layout)
+        name = require_model(client, name or model_name(client, layout))
         recovered = recover(client, name)
         before = read_aliases(client, name)
-        if before.champion is None or before.previous is None:
-            missing = "champion" if before.champion is None else "previous champion"
-            raise UserError(f"{name} has no {missing}", fix="See `textmill history`")
+        target = next(iter(_restorable(client, name, before)), None)
+        if target is None:
+            raise UserError(f"{name} has no previous champion that still exists", fix="See `textmill history`")
         event = Event(
             **event_stamp(),
             action="rollback",
-            version=before.previous,
+            version=target,
             champion=before.champion,
             outcome="moved",
             reason=reason,
         )
-        problem = _problem(client.get_model_version(name, before.previous), layout, config.gate.precision)
+        problem = _problem(client.get_model_version(name, target), layout, config.gate.precision)
         if problem is not None:
             event = replace(event, outcome="refused", words=problem)
             record_event(client, name, event)
@@ -79,11 +88,20 @@ def _complete_rollback(client: MlflowClient, name: str, event: Event, before: Al
             lock.check()
             record_event(client, name, event)
             return event
-        earlier = replaced_version(read_events(client.get_registered_model(name).tags), event.version)
-        existing = {str(version.version) for version in client.search_model_versions(f"name = '{name}'")}
-        after = Aliases(champion=event.version, previous=earlier if earlier in existing else None)
+        earlier = earlier_champions(read_events(client.get_registered_model(name).tags), event.version)
+        existing = existing_versions(client, name)
+        after = Aliases(champion=event.version, previous=next((one for one in earlier if one in existing), None))
         move_aliases(client, name, AliasMove(now, after, event), lock)
     return event
+
+
+def _restorable(client: MlflowClient, name: str, now: Aliases) -> list[str]:
+    """Return the existing earlier champions, latest first."""
+    events = read_events(client.get_registered_model(name).tags)
+    earlier = earlier_champions(events, now.champion or last_champion(events))
+    candidates = dict.fromkeys([now.previous, *earlier] if now.previous else earlier)
+    existing = existing_versions(client, name)
+    return [version for version in candidates if version in existing and version != now.champion]
 
 
 def _problem(version: ModelVersion, layout: Layout, precision: Any) -> str | None:

@@ -65,6 +65,19 @@ def find_version(text: str, client: MlflowClient, layout: Layout) -> ModelVersio
         ) from error
 
 
+def require_model(client: MlflowClient, name: str) -> str:
+    """Return the name of a registered model; raise UserError with the existing ones if there is no such model."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST" and not is_forbidden(error):
+            raise
+        raise UserError("there is no such registered model", where=name, fix=_known_models(client)) from error
+    return name
+
+
 def require_run_id(version: ModelVersion) -> str:
     """Return the id of the run that created a version; raise UserError if it names none."""
     if not version.run_id:
@@ -110,11 +123,15 @@ def _known(client: MlflowClient, name: str) -> str:
     """Describe the existing versions, or else the existing models."""
     versions = client.search_model_versions(f"name = '{name}'")
     if not versions:
-        models = ", ".join(sorted(model.name for model in client.search_registered_models(max_results=20)))
-        return f"Registered models: {models or 'none; run `dvc repro`'}"
+        return _known_models(client)
     aliases = client.get_registered_model(name).aliases
     shown = [
         " ".join([str(number), *(f"@{alias}" for alias, version in sorted(aliases.items()) if int(version) == number)])
         for number in sorted(int(version.version) for version in versions)[-10:]
     ]
     return f"Versions: {', '.join(shown)}"
+
+
+def _known_models(client: MlflowClient) -> str:
+    models = ", ".join(sorted(model.name for model in client.search_registered_models(max_results=20)))
+    return f"Registered models: {models or 'none; run `dvc repro`'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import metadata
 
 from packaging.requirements import Requirement
@@ -18,7 +19,7 @@ def package_differences(listing: str) -> tuple[list[str], int]:
     `listing` has the form of `origin.installed_packages`.
     """
     then, now = _versions(listing), _versions(installed_packages())
-    needed = _needed()
+    needed = requirement_graph([_ROOT])
     changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
     shown = [f"{name} {then.get(name, 'absent')} -> {now.get(name, 'absent')}" for name in changed if name in needed]
     return shown, len(changed) - len(shown)
@@ -29,20 +30,22 @@ def _versions(listing: str) -> dict[str, str]:
     return {canonicalize_name(name): version for name, _, version in pairs if name}
 
 
-def _needed() -> set[str]:
-    """Return Textmill and its direct and indirect requirements, without extras."""
-    needed: set[str] = set()
-    waiting = [_ROOT]
+def requirement_graph(roots: Iterable[str]) -> dict[str, list[str]]:
+    """Return the installed distributions that `roots` need, directly or indirectly, each with its direct needs.
+
+    Extras are left out.
+    """
+    graph: dict[str, list[str]] = {}
+    waiting = list(roots)
     while waiting:
         name = canonicalize_name(waiting.pop())
-        if name in needed:
+        if name in graph:
             continue
-        needed.add(name)
         try:
-            requirements = metadata.requires(name) or []
+            requirements = [Requirement(line) for line in metadata.requires(name) or []]
         except metadata.PackageNotFoundError:
             continue
-        for requirement in map(Requirement, requirements):
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                waiting.append(requirement.name)
-    return needed
+        needs = [one.name for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
+        graph[name] = [canonicalize_name(need) for need in needs]
+        waiting += needs
+    return {name: [need for need in dict.fromkeys(needs) if need in graph] for name, needs in graph.items()}

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
+from textmill.registry.runs.opening import Opened, create_run, new_run, process_tag
 from textmill.registry.runs.store import connect, tracking_errors
-from textmill.registry.runs.tracking import StageRun, create_run, delay_signals, end_run, run_status
+from textmill.registry.runs.tracking import StageRun, StoreLog, delay_signals, end_run, run_status
 
 _PARENT = "mlflow.parentRunId"  # tag by which MLflow's UI nests runs
 
@@ -23,7 +24,7 @@ class NestedRuns:
 
     def start_child(self, name: str) -> StageRun:
         """Open a child run; it ends with the parent."""
-        run = _open(self.parent.experiment, name, self._layout, self.parent.uri)
+        run = _open(self.parent.experiment, name, self._layout)
         self.children[name] = run
         run.set_tags({_PARENT: self.parent.run_id})
         return run
@@ -37,23 +38,24 @@ def nested_runs(name: str, layout: Layout, runtime: RuntimeConfig) -> Iterator[N
         UserError: The store cannot be reached or refuses.
     """
     connect(runtime, layout)
-    import mlflow
-
-    runs = NestedRuns(_open(runtime.tracking_experiment, name, layout, mlflow.get_tracking_uri()), layout)
-    status, broken = "FINISHED", False
+    runs = NestedRuns(_open(runtime.tracking_experiment, name, layout), layout)
+    status: str = "FINISHED"
+    cause: BaseException | None = None
     try:
         yield runs
     except BaseException as error:
-        status, broken = run_status(error), True
+        status, cause = run_status(error), error
         raise
     finally:
         for run in (*runs.children.values(), runs.parent):
-            end_run(run, status, broken=broken)
+            end_run(run, status, cause=cause)
 
 
-def _open(experiment: str, name: str, layout: Layout, uri: str) -> StageRun:
+def _open(experiment: str, name: str, layout: Layout) -> StageRun:
     import mlflow
 
-    client = mlflow.MlflowClient()
+    client, uri = mlflow.MlflowClient(), mlflow.get_tracking_uri()
     with delay_signals(), tracking_errors(uri):
-        return StageRun(client, uri, create_run(client, experiment, name, layout.root), experiment)
+        tags = {**new_run(layout.root, experiment)["tags"], **process_tag()}
+        run_id = create_run(client, experiment, name, tags)
+        return StageRun(run_id, experiment, StoreLog(client, uri, Opened(run_id, {})))

@@ -10,11 +10,16 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from textmill.config.yaml_limits import require_bounded
 from textmill.files import sha256_file
 from textmill.registry.runs.git import git
 
 PREFIX = "textmill."
 DATA = f"{PREFIX}data."
+REGISTERED = f"{PREFIX}registered"
+"""Tag of a run of which a version is registered."""
+PROCESS = f"{PREFIX}process"
+"""Tag with the identity of the process that writes to a run."""
 _DIGEST = "_sha256"
 
 
@@ -81,6 +86,7 @@ def lock_digest(text: str, stage: str) -> str:
 
     import yaml
 
+    require_bounded(text, "dvc.lock")
     stages = (yaml.safe_load(text) or {}).get("stages", {})
     kept = {name: entry for name, entry in stages.items() if name != stage}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

@@ -75,7 +75,7 @@ class ServerSettings:
     @property
     def address(self) -> str:
         """Address of the server on this machine."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # asked for  # nosec B104
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
@@ -230,7 +230,7 @@ def _wait_until_ready(settings: ServerSettings, process: subprocess.Popen[bytes]
         if time.monotonic() > end:
             raise UserError(f"the server did not answer in {_START_SECONDS} s", where=str(settings.log))
         try:
-            with urllib.request.urlopen(f"{settings.address}/health", timeout=5):
+            with urllib.request.urlopen(f"{settings.address}/health", timeout=5):  # its own address  # nosec B310
                 return True
         except (urllib.error.URLError, OSError):
             time.sleep(_POLL_SECONDS)

@@ -11,8 +11,10 @@ import json
 import logging
 import math
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 TOLERANCE = 1e-4
 _PICKLES = (".pkl", ".pickle", ".bin", ".pt", ".pth", ".joblib")
@@ -21,13 +23,22 @@ _PICKLES = (".pkl", ".pickle", ".bin", ".pt", ".pth", ".joblib")
 def check(uri: str, examples: dict[str, Any]) -> str | None:
     """Return the problem of the registered model, or None."""
     import mlflow
-    import pandas as pd
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     pickles = [path.name for path in folder.rglob("*") if path.suffix.lower() in _PICKLES]
     if pickles:
         return f"contains a pickle, {pickles[0]}"
+    if unquote(str(folder)) == str(folder):
+        return _check_answers(folder, examples)
+    with tempfile.TemporaryDirectory() as temporary:  # MLflow decodes the path of a folder and would miss this one
+        return _check_answers(Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=temporary)), examples)
+
+
+def _check_answers(folder: Path, examples: dict[str, Any]) -> str | None:
+    import mlflow
+    import pandas as pd
+
     model = mlflow.pyfunc.load_model(str(folder))
     code = Path(sys.modules["textmill"].__file__ or "")
     if not code.is_relative_to(folder):

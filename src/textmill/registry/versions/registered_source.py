@@ -11,6 +11,7 @@ from textmill.registry.runs.addresses import find_version, parse_address
 from textmill.registry.runs.origin import PREFIX
 from textmill.registry.runs.store import open_store, short_timeout, tracking_errors
 from textmill.registry.versions import versions
+from textmill.registry.versions.version_files import fetch_folder
 from textmill.registry.versions.versions import CHALLENGER, CHAMPION
 from textmill.serving.loading import FetchedModel, Identity
 
@@ -65,7 +66,7 @@ class RegisteredSource:
         uri = f"models:/{self.name}/{version}"
         with tracking_errors(self._store):
             registered = find_version(uri, client, self._layout)
-            folder = versions.fetch_folder(registered, self._layout)
+            folder = fetch_folder(registered, self._layout)
         digest = str(registered.tags[f"{PREFIX}manifest_sha256"])
         return FetchedModel(folder, Identity(self.name, version, digest, registered.tags.get(f"{PREFIX}git_commit")))
 

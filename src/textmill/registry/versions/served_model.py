@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import mlflow
 import pandas as pd
+import yaml
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
@@ -13,6 +17,10 @@ if TYPE_CHECKING:
     from textmill.predicting.predictor import Predictor
 
 ARTIFACT = "exported"
+_MANIFEST_CODE = "code/textmill/registry/versions/version_manifest.py"
+_MANIFEST_TAG = "textmill.version_manifest_sha256"
+
+log = logging.getLogger("textmill")
 
 
 class ServedModel(PythonModel):
@@ -22,16 +30,50 @@ class ServedModel(PythonModel):
         self._predictor: Predictor | None = None
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the exported folder and check its digests."""
+        """Check the digests of all files of the version, then load the exported folder."""
+        exported = Path(context.artifacts[ARTIFACT])
+        check_files(exported.parent.parent)
         from textmill.predicting.loading import load_predictor
+        from textmill.registry.versions.version_files import trust_recorded
 
-        self._predictor = load_predictor(Path(context.artifacts[ARTIFACT]))
+        trust_recorded(exported.parent.parent, exported)
+        self._predictor = load_predictor(exported)
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:  # type: ignore[override]
         """Return one row of answers for each row of `model_input`."""
         assert self._predictor is not None, "call load_context first"
         answers = self._predictor.predict(model_input.to_dict("records"))
         return pd.DataFrame.from_records(answers, index=model_input.index)
+
+
+def check_files(model: Path) -> None:
+    """Compare all files of the version with its manifest, before any of the stored code is imported.
+
+    MLflow has already read `MLmodel` and run this file: `textmill verify` checks those before they run.
+
+    Raises:
+        RuntimeError: A file is changed, missing or not in the manifest, or the manifest is not the registered one.
+    """
+    spec = importlib.util.spec_from_file_location("textmill_version_manifest", model / _MANIFEST_CODE)
+    assert spec is not None
+    assert spec.loader is not None
+    manifest = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(manifest)
+    if problem := manifest.find_problem(model, _registered_digest(model / manifest.REGISTRY_NOTE)):
+        raise RuntimeError(f"{model / problem[0]}: {problem[1]}. Do not use this version; register the model again.")
+
+
+def _registered_digest(note: Path) -> str | None:
+    """Return the digest of the manifest in the registry; None if the model did not come from a registry in reach."""
+    if not note.is_file() or not mlflow.is_tracking_uri_set():
+        return None
+    try:
+        named = yaml.safe_load(note.read_text(encoding="utf-8"))
+        version = mlflow.MlflowClient().get_model_version(named["model_name"], str(named["model_version"]))
+    except Exception as error:  # no network, no permission, or a model that was copied away from its registry
+        log.warning("the version is not compared with the registry: %s", str(error).split("\n")[0][:200])
+        return None
+    return version.tags.get(_MANIFEST_TAG)
 
 
 set_model(ServedModel())

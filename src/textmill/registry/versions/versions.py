@@ -7,10 +7,13 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,11 +24,13 @@ from textmill.config.plugins import TARGET
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import read_json, read_optional, sha256_file
-from textmill.predicting.exported import MANIFEST_FILE, read_specification, verify, verify_registered
+from textmill.predicting.exported import MANIFEST_FILE, read_specification, verify
 from textmill.registry.runs import descriptions
 from textmill.registry.runs.addresses import find_version
 from textmill.registry.runs.origin import PREFIX, origin_tags, upstream_lock_digest
 from textmill.registry.runs.store import open_client, tracking_errors
+from textmill.registry.versions.trial import delete_version, is_untried, mark_tried, remove_leftovers, trial_tag
+from textmill.registry.versions.version_files import VERSION_MANIFEST, SealedPyfunc, fetch_folder
 from textmill.tasks.abilities import ContinuesText, GeneratesText
 from textmill.tasks.base import Task
 
@@ -57,14 +62,14 @@ class RegisteredVersion:
 
 
 def register(name: str, folder: Path, examples: Path, run_id: str, layout: Layout) -> RegisteredVersion:
-    """Register an exported folder as a new version, check it in a fresh process and make it the challenger.
+    """Register an exported folder as a new version, and check it in a fresh process.
 
     A folder already registered from the same run keeps its version. `examples` is `examples.json` with
-    inputs and expected answers.
+    inputs and expected answers. What an interrupted registration left is completed or removed.
 
     Raises:
         UserError: The folder was changed after export, the store refuses, or answers differ in a fresh
-            process. Then no new version remains and no alias moves.
+            process. Then no new version remains.
     """
     import mlflow
 
@@ -73,7 +78,8 @@ def register(name: str, folder: Path, examples: Path, run_id: str, layout: Layou
     tags = version_tags(folder, run_id, layout)
     with tracking_errors(mlflow.get_tracking_uri()):
         version = _same_version(client, name, tags)
-        created = version is None
+        created = version is None or is_untried(version)
+        remove_leftovers(client, name, [client.get_run(run_id).info.experiment_id], keep=version)
         if version is None:
             version = _create(client, name, folder, run_id, tags, read_optional(layout.evaluation / "metrics.json"))
         uri = f"models:/{name}/{version.version}"
@@ -81,9 +87,10 @@ def register(name: str, folder: Path, examples: Path, run_id: str, layout: Layou
             check_in_fresh_process(uri, examples)
         except BaseException:
             if created:
-                _delete(client, version)
+                delete_version(client, version)
             raise
-        client.set_registered_model_alias(name, CHALLENGER, version.version)
+        if created:
+            mark_tried(client, version)
     return RegisteredVersion(name, str(version.version), CHALLENGER, run_id, uri)
 
 
@@ -142,34 +149,6 @@ def download(uri: str, layout: Layout) -> Path:
         return fetch_folder(find_version(uri, client, layout), layout)
 
 
-def fetch_folder(version: ModelVersion, layout: Layout, *, fresh: bool = False) -> Path:
-    """Return the exported folder of a version, downloaded once from a remote store, or again when `fresh`.
-
-    Checks the manifest against the registry's digest. Callers check the other files against the manifest.
-
-    Raises:
-        UserError: The manifest is missing or differs from the registered one.
-    """
-    import mlflow
-
-    from textmill.files import atomic_folder
-
-    source = f"models:/{version.name}/{version.version}"
-    flavor = mlflow.models.get_model_info(source).flavors["python_function"]
-    source += "/" + flavor["artifacts"][ARTIFACT]["path"]
-    digest = version.tags.get(f"{PREFIX}manifest_sha256")
-    if mlflow.get_tracking_uri().startswith("sqlite:"):
-        exported = Path(mlflow.artifacts.download_artifacts(artifact_uri=source))
-    else:
-        local = layout.state / "models" / str(digest)
-        if fresh or not local.is_dir():
-            with atomic_folder(local) as folder:
-                mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder))
-        exported = next((path.parent for path in local.rglob(MANIFEST_FILE)), local)
-    verify_registered(exported, digest)
-    return exported
-
-
 def configured_uri(layout: Layout) -> str | None:
     """Return `runtime.tracking_uri` of the last composed configuration, or None."""
     from textmill.config import resolved
@@ -185,12 +164,21 @@ def _same_version(client: MlflowClient, name: str, tags: Mapping[str, str]) -> M
     return max(same, key=lambda version: int(version.version), default=None)
 
 
+@contextmanager
+def _without_links(folder: Path) -> Iterator[Path]:
+    """Yield the folder, or a copy if DVC's cache gave it symbolic links, which MLflow refuses to follow."""
+    if not any(path.is_symlink() for path in folder.rglob("*")):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(shutil.copytree(folder, Path(temporary) / folder.name))
+
+
 def _create(
     client: MlflowClient, name: str, folder: Path, run_id: str, tags: dict[str, str], metrics: Mapping[str, Any]
 ) -> ModelVersion:
     """Log the folder as a pyfunc of the run and register it."""
     import mlflow
-    import mlflow.pyfunc
     import pandas as pd
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model, infer_signature
@@ -206,18 +194,23 @@ def _create(
         warnings.filterwarnings("ignore", "Hint: Inferred schema contains integer column")
         signature = infer_signature(example, answers)
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
-    logged = Model.log(
-        artifact_path=None,
-        name=re.sub(r"[^A-Za-z0-9_-]", "-", name),  # MLflow allows no other characters here
-        flavor=mlflow.pyfunc,
-        run_id=run_id,
-        python_model=str(_HERE / "served_model.py"),
-        artifacts={ARTIFACT: str(folder)},
-        code_paths=code_paths(exported.task),
-        signature=signature,
-        input_example=example,
-        pip_requirements=requirements(exported.task),
-    )
+    flavor = SealedPyfunc(name)
+    with _without_links(folder) as plain:
+        logged = Model.log(
+            artifact_path=None,
+            name=re.sub(r"[^A-Za-z0-9_-]", "-", name),  # MLflow allows no other characters here
+            flavor=flavor,
+            flavor_name="mlflow.pyfunc",
+            run_id=run_id,
+            python_model=str(_HERE / "served_model.py"),
+            artifacts={ARTIFACT: plain.absolute().as_uri()},  # MLflow decodes a path as if it were an address
+            code_paths=code_paths(exported.task),
+            signature=signature,
+            input_example=example,
+            pip_requirements=requirements(exported.task),
+            tags=trial_tag(),
+            validate_serving_input=False,  # a fresh process compares the answers
+        )
     try:
         client.create_registered_model(name, description=descriptions.model_description(task.name))
     except MlflowException as error:
@@ -227,7 +220,7 @@ def _create(
         name,
         logged.model_uri,
         run_id=run_id,
-        tags=tags,
+        tags={**tags, **trial_tag(), PREFIX + VERSION_MANIFEST: flavor.digest},
         description=descriptions.version_description(metrics),
         model_id=logged.model_id,
     )
@@ -259,11 +252,3 @@ def _source(package: str) -> Path:
     module = importlib.import_module(package)
     folders = list(getattr(module, "__path__", ()))  # also of a package without `__init__.py`
     return Path(folders[0] if folders else str(module.__file__))
-
-
-def _delete(client: MlflowClient, version: ModelVersion) -> None:
-    """Delete a version that failed its check, and its registered model if no version is left."""
-    client.delete_model_version(version.name, version.version)
-    client.delete_logged_model(str(version.source).removeprefix("models:/"))
-    if not client.search_model_versions(f"name = '{version.name}'"):
-        client.delete_registered_model(version.name)

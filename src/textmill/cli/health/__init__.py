@@ -1,0 +1,1 @@
+"""The checks of `textmill doctor`, by subject."""

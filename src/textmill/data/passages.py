@@ -1,0 +1,250 @@
+"""Find texts that share a passage with an evaluation text: 13 words in a row, or the whole of a shorter text.
+
+13 words are those of Brown et al. (2020, appendix C). A passage that more than ten different evaluation texts
+have is boilerplate, such as a system prompt, and does not count; nor do texts of fewer than six words, which
+are idioms (three for rows of several texts, since each of them must be shared).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from pandas.util import hash_array
+
+from textmill.data.duplicates import join_ranges
+from textmill.data.shingles import batches, normalise
+
+_BASE = 0x9E3779B97F4A7C15
+_INVERSE = pow(_BASE, -1, 1 << 64)
+_MIX = np.uint64(0xBF58476D1CE4E5B9)
+_FIRST = np.uint64(0x94D049BB133111EB)
+"""Added to the first character of a word, so that `a bc` and `ab c` differ."""
+_SEPARATOR, _PART, _WORD, _APOSTROPHE = range(4)
+
+WORDS = 13
+SHORTEST = 6
+_SHORTEST_OF_SEVERAL = 3
+_BOILERPLATE = 10
+_FILTER_BITS = 27
+
+
+@cache
+def _kinds() -> NDArray[np.uint8]:
+    """Return the kind of every character: part of a word, a word by itself, ignored, or none of these.
+
+    Scripts without spaces between words (Chinese, Japanese, Thai, ...) count each character as a word.
+    """
+    kinds = np.zeros(0x110000, np.uint8)
+    for code in [*range(0x3400), *range(0xA4D0, 0xAC00), *range(0xD7B0, 0x20000), *range(0xE0000, 0xE0200)]:
+        if unicodedata.category(chr(code))[0] in "LMN":
+            kinds[code] = _PART
+    kinds[0xAC00:0xD7A4] = _PART  # Hangul
+    for first, last in ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x31F0, 0x31FF)):
+        kinds[first : last + 1] = np.where(kinds[first : last + 1] == _PART, _WORD, kinds[first : last + 1])
+    for first, last in ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF)):
+        kinds[first : last + 1] = _WORD
+    kinds[[0x27, 0x2019]] = _APOSTROPHE
+    return kinds
+
+
+class Words:
+    """The words of texts, without case and punctuation, as hashes of their runs.
+
+    Attributes:
+        texts: The text of each word, ascending, shape (words,).
+        counts: Number of words of each text, shape (texts,).
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        folded = [text.casefold() for text in texts]
+        codes = np.frombuffer("".join(folded).encode("utf-32-le", "surrogatepass"), np.uint32)
+        owner = np.repeat(np.arange(len(folded)), np.fromiter(map(len, folded), np.int64, len(folded)))
+        kinds = _kinds()[codes]
+        codes, owner, kinds = (values[kinds != _APOSTROPHE] for values in (codes, owner, kinds))
+        new = np.ones(len(codes), bool)
+        new[1:] = (kinds[1:] == _WORD) | (kinds[:-1] != _PART) | (owner[1:] != owner[:-1])
+        inside = kinds != _SEPARATOR
+        codes, owner, new = codes[inside], owner[inside], new[inside]
+        self._starts = np.append(np.flatnonzero(new), len(codes))
+        self.texts: NDArray[np.int64] = owner[new]
+        self.counts: NDArray[np.int64] = np.bincount(self.texts, minlength=len(texts))
+        values = (codes.astype(np.uint64) + np.uint64(1)) * _MIX
+        values ^= values >> np.uint64(29)
+        values[new] += _FIRST
+        values *= _powers(_BASE, len(values))
+        self._sums = np.append(np.zeros(1, np.uint64), np.cumsum(values, dtype=np.uint64))
+
+    def runs(self, length: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Return a hash of all runs of `length` words within a text, and the text of each."""
+        count = len(self.texts) - length + 1
+        if count <= 0:
+            return np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        first = np.flatnonzero(self.texts[:count] == self.texts[length - 1 :])
+        start, end = self._starts[first], self._starts[first + length]
+        # Sum of value * base^position; dividing by the power of the start makes it independent of the position
+        hashes = (self._sums[end] - self._sums[start]) * _powers(_INVERSE, len(self._sums))[start]
+        hashes ^= hashes >> np.uint64(32)
+        return hashes * _MIX + np.uint64(length), self.texts[first]
+
+
+Chunks = Callable[[], Iterable[tuple[NDArray[np.int64], list[list[str]]]]]
+"""Yields numbers of rows and, for each text column, their texts; ascending, and the same at each call."""
+
+
+def find_shared(held_out: Chunks, others: Chunks, words: int = WORDS) -> NDArray[np.int64]:
+    """Return pairs of an evaluation row and another row that shares a passage with it, shape (pairs, 2), ascending.
+
+    Rows of several texts share a passage in each of them, or have equal ones. Memory holds neither texts
+    nor passages of all rows: a filter of at most 128 MB, and the passages that pass it.
+
+    Args:
+        held_out: The evaluation rows.
+        others: The rows to search.
+        words: Words of a passage.
+    """
+    column, shortest = _most_different(held_out)
+    characters = sum(len(text) for _, texts in held_out() for text in texts[column])
+    bits = min(_FILTER_BITS, max(16, (4 * characters).bit_length()))
+    passed, shift = np.zeros(1 << bits, bool), np.uint64(64 - bits)
+    lengths: set[int] = set()
+    for _, texts in held_out():
+        for some in batches(texts[column]):
+            for length, hashes, _ in _passages(Words(texts[column][some]), words, shortest):
+                lengths.add(length)
+                passed[hashes >> shift] = True
+    found = [
+        _Hits(hashes[hit], rows[some][owner[hit]])
+        for rows, texts in others()
+        for some in batches(texts[column])
+        for hashes, owner in map(Words(texts[column][some]).runs, sorted(lengths))
+        for hit in [passed[hashes >> shift]]
+    ]
+    del passed
+    theirs = _Hits.joined(found)
+    known = np.unique(theirs.hashes)
+    found = [
+        _Hits(hashes[hit], rows[some][owner[hit]], of_text[some][owner[hit]])
+        for rows, texts in held_out()
+        for of_text in [_text_hashes(texts[column])]
+        for some in batches(texts[column])
+        for _, hashes, owner in _passages(Words(texts[column][some]), words, shortest)
+        for hit in [np.isin(hashes, known)]
+    ]
+    ours = _Hits.joined(found).without_boilerplate()
+    pairs = _join(ours, theirs)
+    return pairs if not len(pairs) else _share_all(pairs, held_out, others, column, words)
+
+
+@dataclass(frozen=True)
+class _Hits:
+    """Passages, the row of each, and a hash of the row's text."""
+
+    hashes: NDArray[np.uint64]
+    rows: NDArray[np.int64]
+    texts: NDArray[np.uint64] | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Hits]) -> _Hits:
+        hashes = np.concatenate([np.zeros(0, np.uint64), *(part.hashes for part in parts)])
+        rows = np.concatenate([np.zeros(0, np.int64), *(part.rows for part in parts)])
+        texts = np.concatenate([np.zeros(0, np.uint64), *(part.texts for part in parts if part.texts is not None)])
+        return cls(hashes, rows, texts)
+
+    def without_boilerplate(self) -> _Hits:
+        assert self.texts is not None, "only evaluation rows have boilerplate"
+        different = np.unique(np.stack([self.hashes, self.texts], axis=1), axis=0)[:, 0]
+        hashes, counts = np.unique(different, return_counts=True)
+        kept = ~np.isin(self.hashes, hashes[counts > _BOILERPLATE])
+        return _Hits(self.hashes[kept], self.rows[kept])
+
+
+def _passages(words: Words, length: int, shortest: int) -> Iterator[tuple[int, NDArray[np.uint64], NDArray[np.int64]]]:
+    """Yield the passages of evaluation texts: lengths, hashes, and the text of each."""
+    hashes, owner = words.runs(length)
+    if len(hashes):
+        yield length, hashes, owner
+    for shorter in range(shortest, length):
+        if (words.counts == shorter).any():
+            hashes, owner = words.runs(shorter)
+            whole = words.counts[owner] == shorter
+            yield shorter, hashes[whole], owner[whole]
+
+
+def _most_different(chunks: Chunks) -> tuple[int, int]:
+    """Return the column with the most different texts, and the words of the shortest text that counts."""
+    seen: list[list[NDArray[np.uint64]]] = []
+    for _, texts in chunks():
+        if len(texts) == 1:
+            return 0, SHORTEST
+        seen.append([_text_hashes(column) for column in texts])
+    counts = [len(np.unique(np.concatenate(column))) for column in zip(*seen, strict=True)]
+    return (int(np.argmax(counts)) if counts else 0), _SHORTEST_OF_SEVERAL
+
+
+def _text_hashes(texts: Sequence[str]) -> NDArray[np.uint64]:
+    hashes: NDArray[np.uint64] = hash_array(np.array([normalise(text) for text in texts], object), categorize=False)
+    return hashes
+
+
+def _join(ours: _Hits, theirs: _Hits) -> NDArray[np.int64]:
+    """Return the pairs of rows that have a passage in common."""
+    order = np.argsort(ours.hashes, kind="stable")
+    hashes = ours.hashes[order]
+    first, last = (np.searchsorted(hashes, theirs.hashes, side) for side in ("left", "right"))
+    mine, other = join_ranges(first, last)
+    return np.unique(np.stack([ours.rows[order][mine], theirs.rows[other]], axis=1), axis=0)
+
+
+def _share_all(
+    pairs: NDArray[np.int64], held_out: Chunks, others: Chunks, column: int, words: int
+) -> NDArray[np.int64]:
+    """Return the pairs whose other texts share a passage too."""
+    if len(next(iter(held_out()))[1]) == 1:
+        return pairs
+    mine, theirs = (
+        _texts_of(np.unique(rows), chunks) for rows, chunks in zip(pairs.T, (held_out, others), strict=True)
+    )
+    kept = [
+        all(
+            _shares(one, other, words)
+            for number, (one, other) in enumerate(zip(mine[first], theirs[second], strict=True))
+            if number != column
+        )
+        for first, second in pairs.tolist()
+    ]
+    return pairs[np.array(kept, bool)]
+
+
+def _texts_of(wanted: NDArray[np.int64], chunks: Chunks) -> dict[int, tuple[str, ...]]:
+    found = {}
+    for rows, texts in chunks():
+        for position in np.flatnonzero(np.isin(rows, wanted)).tolist():
+            found[int(rows[position])] = tuple(column[position] for column in texts)
+    return found
+
+
+def _shares(text: str, other: str, words: int) -> bool:
+    """Return whether a text shares a passage with an evaluation text, or all of one of any length."""
+    if normalise(text) == normalise(other):
+        return True
+    ours, theirs = Words([text]), Words([other])
+    length = min(words, int(ours.counts[0]))
+    return length > 0 and bool(np.isin(ours.runs(length)[0], theirs.runs(length)[0]).any())
+
+
+_tables: dict[int, NDArray[np.uint64]] = {}
+
+
+def _powers(base: int, count: int) -> NDArray[np.uint64]:
+    """Return the first powers of a number modulo 2**64."""
+    table = _tables.get(base, np.ones(1, np.uint64))
+    if len(table) < count:
+        table = np.full(1 << (count - 1).bit_length(), base, np.uint64)
+        table[0] = 1
+        table = _tables[base] = np.cumprod(table, dtype=np.uint64)
+    return table[:count]

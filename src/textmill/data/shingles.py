@@ -1,0 +1,166 @@
+"""Character shingles of many texts at once: their sets, an order by rarity, and exact Jaccard similarities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BASE = np.uint32(0x01000193)
+_HASH_BITS = np.uint64(32)
+_ROW_BITS = np.uint64(44)
+_MOST = 4095
+"""Counts above are equally frequent, so that row, count and hash fit into 64 bits."""
+MARKS = 512
+_ROUNDING = 1e-9
+_CHARACTERS_AT_ONCE = 500_000
+
+
+def normalise(text: str) -> str:
+    """Return the text without differences of case and white space; duplicates are compared in this form."""
+    return " ".join(text.casefold().split())
+
+
+def shingle_hashes(texts: Sequence[str], size: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Hash all runs of `size` characters.
+
+    Returns:
+        The hashes of all texts, concatenated, and the start of each text's. A text shorter than
+        `size` is padded with spaces, so that each text has at least one hash.
+    """
+    padded = [text.ljust(size) for text in texts]
+    codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32)
+    lengths = np.fromiter(map(len, padded), np.int64, len(padded))
+    ends = np.cumsum(lengths)
+    windows = len(codes) - size + 1
+    if windows <= 0:
+        return np.zeros(0, np.uint32), np.zeros(0, np.int64)
+    hashes = np.zeros(windows, np.uint32)
+    for offset in range(size):
+        hashes *= _BASE
+        hashes += codes[offset : offset + windows]
+    inside = np.ones(windows, bool)
+    for offset in range(1, size):
+        crossing = ends[:-1] - offset
+        inside[crossing] = False
+    counts = lengths - size + 1
+    return finalise(hashes[inside]), np.cumsum(counts) - counts
+
+
+def finalise(hashes: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Apply the last step of MurmurHash3, a bijection that maps similar inputs to unlike hashes."""
+    hashes = hashes ^ (hashes >> np.uint32(16))
+    hashes *= np.uint32(0x85EBCA6B)
+    hashes ^= hashes >> np.uint32(13)
+    hashes *= np.uint32(0xC2B2AE35)
+    hashes ^= hashes >> np.uint32(16)
+    return hashes
+
+
+class ShingleCounts:
+    """How often each shingle occurs, in a table of 2^24 counters that shingles share by their hash.
+
+    Shared counters only make a shingle seem more frequent: the order by rarity needs no exact counts.
+    """
+
+    def __init__(self) -> None:
+        self._table = np.zeros(1 << 24, np.uint32)
+
+    def add(self, hashes: NDArray[np.uint32]) -> None:
+        """Count shingles."""
+        np.add.at(self._table, hashes >> np.uint32(8), np.uint32(1))
+
+    def of(self, hashes: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Return the count of each shingle, at least the true one."""
+        return self._table[hashes >> np.uint32(8)]
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """The rarest shingles of each text, as many as the threshold needs, and what rules out most pairs.
+
+    Attributes:
+        shingles: Hashes of the shingles, shape (n,).
+        rows: The text of each, shape (n,).
+        leading: Whether it is needed if the other text has at least as many shingles, shape (n,).
+        sizes: Number of different shingles of each text, shape (texts,).
+        marks: 512 bits of each text, which each of its shingles flips one of, shape (texts, 8).
+    """
+
+    shingles: NDArray[np.uint32]
+    rows: NDArray[np.int64]
+    leading: NDArray[np.bool_]
+    sizes: NDArray[np.int32]
+    marks: NDArray[np.uint64]
+
+
+def prefixes(texts: Sequence[str], size: int, counts: ShingleCounts, threshold: float) -> Prefixes:
+    """Return the prefix of each text's shingles in one order for all texts, from the rarest on.
+
+    Two sets with a Jaccard similarity of at least t share a shingle among the first n - ceil(t n) + 1 of
+    each one's n (prefix filter; Chaudhuri et al. 2006, Bayardo et al. 2007); of the smaller set the first
+    n - ceil(2 t n / (1 + t)) + 1 suffice. Of templated texts these are shingles that the template lacks.
+    """
+    hashes, starts = shingle_hashes(texts, size)
+    rows = np.repeat(np.arange(len(starts), dtype=np.uint64), np.diff(np.append(starts, len(hashes))))
+    counted = np.minimum(counts.of(hashes), _MOST).astype(np.uint64)
+    keys = (rows << _ROW_BITS) | (counted << _HASH_BITS) | hashes
+    keys.sort()
+    keys = keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
+    owner, hashes = (keys >> _ROW_BITS).astype(np.int64), keys.astype(np.uint32)
+    flips = np.bincount(owner * MARKS + (hashes & np.uint32(MARKS - 1)), minlength=len(starts) * MARKS)
+    marks = np.packbits((flips & 1).astype(bool)).view(np.uint64).reshape(-1, MARKS // 64)
+    sizes = np.bincount(owner, minlength=len(starts))
+    position = np.arange(len(keys)) - (np.cumsum(sizes) - sizes)[owner]
+    length, leading = (
+        sizes - np.ceil(share * sizes - _ROUNDING).astype(np.int64) + 1
+        for share in (threshold, 2 * threshold / (1 + threshold))
+    )
+    chosen = position < length[owner]
+    is_leading = (position < leading[owner])[chosen]
+    return Prefixes(hashes[chosen], owner[chosen], is_leading, sizes.astype(np.int32), marks)
+
+
+def may_be_similar(
+    sizes: tuple[NDArray[np.int32], NDArray[np.int32]],
+    marks: tuple[NDArray[np.uint64], NDArray[np.uint64]],
+    threshold: float,
+) -> NDArray[np.bool_]:
+    """Return a mask of the pairs that can reach the threshold.
+
+    Two texts have at least as many different shingles as different marks (Sandes et al. 2020).
+    """
+    both = sizes[0].astype(np.int64) + sizes[1]
+    least = np.ceil(threshold / (1 + threshold) * both - _ROUNDING)
+    different = np.bitwise_count(marks[0] ^ marks[1]).sum(axis=1, dtype=np.int64)
+    possible: NDArray[np.bool_] = (different <= both - 2 * least) & (np.minimum(*sizes) >= least)
+    return possible
+
+
+def jaccard(first: NDArray[np.intp], second: NDArray[np.intp], texts: Sequence[str], size: int) -> NDArray[np.float64]:
+    """Return the Jaccard similarity of the shingle sets of `texts[first[i]]` and `texts[second[i]]`."""
+    from scipy.sparse import csr_array
+
+    hashes, starts = shingle_hashes(texts, size)
+    owner = np.repeat(np.arange(len(starts), dtype=np.uint64), np.diff(np.append(starts, len(hashes))))
+    keys = np.unique((owner << _HASH_BITS) | hashes)
+    sizes = np.bincount((keys >> _HASH_BITS).astype(np.intp), minlength=len(starts))
+    bounds, indices = np.append(0, np.cumsum(sizes)), (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    sets = csr_array((np.ones(len(keys), np.int32), indices, bounds), shape=(len(starts), 1 << 32))
+    shared = np.asarray((sets[first] * sets[second]).sum(axis=1)).ravel()
+    result: NDArray[np.float64] = shared / (sizes[first] + sizes[second] - shared)
+    return result
+
+
+def batches(texts: Sequence[str]) -> Iterator[slice]:
+    """Yield slices of texts with few enough characters to hash at once, one text at least."""
+    start = characters = 0
+    for position, text in enumerate(texts):
+        if position > start and characters + len(text) > _CHARACTERS_AT_ONCE:
+            yield slice(start, position)
+            start, characters = position, 0
+        characters += len(text)
+    if len(texts) > start:
+        yield slice(start, len(texts))
