@@ -62,7 +62,7 @@ def _correlation(first: Floats, second: Floats) -> Floats:
 
 def _standardised(values: Floats) -> Floats:
     """Return each row minus its mean, at length 1; zeros for a constant row, whose mean may round to another value."""
-    centred = values - values.mean(axis=1, keepdims=True)
+    centred: Floats = values - values.mean(axis=1, keepdims=True)
     centred[np.ptp(values, axis=1) == 0] = 0
     for size in (np.abs(centred).max(axis=1, keepdims=True), None):  # the largest first: squares of tiny values are 0
         length = np.sqrt((centred**2).sum(axis=1, keepdims=True)) if size is None else size
