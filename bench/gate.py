@@ -37,7 +37,8 @@ def answers(rng: np.random.Generator, champion: Right, loss: float, differ: floa
     share = champion.mean()
     lost = rng.random(len(champion)) < (differ + loss) / 2 / share
     won = rng.random(len(champion)) < (differ - loss) / 2 / (1 - share)
-    return (champion & ~lost) | (~champion & won)
+    answered: Right = (champion & ~lost) | (~champion & won)
+    return answered
 
 
 def version(name: str, right: Right) -> MeasuredVersion:
@@ -86,7 +87,7 @@ def sequence(differ: float, gain: float, spending: str, looks: range, seed: int)
         challenger = answers(rng, champion, -gain, differ)
         pair = Pair({"right": challenger.astype(float)}, {"right": champion.astype(float)})
         alpha = (1 - config.confidence) * config.looks.share(look)
-        if paired_gain(pair, ACCURACY, margin, bootstrap, alpha).low > -margin:
+        if paired_gain(pair, ACCURACY, -margin, bootstrap, alpha).low > -margin:
             return True
     return False
 

@@ -391,7 +391,7 @@ def test_of_200_worse_challengers_none_is_promoted(differ: float) -> None:
             won = ~champion & (chooser.random(1500) < (differ - 0.005) / 2 / 0.15)
             pair = Pair({"right": (champion & ~lost | won).astype(float)}, {"right": champion.astype(float)})
             alpha = (1 - config.confidence) * config.looks.share(look)
-            lows.append(paired_gain(pair, RIGHT, 0.005, bootstrap, alpha).low)
+            lows.append(paired_gain(pair, RIGHT, -0.005, bootstrap, alpha).low)
         promoted += max(lows) > -0.005
     assert promoted <= 2
 

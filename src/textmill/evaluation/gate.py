@@ -226,10 +226,9 @@ def _difference(
 ) -> Check:
     options = config.difference
     pair = checked_pair(inputs.challenger.predictions, other.predictions, inputs.target_columns)
-    bootstrap = Bootstrap(config.resamples, config.confidence, config.seed)
-    gain = paired_gain(pair, metric, options.margin, bootstrap, alpha)
     superior = options.claim == "superiority" and role == "champion"
     bound = options.margin if superior else -options.margin
+    gain = paired_gain(pair, metric, bound, Bootstrap(config.resamples, config.confidence, config.seed), alpha)
     status: Status = "pass" if gain.low > bound else "fail" if gain.high <= bound else "inconclusive"
     if superior:
         verb = {"pass": "is", "fail": "is not", "inconclusive": "may or may not be"}[status]

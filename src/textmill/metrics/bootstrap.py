@@ -112,13 +112,14 @@ def _gain(pair: Pair, metric: Metric) -> Callable[[NDArray[np.intp]], NDArray[np
     return lambda index: sign * (metric.score(pair.first, index) - metric.score(pair.second, index))[None]
 
 
-def paired_gain(pair: Pair, metric: Metric, margin: float, bootstrap: Bootstrap, alpha: float) -> Interval:
+def paired_gain(pair: Pair, metric: Metric, bound: float, bootstrap: Bootstrap, alpha: float) -> Interval:
     """Return the improvement of the first model of a pair over the second; negative for a loss.
 
     The bounds are those of Student's t, with the probability `alpha` beyond each. Unlike percentiles they
     need no more draws for a smaller `alpha`. The standard error of a mean comes from its rows, that of
-    any other metric from the bootstrap's draws. It has a floor, since a model that loses the `margin`
-    differs in some rows: without it, a few rows that happen to agree would look certain.
+    any other metric from the bootstrap's draws. A model whose gain is `bound`, the value to exclude, differs
+    in enough rows to gain or lose that much. A lucky draw has fewer of them and looks too certain. As in a
+    score test (Tango 1998), half of the rows that it lacks therefore count as if they had differed.
 
     Raises:
         UserError: There are fewer than two rows, or the metric is not finite.
@@ -134,7 +135,8 @@ def paired_gain(pair: Pair, metric: Metric, margin: float, bootstrap: Bootstrap,
         value, error = result[metric.name].value, float(draws.std(ddof=1))
         value -= float(draws.mean()) - value if metric.inflated else 0.0
     if not pair.identical:
-        error = max(error, math.sqrt(margin * pair.typical_change(metric) / pair.rows))
+        row = pair.typical_change(metric) / pair.rows
+        error = math.sqrt(max(error**2 + row * max(0.0, value - bound) / 2, row * abs(bound)))
     reach = error * float(stdtrit(pair.rows - 1, 1 - alpha))
     return Interval(value, value - reach, value + reach)
 
