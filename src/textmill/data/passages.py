@@ -197,7 +197,8 @@ def _join(ours: _Hits, theirs: _Hits) -> NDArray[np.int64]:
     hashes = ours.hashes[order]
     first, last = (np.searchsorted(hashes, theirs.hashes, side) for side in ("left", "right"))
     mine, other = join_ranges(first, last)
-    return np.unique(np.stack([ours.rows[order][mine], theirs.rows[other]], axis=1), axis=0)
+    pairs: NDArray[np.int64] = np.unique(np.stack([ours.rows[order][mine], theirs.rows[other]], axis=1), axis=0)
+    return pairs
 
 
 def _share_all(
