@@ -197,8 +197,7 @@ def _join(ours: _Hits, theirs: _Hits) -> NDArray[np.int64]:
     hashes = ours.hashes[order]
     first, last = (np.searchsorted(hashes, theirs.hashes, side) for side in ("left", "right"))
     mine, other = join_ranges(first, last)
-    pairs: NDArray[np.int64] = np.unique(np.stack([ours.rows[order][mine], theirs.rows[other]], axis=1), axis=0)
-    return pairs
+    return np.unique(np.stack([ours.rows[order][mine], theirs.rows[other]], axis=1), axis=0)
 
 
 def _share_all(
@@ -218,7 +217,8 @@ def _share_all(
         )
         for first, second in pairs.tolist()
     ]
-    return pairs[np.array(kept, bool)]
+    chosen: NDArray[np.int64] = pairs[np.array(kept, bool)]
+    return chosen
 
 
 def _texts_of(wanted: NDArray[np.int64], chunks: Chunks) -> dict[int, tuple[str, ...]]:
