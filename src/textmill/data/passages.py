@@ -217,7 +217,8 @@ def _share_all(
         )
         for first, second in pairs.tolist()
     ]
-    return pairs[np.array(kept, bool)]
+    chosen: NDArray[np.int64] = pairs[np.array(kept, bool)]
+    return chosen
 
 
 def _texts_of(wanted: NDArray[np.int64], chunks: Chunks) -> dict[int, tuple[str, ...]]:

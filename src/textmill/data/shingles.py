@@ -74,7 +74,8 @@ class ShingleCounts:
 
     def of(self, hashes: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """Return the count of each shingle, at least the true one."""
-        return self._table[hashes >> np.uint32(8)]
+        counts: NDArray[np.uint32] = self._table[hashes >> np.uint32(8)]
+        return counts
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,11 +64,16 @@ class Cache:
         for digest in filter(self.is_damaged, digests):
             self.object(digest).unlink()  # DVC fetches only what is not there
         missing = [digest for digest in dict.fromkeys(digests) if not self.object(digest).is_file()]
+        log = logging.getLogger("dvc")
+        level = log.level
         try:
             with Repo(str(self.root)) as repo:
+                log.setLevel(logging.ERROR)  # it lists the objects that the remote lacks; the error below says so
                 repo.cloud.pull({HashInfo("md5", digest) for digest in missing})
         except (DvcException, OSError) as error:
             raise UserError(f"the DVC remote fails ({' '.join(str(error).split())[:200]})") from error
+        finally:
+            log.setLevel(level)
         if any(not self.object(digest).is_file() for digest in missing):
             raise UserError("the DVC remote does not have them")
 
