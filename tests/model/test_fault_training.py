@@ -205,7 +205,7 @@ def test_short_memory_halves_the_batch_and_keeps_the_steps(tmp_path: Path) -> No
     optimizer = {"learning_rate": 0.5, "epsilon": 1.0, "warmup": 0, "schedule": "constant", "gradient_clip": None}
     batches = {"tokens": 60_000, "accumulate": 2}
     weights, logs = [], []
-    for name, arguments in (("roomy", ()), ("short", ("memory", 150))):
+    for name, arguments in (("roomy", ()), ("short", ("memory", 400))):
         root = make_project(tmp_path / name, **PLAIN, batches=batches, max_epochs=2, optimizer=optimizer)
         write_split(root / "data/prepared/train", 4000, 0)
         code, errors = finish(start(root, *arguments))
@@ -220,7 +220,7 @@ def test_short_memory_halves_the_batch_and_keeps_the_steps(tmp_path: Path) -> No
         "10 Out of memory",
         seen="`out of memory with a batch of N positions; computes it in P parts from now on`",
         kept="the size of the steps: the weights equal those without a limit",
-        measured=f"a limit of 150 MB: {parts} parts",
+        measured=f"a limit of 400 MB: {parts} parts",
         parts=parts,
     )
 
