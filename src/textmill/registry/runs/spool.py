@@ -36,7 +36,7 @@ log = logging.getLogger("textmill")
 _ENTRIES, _STATE, _HEADER, _LOCK, _ARTIFACTS = "entries.jsonl", "state.json", "header.json", "lock", "artifacts"
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 15.0
 _PATIENCE_SECONDS = 3.0
-_INTERRUPTED_SECONDS = 2.0
+_INTERRUPTED_SECONDS = 1.0
 _BYTES_A_SECOND = 1_000_000  # a slower upload is left to `textmill sync`
 
 
@@ -173,7 +173,7 @@ class SpooledLog:
     def close(self, status: str) -> None:
         """Append the end, and wait while the server takes the rest: at most three seconds without progress.
 
-        After an interruption it waits at most two seconds. What remains stays on disk.
+        After an interruption it waits at most one second. What remains stays on disk.
         """
         self._ending = True
         self.add({"kind": "end", "status": status, "time": int(time.time() * 1000)})
