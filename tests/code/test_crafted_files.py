@@ -428,6 +428,15 @@ def test_trusted_package_is_imported(folder: Path, monkeypatch: pytest.MonkeyPat
     assert read_specification(folder).task == {"_target_": "planted.Task"}
 
 
+@pytest.mark.parametrize("content", ["", "1", "{", "[" * 100_000, "\x00", "null"])
+def test_crafted_manifest_is_one_line(folder: Path, content: str) -> None:
+    specify(folder)
+    (folder / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=r"manifest\.json: the manifest is not readable") as caught:
+        load_predictor(folder)
+    one_line(caught)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000, '{"task": 1}', "null"])
 def test_crafted_specification_is_one_line(folder: Path, content: str) -> None:
     (folder / "textmill.json").write_text(content)

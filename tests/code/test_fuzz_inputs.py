@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.faults import rounds
-from textmill.data.minhash import signatures
 
 from textmill.config.compose import compose, section_names
 from textmill.config.layout import Layout
@@ -28,6 +28,7 @@ from textmill.config.sections.prepare import CleaningConfig, ReadConfig, WordsCo
 from textmill.data.cleaning import Cleaner
 from textmill.data.mapping import ColumnMap
 from textmill.data.reading import read_rows
+from textmill.data.shingles import jaccard, shingle_hashes
 from textmill.data.words import word_splitter
 from textmill.errors import UserError
 from textmill.text.alignment import Alignment
@@ -99,7 +100,10 @@ def test_text_functions_any_text_give_spans_words_and_signatures(first: str, sec
     for config in (WordsConfig(), WordsConfig(segmenter="jieba"), WordsConfig(stop_words="en")):
         [words] = word_splitter(config)([first])
         assert words == " ".join(words.split(" "))
-    assert signatures([first, second], 5, 16).shape == (2, 16)
+    hashes, starts = shingle_hashes([first, second], 5)
+    assert starts.tolist() == [0, max(len(first), 5) - 4] and len(hashes) == starts[1] + max(len(second), 5) - 4
+    [similarity] = jaccard(np.array([0]), np.array([1]), [first, second], 5)
+    assert 0 <= similarity <= 1
     assert excerpt(first).isprintable()
 
 

@@ -151,6 +151,59 @@ def test_challenger_is_not_set_while_a_promotion_holds_the_lock(three_versions: 
     assert len(list_versions(three_versions)) == 3
 
 
+LOGGING = """
+import sys
+from pathlib import Path
+from textmill.config.layout import Layout
+from textmill.config.sections.runtime import RuntimeConfig
+from textmill.registry.runs.tracking import stage_run
+from textmill.stages.runner import run_program
+
+layout, what = Layout(Path(sys.argv[1])), sys.argv[2]
+
+def program():
+    with stage_run("train", layout, RuntimeConfig(), upstream=None, fingerprint="f") as run:
+        if what == "fill":
+            return
+        if what == "artifacts":
+            run.log_artifact(layout.root / "large", "notes")
+        for step in range(100_000):
+            run.log_metrics({"train/loss": 1.0 / (step + 1)}, step)
+
+run_program("train", program)
+"""
+
+
+@pytest.mark.parametrize("what", ["metrics", "artifacts"])
+def test_full_disk_under_the_store_is_one_line_with_path_and_space(tmp_path: Path, what: str) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (tmp_path / "large").write_bytes(b"0" * 5_000_000)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(home)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount a tmpfs here (needs root)")
+    try:
+        environment = {**os.environ, "TEXTMILL_HOME": str(home)}
+        command = [sys.executable, "-c", LOGGING, str(tmp_path)]
+        subprocess.run([*command, "fill"], env=environment, check=True, capture_output=True)
+        done = subprocess.run([*command, what], env=environment, capture_output=True, text=True, timeout=300)
+    finally:
+        subprocess.run(["umount", "--lazy", str(home)], check=True)
+    assert done.returncode == 1
+    assert "sqlite3" not in done.stderr.lower()
+    assert "INSERT" not in done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert str(home / ("mlflow.db" if what == "metrics" else "mlruns")) in line
+    assert "the disk is full" in line
+    assert "MB free" in line
+    record(
+        f"5 Full disk under the tracking store: {what}",
+        seen=line.replace(str(tmp_path), "..."),
+        kept="what was stored before",
+        measured="one line",
+    )
+
+
 def test_resumed_training_logs_no_step_twice(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     with pytest.raises(KeyboardInterrupt), stage_run("train", layout, RUNTIME, upstream=None, fingerprint="f") as run:

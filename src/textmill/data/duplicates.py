@@ -16,7 +16,7 @@ _ROWS_AT_ONCE = 4_000_000
 """Rows sorted at once; more are sorted in several passes, to bound memory."""
 _CHARACTERS_AT_ONCE = 4_000_000
 _ROWS_A_PART = 500_000
-_PAIRS_AT_ONCE = 500_000
+_PAIRS_AT_ONCE = 200_000
 _LARGE_GROUP = 10_000
 _NEIGHBOURS = 1_000
 """Rows of similar size with which a row of a larger group is compared."""
@@ -177,7 +177,7 @@ def _keepers(positions: NDArray[np.int64], groups: NDArray[np.int64]) -> tuple[N
 def _candidates(entries: NDArray[Any], index: NearIndex) -> Iterator[NDArray[np.int64]]:
     """Yield pairs of rows that share a rare shingle and can reach the threshold, each of shape (pairs, 2).
 
-    The first yield has each row with the first and the previous row of its shingle: these join the rows of
+    The first yields have each row with the first and the previous row of its shingle: these join the rows of
     a large group of duplicates, whose other pairs are then not compared.
     """
     if not len(entries):
@@ -195,8 +195,11 @@ def _candidates(entries: NDArray[Any], index: NearIndex) -> Iterator[NDArray[np.
         return pair[may_be_similar((index.sizes[one], index.sizes[other]), marks, index.threshold)]
 
     every = np.arange(len(entries))
-    others = np.setdiff1d(every, begins, assume_unique=True)
-    yield np.concatenate([paired(begins[group[others]], others), paired(others - 1, others)])
+    others = np.delete(every, begins)
+    for start in range(0, len(others), _PAIRS_AT_ONCE):
+        some = others[start : start + _PAIRS_AT_ONCE]
+        yield paired(begins[group[some]], some)
+        yield paired(some - 1, some)
     # Of a shingle's rows, in order of size, those up to this position are not too large for a row
     wide = np.int64(1) << 32
     largest = np.floor(sizes / index.threshold + 1e-9).astype(np.int64)

@@ -15,7 +15,7 @@ _MOST = 4095
 """Counts above are equally frequent, so that row, count and hash fit into 64 bits."""
 MARKS = 512
 _ROUNDING = 1e-9
-_CHARACTERS_AT_ONCE = 2_000_000
+_CHARACTERS_AT_ONCE = 500_000
 
 
 def normalise(text: str) -> str:

@@ -10,14 +10,14 @@ from typing import Any
 
 from textmill.config.sections.prepare import TokenizerConfig
 from textmill.errors import UserError
-from textmill.files import write_json
+from textmill.files import DIGESTS, write_json
 
 log = logging.getLogger("textmill")
 
 FILE = "tokenizer.json"
 UNKNOWN = "<|unknown|>"
 """Stands for characters that are not in the training split."""
-_NOT_TOKENIZER_FILES = ("config.json", "generation_config.json", "provenance.json")
+_NOT_TOKENIZER_FILES = ("config.json", "generation_config.json", "provenance.json", DIGESTS)
 _CHARACTERS_AT_ONCE = 10_000
 """Long documents are passed to the trainers in pieces of about this size, cut at line ends."""
 

@@ -83,4 +83,4 @@ def value_names(frame: pd.DataFrame, column: str) -> pd.Series[str]:
 
 def _values(frame: pd.DataFrame, column: str) -> Iterator[Slice]:
     for name, rows in sorted(frame.groupby(value_names(frame, column).to_numpy()).indices.items()):
-        yield Slice(column, name, np.asarray(rows, np.intp))
+        yield Slice(column, str(name), np.asarray(rows, np.intp))

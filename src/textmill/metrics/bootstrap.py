@@ -95,36 +95,21 @@ class PairedTest:
 
     Attributes:
         gain: Improvement of the first model over the second; negative where it is worse, in either direction.
-        harm: p-value of "it is not worse by more than the margin"; a small one means harm.
     """
 
     gain: Interval
-    harm: float
 
 
-def paired_test(
-    ours: pd.DataFrame,
-    theirs: pd.DataFrame,
-    metric: Metric,
-    margin: float,
-    bootstrap: Bootstrap,
-    same_columns: Sequence[str] = (),
-) -> PairedTest:
-    """Return the gain of `ours` over `theirs`, with the one-sided test of a loss beyond `margin`.
+def paired_test(ours: pd.DataFrame, theirs: pd.DataFrame, metric: Metric, bootstrap: Bootstrap) -> PairedTest:
+    """Return the gain of `ours` over `theirs`, with its percentile interval. Errors: see `paired_differences`."""
+    pair = checked_pair(ours, theirs)
+    return PairedTest(_resampled([metric], _gain(pair, metric), pair.rows, bootstrap)[0][metric.name])
 
-    The p-value is the share of draws, including the observed one, with a loss within the margin: the inverse
-    of the percentile interval (Efron & Tibshirani 1993, ch. 15). Arguments and errors: see `paired_differences`.
-    """
-    mine = _checked_columns(ours)
-    others = _checked_columns(_aligned(ours, theirs, same_columns))
+
+def _gain(pair: Pair, metric: Metric) -> Callable[[NDArray[np.intp]], NDArray[np.float64]]:
+    """Return the gain of the first model of a pair as a function of drawn rows, shape (1, resamples)."""
     sign = 1 if metric.higher_is_better else -1
-
-    def gain(index: NDArray[np.intp]) -> NDArray[np.float64]:
-        return sign * (metric.score(mine, index) - metric.score(others, index))[None]
-
-    result, draws = _resampled([metric], gain, len(ours), bootstrap)
-    harmless = int((draws[0] >= -margin).sum())
-    return PairedTest(result[metric.name], (1 + harmless) / (1 + draws.shape[1]))
+    return lambda index: sign * (metric.score(pair.first, index) - metric.score(pair.second, index))[None]
 
 
 def paired_gain(pair: Pair, metric: Metric, margin: float, bootstrap: Bootstrap, alpha: float) -> Interval:
@@ -141,15 +126,11 @@ def paired_gain(pair: Pair, metric: Metric, margin: float, bootstrap: Bootstrap,
     from scipy.special import stdtrit
 
     sign = 1 if metric.higher_is_better else -1
-
-    def gain(index: NDArray[np.intp]) -> NDArray[np.float64]:
-        return sign * (metric.score(pair.first, index) - metric.score(pair.second, index))[None]
-
     effects = pair.linear_effects(metric, bootstrap.seed) if pair.rows > 1 else None
     if effects is not None:
         value, error = sign * float(effects.mean()), float(effects.std()) / math.sqrt(pair.rows)
     else:
-        result, draws = _resampled([metric], gain, pair.rows, bootstrap)
+        result, draws = _resampled([metric], _gain(pair, metric), pair.rows, bootstrap)
         value, error = result[metric.name].value, float(draws.std(ddof=1))
         value -= float(draws.mean()) - value if metric.inflated else 0.0
     if not pair.identical:

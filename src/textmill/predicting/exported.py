@@ -13,7 +13,7 @@ from textmill.config.sections.generation import GenerationConfig
 from textmill.config.sections.prepare import CleaningConfig
 from textmill.config.types import PluginSpec
 from textmill.errors import UserError
-from textmill.files import DIGESTS, folder_digests, read_json, sha256_file, write_json
+from textmill.files import folder_digests, read_json, sha256_file, write_json
 
 SPECIFICATION_FILE = "textmill.json"
 MANIFEST_FILE = "manifest.json"
@@ -117,11 +117,12 @@ def verify(folder: Path) -> None:
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise TamperedError("the manifest is missing", where=str(path), fix="Export the model again")
-    expected: dict[str, str] = read_json(path)
+    try:
+        expected: dict[str, str] = dict(read_json(path))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise TamperedError("the manifest is not readable", where=str(path), fix="Export the model again") from error
     actual = folder_digests(folder)
     actual.pop(MANIFEST_FILE)
-    if (folder / DIGESTS).exists():  # of stages' outputs, not of what they export
-        actual[DIGESTS] = ""
     fix = "Do not use this folder; export the model again, or run `dvc checkout`"
     for name in sorted(actual.keys() | expected.keys()):
         problems = {

@@ -101,7 +101,7 @@ def recommend(results: list[Result], problem: Problem, metric: Metric) -> Recomm
 def _paired_tests(ranked: list[Result], metric: Metric) -> dict[str, PairedTest]:
     best = ranked[0]
     return {
-        other.name: paired_test(best.predictions, other.predictions, metric, 0.0, Bootstrap(_RESAMPLES))
+        other.name: paired_test(best.predictions, other.predictions, metric, Bootstrap(_RESAMPLES))
         for other in ranked[1:]
         if best.predictions is not None and other.predictions is not None
     }

@@ -84,7 +84,7 @@ class Trial(ABC):
         """Return whether a paired bootstrap shows that this trial is worse now."""
         if self.predictions is None or other.predictions is None:
             return False
-        gain = paired_test(self.predictions, other.predictions, self.metric, 0.0, self._bootstrap()).gain
+        gain = paired_test(self.predictions, other.predictions, self.metric, self._bootstrap()).gain
         return gain.high < 0
 
     def _bootstrap(self) -> Bootstrap:

@@ -76,7 +76,7 @@ class Event:
         return cls(**json.loads(value))
 
 
-def event_stamp() -> dict[str, str]:
+def event_stamp() -> dict[str, Any]:
     """Return id, time and user of an event that happens now."""
     now = datetime.now(UTC)
     return {

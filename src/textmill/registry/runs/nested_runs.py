@@ -39,15 +39,16 @@ def nested_runs(name: str, layout: Layout, runtime: RuntimeConfig) -> Iterator[N
     """
     connect(runtime, layout)
     runs = NestedRuns(_open(runtime.tracking_experiment, name, layout), layout)
-    status, broken = "FINISHED", False
+    status: str = "FINISHED"
+    cause: BaseException | None = None
     try:
         yield runs
     except BaseException as error:
-        status, broken = run_status(error), True
+        status, cause = run_status(error), error
         raise
     finally:
         for run in (*runs.children.values(), runs.parent):
-            end_run(run, status, broken=broken)
+            end_run(run, status, cause=cause)
 
 
 def _open(experiment: str, name: str, layout: Layout) -> StageRun:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from urllib.parse import quote, unquote
 from textmill.config.layout import Layout
 from textmill.config.secrets import reveal, without_login
 from textmill.config.sections.runtime import RuntimeConfig
-from textmill.errors import UserError, hide
+from textmill.errors import UserError, disk_full, hide
 from textmill.registry.runs import descriptions
 from textmill.registry.runs.origin import PREFIX
 
@@ -39,7 +38,7 @@ _DEFAULTS = {
 _SHORT_TIMEOUT_SECONDS = 4
 _NO_ANSWER = re.compile(r"Max retries exceeded|failed with (timeout )?exception")
 _STORE_FULL = ("database or disk is full", "no space left on device", "disk full", "disk quota exceeded")
-_NEEDED_MB = 50
+_NEEDED_BYTES = 10_000_000
 
 # Without it MLflow's page asks each visitor whether the experiment is about training or agents.
 _KIND = "mlflow.experimentKind"
@@ -94,6 +93,7 @@ def open_store(runtime: RuntimeConfig, layout: Layout) -> str:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback besides the exception
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line for each retry
     _previous_uri[uri] = _user_uri()
     with tracking_errors(uri), short_timeout():
@@ -212,11 +212,9 @@ def _disk_full(uri: str) -> UserError:
     """Return the error of a store that cannot grow; a server reports its own disk in the same words."""
     database = database_file(uri)
     if database is None:
-        fix = f"Ask its admin to free {_NEEDED_MB} MB or more there, then run the command again"
+        fix = f"Ask its admin to free {_NEEDED_BYTES / 1e6:.0f} MB or more there, then run the command again"
         return UserError("the disk of the tracking server is full", where=uri, fix=fix)
-    free = shutil.disk_usage(database.parent).free / 1e6
-    fix = f"Free {_NEEDED_MB} MB or more there and run the command again; what was stored before is unchanged"
-    return UserError(f"the disk of the tracking store is full ({free:.1f} MB free)", where=str(database), fix=fix)
+    return disk_full(database, _NEEDED_BYTES, "run the command again; what was stored before is unchanged")
 
 
 def is_forbidden(error: MlflowException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -22,8 +23,8 @@ from textmill.config import resolved
 from textmill.config.layout import Layout
 from textmill.config.section import Section
 from textmill.config.sections.runtime import RuntimeConfig
-from textmill.errors import UserError
-from textmill.files import read_json, write_json
+from textmill.errors import UserError, disk_full
+from textmill.files import read_json, size_of, write_json
 from textmill.registry.runs.entries import METRICS_IN_A_BATCH, SYSTEM, Entry, apply_entry, read_configuration
 from textmill.registry.runs.opening import Opened, Opening, new_run, open_run, process_tag, run_name
 from textmill.registry.runs.origin import PREFIX, lock_tags
@@ -73,9 +74,16 @@ class StoreLog:
         self._client, self._uri, self._opened = client, uri, opened
 
     def add(self, entry: Entry) -> None:
-        """Write an entry; raise UserError if the store refuses."""
-        with tracking_errors(self._uri):
-            apply_entry(self._client, self._opened.run_id, entry, self._opened.last_steps, Path())
+        """Write an entry; raise UserError if the store refuses or its disk is full."""
+        try:
+            with tracking_errors(self._uri):
+                apply_entry(self._client, self._opened.run_id, entry, self._opened.last_steps, Path())
+        except OSError as error:
+            database = database_file(self._uri)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or database is None:
+                raise
+            needed = size_of(Path(entry["path"])) if entry["kind"] == "artifacts" else 0
+            raise disk_full(database.parent / "mlruns", needed) from error
 
     def close(self, status: str) -> None:
         """Set the run's status."""
@@ -241,9 +249,9 @@ def stage_run(
             run.flush()
         except BaseException as error:
             if run is not None:
-                end_run(run, run_status(error), monitor, broken=True)
+                end_run(run, run_status(error), monitor, cause=error)
             raise
-        end_run(run, "FINISHED", monitor, broken=False)
+        end_run(run, "FINISHED", monitor)
 
 
 def _open(opening: Opening, layout: Layout, runtime: RuntimeConfig, *, needs_store: bool) -> StageRun:
@@ -332,17 +340,18 @@ def _start_monitor(run: StageRun) -> Any:
     return monitor
 
 
-def end_run(run: StageRun, status: str, monitor: Any = None, *, broken: bool) -> None:
-    """End the run. With `broken`, errors of the store are only logged, so that the stage's error is raised."""
+def end_run(run: StageRun, status: str, monitor: Any = None, *, cause: BaseException | None = None) -> None:
+    """End the run. After an error `cause`, those of the store are only logged, so that the former is raised."""
     with delay_signals():
         try:
             if monitor is not None:
                 monitor.finish()
             run.end(status)
         except (UserError, OSError) as error:
-            if not broken:
+            if cause is None:
                 raise
-            log.warning("could not mark the run %s as %s: %s", run.run_id, status, error)
+            if str(error) != str(cause):  # the stage ends with the same line
+                log.warning("could not mark the run %s as %s: %s", run.run_id, status, error)
 
 
 def run_status(error: BaseException) -> str:

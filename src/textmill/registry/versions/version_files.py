@@ -95,13 +95,17 @@ def download_model(version: ModelVersion, folder: Path | None = None) -> Path:
     """
     import mlflow
     from mlflow.exceptions import MlflowException
+    from mlflow.utils.file_utils import local_file_uri_to_path
 
     uri = f"models:/{version.name}/{version.version}"
     try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder and str(folder)))
+        if folder is not None:
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+        # Asked for the whole model, MLflow writes a note into its folder, which may be read-only
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/artifacts")).parent
     except (MlflowException, OSError) as error:
         place = mlflow.MlflowClient().get_model_version_download_uri(version.name, str(version.version))
-        local = Path(place.removeprefix("file://"))
+        local = Path(local_file_uri_to_path(place))
         if not local.is_absolute() or local.is_dir():
             raise
         fix = "Move it back, or link the old place to the new one (`ln -s NEW OLD`)"
