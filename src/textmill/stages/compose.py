@@ -10,9 +10,9 @@ from textmill.config import resolved
 from textmill.config.layout import find_layout
 from textmill.files import atomic_write
 from textmill.processes import only_writer
-from textmill.stages.artefacts import seal_outputs
 from textmill.stages.reasons import COMPOSE, note
 from textmill.stages.runner import run_program
+from textmill.stages.seals import seal_outputs
 
 _HEADER = "# Made by the stage `compose`: a digest of the code that each stage can reach, see docs/reruns.md.\n"
 

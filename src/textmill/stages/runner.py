@@ -16,8 +16,8 @@ from textmill.config.schema import PipelineConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import one_line_errors
 from textmill.processes import end_with_starter, only_writer
-from textmill.stages.artefacts import check_inputs, seal_outputs
 from textmill.stages.reasons import note
+from textmill.stages.seals import check_inputs, seal_outputs
 
 log = logging.getLogger("textmill")
 
