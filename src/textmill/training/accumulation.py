@@ -125,6 +125,7 @@ class Accumulation:
         self.window.append(micro.batch)
         ranks = rank_count()
         task = self._task
+        scale: Tensor | float
         if isinstance(task, ComparesRows) and task.compares_rows and (self._cached or ranks > 1):
             loss, value, scale = *self._compared_loss(task, micro), size * ranks
             terms: Tensors = {}
