@@ -19,7 +19,7 @@ class Finding:
 
     what: str
     remedy: str
-    repair: Callable[[], None] | None = None
+    repair: Callable[[], object] | None = None
     outcome: str = ""
 
 

@@ -148,7 +148,7 @@ def _gpus() -> tuple[int, str]:
     """Return the number of GPUs by the driver, and its problem."""
     if not Path("/proc/driver/nvidia").exists() and not Path("/dev/nvidiactl").exists():
         return 0, ""
-    import pynvml
+    import pynvml  # type: ignore[import-untyped]
 
     try:
         pynvml.nvmlInit()

@@ -320,20 +320,21 @@ def _start_monitor(run: StageRun) -> Any:
     """Log CPU, memory and GPU usage to the run's own log; MLflow's monitor asks the server at each sample."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    class Monitor(SystemMetricsMonitor):  # type: ignore[misc]
+    class Monitor(SystemMetricsMonitor):
         def monitor(self) -> None:
             step = 0
             while not self._shutdown_event.is_set():
-                self.collect_metrics()
+                self.collect_metrics()  # type: ignore[no-untyped-call]
                 if self._shutdown_event.wait(self.sampling_interval):
                     return
                 try:
-                    run.log_metrics({f"{SYSTEM}{key}": value for key, value in self.aggregate_metrics().items()}, step)
+                    metrics = self.aggregate_metrics()  # type: ignore[no-untyped-call]
+                    run.log_metrics({f"{SYSTEM}{key}": value for key, value in metrics.items()}, step)
                 except (UserError, OSError):  # the stage itself meets the full disk too
                     return
                 step += 1
                 for monitor in self.monitors:
-                    monitor.clear_metrics()
+                    monitor.clear_metrics()  # type: ignore[no-untyped-call]
 
     monitor = Monitor(run.run_id, sampling_interval=_SYSTEM_METRICS_SECONDS)  # type: ignore[no-untyped-call]
     monitor.start()  # type: ignore[no-untyped-call]
@@ -404,8 +405,8 @@ def delay_signals() -> Iterator[None]:
     finally:
         timer.cancel()
         restore()
-    for number in arrived:
-        os.kill(os.getpid(), number)
+    for late in arrived:
+        os.kill(os.getpid(), late)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
