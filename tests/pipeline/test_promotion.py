@@ -409,7 +409,7 @@ def test_anchor_and_looks_are_recorded_and_shown(layout: Layout) -> None:
     assert f"Looks at the evaluation set {digest[:12]}: 2." in told
     table = told.partition(f"  {NAME}:")[0]
     assert max(map(len, table.splitlines())) <= 80
-    assert "worth reading" in told
+    assert "narrow" in told
     store(layout).delete_model_version(NAME, "1")
     write_gate(layout, **wide)
     later = promote("3", layout)
