@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 # fifth of MiniLM's time.
 _SLOW_FUSIONS = ["SkipLayerNormFusion"]
 
-_WIDTH_STEP = 1
-"""Padded lengths are multiples of it."""
+_WIDTH_STEP = 4
+"""Padded lengths are multiples of it: fewer batches of other lengths, more padding."""
+
+_SEQUENCE = "sequence"  # axis of an output with a value for each token
 
 _CHARACTERS_PER_TOKEN = 10  # an upper bound for almost every text; later characters are beyond the limit
 
@@ -121,7 +123,8 @@ class Predictor:
         any batch. Two positions at least: a matrix of one row takes another kernel.
         """
         lengths = np.fromiter((len(ids) for ids in input_ids), np.int64, len(input_ids))
-        widths = np.maximum(2, -(-lengths // _WIDTH_STEP) * _WIDTH_STEP)
+        steps = np.minimum(-(-lengths // _WIDTH_STEP) * _WIDTH_STEP, self.exported.max_length)
+        widths = np.maximum(2, np.maximum(steps, lengths))
         batches = [
             rows[part]
             for width in np.unique(widths)[::-1]
@@ -129,11 +132,16 @@ class Predictor:
             for part in length_batches(widths[rows], self.tokens_per_batch)
         ]
         assert self.session is not None, "this model has no graph"
+        per_token = {output.name for output in self.session.get_outputs() if _SEQUENCE in output.shape}
         chunks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self.exported.outputs}
         for rows in batches:
             padded, mask = pad([input_ids[row] for row in rows], int(widths[rows[0]]))
             feed = {"input_ids": padded, "attention_mask": mask}
             for name, values in zip(self.exported.outputs, self.session.run(self.exported.outputs, feed), strict=True):
+                if name in per_token:
+                    # A row has as many values as tokens, so that its padding shows nowhere.
+                    values[mask == 0] = np.nan
+                    values = values[:, : lengths[rows].max()]
                 chunks[name].append(values)
         outputs = restore_order(chunks, batches)
         if not lengths.all():
