@@ -62,11 +62,11 @@ def measure_parity(
     """
     evaluator = evaluator_of(task)
     metric = evaluator.main_metric(state)
-    tables = [evaluator.predictions(outputs, frame, state) for outputs in (torch, int8)]
+    before, after = (evaluator.predictions(outputs, frame, state) for outputs in (torch, int8))
     every_row = np.arange(len(frame))[None]
-    columns = ({str(name): table[name].to_numpy() for name in table} for table in tables)
+    columns = ({str(name): table[name].to_numpy() for name in table} for table in (before, after))
     exact, rounded = (float(metric.score(values, every_row)[0]) for values in columns)
-    [loss] = paired_differences(*tables, [metric], Bootstrap(), task.target_columns).values()
+    [loss] = paired_differences(before, after, [metric], Bootstrap(), task.target_columns).values()
     rows = {str(name): frame[name].tolist() for name in frame}
     answers = [task.answers(outputs, rows, rows, state) for outputs in (torch, int8)]
     changed = [_gist(one) != _gist(other) for one, other in zip(*answers, strict=True)]

@@ -65,7 +65,7 @@ def check_files(model: Path) -> None:
 
 def _registered_digest(note: Path) -> str | None:
     """Return the digest of the manifest in the registry; None if the model did not come from a registry in reach."""
-    if not note.is_file() or not mlflow.is_tracking_uri_set():
+    if not note.is_file() or not mlflow.is_tracking_uri_set():  # type: ignore[no-untyped-call]
         return None
     try:
         named = yaml.safe_load(note.read_text(encoding="utf-8"))

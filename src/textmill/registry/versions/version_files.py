@@ -105,7 +105,7 @@ def download_model(version: ModelVersion, folder: Path | None = None) -> Path:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/artifacts")).parent
     except (MlflowException, OSError) as error:
         place = mlflow.MlflowClient().get_model_version_download_uri(version.name, str(version.version))
-        local = Path(local_file_uri_to_path(place))
+        local = Path(local_file_uri_to_path(place))  # type: ignore[no-untyped-call]
         if not local.is_absolute() or local.is_dir():
             raise
         fix = "Move it back, or link the old place to the new one (`ln -s NEW OLD`)"
