@@ -83,7 +83,7 @@ def parrot() -> Iterator[tuple[Parrot, int]]:
 
 def stream(port: int, asked: Any) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("POST", "/generate", json.dumps(asked))
+    connection.request("POST", "/generate", json.dumps(asked), {"Content-Type": "application/json"})
     return connection, connection.getresponse()
 
 
