@@ -85,7 +85,7 @@ def create(store: MlflowClient, layout: Layout) -> None:
     """Register the exported folder, without the trial in a fresh process."""
     run = store.create_run(store.get_experiment_by_name("tiny").experiment_id).info.run_id
     model = layout.exported / "model"
-    versions._create(store, NAME, model, run, versions.version_tags(model, run, layout), {})
+    versions.mark_tried(store, versions._create(store, NAME, model, run, versions.version_tags(model, run, layout), {}))
 
 
 def tamper(folder: Path) -> None:
