@@ -35,7 +35,7 @@ def start(project: Project, *command: str, **environment: str) -> subprocess.Pop
 def runs_of(database: Path) -> list[Any]:
     import mlflow
 
-    client = mlflow.MlflowClient(f"sqlite:///{database}")
+    client = mlflow.MlflowClient(f"sqlite:///{database}", f"sqlite:///{database}")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     return list(client.search_runs(experiments, max_results=1000))
 

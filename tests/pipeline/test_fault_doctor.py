@@ -84,7 +84,7 @@ def test_doctor_finds_and_repairs_what_killed_processes_and_hands_left(project: 
     os.utime(future, (time.time() + 9999,) * 2)
     import mlflow
 
-    client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    client = mlflow.MlflowClient(*[f"sqlite:///{root / 'mlflow.db'}"] * 2)
     run_id = json.loads((root / "data/registered/registered.json").read_text())["run_id"]
     client.delete_run(run_id)
 

@@ -59,7 +59,8 @@ def is_tried(process: subprocess.Popen[str]) -> bool:
 def client_of(project: Project) -> Any:
     import mlflow
 
-    return mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    uri = f"sqlite:///{project.root / 'mlflow.db'}"
+    return mlflow.MlflowClient(uri, uri)  # an earlier test may have set another registry
 
 
 def logged_models(project: Project) -> list[Any]:

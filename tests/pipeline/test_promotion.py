@@ -22,6 +22,7 @@ from support.tiny_registry import (
     write_gate,
 )
 
+from textmill.config import resolved
 from textmill.config.layout import Layout
 from textmill.errors import UserError
 from textmill.files import read_json
@@ -442,7 +443,7 @@ def test_alias_moved_by_hand_is_told(crowned: Layout) -> None:
 def test_server_that_is_down_moves_nothing(crowned: Layout) -> None:
     down = RUNTIME.model_copy(update={"tracking_uri": "http://127.0.0.1:9"})
     text = crowned.resolved.read_text()
-    crowned.resolved.write_text(text.replace("tracking_uri: null", f"tracking_uri: {down.tracking_uri}"))
+    resolved.write(crowned.resolved, resolved.read(crowned.resolved).model_copy(update={"runtime": down}))
     with pytest.raises(UserError, match="does not answer"):
         promote("2", crowned)
     crowned.resolved.write_text(text)
