@@ -120,17 +120,17 @@ class Predictor:
 
         A row is computed with rows of its own padded length only, which depends on nothing but its
         tokens: their number decides in which order a processor adds up. So its bits are the same in
-        any batch. Two positions at least: a matrix of one row takes another kernel.
+        any batch. Two positions at least: a matrix of one row takes another kernel. The int8 graphs of
+        earlier exports round by the whole batch, so that their batches stay as they were.
         """
         lengths = np.fromiter((len(ids) for ids in input_ids), np.int64, len(input_ids))
         steps = np.minimum(-(-lengths // _WIDTH_STEP) * _WIDTH_STEP, self.exported.max_length)
         widths = np.maximum(2, np.maximum(steps, lengths))
-        batches = [
-            rows[part]
-            for width in np.unique(widths)[::-1]
-            for rows in [np.flatnonzero(widths == width)]
-            for part in length_batches(widths[rows], self.tokens_per_batch)
-        ]
+        if self.exported.precision is None:
+            widths, groups = np.maximum(1, lengths), [np.arange(len(lengths))]
+        else:
+            groups = [np.flatnonzero(widths == width) for width in np.unique(widths)[::-1]]
+        batches = [rows[part] for rows in groups for part in length_batches(widths[rows], self.tokens_per_batch)]
         assert self.session is not None, "this model has no graph"
         per_token = {output.name for output in self.session.get_outputs() if _SEQUENCE in output.shape}
         chunks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self.exported.outputs}
