@@ -63,7 +63,7 @@ def prepare_config(**options: Any) -> PrepareConfig:
         "task": TASK,
         "read": {"columns": {"messages": "messages"}},
         "cleaning": {"repair": False, "normal_form": None},
-        "duplicates": {"exact": False, "near": False},
+        "duplicates": {"exact": False, "near": False, "passage_words": None},
         "max_length": 48,
     }
     return PrepareConfig.model_validate(values | options)

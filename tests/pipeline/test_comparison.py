@@ -19,7 +19,7 @@ def test_versions_side_by_side(three_versions: Layout) -> None:
     page = three_versions.root / "out/page.html"
     done = textmill("compare", "1", f"models:/{NAME}@challenger", "--html", str(page), cwd=three_versions.root)
     assert done.returncode == 0, done.stderr
-    assert re.search(rf"{NAME}/1 +{NAME}/3 +difference", done.stdout)
+    assert re.search(rf"{NAME}/1 +{NAME}/3 +gain", done.stdout)
     assert re.search(r"accuracy ↑ .*0\.882 .*0\.118 .*-0\.765", done.stdout)
     assert "latency of one row, p95, ms" in done.stdout
     assert re.search(r"test +[0-9a-f]{12} +[0-9a-f]{12} +same", done.stdout)

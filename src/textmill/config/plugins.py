@@ -79,6 +79,11 @@ def trust(packages: Iterable[str]) -> None:
     _trusted.update(packages)
 
 
+def trusting_environment() -> dict[str, str]:
+    """Return the environment of a process that is to trust the same packages."""
+    return {**os.environ, TRUSTED: ",".join({os.environ.get(TRUSTED, ""), *_trusted})}
+
+
 def packages_in(values: Any) -> Iterator[str]:
     """Yield the package of every class that plain values name by `_target_`, also in nested ones."""
     if isinstance(values, Mapping):

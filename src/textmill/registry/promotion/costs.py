@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from textmill.config.plugins import trusting_environment
 from textmill.config.sections.gate import GateConfig
 from textmill.errors import UserError
 from textmill.evaluation.gate import Costs
@@ -80,7 +81,12 @@ def memory(folder: Path, precision: str, inputs: Sequence[dict[str, Any]]) -> fl
     """Return the resident memory in MB of a process that loads one model and predicts, or raise UserError."""
     command = [sys.executable, "-m", "textmill.registry.promotion.costs", str(folder), precision]
     done = subprocess.run(
-        command, input=json.dumps(list(inputs)), capture_output=True, text=True, timeout=_MEMORY_SECONDS
+        command,
+        input=json.dumps(list(inputs)),
+        capture_output=True,
+        text=True,
+        timeout=_MEMORY_SECONDS,
+        env=trusting_environment(),
     )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
