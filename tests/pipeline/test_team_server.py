@@ -241,6 +241,7 @@ def test_bad_settings_are_one_clear_line(team: Team, tmp_path: Path) -> None:
 def test_make_target_installs_the_extra_and_runs_the_server(project: Project, repository_root: Path) -> None:
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(repository_root / name, project.root)
+    shutil.copytree(repository_root / "tools", project.root / "tools", dirs_exist_ok=True)
     shown = project.run("make", "--dry-run", "server").stdout
     assert "--editable '.[server]'" in shown
     installed = ("--old-file=.venv/.installed", "--old-file=.venv/.installed-server")

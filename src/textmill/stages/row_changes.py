@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from textmill.files import DIGESTS
+
 _TABLES = (".arrow", ".parquet")
 _LINES = (".csv", ".jsonl", ".tsv", ".txt")
 _NAMED = 5
@@ -20,6 +22,7 @@ Files = Mapping[str, tuple[str, Path]]
 def describe(old: Files, new: Files) -> str:
     """Return in words what changed: rows of tables, lines of text files, names of other files; empty if nothing."""
     names = [name for name in sorted(old.keys() | new.keys()) if old.get(name, ("",))[0] != new.get(name, ("",))[0]]
+    names = [name for name in names if Path(name).name != DIGESTS]
     if not all(file.is_file() for files in (old, new) for name, (_, file) in files.items() if name in names):
         return "content changed, and is not in DVC's cache"
     kinds = {name: Path(name).suffix for name in names}
