@@ -58,7 +58,7 @@ class BoundedHead(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Start the timer for another request on the same connection."""
         super().on_message_begin()
-        self._head_bytes = len(b" / HTTP/1.1\r\n\r\n")
+        self._head_bytes = len(b"  HTTP/1.1\r\n\r\n")  # with the method and the address, counted below
         if self._head_timer is None:
             self._expect_head()
 
