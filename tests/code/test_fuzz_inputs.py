@@ -216,6 +216,7 @@ def test_separated_any_bytes_are_read_or_one_line(
 )
 @example([b'{"text": "a", "label": ' + b"9" * 5000 + b"}"])
 @example([b"[" * 5000])
+@example([b'{"text": "a", "label": ["\\ud800"]}'])
 def test_json_lines_any_lines_are_counted_or_one_line(folder: Path, lines: list[bytes]) -> None:
     content = b"\n".join(lines)
     expected = sum(bool(line.strip()) for line in content.split(b"\n"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from textmill.errors import UserError, from_os_error
-from textmill.files import sha256_folder
 
 
 def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
@@ -181,30 +179,6 @@ def test_no_tokenizer_is_a_clear_line(project: Any, many_rows: Any) -> None:
     (project.layout.pretrained / "tokenizer.json").unlink()
     with pytest.raises(UserError, match="no tokenizer here"):
         project.prepare()
-
-
-@pytest.mark.parametrize("place", ["staging", "shards", "rejects"])
-def test_a_full_disk_leaves_the_earlier_output_untouched(
-    project: Any, many_rows: Any, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
-    project.rows("all/a.csv", many_rows(40))
-    project.prepare()
-    before = sha256_folder(project.layout.prepared)
-
-    def full(*_: Any, **__: Any) -> Any:
-        raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
-
-    target = {
-        "staging": "textmill.data.staging.Staging.append",
-        "shards": "textmill.data.shards.ShardWriter.write",
-        "rejects": "textmill.data.rejected_rows_file.RejectedRowsFile.add",
-    }[place]
-    monkeypatch.setattr(target, full)
-    with pytest.raises(OSError) as error:
-        project.prepare()
-    assert "disk is full" in str(from_os_error(error.value))
-    assert sha256_folder(project.layout.prepared) == before
-    assert [path.name for path in project.layout.prepared.parent.glob(".*partial*")] == []
 
 
 def test_the_program_ends_with_one_line_and_status_1(project: Any, repository_root: Path) -> None:

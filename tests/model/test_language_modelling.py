@@ -139,6 +139,7 @@ def test_the_server_writes_the_same_whole_and_streamed(exported: Layout, tmp_pat
         whole = ask(server.port, "POST", "/generate", asked)
         assert (whole.status, whole.json()) == (200, {"output": "".join(pieces)})
         request = urllib.request.Request(f"http://127.0.0.1:{server.port}/generate")
+        request.add_header("Content-Type", "application/json")
         request.data = json.dumps({**asked, "stream": True, "options": {"max_new_tokens": 40, "seed": 3}}).encode()
         with urllib.request.urlopen(request, timeout=60) as response:
             events = [event.split("\n") for event in response.read().decode().strip().split("\n\n")]

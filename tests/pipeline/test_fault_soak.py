@@ -78,7 +78,8 @@ def test_server_many_requests_leave_memory_files_and_connections_flat(server: Se
     growth = slope(memory, REQUESTS / SAMPLES / 1000)  # MB for 1,000 requests
     assert growth < rounds(2, 1) * 0.25, memory
     for counted in (descriptors, threads, connections):
-        assert max(counted[SAMPLES // 2 :]) <= max(counted[: SAMPLES // 2]), counted
+        # One that appears late, such as a thread of a pool, is no leak: that would grow with each sample.
+        assert max(counted[SAMPLES // 2 :]) <= max(counted[: SAMPLES // 2]) + 1, counted
     assert connections[-1] == 0
     assert "Traceback" not in server.log.read_text()
     record(

@@ -122,9 +122,10 @@ def test_whole_run_leaves_no_secret(repository_root: Path, tmp_path: Path) -> No
         assert each.decode() not in said
     found = places(tmp_path, wanted)
     assert not [path for path in found if Path(path).name != "users.db"], found
-    objects = project.run("git", "cat-file", "--batch-all-objects", "--batch", "--unordered").stdout
-    assert "${secret:REVIEWS_PASSWORD}" in objects
-    assert not [each for each in wanted if each.decode() in objects]
+    listed = ("git", "cat-file", "--batch-all-objects", "--batch", "--unordered")
+    objects = subprocess.run(listed, cwd=project.root, capture_output=True, check=True).stdout
+    assert b"${secret:REVIEWS_PASSWORD}" in objects
+    assert not [each for each in wanted if each in objects]
     lock = (project.root / "dvc.lock").read_text()
     assert "ann:${secret:REVIEWS_PASSWORD}@" in lock
     assert "${secret:REVIEWS_TOKEN}" in (project.root / "data/raw/provenance.json").read_text()

@@ -242,7 +242,7 @@ def _record(line: bytes, number: int, label: str, rejected: list[RejectedRow]) -
         record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         if not isinstance(record, dict):
             reason = "is not a JSON object"
-        elif b"\\ud" in line.lower() and not _encodable("".join(map(str, record.values()))):
+        elif b"\\ud" in line.lower() and not _encodable(json.dumps(record, ensure_ascii=False)):
             reason = "contains half a surrogate pair"
         else:
             return record
