@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -52,8 +53,11 @@ def kill_when(process: subprocess.Popen[str], reached: Any) -> None:
 def is_tried(process: subprocess.Popen[str]) -> bool:
     import psutil
 
-    children = psutil.Process(process.pid).children(recursive=True)
-    return any("fresh_process.py" in " ".join(child.cmdline()) for child in children)
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # has ended since, or is a zombie
+            if "fresh_process.py" in " ".join(child.cmdline()):
+                return True
+    return False
 
 
 def client_of(project: Project) -> Any:

@@ -185,7 +185,7 @@ def test_forged_manifest_is_not_the_registered_one(in_project: Project) -> None:
     manifest = folder / "manifest.json"
     with changed(folder / "README.md", b"another card"), changed(manifest, manifest.read_bytes()):
         write_manifest(folder)
-        assert "differs from the registered one" in detail(in_project, "artifact")
+        assert f"{manifest}: the file was changed after the registration" in detail(in_project, "artifact")
 
 
 def test_missing_artefact_is_broken(in_project: Project) -> None:
