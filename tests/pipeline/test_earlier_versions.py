@@ -80,7 +80,7 @@ print(json.dumps([textmill.__file__, answers.to_dict("records")]))
 GATE = """
 gate:
   difference: {margin: 0.5}
-  slices: {margin: 1.0}
+  slices: {margin: 0.5}
   budgets: {latency: {ratio: 1000}, repeats: 1}
 """
 

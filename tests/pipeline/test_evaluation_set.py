@@ -25,8 +25,8 @@ pytestmark = pytest.mark.slow
 GATE = """
 gate:
   resamples: 200
-  difference: {margin: 0.9}
-  slices: {margin: 1.0}
+  difference: {margin: 0.5}
+  slices: {margin: 0.5}
   budgets: {latency: {ratio: 1000}, rows: 5, repeats: 1}
 """
 
