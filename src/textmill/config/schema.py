@@ -84,9 +84,7 @@ def check_margins(config: PipelineConfig) -> None:
     largest = LARGEST_LOSS.get(str(metric))
     for key, margin in (("difference", gate.difference.margin), ("slices", gate.slices.margin)):
         if largest is not None and margin > largest / 2:
-            text = (
-                f"a model can hardly lose more than {largest / 2:g} of {metric}; a smaller margin can fail"
-            )
+            text = f"a model can hardly lose more than {largest / 2:g} of {metric}; a smaller margin can fail"
             problem = InitErrorDetails(
                 type=PydanticCustomError("margin", "{text}", {"text": text}), loc=("gate", key, "margin"), input=margin
             )
