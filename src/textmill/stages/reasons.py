@@ -191,11 +191,17 @@ def _data(stage: str, lock: Lock, layout: Layout) -> Iterator[Difference]:
 def _status(layout: Layout) -> dict[str, dict[str, Any]]:
     """What DVC finds changed: stage -> `changed deps` and `changed outs` -> path -> state."""
     from dvc.exceptions import DvcException
+    from dvc.lock import LockError
     from dvc.repo import Repo
 
     try:
         with Repo(str(layout.root)) as repo:
             listed = repo.status()
+    except LockError as error:
+        others = layout.root / ".dvc/tmp/lock"
+        holder = others.read_text().strip().split("\n")[0] if others.is_file() else ""
+        what = f"DVC is at work here{f' (process {holder})' if holder.isdigit() else ''}"
+        raise UserError(what, where=str(layout.root), fix="Ask again when it has ended") from error
     except DvcException as error:
         without = "Run `git init`, or work without git: `dvc config --local core.no_scm true`"
         fix = without if "not a git repository" in str(error) else None

@@ -125,12 +125,12 @@ def verify_model(model: Path, version: ModelVersion) -> Path:
         TamperedError: A file is changed, missing, not listed or a pickle, or the registry has no digest.
     """
     digest = version.tags.get(PREFIX + VERSION_MANIFEST)
+    fix = "Do not use this version; restore its files from a backup, or register the model again"
     if digest is not None and (problem := version_manifest.find_problem(model, digest)):
-        fix = "Do not use this version; register the model again"
         raise TamperedError(problem[1], where=str(model / problem[0]), fix=fix)
     exported = exported_folder(model)
     verify_registered(exported, version.tags.get(f"{PREFIX}manifest_sha256"))
-    verify(exported)
+    verify(exported, fix)
     trust_recorded(model, exported)
     return exported
 
