@@ -37,6 +37,12 @@ _HARMLESS_OPTION = re.compile(
 """Options of s3fs, gcsfs, adlfs, sshfs and HTTP whose texts are shown; any other text must be a reference."""
 _LOGIN_BY_THE_MACHINE = ("anon", "browser", "cache", "cloud", "google_default")
 """Values of gcsfs' option `token` that name a source of the login and are none."""
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_OPTION = re.compile(
+    r"(\w*(key|signature|password|pwd|secret|token)=\0|\w*(name|protocol|suffix|endpoint|host|server|database|port|user)=.*)",
+    re.IGNORECASE,
+)
+"""Part of a connection string: a secret as a reference, or what is none."""
 _SCHEMES = re.compile(r"(basic|bearer|digest|negotiate|token|apikey|key|[\0\s:;,=])*", re.IGNORECASE)
 _KNOWN_FORMS = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\b(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|"
@@ -127,8 +133,8 @@ def _is_literal(key: Key, value: Any) -> bool:
     text = _REFERENCE.sub(_MASK, value)
     if _KNOWN_FORMS.search(text) or any(part.strip(_MASK) for part in literal_secrets(text)):
         return True
-    if _MASK in text and ("://" in text or "=" in text):
-        return False  # an address or a list of options, whose parts were judged above
+    if _MASK in text and (_ADDRESS.match(text) or all(map(_OPTION.fullmatch, re.split(r"[;\s]+", text.strip("; "))))):
+        return False  # an address, whose parts were judged above, or a list of options
     if is_option and options[-1] == "token" and text in _LOGIN_BY_THE_MACHINE:
         return False
     unknown = is_option and not _HARMLESS_OPTION.fullmatch(options[-1].replace("-", "_"))
