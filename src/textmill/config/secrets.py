@@ -23,7 +23,7 @@ _REFERENCE = re.compile(r"\$\{(?:secret|oc\.env):\s*([A-Za-z_][A-Za-z0-9_]*)\s*(
 _SECRET_NAME = re.compile(
     r"(^|[-_])pass$|password|passwd|passphrase|passcode|pwd|secret|token$|credential|bearer|cookie|authorization|"
     r"(^|[-_])(auth|pat|pin|pw|otp|jwt|sig|signature)$|(^|[-_])sas([-_]|$)|"
-    r"((api|access|account|private|shared|secret|encryption)[-_]?|^)key$|connection_?string",
+    r"((api|access|account|private|shared|secret|subscription|encryption)[-_]?|^)key$|connection_?string",
     re.IGNORECASE,
 )
 _HARMLESS = re.compile(r"(^|_)(pad|unk|bos|eos|cls|sep|mask|end|start|special)_token$")
