@@ -7,6 +7,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,15 @@ from tiny_training import ARCHITECTURE, MODEL, make_project, write_split
 from textmill.files import read_json
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
+IMPORTER = """
+import time
+from textmill.stages.runner import run_program
+def program():
+    print("ready", flush=True)
+    import pytorch_lightning, mlflow
+    time.sleep(60)
+run_program("import", program)
+"""
 LONG = SETTINGS | {"max_epochs": 500, "early_stopping": None}
 PLAIN = {"model": MODEL | {"architecture": ARCHITECTURE} | dict.fromkeys(("dropout", "hidden_dropout"), 0.0)}
 
@@ -240,3 +250,33 @@ def test_memory_for_not_even_one_row_is_refused_in_one_line(tmp_path: Path) -> N
     assert re.search(r"train\.batches\.tokens: out of memory at step 0: not even one row", errors), errors
     assert "Traceback" not in errors
     assert [path.name for path in (root / "data").iterdir()] == ["prepared"]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=lambda each: str(each)
+)
+def test_a_signal_during_imports_ends_quietly(number: int, status: int) -> None:
+    """Some of PyTorch's modules are imported from C++, which no exception may leave."""
+    count, slowest = rounds(4, 60), 0.0
+    for _ in range(count):
+        with subprocess.Popen(
+            [sys.executable, "-c", IMPORTER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(random.uniform(0, 3))
+            sent = time.monotonic()
+            process.send_signal(number)
+            errors = process.communicate()[1]
+        slowest = max(slowest, time.monotonic() - sent)
+        assert process.returncode == status, errors
+        assert "Traceback" not in errors
+        assert "terminate called" not in errors
+    assert slowest < 5
+    record(
+        "3 SIGTERM, Ctrl-C, pre-emption: while libraries are imported",
+        seen=f"{signal.Signals(number).name}: status {status}",
+        kept="everything: the stage has not begun",
+        measured=f"{signal.Signals(number).name}: {count} signals, at most {slowest:.1f} s to the exit",
+        seconds=slowest,
+    )

@@ -198,9 +198,9 @@ def _status(layout: Layout) -> dict[str, dict[str, Any]]:
         with Repo(str(layout.root)) as repo:
             listed = repo.status()
     except LockError as error:
-        others = layout.root / ".dvc/tmp/lock"
-        holder = others.read_text().strip().split("\n")[0] if others.is_file() else ""
-        what = f"DVC is at work here{f' (process {holder})' if holder.isdigit() else ''}"
+        # Of a stage that runs, the error names the process; the file of the other lock names who asked last.
+        holder = re.search(r"PID (\d+)", str(error)) or re.match(r"\s*(\d+)", _read(layout.root / ".dvc/tmp/lock"))
+        what = f"DVC is at work here{f' (process {holder[1]})' if holder else ''}"
         raise UserError(what, where=str(layout.root), fix="Ask again when it has ended") from error
     except DvcException as error:
         without = "Run `git init`, or work without git: `dvc config --local core.no_scm true`"
@@ -213,6 +213,10 @@ def _status(layout: Layout) -> dict[str, dict[str, Any]]:
                 for kind, paths in part.items():
                     found.setdefault(stage, {}).setdefault(kind, {}).update(paths)
     return found
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""
 
 
 # -- data ------------------------------------------------------------------------------------------
