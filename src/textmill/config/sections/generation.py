@@ -24,11 +24,11 @@ class GenerationConfig(Section):
 
     Attributes:
         max_new_tokens: Largest number of generated tokens.
-        temperature: Divisor of the logits; 0 always takes the most likely token (greedy).
+        temperature: Divisor of the logits, 0.001 to 100; 0 always takes the most likely token (greedy).
         top_k: Sample from the k most likely tokens only (Fan et al. 2018).
         top_p: Sample from the most likely tokens with this total probability (Holtzman et al. 2020).
         min_p: Sample from tokens with at least this fraction of the highest probability (Nguyen et al. 2024).
-        repetition_penalty: Divisor of the scores of tokens in the text (Keskar et al. 2019).
+        repetition_penalty: Divisor of the scores of tokens in the text (Keskar et al. 2019), 0.01 to 100.
         beams: Number of beams; 1 disables beam search. Sampling options do not apply to beam search.
         length_penalty: Exponent of the length; beam search ranks texts by log-likelihood / length ^
             exponent (Wu et al. 2016): 0 or less favours short texts, more than 1 long ones.
