@@ -92,8 +92,8 @@ def test_killed_dvc_takes_its_training_along_and_the_next_one_goes_on(project: P
     assert statuses(project) == ["FINISHED"], "one run, that went on"
     record(
         "2 SIGKILL of dvc alone",
-        seen="`train: ends, because the process that started it is dead`; the next `dvc repro` goes on",
-        kept="the last checkpoint; the run is KILLED and goes on later",
+        seen="`train: ends, because the process that started it is dead`; the next `dvc repro` continues",
+        kept="the last checkpoint; the run is KILLED and continues later",
         measured=f"{number} kills: the stage had ended after at most {max(took):.1f} s",
         seconds=took,
     )
