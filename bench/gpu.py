@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TEXT = ROOT / "../shared/data/tinyshakespeare/input.txt"
 PEAK = 989e12
 """Dense bfloat16 FLOPs a second of an H100 SXM (NVIDIA H100 data sheet; an H200 has the same)."""
-MFU = """MFU, model FLOPs utilisation, is the share of the device's peak that the model's own products make up: tokens a
-second times 6N + 12 L H Q T FLOPs a token, by 989 TFLOP/s of dense bfloat16 (N weights that a token is multiplied by,
-L layers of H heads of width Q, T tokens of context; Chowdhery et al. 2022, "PaLM", appendix B)."""
+MFU = """MFU, model FLOPs utilisation, is the share of the device's peak that the model's own products make up: tokens
+per second times 6N + 12 L H Q T FLOPs a token, by 989 TFLOP/s of dense bfloat16 (N weights that a token is multiplied
+by, L layers of H heads of width Q, T tokens of context; Chowdhery et al. 2022, "PaLM", appendix B)."""
 
 
 # -- speed of a model of GPT-2's size -------------------------------------------------------

@@ -63,7 +63,7 @@ def characters(size: Size, text: str, learning_rate: float | None = None) -> Non
             if found <= GOAL_LOSS and reached is None:
                 reached = time.perf_counter() - started
     total = time.perf_counter() - started
-    print("| weights | tokens a step | steps | total seconds | of these the first step | best validation loss |")
+    print("| weights | tokens per step | steps | total seconds | of these the first step | best validation loss |")
     print(f"|{'---:|' * 6}")
     counts = model.parameter_counts()["total"] / 1e6
     tell(

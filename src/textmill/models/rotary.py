@@ -43,7 +43,8 @@ class RotaryPositions(nn.Module):
 
 def rotate(heads: Tensor, rotation: Rotation) -> Tensor:
     """Rotate heads (B, H, T, d) by their positions' angles."""
-    if not torch.is_grad_enabled():
+    # Compiled on an H100 (PyTorch 2.11), the function below passes no gradient on; compilers need no such help.
+    if heads.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return _rotate_halves(heads, *rotation)
     output: Tensor = _Rotate.apply(heads, *rotation)  # type: ignore[no-untyped-call]
     return output

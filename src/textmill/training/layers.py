@@ -23,6 +23,10 @@ log = logging.getLogger("textmill")
 
 _TRIAL_STEPS = 5
 _NOTE = "compiled.json"
+_WEIGHTY = 1e-3
+"""Gradients below this share of the largest one's norm are not compared."""
+_ALIKE = (0.3, 3.0)
+"""Ratio of the norms of a parameter's gradient, compiled and plain; dropout alone changes it."""
 
 
 def layer_stack(network: nn.Module) -> list[nn.Module]:
@@ -83,16 +87,23 @@ class LayerCompiler(Callback):
 
 
 def _saves_time(network: nn.Module, loss: Callable[[nn.Module], Tensor], steps: int) -> bool:
-    """Return whether compilation plus compiled steps take less time than plain ones, measured on a copy."""
+    """Return whether compilation plus compiled steps take less time than plain ones, measured on a copy.
+
+    A compiler that gives other gradients is refused.
+    """
     states = random_state.capture()
     trial = copy.deepcopy(network)
     try:
         plain = _seconds(trial, loss)
+        expected = _gradient_norms(trial, loss)
         compile_layers(trial)
         started = time.perf_counter()
         _seconds(trial, loss, steps=1)
         compilation = time.perf_counter() - started
         compiled = _seconds(trial, loss)
+        if wrong := _differing(expected, _gradient_norms(trial, loss)):
+            log.warning("torch.compile gives another gradient of %s; training without it", wrong)
+            return False
     except Exception as error:  # training works without the compiler, whatever its error
         log.info("torch.compile fails (%s); training without it", type(error).__name__)
         return False
@@ -113,6 +124,21 @@ def _seconds(network: nn.Module, loss: Callable[[nn.Module], Tensor], steps: int
         network.zero_grad()
     _synchronise()
     return (time.perf_counter() - started) / steps
+
+
+def _gradient_norms(network: nn.Module, loss: Callable[[nn.Module], Tensor]) -> dict[str, float]:
+    loss(network).backward()  # type: ignore[no-untyped-call]
+    norms = {name: float(p.grad.norm()) for name, p in network.named_parameters() if p.grad is not None}
+    network.zero_grad()
+    return norms
+
+
+def _differing(expected: dict[str, float], found: dict[str, float]) -> str:
+    """Return the name of a parameter whose gradient has a clearly different norm, or ''."""
+    least = _WEIGHTY * max(expected.values(), default=0.0)
+    weighty = {name: norm for name, norm in expected.items() if norm > least}
+    low, high = _ALIKE
+    return next((name for name, norm in weighty.items() if not low < found.get(name, 0.0) / norm < high), "")
 
 
 def _synchronise() -> None:
