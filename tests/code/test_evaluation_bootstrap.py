@@ -8,7 +8,7 @@ import pytest
 
 from textmill.errors import UserError
 from textmill.metrics.base import Metric
-from textmill.metrics.bootstrap import Bootstrap, intervals, paired_differences
+from textmill.metrics.bootstrap import Bootstrap, Interval, intervals, paired_differences, paired_test
 
 MEAN = Metric("mean", lambda columns, index: columns["score"][index].mean(axis=1))
 
@@ -114,3 +114,24 @@ def test_rows_that_do_not_match_fail():
 def test_fewer_than_two_rows_fail():
     with pytest.raises(UserError, match="1 row"):
         intervals(table(np.ones(1)), [MEAN], Bootstrap())
+
+
+def test_an_interval_is_written_and_turned_round():
+    interval = Interval(0.12345678, -0.22222222, 0.33333333)
+    assert interval.as_dict() == {"value": 0.123457, "low": -0.222222, "high": 0.333333}
+    assert interval.as_gain(higher_is_better=True) == interval
+    assert interval.as_gain(higher_is_better=False) == Interval(-0.12345678, -0.33333333, 0.22222222)
+    assert str(Interval(0.0, 0.0, 0.0).as_gain(higher_is_better=False).value) == "0.0", "not -0.0"
+
+
+@pytest.mark.parametrize(("higher_is_better", "sign"), [(True, 1), (False, -1)])
+def test_a_paired_test_gives_the_gain_of_the_first(higher_is_better, sign):
+    metric = Metric("mean", MEAN.score, higher_is_better=higher_is_better)
+    ours, theirs = (np.random.default_rng(seed).normal(size=60) for seed in (7, 8))
+    shuffled = table(theirs).sample(frac=1, random_state=1)
+    found = paired_test(table(ours), shuffled, metric, Bootstrap(resamples=200, seed=3)).gain
+    assert found.value == pytest.approx(sign * (ours.mean() - theirs.mean()))
+    plain = paired_differences(table(ours), shuffled, [MEAN], Bootstrap(resamples=200, seed=3))["mean"]
+    assert (found.low, found.high) == pytest.approx(
+        (plain.low, plain.high) if sign == 1 else (-plain.high, -plain.low), abs=0.02
+    )

@@ -14,7 +14,7 @@ from textmill.config.compose import compose
 from textmill.config.layout import Layout
 from textmill.config.sections.gate import GateConfig
 from textmill.errors import UserError
-from textmill.evaluation.gate import Costs, GateInputs, MeasuredVersion, Verdict, judge, slice_checks
+from textmill.evaluation.gate import Check, Costs, GateInputs, MeasuredVersion, Verdict, judge, slice_checks
 from textmill.metrics.base import Metric
 from textmill.metrics.bootstrap import Bootstrap, paired_gain
 from textmill.metrics.categories import category_metrics
@@ -430,3 +430,15 @@ def test_margin_that_no_model_loses_is_refused(repository_root: Path, key: str) 
 def test_margin_zero_is_no_non_inferiority() -> None:
     with pytest.raises(ValueError, match="needs a margin above 0"):
         gate(difference={"margin": 0})
+
+
+def test_verdict_as_plain_values() -> None:
+    verdict = Verdict([Check("difference", "pass", "good", {"low": 0.1}), Check("slice", "undecided", "few rows")])
+    assert verdict.as_dict() == {
+        "verdict": "pass",
+        "reasons": ["good", "few rows"],
+        "checks": [
+            {"name": "difference", "status": "pass", "words": "good", "figures": {"low": 0.1}},
+            {"name": "slice", "status": "undecided", "words": "few rows", "figures": {}},
+        ],
+    }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from textmill.errors import UserError
+from textmill.metrics import swaps
 from textmill.metrics.base import Metric, mean_of
 from textmill.metrics.swaps import Pair, joint_tests
 
@@ -87,3 +88,11 @@ def test_rows_that_seldom_gain_much_do_not_look_like_a_loss() -> None:
     lost = gains.copy()
     lost[parts[4]] -= 3
     assert joint_tests([pair(lost, np.zeros(500))], parts, MEAN, 0.02, 0.05, 300, 0)[0][4].p < 0.05
+
+
+def test_rows_vary_at_least_as_those_of_all_parts() -> None:
+    """By hand: variances times sizes of 8, 0.5 and 0 (unknown); their mean, weighted by sizes, is 4."""
+    null = np.array([[2.0, 0.5, 0.0], [-2.0, -0.5, 0.0]])
+    found = swaps._wider(null, np.array([2.0, 2.0, 0.25]))
+    average = (8 * 2 + 0.5 * 2) / 4.25
+    assert found == pytest.approx([1.0, np.sqrt(average / 0.5), 1.0])

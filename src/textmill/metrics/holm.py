@@ -12,8 +12,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Rejecting those of at most alpha keeps the probability of any false rejection at or below alpha.
     """
-    order = np.argsort(p_values, kind="stable")
-    scaled = np.asarray(p_values, np.float64)[order] * np.arange(len(order), 0, -1)
+    order = np.argsort(p_values)
+    scaled = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)
     adjusted = np.empty(len(order))
     adjusted[order] = np.minimum(1, np.maximum.accumulate(scaled))
     return [float(value) for value in adjusted]

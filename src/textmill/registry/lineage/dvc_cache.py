@@ -70,7 +70,7 @@ class Cache:
             with Repo(str(self.root)) as repo:
                 log.setLevel(logging.ERROR)  # it lists the objects that the remote lacks; the error below says so
                 repo.cloud.pull({HashInfo("md5", digest) for digest in missing})
-        except (DvcException, OSError) as error:
+        except (DvcException, ImportError, OSError) as error:  # ImportError: no dvc-s3, say
             raise UserError(f"the DVC remote fails ({' '.join(str(error).split())[:200]})") from error
         finally:
             log.setLevel(level)
