@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
