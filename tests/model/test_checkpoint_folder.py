@@ -110,13 +110,12 @@ def test_only_one_process_trains(folder: CheckpointFolder, monkeypatch: pytest.M
     with folder.lock():
         assert folder.is_held()
         assert other.is_held()
-        where = re.escape(str(folder.path))
-        said = rf"process {os.getpid()} on {socket.gethostname()} runs the same training. Wait until it ends, or end it"
-        with (
-            pytest.raises(UserError, match=f"^{where}: {said}, then run the command again\\.?$") as caught,
-            other.lock(),
-        ):
+        with pytest.raises(UserError) as caught, other.lock():
             pytest.fail("it is held")
+        assert str(caught.value) == (
+            f"{folder.path}: process {os.getpid()} on {socket.gethostname()} runs the same training. "
+            "Wait until it ends, or end it, then run the command again."
+        )
         assert caught.value.where == str(folder.path)
         (folder.path / "holder.json").write_text("{")
         with pytest.raises(UserError, match="another process runs the same training"), other.lock():
