@@ -66,6 +66,14 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Client:
     return made
 
 
+def test_clock_counts_suspended_time_where_the_system_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = SimpleNamespace(clock_gettime=lambda clock: {1: "with sleep"}[clock], CLOCK_BOOTTIME=1)
+    monkeypatch.setattr(lock, "time", fake)
+    assert lock._clock() == "with sleep"  # type: ignore[comparison-overlap]
+    monkeypatch.setattr(lock, "time", SimpleNamespace(monotonic=lambda: "without"))
+    assert lock._clock() == "without"  # type: ignore[comparison-overlap]
+
+
 def queue(client: Client) -> Claim:
     lock._queue(client, "tiny", KEY)  # type: ignore[arg-type]
     return client.written[-1]

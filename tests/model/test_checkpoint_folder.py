@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,15 @@ def test_checkpoint_is_written_in_place(tmp_path: Path, monkeypatch: pytest.Monk
     assert found["b"] == [1]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+def test_full_disk_is_told_with_the_space_needed(tmp_path: Path) -> None:
+    file = tmp_path / "one.ckpt"
+    file.symlink_to("/dev/full")
+    with pytest.raises(UserError, match=rf"^{file}: the disk is full: .* free, at least 4\.0 MB needed"):
+        CheckpointFile().save_checkpoint({"a": torch.zeros(1_000_000)}, file)
+    assert not file.is_symlink()
+
+
 # -- when a checkpoint is written ---------------------------------------------------------------
 
 
@@ -209,13 +219,13 @@ class _Trainer:
     datamodule: _DataModule = field(default_factory=_DataModule)
 
     def save_checkpoint(self, path: Path, weights_only: bool) -> None:
-        assert not weights_only
+        assert weights_only is False
         path.write_text("checkpoint")
 
 
 class _History:
-    best_file = None
-    best_sha256 = None
+    best_file = "best-2.safetensors"
+    best_sha256 = sha256(b"weights").hexdigest()
 
 
 class _Clock:
@@ -241,6 +251,7 @@ def end_batch(one: CheckpointWriter, trainer: Any, batch: int) -> None:
 
 
 def test_written_after_steps_that_no_validation_follows(folder: CheckpointFolder) -> None:
+    (folder.path / "best-2.safetensors").write_text("weights")
     one, trainer = writer(folder), _Trainer()
     for batch in range(10):
         end_batch(one, trainer, batch)
@@ -248,6 +259,8 @@ def test_written_after_steps_that_no_validation_follows(folder: CheckpointFolder
     assert trainer.datamodule.places == [(1, done) for done in (1, 2, 3, 5, 6, 7, 9)]
     assert one.count == 7
     assert folder.latest() == folder.path / "step-0000000003.ckpt"
+    note = json.loads((folder.path / "step-0000000003.json").read_text())
+    assert (note["best"], note["best_sha256"]) == (_History.best_file, _History.best_sha256)
     accumulating = _Trainer(accumulate_grad_batches=2)
     for batch in range(10):
         end_batch(writer(folder), accumulating, batch)
