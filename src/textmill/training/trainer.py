@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -30,17 +31,18 @@ from textmill.files import read_json
 from textmill.metrics.base import Outputs
 from textmill.models.base import Model
 from textmill.processes import is_first_process
-from textmill.tasks.abilities import CalibratesWeights
+from textmill.tasks.abilities import CalibratesWeights, ComparesRows, examples_of
 from textmill.tasks.base import Task
 from textmill.training.allocation import keep_freed_memory
 from textmill.training.checkpoints import CheckpointFile, CheckpointFolder, CheckpointWriter
 from textmill.training.datamodule import PreparedDataModule
 from textmill.training.ema import ExponentialMovingAverage
 from textmill.training.fingerprint import describe_changes, digest, fingerprint_parts
+from textmill.training.footprint import Tracer
 from textmill.training.history import History
 from textmill.training.interruption import Interruption
 from textmill.training.layers import LayerCompiler, checkpoint_activations
-from textmill.training.loading import with_architecture
+from textmill.training.loading import config_alone, with_architecture
 from textmill.training.memory import is_out_of_memory
 from textmill.training.meter import Meter, MetricLog
 from textmill.training.module import TrainingModule
@@ -186,24 +188,10 @@ class Training:
         seed_everything(config.seed, workers=True, verbose=False)
         keep_freed_memory()
         task = self._task
-        model = Model.build(config.model)
-        network = task.build_network(model, self._pretrained, self._prepared.state).train()
-        if self._start is not None:
-            network.load_state_dict(load_file(self._start))
-        if config.activation_checkpointing:
-            checkpoint_activations(network)
-        module = TrainingModule(
-            task,
-            network,
-            self._prepared.state,
-            config.optimizer,
-            getattr(torch, self._orthogonal or "bfloat16"),
-            faults=self.folder.path.parent / "faulty-steps" / self.fingerprint[:12],
-            skips_faults=config.faulty_steps == "skip",
-        )
+        network = self._network()
+        module = self._module(network, self.folder.path.parent / "faulty-steps" / self.fingerprint[:12])
         module.accumulation.check(config.batches.accumulate)
-        workers = _WORKERS_ON_A_GPU if torch.cuda.is_available() else 0
-        data = PreparedDataModule(task, self._prepared, config.batches, config.seed, workers)
+        data = self._data()
         meter = Meter(metrics, make_progress(self._runtime.progress, is_first_process()))
         history = History(self.folder.path, task.monitor, task.monitor_mode, meter)
         callbacks: list[Callback] = [meter, history]
@@ -229,8 +217,89 @@ class Training:
         log.info("%d checkpoints took %.1f s, %.1f %% of the training", writer.count, writer.seconds, share)
         return self._result(trainer, network, history, meter)
 
-    def _trainer(self, callbacks: list[Callback]) -> Trainer:
+    # -- planning ---------------------------------------------------------------------------
+
+    @property
+    def ranks(self) -> int:
+        """Number of processes that train together."""
+        trainer = self._runtime.trainer
+        devices: Any = trainer.devices
+        if devices == "auto" or devices in (-1, "-1"):
+            uses_gpus = trainer.accelerator in ("auto", "gpu", "cuda")
+            devices = max(1, torch.cuda.device_count()) if uses_gpus else 1
+        count = len(devices) if isinstance(devices, list) else len(str(devices).split(",")) if "," in str(devices) else 0
+        return trainer.num_nodes * (count or int(devices))
+
+    @property
+    def repeats_forward(self) -> bool:
+        """Whether each step has a first forward pass over all its micro-batches; see `training.accumulation`."""
+        router = self._config.model.get("router") if self._config.model.get("feed_forward") == "experts" else None
+        compares = isinstance(self._task, ComparesRows) and self._task.compares_rows
+        return self._config.batches.accumulate > 1 and bool(compares or router)
+
+    def tracer(self) -> Tracer:
+        """Return what counts the operations and the memory of this training's steps."""
+        model, state = Model.build(self._config.model), self._prepared.state
+
+        def build() -> nn.Module:
+            with config_alone(self._pretrained) if self._pretrained else nullcontext() as shape:
+                return self._task.build_network(model, shape, state)
+
+        return Tracer(self._task, build, state, self._config, self.precision)
+
+    def batches(self) -> PreparedDataModule:
+        """Return the batches of this training, of one rank."""
+        return self._data()
+
+    def collate(self, split: str, rows: list[int]) -> dict[str, Tensor]:
+        """Return examples of a split, `train` or `validation`, as a batch."""
+        examples = examples_of(self._task, self._prepared.split(split))
+        if split == "train":
+            examples = examples.in_epoch(0, self._config.seed)
+        return self._task.collate(examples.__getitems__(rows))
+
+    def probe(self, callback: Callback) -> None:
+        """Train without validation, checkpoints and logs until the callback stops the trainer, and keep nothing."""
         config = self._config
+        with tempfile.TemporaryDirectory() as scratch:
+            seed_everything(config.seed, workers=True, verbose=False)
+            keep_freed_memory()
+            network = self._network()
+            module = self._module(network, Path(scratch) / "faulty")
+            callbacks = [callback] if config.ema_decay is None else [ExponentialMovingAverage(config.ema_decay), callback]
+            trainer = self._trainer(callbacks, limit_val_batches=0, default_root_dir=scratch)
+            _fit(trainer, module, self._data(), None)
+
+    # -- inner ------------------------------------------------------------------------------
+
+    def _network(self) -> nn.Module:
+        """Build the network with the weights that the training starts from."""
+        config = self._config
+        network = self._task.build_network(Model.build(config.model), self._pretrained, self._prepared.state).train()
+        if self._start is not None:
+            network.load_state_dict(load_file(self._start))
+        if config.activation_checkpointing:
+            checkpoint_activations(network)
+        return network
+
+    def _module(self, network: nn.Module, faults: Path) -> TrainingModule:
+        return TrainingModule(
+            self._task,
+            network,
+            self._prepared.state,
+            self._config.optimizer,
+            getattr(torch, self._orthogonal or "bfloat16"),
+            faults=faults,
+            skips_faults=self._config.faulty_steps == "skip",
+        )
+
+    def _data(self) -> PreparedDataModule:
+        workers = _WORKERS_ON_A_GPU if torch.cuda.is_available() else 0
+        return PreparedDataModule(self._task, self._prepared, self._config.batches, self._config.seed, workers)
+
+    def _trainer(self, callbacks: list[Callback], **changes: Any) -> Trainer:
+        config = self._config
+        options = {"default_root_dir": self.folder.path} | changes
         try:
             trainer = Trainer(
                 **self._runtime.trainer.model_dump(),
@@ -250,7 +319,7 @@ class Training:
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
-                default_root_dir=self.folder.path,
+                **options,
             )
         except (MisconfigurationException, ValueError, RuntimeError) as error:
             raise UserError(
