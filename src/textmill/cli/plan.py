@@ -21,7 +21,9 @@ def plan(
         list[str] | None, Option(help="Device of conf/hardware/. Repeatable. Default: all of them.")
     ] = None,
     devices: Annotated[int, Option(min=1, max=1024, help="Largest number of devices.")] = 1024,
-    tokens: Annotated[float | None, Option(help="Training tokens, such as 1e9, in place of the prepared data's.")] = None,
+    tokens: Annotated[
+        float | None, Option(help="Training tokens, such as 1e9, in place of the prepared data's.")
+    ] = None,
     budget: Annotated[
         float | None, Option(help="Floating-point operations for the optimal size. Default: those of this training.")
     ] = None,
@@ -44,7 +46,7 @@ def plan(
         from textmill.planning.report import report
 
     overrides = [each if "=" in each else f"experiment={each}" for each in settings or ()]
-    if tokens is not None and tokens <= 0 or budget is not None and budget <= 0:
+    if (tokens is not None and tokens <= 0) or (budget is not None and budget <= 0):
         raise UserError("must be above 0", where="--tokens" if tokens is not None and tokens <= 0 else "--budget")
     document, made = report(
         layout, overrides, device or [], devices, tokens=tokens, budget=budget, probe=probe, fresh=fresh
@@ -52,10 +54,21 @@ def plan(
     if as_json:
         print_json(document)
     else:
-        _print(document, made)
+        _print(document, made, every=bool(device))
 
 
-def _print(document: dict[str, Any], made: Plan | None) -> None:
+def _shortened(forecasts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one device of each kind, and 8 and the largest number of them with the faster strategy."""
+    largest = max(each["devices"] for each in forecasts)
+    best: dict[tuple[str, int], dict[str, Any]] = {}
+    for each in forecasts:
+        key = each["device"], each["devices"]
+        if each["devices"] in (1, 8, largest):
+            best[key] = min(best.get(key, each), each, key=lambda one: (not one["fits"], one["seconds"]))
+    return list(best.values())
+
+
+def _print(document: dict[str, Any], made: Plan | None, *, every: bool) -> None:
     from textmill.planning.plan import duration, gigabytes
 
     work = document["work"]
@@ -89,13 +102,14 @@ def _print(document: dict[str, Any], made: Plan | None) -> None:
         [
             each["device"], f"{each['devices']:,}", each["strategy"].upper(), duration(each["seconds"]),
             f"{each['communication_seconds'] / each['step_seconds']:.0%}", gigabytes(each["memory"]),
-            "yes" if each["fits"] else "no", f"{each['kilowatt_hours']:.3g}",
-            "-" if each["cost"] is None else f"{each['cost']:.3g}",
+            "yes" if each["fits"] else "no", f"{each['kilowatt_hours']:.2g}",
+            "-" if each["cost"] is None else f"{each['cost']:.2g}",
         ]
-        for each in document["forecasts"]
+        for each in (document["forecasts"] if every else _shortened(document["forecasts"]))
     ]  # fmt: skip
     columns = ("device", "devices", "strategy", "time", "waiting", "memory each", "fits", "kWh", "cost in $")
-    print_table(columns, rows, title="steps on the devices of conf/hardware/, from peak rates", numeric=(1, 3, 4, 5, 7, 8))
+    title = "steps on the devices of conf/hardware/, from peak rates"
+    print_table(columns, rows, title=title, numeric=(1, 3, 4, 5, 7, 8), fixed=range(9))
     if (best := document["optimum"]) is not None:
         print(
             f"  Compute-optimal for {best['flops']:.3g} FLOPs ({best['source']}):\n"

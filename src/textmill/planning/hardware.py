@@ -145,7 +145,9 @@ def read_catalogue(folder: Path) -> dict[str, HardwareConfig]:
             catalogue[path.stem] = HardwareConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
         except (ValidationError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"not a valid device ({reason})", where=str(path), fix="See the other files there") from error
+            raise UserError(
+                f"not a valid device ({reason})", where=str(path), fix="See the other files there"
+            ) from error
     return catalogue
 
 
@@ -195,5 +197,5 @@ def forecast(
     cost = None if device.cost is None else device.cost.per_hour * hours
     return Forecast(
         name, devices, strategy, count, step, wait, seconds, memory, memory <= device.usable,
-        device.power * hours / 1000, cost, device.cost and device.cost.date,
+        device.power * hours / 1000, cost, None if device.cost is None else device.cost.date,
     )  # fmt: skip

@@ -7,9 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +17,7 @@ import torch
 from textmill.planning.hardware import HardwareConfig, Load
 from textmill.planning.probe import Calibration, calibrate, machine
 from textmill.training.footprint import PARTS, Counts, Footprint, largest_batch
+from textmill.training.memory import available_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,8 +27,15 @@ if TYPE_CHECKING:
 
 PROCESS = "process"
 """Part of the memory that holds the program, its libraries and the data."""
+KERNELS = "kernels"
+"""Part that oneDNN keeps for its products in 16 bits: one compiled kernel for each shape, at most 1,024 of them."""
+FRAGMENTS = "fragments"
+"""Part that the C library has freed and cannot use again: blocks of other sizes, and those of the backward thread."""
+# Measured on an AMD EPYC with PyTorch 2.13, on a classifier, a mixture of experts and an encoder-decoder.
 _LIBRARIES = 60e6
-"""Bytes of compiled kernels and work space after the first steps on a CPU, measured on an AMD EPYC."""
+_KERNEL = 0.9e6
+_MOST_KERNELS = 1024
+_FRAGMENTS = 0.3
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,11 @@ def work_of(training: Training, config: TrainConfig) -> Work:
     data = training.batches()
     shapes = data.shapes(0)
     lengths = shapes[:, 1]
-    chosen = {int(np.argmax(_features(shapes)[:, 1])), int(lengths.argmin()), int(np.argsort(lengths)[len(lengths) // 2])}
+    chosen = {
+        int(np.argmax(_features(shapes)[:, 1])),
+        int(lengths.argmin()),
+        int(np.argsort(lengths)[len(lengths) // 2]),
+    }
     tracer = training.tracer()
     plan = data.plan(0)
     prints = {number: tracer.trace(training.collate("train", plan.batches[number].tolist())) for number in chosen}
@@ -170,14 +180,18 @@ def make_plan(training: Training, config: TrainConfig, share: float = 1.0, *, fr
     resident = psutil.Process().memory_info().rss
     memory: dict[str, int] = dict(work.largest.memory)
     if not torch.cuda.is_available():
-        memory[PROCESS] = resident + int(_LIBRARIES)
+        memory |= _of_processor(
+            work, resident, len(np.unique(shapes, axis=0)), len(np.unique(data.validation_shapes(), axis=0))
+        )
     total = batch_flops * len(shapes) * config.max_epochs
     speed = calibrate(training, lambda number: batch_flops * float(relative[number]), total, share, fresh=fresh)
     validation = data.validation_shapes()
     positions = float((validation[:, 0] * validation[:, 1]).sum())
     times = config.max_epochs * config.validations_per_epoch
     available = available_memory()
-    rows = largest_batch(work.half, work.largest, available - memory.get(PROCESS, 0))
+    rows = largest_batch(
+        work.half, work.largest, available - sum(memory.get(name, 0) for name in (PROCESS, KERNELS, FRAGMENTS))
+    )
     return Plan(
         machine(), work, training.precision, memory, available,
         rows, rows * work.largest.positions // work.largest.rows, speed,
@@ -204,20 +218,6 @@ def measured() -> tuple[float, int]:
     if torch.cuda.is_available():
         return age, torch.cuda.max_memory_allocated()
     return age, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def available_memory() -> int:
-    """Return the bytes that a training here may use: of the GPU, or of the machine within the limits of this process."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.get_device_properties(0).total_memory)
-    resident = psutil.Process().memory_info().rss
-    limits = [psutil.virtual_memory().available + resident]
-    with suppress(OSError, ValueError):
-        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    soft = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if soft != resource.RLIM_INFINITY:
-        limits.append(soft)
-    return min(limits)
 
 
 def energy(plan: Plan, catalogue: Mapping[str, HardwareConfig]) -> tuple[float, float | None, str] | None:
@@ -250,6 +250,19 @@ def duration(seconds: float) -> str:
 def gigabytes(size: float) -> str:
     """Return a number of bytes in words."""
     return f"{size / 1e6:,.0f} MB" if size < 1e9 else f"{size / 1e9:,.2f} GB"
+
+
+def _of_processor(work: Work, resident: int, shapes: int, validation_shapes: int) -> dict[str, int]:
+    """Return what a process on a CPU takes in addition to the tensors, from the numbers of batches' shapes."""
+    memory = work.largest.memory
+    backward = work.counts.trainable * 4 - memory["gradients"]
+    moving = sum(memory[name] for name in ("activations", "logits", "temporary"))
+    products = work.largest.products * (shapes + validation_shapes / 3) if work.load.half else 0.0
+    return {
+        PROCESS: resident + int(_LIBRARIES),
+        KERNELS: int(_KERNEL * min(_MOST_KERNELS, products)),
+        FRAGMENTS: int(max(0, backward) + _FRAGMENTS * moving),
+    }
 
 
 def _features(shapes: NDArray[np.int64]) -> NDArray[np.float64]:

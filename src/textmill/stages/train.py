@@ -75,7 +75,7 @@ def _train(config: TrainConfig, runtime: RuntimeConfig, layout: Layout, training
             other.remove()
         run.log_configuration("train", config, layout)
         _log_inputs(run, config, runtime, training, prepared)
-        plan = _plan(config, training, run)
+        plan = _plan(config, runtime, training, run)
         trained = training.run(run)
         run.log_metrics({f"best/{name}": value for name, value in trained.metrics.items()})
         if plan is not None:
@@ -87,11 +87,11 @@ def _train(config: TrainConfig, runtime: RuntimeConfig, layout: Layout, training
     training.folder.remove()
 
 
-def _plan(config: TrainConfig, training: Training, run: StageRun) -> Plan | None:
-    """Log what the training takes before it begins; None for several processes, a resumed training or a failed probe."""
+def _plan(config: TrainConfig, runtime: RuntimeConfig, training: Training, run: StageRun) -> Plan | None:
+    """Log what the training takes before it begins; None for several processes, a resumed training, a failed probe."""
     from textmill.planning.plan import make_plan
 
-    if training.ranks > 1 or training.folder.has_checkpoint():
+    if not runtime.plan or training.ranks > 1 or training.folder.has_checkpoint():
         return None
     try:
         plan = make_plan(training, config, _PROBE_SHARE)

@@ -41,6 +41,7 @@ class Footprint:
         forward_flops: Those of the forward pass.
         optimizer_flops: Those of the optimizer's matrix products.
         kernels: Operations that start a kernel, in both passes.
+        products: Matrix products of different shapes, in both passes.
         memory: Bytes at the peak, by `PARTS`.
     """
 
@@ -50,6 +51,7 @@ class Footprint:
     forward_flops: int
     optimizer_flops: int
     kernels: int
+    products: int
     memory: dict[str, int]
 
     @property
@@ -138,6 +140,7 @@ class Tracer:
                 forward = counter.get_total_flops()
             loss.backward()  # type: ignore[no-untyped-call]
             flops, kernels, at_peak = counter.get_total_flops(), memory.kernels, memory.by_part(network)
+            products = len(memory.products)
             gradients = sum(p.grad.untyped_storage().nbytes() for p in network.parameters() if p.grad is not None)
             del loss
             memory.restart()
@@ -148,14 +151,16 @@ class Tracer:
         if gradients + steps > sum(at_peak.values()):
             at_peak = {"gradients": gradients, "activations": 0, "logits": 0, "temporary": steps}
         own = {
-            "weights": sum(t.untyped_storage().nbytes() for t in _distinct((*network.parameters(), *network.buffers()))),
+            "weights": sum(
+                t.untyped_storage().nbytes() for t in _distinct((*network.parameters(), *network.buffers()))
+            ),
             "optimizer": state,
             "average": 0 if config.ema_decay is None else _size(p for p in network.parameters() if p.requires_grad),
         }
         found = own | at_peak
         rows, positions = len(batch["input_ids"]), batch["input_ids"].numel()
         parts = {name: found[name] for name in PARTS}
-        return Footprint(rows, positions, flops, forward, optimizer_flops, kernels, parts)
+        return Footprint(rows, positions, flops, forward, optimizer_flops, kernels, products, parts)
 
     def _step(self, network: nn.Module, config: TrainConfig) -> int:
         """Take a step of the optimizer; return the bytes of its state."""
@@ -190,7 +195,7 @@ def largest_batch(small: Footprint, large: Footprint, memory: float) -> int:
     return max(0, math.floor((memory - start) / slope))
 
 
-class _Allocations(TorchDispatchMode):
+class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the storages of tensors from their allocation to their release.
 
     Args:
@@ -199,8 +204,9 @@ class _Allocations(TorchDispatchMode):
     """
 
     def __init__(self, fixed: set[int], vocabulary: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kernels = 0
+        self.products: set[str] = set()
         self.current = self.peak = self.start = 0
         self._fixed = fixed
         self._vocabulary = vocabulary
@@ -215,6 +221,8 @@ class _Allocations(TorchDispatchMode):
         """Run the operation, and note the tensors that it allocates."""
         result = function(*args, **(kwargs or {}))
         self.kernels += not getattr(function, "is_view", False)
+        if function in _PRODUCTS:
+            self.products.add(str([tuple(each.shape) for each in args if isinstance(each, Tensor)]))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._note(leaf)
@@ -275,13 +283,14 @@ def _grouped(a: Any, b: Any, *_: Any, **__: Any) -> int:
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
 def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return int(sdpa_backward_flop_count(gradient, query, key, value))
+    return int(sdpa_backward_flop_count(gradient, query, key, value))  # type: ignore[no-untyped-call]
 
 
+_PRODUCTS = {getattr(torch.ops.aten, name).default for name in ("mm", "addmm", "bmm", "baddbmm")}
 _FORMULAS = {
     torch.ops.aten._grouped_mm: _grouped,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import psutil
 import torch
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping
@@ -38,12 +39,12 @@ from textmill.training.checkpoints import CheckpointFile, CheckpointFolder, Chec
 from textmill.training.datamodule import PreparedDataModule
 from textmill.training.ema import ExponentialMovingAverage
 from textmill.training.fingerprint import describe_changes, digest, fingerprint_parts
-from textmill.training.footprint import Tracer
+from textmill.training.footprint import Footprint, Tracer, largest_batch
 from textmill.training.history import History
 from textmill.training.interruption import Interruption
 from textmill.training.layers import LayerCompiler, checkpoint_activations
 from textmill.training.loading import config_alone, with_architecture
-from textmill.training.memory import is_out_of_memory
+from textmill.training.memory import OutOfMemoryError, available_memory, is_out_of_memory
 from textmill.training.meter import Meter, MetricLog
 from textmill.training.module import TrainingModule
 from textmill.training.precision import Shape, choose_orthogonal_format, choose_precision, use_all_cores
@@ -187,6 +188,7 @@ class Training:
             self.folder.note_parts(self._parts)
         seed_everything(config.seed, workers=True, verbose=False)
         keep_freed_memory()
+        resident = 0 if torch.cuda.is_available() else psutil.Process().memory_info().rss
         task = self._task
         network = self._network()
         module = self._module(network, self.folder.path.parent / "faulty-steps" / self.fingerprint[:12])
@@ -211,7 +213,12 @@ class Training:
         if checkpoint is not None:
             log.info("continuing from %s", checkpoint)
         with interruption:
-            _fit(trainer, module, data, checkpoint)
+            try:
+                _fit(trainer, module, data, checkpoint)
+            except OutOfMemoryError as error:
+                if not (advice := self._what_fits(resident)):
+                    raise
+                raise OutOfMemoryError(error.what, where=error.where, fix=f"{error.fix}. {advice}") from error
             interruption.leave(trainer.global_step, checkpoint=False)
         share = 100 * writer.seconds / max(meter.seconds, 1e-9)
         log.info("%d checkpoints took %.1f s, %.1f %% of the training", writer.count, writer.seconds, share)
@@ -227,8 +234,9 @@ class Training:
         if devices == "auto" or devices in (-1, "-1"):
             uses_gpus = trainer.accelerator in ("auto", "gpu", "cuda")
             devices = max(1, torch.cuda.device_count()) if uses_gpus else 1
-        count = len(devices) if isinstance(devices, list) else len(str(devices).split(",")) if "," in str(devices) else 0
-        return trainer.num_nodes * (count or int(devices))
+        if isinstance(devices, str):
+            devices = devices.split(",") if "," in devices else int(devices)
+        return trainer.num_nodes * (len(devices) if isinstance(devices, list) else int(devices))
 
     @property
     def repeats_forward(self) -> bool:
@@ -266,11 +274,40 @@ class Training:
             keep_freed_memory()
             network = self._network()
             module = self._module(network, Path(scratch) / "faulty")
-            callbacks = [callback] if config.ema_decay is None else [ExponentialMovingAverage(config.ema_decay), callback]
-            trainer = self._trainer(callbacks, limit_val_batches=0, default_root_dir=scratch)
+            average = [] if config.ema_decay is None else [ExponentialMovingAverage(config.ema_decay)]
+            trainer = self._trainer([*average, callback], limit_val_batches=0, default_root_dir=scratch)
             _fit(trainer, module, self._data(), None)
 
+    def footprints(self) -> tuple[Footprint, Footprint, Tracer]:
+        """Return the costs of a step with the longest batch, those with half of its rows, and what counted them."""
+        data, tracer = self._data(), self.tracer()
+        shapes = data.shapes(0)
+        rows = data.plan(0).batches[int((shapes[:, 0] * shapes[:, 1] ** 2).argmax())].tolist()
+        whole = tracer.trace(self.collate("train", rows))
+        return whole, tracer.trace(self.collate("train", rows[: max(1, len(rows) // 2)])), tracer
+
     # -- inner ------------------------------------------------------------------------------
+
+    def _what_fits(self, resident: int) -> str:
+        """Return what the memory model expects to fit; nothing where it does not expect the lack of memory."""
+        memory = available_memory() - resident
+        answers = []
+        plain = self._config
+        try:
+            for how in (False, True) if not plain.activation_checkpointing else (True,):
+                self._config = plain.model_copy(update={"activation_checkpointing": how})
+                whole, half, _ = self.footprints()
+                rows = largest_batch(half, whole, memory)
+                if rows >= whole.rows and how == plain.activation_checkpointing:
+                    return ""
+                name = "train.activation_checkpointing" if how else "these settings"
+                fitting = f"{rows * (whole.positions // whole.rows):,} positions" if rows else "not even one row"
+                answers.append(f"with {name} {fitting}")
+        except (RuntimeError, MemoryError):
+            return ""  # too little memory even to count
+        finally:
+            self._config = plain
+        return f"The memory model expects to fit in {memory / 1e6:,.0f} MB: {', '.join(answers)}"
 
     def _network(self) -> nn.Module:
         """Build the network with the weights that the training starts from."""
@@ -372,7 +409,7 @@ def _fit(trainer: Trainer, module: TrainingModule, data: PreparedDataModule, che
         raise
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise UserError(
+            raise OutOfMemoryError(
                 f"out of memory at step {trainer.global_step}",
                 where="train.batches.tokens",
                 fix="Lower it, and raise train.batches.accumulate by the same factor",
