@@ -42,7 +42,7 @@ class Fit:
 
     def loss(self, parameters: float, tokens: float) -> float:
         """Return the predicted loss, in nats a token of the fit's own data and vocabulary."""
-        return float(self.e + self.a / parameters**self.alpha + self.b / tokens**self.beta
+        return float(self.e + self.a / parameters**self.alpha + self.b / tokens**self.beta)
 
     def size(self, flops: float) -> float:
         """Return the optimal number of parameters for a budget."""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from textmill.config.sections.train import TrainConfig
     from textmill.training.trainer import Training
 
+_CHECKPOINTS = 0.02
+"""Share of the steps' time that checkpoints take at most; see `CheckpointWriter`."""
 PROCESS = "process"
 """Part of the memory that holds the program, its libraries and the data."""
 KERNELS = "kernels"
@@ -35,6 +37,9 @@ FRAGMENTS = "fragments"
 _LIBRARIES = 60e6
 _KERNEL = 0.9e6
 _MOST_KERNELS = 1024
+_EVICTED = 0.2  # share of the memory of a kernel beyond these that is not used again
+_MOST_EVICTED = 576
+_EPOCHS = 10  # epochs whose shapes are counted
 _FRAGMENTS = 0.3
 
 
@@ -180,9 +185,8 @@ def make_plan(training: Training, config: TrainConfig, share: float = 1.0, *, fr
     resident = psutil.Process().memory_info().rss
     memory: dict[str, int] = dict(work.largest.memory)
     if not torch.cuda.is_available():
-        memory |= _of_processor(
-            work, resident, len(np.unique(shapes, axis=0)), len(np.unique(data.validation_shapes(), axis=0))
-        )
+        every = np.concatenate([data.shapes(epoch) for epoch in range(min(config.max_epochs, _EPOCHS))])
+        memory |= _of_processor(work, resident, _distinct(every), _distinct(data.validation_shapes()))
     total = batch_flops * len(shapes) * config.max_epochs
     speed = calibrate(training, lambda number: batch_flops * float(relative[number]), total, share, fresh=fresh)
     validation = data.validation_shapes()
@@ -196,7 +200,7 @@ def make_plan(training: Training, config: TrainConfig, share: float = 1.0, *, fr
         machine(), work, training.precision, memory, available,
         rows, rows * work.largest.positions // work.largest.rows, speed,
         time.time() - psutil.Process().create_time(),
-        speed.seconds_per_flop * total, times * positions * speed.validation_seconds_per_position,
+        (1 + _CHECKPOINTS) * speed.seconds_per_flop * total, times * positions * speed.validation_seconds_per_position,
     )  # fmt: skip
 
 
@@ -258,11 +262,16 @@ def _of_processor(work: Work, resident: int, shapes: int, validation_shapes: int
     backward = work.counts.trainable * 4 - memory["gradients"]
     moving = sum(memory[name] for name in ("activations", "logits", "temporary"))
     products = work.largest.products * (shapes + validation_shapes / 3) if work.load.half else 0.0
+    kernels = min(_MOST_KERNELS, products) + min(_MOST_EVICTED, _EVICTED * max(0.0, products - _MOST_KERNELS))
     return {
         PROCESS: resident + int(_LIBRARIES),
-        KERNELS: int(_KERNEL * min(_MOST_KERNELS, products)),
+        KERNELS: int(_KERNEL * kernels),
         FRAGMENTS: int(max(0, backward) + _FRAGMENTS * moving),
     }
+
+
+def _distinct(shapes: NDArray[np.int64]) -> int:
+    return len(np.unique(shapes, axis=0))
 
 
 def _features(shapes: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -277,10 +286,10 @@ def _fit(features: NDArray[np.float64], flops: NDArray[np.float64]) -> NDArray[n
     lengths = features[:, 1] / features[:, 0]
     if np.ptp(lengths) < 1:
         return np.array([1 / scaled[:, 0].mean(), 0.0])
-    weights: NDArray[np.float64] = np.linalg.lstsq(scaled, np.ones(len(flops)), rcond=None)[0]
+    weights = np.linalg.lstsq(scaled, np.ones(len(flops)), rcond=None)[0]
     if weights.min() < 0:
         return np.array([1 / scaled[:, 0].mean(), 0.0])
-    return weights
+    return weights.astype(np.float64)
 
 
 def _state(largest: Footprint, counts: Counts, precision: str) -> int:
