@@ -56,6 +56,8 @@ _REASONS = 5
 _FORMATS = "TEXTMILL_FORMATS"
 """Environment variable by which the first process tells the number formats to those that it starts."""
 _WORKERS_ON_A_GPU = 2
+_ROOM_TO_COUNT = 200e6
+"""Bytes that counting what would fit may need."""
 
 
 @dataclass(frozen=True)
@@ -291,6 +293,8 @@ class Training:
     def _what_fits(self, resident: int) -> str:
         """Return what the memory model expects to fit; nothing where it does not expect the lack of memory."""
         memory = available_memory() - resident
+        if not torch.cuda.is_available() and available_memory() - psutil.Process().memory_info().rss < _ROOM_TO_COUNT:
+            return ""
         answers = []
         plain = self._config
         try:
