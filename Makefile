@@ -20,7 +20,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_SERVER := $(VENV)/.installed-server
 INSTALLED_TEST := $(VENV)/.installed-test
 
-.PHONY: help install repro test coverage faults fuzz mutants lint format ui server bench bench-gpu routing-study clean
+.PHONY: help install repro test faults fuzz mutants lint format ui server bench bench-gpu routing-study clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -35,14 +35,11 @@ repro: $(INSTALLED) ## Rebuild what changed, from raw text to the registered mod
 	@dvc repro || { status=$$?; dvc checkout --quiet || true; exit $$status; }
 	@textmill summary
 
-test: $(INSTALLED_TEST) ## Run all tests, slow ones too
-	@pytest -n auto --maxprocesses 4 --dist loadfile --strict-skips
-
-coverage: $(INSTALLED_TEST) ## Run all tests, half as long again; fail if over a tenth of src/ is not executed
+test: $(INSTALLED_TEST) ## Run all tests, slow ones too; fail if over a tenth of src/ is not executed
 	@coverage erase
 	@coverage run -m pytest -n auto --maxprocesses 4 --dist loadfile --strict-skips
 	@coverage combine --quiet
-	@coverage report
+	@printf 'Percentage of the lines of src/ that were executed: '; coverage report --format=total
 
 faults: $(INSTALLED_TEST) ## Plant every fault at full length, into docs/reliability.md
 	@rm -f .faults.jsonl

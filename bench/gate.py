@@ -24,6 +24,7 @@ from textmill.metrics.holm import holm
 from textmill.metrics.swaps import Pair
 
 ACCURACY = Metric("accuracy", mean_of("right"))
+LOSS = Metric("log_loss", mean_of("loss"), higher_is_better=False)
 PROMOTIONS = 1000
 CHALLENGERS = 200
 DRAWS = 2000
@@ -74,6 +75,26 @@ def slice_promotion(slices: int, rows: int, margin: float, loss: float, old: boo
         return min(holm(((1 + harmless) / (1 + DRAWS)).tolist())) < 0.05
     config = GateConfig.model_validate({"slices": {"margin": margin}, "seed": seed, "resamples": DRAWS})
     checks = slice_checks(inputs(challenger, champion, slices), config)
+    return any(check.status == "fail" for check in checks)
+
+
+def skewed_promotion(slices: int, rows: int, loss: float, old: bool, seed: int) -> bool:
+    """Whether the gate finds a loss in any slice if rows gain much seldom and lose little often.
+
+    The first slice loses `loss` on average, in standard deviations of a row's gain; the others lose nothing.
+    """
+    rng = np.random.default_rng(seed)
+    gains = rng.lognormal(0, 1, slices * rows) - np.exp(0.5)
+    gains[:rows] -= loss * np.sqrt((np.e - 1) * np.e)
+    if old:
+        cut = gains.reshape(slices, rows)
+        drawn = np.stack([cut[:, rng.integers(rows, size=rows)].mean(axis=1) for _ in range(DRAWS)])
+        return min(holm(((1 + (drawn >= -0.02).sum(axis=0)) / (1 + DRAWS)).tolist())) < 0.05
+    config = GateConfig.model_validate({"seed": seed, "resamples": DRAWS})
+    tables = (pd.DataFrame({"id": np.arange(slices * rows), "loss": 20 - values}) for values in (gains, 0 * gains))
+    versions = [MeasuredVersion("version", "", table, Costs(1, 1, 1)) for table in tables]
+    frame = inputs(gains > 0, gains > 0, slices).frame
+    checks = slice_checks(GateInputs([LOSS], "log_loss", [], versions[0], versions[1], "", frame, 0, None, 1), config)
     return any(check.status == "fail" for check in checks)
 
 
@@ -151,6 +172,13 @@ def main() -> None:
                 run(partial(part, slices, size, 0.02, loss, old), number // 10 if old and slices > 100 else number)
                 for old in (True, False)
             ]
+            rows.append((case, *found, goal))
+        for slices, size, loss, case, goal in (
+            (10, 50, 0, "no loss in 10 slices of 50 rows, skewed gains: refused", "≤ 5 %"),
+            (4, 375, 0, "no loss in 4 slices of 375 rows, skewed gains: refused", "≤ 5 %"),
+            (4, 375, 0.2, "one of 4 slices of 375 rows loses 0.2 deviations, skewed gains: found", "≥ 80 %"),
+        ):
+            found = [run(partial(skewed_promotion, slices, size, loss, old), number) for old in (True, False)]
             rows.append((case, *found, goal))
         for differ in (0.2, 0.02):
             case = f"{CHALLENGERS} challengers worse by the margin, {differ:.0%} of {ROWS} rows differ: any promoted"

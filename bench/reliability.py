@@ -31,8 +31,20 @@ def row(record: dict[str, str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def merged(records: list[dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Return one record for each fault; of several kinds of it, what was measured stands one after the other."""
+    found: dict[str, dict[str, str]] = {}
+    for record in records:
+        measured = record["measured"]
+        if before := found.get(record["fault"]):
+            parts = before["measured"].split("; ")
+            measured = before["measured"] if measured in parts else f"{before['measured']}; {measured}"
+        found[record["fault"]] = {**record, "measured": measured}
+    return found
+
+
 def render(page: str, records: list[dict[str, str]], caption: str, *, keep: bool) -> str:
-    """Return the page with the table of the records; the last record of a fault counts.
+    """Return the page with the table of the records; records of one fault share a row.
 
     Raises:
         ValueError: The page has no markers.
@@ -44,7 +56,7 @@ def render(page: str, records: list[dict[str, str]], caption: str, *, keep: bool
     if keep:
         rows = {line.split(" | ")[0].removeprefix("| "): line for line in marked[2].splitlines() if line[:3] != "|--"}
         rows = {fault: line for fault, line in rows.items() if re.match(r"\d", fault)}
-    rows |= {record["fault"]: row(record) for record in records}
+    rows |= {fault: row(together) for fault, together in merged(records).items()}
     lines = "\n".join(rows[fault] for fault in sorted(rows, key=number))
     table = f"*{caption}. Command: `make faults`.*\n\n{_HEAD}{lines}\n"
     return page[: marked.start(2)] + table + page[marked.end(2) :]

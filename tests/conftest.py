@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import covered
 from support.skips import unexpected
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +39,8 @@ if (_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     os.environ["OMP_WAIT_POLICY"] = "passive"
 for _variable in ("MLFLOW_TRACKING_URI", "TEXTMILL_HOME", "DVC_EXP_NAME", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(_variable, None)
+
+_COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_PROCESS_")}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,6 +73,16 @@ def _skips(reporter: Any) -> list[tuple[str, str]]:
     return [
         (report.nodeid, str(report.longrepr[2] if isinstance(report.longrepr, tuple) else "")) for report in reports
     ]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Count the lines that the processes of a slow test execute only for the files of support/covered.py."""
+    for name in _COVERAGE:
+        if "slow" in item.keywords and item.path.stem not in covered.SLOW_FILES:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = _COVERAGE[name]
 
 
 @pytest.fixture(scope="session")

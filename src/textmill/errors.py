@@ -16,7 +16,7 @@ from urllib.parse import quote
 _HIDDEN_AS = "***"
 _SHORTEST_HIDDEN = 4  # to replace shorter values would only spoil the message
 _hidden: set[str] = set()
-_LOGIN = re.compile(r"(://[^/?#\s@:]*:)(?!\d+[/?#])[^\s'\"]*(?<!})@|(https?://)[^/?#\s@:]+(?<!})@")
+_LOGIN = re.compile(r"(//[^/?#\s@:\[]*:)[^\s'\"]*(?<!})@|(https?://)[^/?#\s@:]+(?<!})@")
 
 
 def hide(secret: str) -> None:

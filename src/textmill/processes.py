@@ -6,11 +6,13 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from textmill.errors import UserError
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("textmill")
 
 _LOOK_SECONDS = 0.5
+_AGAIN_SECONDS = 0.05
+_IMPORT_SECONDS = 2.0
 _END_SECONDS = 30.0  # for a last checkpoint and the end of the run
 _WAIT_SECONDS = _END_SECONDS + 5.0
 
@@ -29,6 +33,40 @@ def is_first_process() -> bool:
     """Return whether this process has rank 0, and so writes and logs; works before ranks connect."""
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
     return all(int(os.environ.get(name, "0") or 0) == 0 for name in names)
+
+
+def exit_on_signals() -> None:
+    """Let SIGTERM exit with status 143 and Ctrl-C raise KeyboardInterrupt, but not within an import.
+
+    Some libraries import modules from C++, where an exception ends the process by "terminate called" (134). An
+    import that lasts is cut off by ending the process at once: whatever it would have done has not begun.
+    """
+    since: list[float] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if _is_importing(frame):
+            since.append(time.monotonic())
+            if since[-1] - since[0] > _IMPORT_SECONDS:
+                os._exit(128 + number)
+            again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            sys.exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handle)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def end_family(process: subprocess.Popen[bytes], seconds: float) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from textmill.config.compose import compose
+from textmill.config.layout import Layout
 from textmill.config.sections.gate import GateConfig
+from textmill.errors import UserError
 from textmill.evaluation.gate import Costs, GateInputs, MeasuredVersion, Verdict, judge, slice_checks
 from textmill.metrics.base import Metric
 from textmill.metrics.bootstrap import Bootstrap, paired_gain
@@ -406,11 +410,21 @@ def test_of_200_worse_challengers_none_is_promoted(differ: float) -> None:
         ({"slices": {"significance": 0.0001}, "resamples": 2000}, "set at least 10000"),
         ({"slices": {"min_rows": 4}}, "min_rows = 4 rows can never fail .* to at least 5"),
         ({"slices": {"min_rows": 5, "significance": 0.02}}, "to at least 6"),
+        ({"slices": {"min_rows": 100_000_000}}, "less than or equal to 10000"),
+        ({"max_overlap": 1.0}, "less than or equal to 0.5"),
     ],
 )
 def test_settings_that_cannot_fail_are_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         GateConfig(**options)
+
+
+@pytest.mark.parametrize("key", ["difference", "slices"])
+def test_margin_that_no_model_loses_is_refused(repository_root: Path, key: str) -> None:
+    layout = Layout(repository_root)
+    compose(layout, [f"gate.{key}.margin=0.5"])
+    with pytest.raises(UserError, match=rf"gate\.{key}\.margin.* hardly lose more than 0.5 of weighted_f1"):
+        compose(layout, [f"gate.{key}.margin=0.9"])
 
 
 def test_margin_zero_is_no_non_inferiority() -> None:

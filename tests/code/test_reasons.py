@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from textmill.config.code import Code
 from textmill.config.layout import Layout
 from textmill.errors import UserError
+from textmill.stages import reasons
 from textmill.stages.reasons import Lock, last
 
 WHOLE = "schema: '2.0'\nstages:\n  fetch:\n    cmd: x\n    outs:\n    - path: data/raw\n      md5: a\n"
@@ -56,3 +63,19 @@ def test_damaged_files_of_this_machine_are_named(tmp_path: Path) -> None:
 def test_constraints_of_another_encoding_are_read(tmp_path: Path) -> None:
     (tmp_path / "constraints.txt").write_bytes("# Prüfung\nnumpy==2.0.0\n".encode("latin-1"))
     assert Code(Layout(tmp_path)).pins(["numpy"]) == {"numpy": "2.0.0"}
+
+
+def test_why_names_the_dvc_at_work(tmp_path: Path) -> None:
+    stage = f'{sys.executable} -c \'import time; open("started", "w"); time.sleep(60); open("out", "w")\''
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"slow": {"cmd": stage, "outs": ["out"]}}}))
+    dvc = str(Path(sys.executable).with_name("dvc"))
+    subprocess.run([dvc, "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    with subprocess.Popen([dvc, "repro", "--quiet"], cwd=tmp_path, start_new_session=True) as repro:
+        try:
+            while not (tmp_path / "started").exists():
+                assert repro.poll() is None
+                time.sleep(0.05)
+            with pytest.raises(UserError, match=rf"DVC is at work here \(process {repro.pid}\)"):
+                reasons._status(Layout(tmp_path))
+        finally:
+            os.killpg(repro.pid, signal.SIGKILL)

@@ -40,6 +40,30 @@ LITERALS = [
     {"files": {"all": "https://host/x.csv?a=1&X-Amz-Signature=planted"}},
     {"files": {"all": "https://host/x.csv?sv=1&sig=planted"}},
     {"files": {"all": "https://ann:${secret:USER}@host/x.csv?api_key=planted"}},
+    {"files": {"all": "https://ann:12/planted@host/x.csv"}},
+    {"files": {"all": "https://ann:12?planted@host/x.csv"}},
+    {"files": {"all": "https://ann:planted/@host/x.csv"}},
+    {"files": {"all": "https://ann:plan ted@host/x.csv"}},
+    {"files": {"all": "//ann:planted@host/x.csv"}},
+    {"files": {"all": "https://ann:planted${secret:PW}@host/x.csv"}},
+    {"files": {"all": "https://host/x.csv?code=planted"}},
+    {"files": {"all": "https://host/x.csv?pw=planted"}},
+    {"licence": "AccountName=ann;AccountKey=planted;EndpointSuffix=host"},
+    {"storage_options": {"connection_string": "AccountName=${secret:A};AccountKey=planted"}},
+    {"storage_options": {"client_kwargs": {"cookies": {"user": "planted"}}}},
+    {"storage_options": {"client_kwargs": {"auth": ["ann", "planted"]}}},
+    {"storage_options": {"client_kwargs": {"headers": {"X-Auth": "planted"}}}},
+    {"storage_options": {"client_kwargs": {"headers": {"X-Any-Header": "planted"}}}},
+    {"storage_options": {"pat": "planted"}},
+    {"storage_options": {"auth": ["ann", "planted"]}},
+    {"storage_options": {"pin": 77001234}},
+    {"storage_options": {"token": "planted"}},
+    {"storage_options": {"secret": "planted${secret:PW}"}},
+    {"storage_options": {"secret": "planted = ${secret:PW}"}},
+    {"storage_options": {"anything": "planted https://${secret:PW}/x"}},
+    {"storage_options": {"connection_string": "a${secret:PW};b=planted"}},
+    {"storage_options": {"client_kwargs": {"headers": {"Cookie": "sid=planted; t=${secret:PW}"}}}},
+    {"storage_options": {"anything": "planted"}},
     {"storage_options": {"password": "planted"}},
     {"storage_options": {"secret": "planted"}},
     {"storage_options": {"account_key": "planted"}},
@@ -55,7 +79,9 @@ LITERALS = [
 @pytest.mark.parametrize("options", LITERALS, ids=str)
 def test_literal_secret_is_refused_with_its_line(layout: Layout, options: dict[str, Any]) -> None:
     put_source(layout, **options)
-    with pytest.raises(UserError, match=r"^conf/data/mine\.yaml:\d+: fetch\.source\.\S+ contains a password") as caught:
+    with pytest.raises(
+        UserError, match=r"^conf/data/mine\.yaml:\d+: fetch\.source\.\S+ (contains|may be) a password"
+    ) as caught:
         compose(layout, ["data=mine"])
     assert "${secret:NAME}" in str(caught.value)
     assert "planted" not in str(caught.value)
@@ -72,7 +98,16 @@ def test_literal_tracking_address_is_refused(layout: Layout, where: str) -> None
 
 
 HARMLESS = [
-    {"files": {"all": "https://host:8080/a@b/x.csv"}},
+    {"files": {"all": "https://host:8080/a%40b/x.csv"}},
+    {"files": {"all": "https://host:8080/@ann/x.csv"}},
+    {"files": {"all": "https://host/a@b/x.csv?revision=@2"}},
+    {"files": {"all": "hf://datasets/ann/reviews@main/x.csv"}},
+    {"files": {"all": "C:\\data\\a@b.csv"}},
+    {"files": {"all": "https://ann:${secret:PW}@host/x.csv?sig=${secret:SIG}"}},
+    {"storage_options": {"token": "anon", "connection_string": "AccountName=ann;AccountKey=${secret:KEY}"}},
+    {"storage_options": {"client_kwargs": {"headers": {"Authorization": "Bearer ${secret:T}", "User-Agent": "me"}}}},
+    {"storage_options": {"config_kwargs": {"read_timeout": 5, "signature_version": "s3v4"}, "port": 22}},
+    {"licence": "see http://host: a letter to ann@host; all rights reserved"},
     {"files": {"all": "s3://bucket/a@b:c.csv"}},
     {"files": {"all": "sftp://ann@host/x.csv"}},
     {"files": {"all": "https://host/x.csv?page=2&lang=en"}},
@@ -129,7 +164,10 @@ def test_reveal_takes_any_character(monkeypatch: pytest.MonkeyPatch) -> None:
         ("http://ann:p@ss@host:5000/a", ("http://host:5000/a", "ann", "p@ss")),
         ("http://ann:p%40ss@host", ("http://host", "ann", "p@ss")),
         ("http://ann:p/s#s@host/a", ("http://host/a", "ann", "p/s#s")),
-        ("http://host:5000/a@b", ("http://host:5000/a@b", "", "")),
+        ("http://ann:12/p@host", ("http://host", "ann", "12/p")),
+        ("http://ann:12?p@host", ("http://host", "ann", "12?p")),
+        ("http://host:5000/@b", ("http://host:5000/@b", "", "")),
+        ("http://host/a@b", ("http://host/a@b", "", "")),
         ("http://[::1]:5000", ("http://[::1]:5000", "", "")),
         ("sqlite:////home/a@b:c/x.db", ("sqlite:////home/a@b:c/x.db", "", "")),
     ],
@@ -141,6 +179,7 @@ def test_login_is_split_off(address: str, login: tuple[str, str, str]) -> None:
 def test_messages_show_no_login_and_no_hidden_value() -> None:
     assert redacted("error at http://ann:p@ss@host/a") == "error at http://ann:***@host/a"
     assert redacted("postgresql://ann:x@h/db, https://tok@h") == "postgresql://ann:***@h/db, https://***@h"
-    assert redacted("http://host:5000/a@b and ann:${secret:PW}@h") == "http://host:5000/a@b and ann:${secret:PW}@h"
+    assert redacted("at http://ann:12/p@host") == "at http://ann:***@host"
+    assert redacted("http://host/a@b and ann:${secret:PW}@h") == "http://host/a@b and ann:${secret:PW}@h"
     hide("hidden v@lue")
     assert str(UserError("bad hidden v@lue", where="hidden%20v%40lue", fix="no")) == "***: bad ***. no."

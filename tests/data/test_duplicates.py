@@ -283,6 +283,11 @@ PASSAGE = "one two three four five six seven eight nine ten eleven twelve thirte
         ("这是一部非常好看的电影, 我喜欢", "他说: 这是一部非常好看的电影, 我喜欢。真的", True),
         ("这是一部非常好看的电影, 我喜欢", "他说: 这是一部非常难看的电影, 我喜欢。真的", False),
         ("---", "---", False),
+        ("<br />".join(PASSAGE.split()), f"zero {PASSAGE}", True),
+        (PASSAGE, f"zero <p class='x'>{PASSAGE.replace(' ', '&nbsp;')}</p>", True),
+        ("".join(chr(ord(each) + 0xFEE0) if each.isalpha() else each for each in PASSAGE), PASSAGE, True),
+        ("if a < b and c > d then stop here", "So: if a < b and c > d then stop here.", True),
+        ("if a < b and c > d then stop here", "So: if a   d then stop here.", False),
     ],
 )
 def test_passage_is_13_words_or_the_whole_of_a_shorter_text(ours: str, theirs: str, found: bool) -> None:

@@ -135,7 +135,9 @@ def main(root: Path, unit: str = "", number: str = "") -> None:
     def dying(self: Meter, trainer: Any, *rest: Any) -> None:
         after_batch(self, trainer, *rest)
         (root / f"samples-{trainer.global_rank}").write_text(str(self.samples))
-        (root / "step").write_text(str(trainer.global_step))
+        if trainer.is_global_zero:
+            (root / "step.new").write_text(str(trainer.global_step))
+            (root / "step.new").replace(root / "step")
         reached = {"step": trainer.global_step, "epoch": trainer.current_epoch}
         if unit in reached and reached[unit] >= int(number):
             os.kill(os.getpid(), signal.SIGKILL)

@@ -44,6 +44,7 @@ def test_json_and_params(three_versions: Layout) -> None:
     assert found["metrics"]["accuracy"][0] == found["metrics"]["accuracy"][1]
     assert len(found["costs"]) == 2
     assert found["digests"]["test"][0] == found["digests"]["test"][1]
+    assert found["digests"]["test rows"][0] == found["digests"]["test rows"][1]
 
 
 def test_runs_without_versions_by_what_they_logged(three_versions: Layout) -> None:

@@ -25,8 +25,8 @@ pytestmark = pytest.mark.slow
 GATE = """
 gate:
   resamples: 200
-  difference: {margin: 0.9}
-  slices: {margin: 1.0}
+  difference: {margin: 0.5}
+  slices: {margin: 0.5}
   budgets: {latency: {ratio: 1000}, rows: 5, repeats: 1}
 """
 
@@ -85,7 +85,8 @@ def test_versions_with_other_tokenizers_are_judged_on_their_own_rows(versions: P
     assert (overlap["status"], overlap["figures"]["rows"]) == ("pass", 0)
     compared = json.loads(versions.run("textmill", "compare", "1", "2", "--json").stdout)
     assert compared["how"] == "Both predicted the 72 rows of the test split now, with the graphs that serve."
-    assert compared["digests"]["test"][0] != compared["digests"]["test"][1]
+    assert compared["digests"]["test"][0] != compared["digests"]["test"][1]  # other token ids
+    assert compared["digests"]["test rows"] == [sets[0]["sha256"]] * 2
     assert folder_digests(versions.root / "data/prepared") == before
 
 

@@ -59,10 +59,10 @@ def test_damaged_artefact_is_named_by_the_command_that_reads_it(project: Project
                 file.write_bytes(content)
                 tried += 1
     record(
-        "6 Bit flip or truncation in any artefact",
+        "6 Bit flip or truncation in any artifact",
         seen=f"`{line.replace(str(project.root) + os.sep, '')}`",
         kept="all other files; the command has written nothing",
-        measured=f"{tried} of {tried} damages in files of {len(READERS)} artefacts were named by their reader",
+        measured=f"{tried} of {tried} damages in files of {len(READERS)} artifacts were named by their reader",
     )
 
 

@@ -69,9 +69,9 @@ def checkpoints(project: Project) -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.fault
 def test_killed_dvc_takes_its_training_along_and_the_next_one_goes_on(project: Project) -> None:
-    train_for_long(project, 80)
-    took = []
     number = rounds(2, 10)
+    train_for_long(project, 40 * number)
+    took = []
     for attempt in range(number):
         dvc = start(project, "dvc", "repro", "train", SHELL=("/bin/sh", "/bin/bash")[attempt % 2])
         wait_for(lambda: "Running stage 'train'" in log(project))
@@ -86,14 +86,14 @@ def test_killed_dvc_takes_its_training_along_and_the_next_one_goes_on(project: P
             assert time.monotonic() < killed + WITHIN_SECONDS, log(project)
             time.sleep(0.02)
         took.append(time.monotonic() - killed)
-        assert "Traceback" not in log(project)
+        assert "Traceback" not in log(project), log(project)
         assert statuses(project) == ["KILLED"] * bool(attempt)
     assert project.repro("train") == ["train"]
     assert statuses(project) == ["FINISHED"], "one run, that went on"
     record(
         "2 SIGKILL of dvc alone",
-        seen="`train: ends, because the process that started it is dead`; the next `dvc repro` goes on",
-        kept="the last checkpoint; the run is KILLED and goes on later",
+        seen="`train: ends, because the process that started it is dead`; the next `dvc repro` continues",
+        kept="the last checkpoint; the run is KILLED and continues later",
         measured=f"{number} kills: the stage had ended after at most {max(took):.1f} s",
         seconds=took,
     )

@@ -27,6 +27,13 @@ while True:
             (folder / name).write_text(str(number) * 1000)
     atomic_write(target.with_name("file"), str(number) * 100_000)
 """
+OPENER = """
+import pathlib
+from textmill.config.layout import Layout
+from textmill.config.sections.runtime import RuntimeConfig
+from textmill.registry.runs.store import open_store
+open_store(RuntimeConfig(), Layout(pathlib.Path.cwd()))
+"""
 OUTPUTS = {"prepare": "data/prepared", "export": "data/exported", "evaluate": "data/evaluation"}
 
 
@@ -105,4 +112,30 @@ def test_stage_killed_at_any_moment_keeps_the_earlier_output(project: Project) -
         seen="nothing; `dvc repro` runs the stage again",
         kept="the earlier output; the next run of the stage deletes the partial one",
         measured=f"{number * len(OUTPUTS)} kills, {partial} within a write: the earlier output was whole each time",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_store_whose_creation_was_killed_is_created_again(tmp_path: Path) -> None:
+    number, within = rounds(2, 20), 0
+    for attempt in range(number):
+        root = tmp_path / str(attempt)
+        root.mkdir()
+        partial = root / "mlflow.db-partial"
+        with subprocess.Popen([sys.executable, "-c", OPENER], cwd=root) as creator:
+            while creator.poll() is None and not partial.exists():
+                time.sleep(0.005)
+            time.sleep(random.uniform(0, 1.5))
+            creator.kill()
+        within += partial.exists()
+        again = subprocess.run([sys.executable, "-c", OPENER], cwd=root, capture_output=True, text=True)
+        assert again.returncode == 0, again.stderr
+        assert {path.name for path in root.iterdir()} == {"mlflow.db", "mlflow.db-lock"}
+    assert within, "no kill hit the creation"
+    record(
+        "4 SIGKILL during the first use of a store",
+        seen="nothing",
+        kept="nothing yet; the next use creates it",
+        measured=f"{number} kills, {within} during the creation: the next use succeeded each time",
     )

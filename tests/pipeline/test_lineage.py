@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -228,8 +230,13 @@ def test_uncommitted_changes_are_found_in_a_later_commit_or_told(in_project: Pro
 
 def test_code_that_is_not_the_commits_is_broken(in_project: Project) -> None:
     origin(in_project)
-    with changed(model_folder() / "code/textmill/errors.py", b"# another\n"):
-        assert "code/textmill/errors.py differs from the commit" in detail(in_project, "code")
+    archive = model_folder() / "code/textmill.zip"
+    other = io.BytesIO()
+    with zipfile.ZipFile(archive) as code, zipfile.ZipFile(other, "w") as copy:
+        for name in code.namelist():
+            copy.writestr(name, b"# another\n" if name == "textmill/errors.py" else code.read(name))
+    with changed(archive, other.getvalue()):
+        assert "code/textmill.zip/errors.py differs from the commit" in detail(in_project, "code")
 
 
 def test_lock_that_is_nowhere_is_broken(in_project: Project) -> None:

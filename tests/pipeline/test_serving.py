@@ -51,6 +51,9 @@ MALFORMED: list[tuple[bytes, int]] = [
     (b'{"input": {"txet": "great"}}', 422),
     (b'{"input": "great", "inputs": ["great"]}', 422),
     (b'{"input": "great", "extra": 1}', 422),
+    (b'{"input": "great", "input": "awful"}', 422),
+    (b'{"inputs": [{"text": "great", "text": "awful"}]}', 422),
+    (b'{"input": ' + b"9" * 5_000 + b"}", 400),
 ]
 
 

@@ -130,8 +130,8 @@ def test_secrets_stay_in_files_of_their_owner(team: Team) -> None:
 GATE = """
 gate:
   resamples: 200
-  difference: {margin: 1.0}
-  slices: {columns: [], min_rows: 5, margin: 1.0}
+  difference: {margin: 0.5}
+  slices: {columns: [], min_rows: 5, margin: 0.5}
   budgets: {latency: {ratio: 1000}, rows: 5, repeats: 1}
 """
 

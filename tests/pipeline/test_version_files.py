@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
+import marshal
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,21 +126,12 @@ def test_any_harmed_file_is_named(model: Path, version: Any, registered: Layout,
 
 def bytecode(model: Path) -> Path:
     """Valid bytecode of another source, where Python looks for it."""
-    import importlib.util
-
-    source = model / "code/textmill/errors.py"
-    place = Path(importlib.util.cache_from_source(str(source)))
-    if place.parent.is_file():
-        place.parent.unlink()
+    place = model / "code/textmill/errors.pyc"
     place.parent.mkdir()
     program = compile(f"open({str(model.parent / 'ran')!r}, 'w').close()", "x", "exec")
-    import marshal
-
-    status = source.stat()
-    header = importlib.util.MAGIC_NUMBER + (0).to_bytes(4, "little")
-    header += int(status.st_mtime).to_bytes(4, "little") + (status.st_size & 0xFFFFFFFF).to_bytes(4, "little")
-    place.write_bytes(header + marshal.dumps(program))
-    return place
+    place.write_bytes(importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(program))
+    shutil.copy(place, place.with_name("__init__.pyc"))
+    return place.parent
 
 
 def write(path: Path, content: str = "") -> Path:
@@ -147,20 +144,55 @@ def link(path: Path) -> Path:
     return path
 
 
+def moved_and_linked(path: Path) -> Path:
+    """A link in place of a file, to the same bytes elsewhere."""
+    path.symlink_to(shutil.move(path, Path(tempfile.mkdtemp()) / path.name))
+    return path
+
+
+def pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def empty(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def mark(model: Path, name: str) -> Path:
+    """Let a module of the stored code leave a mark when it is imported."""
+    archive = model / "code/textmill.zip"
+    with zipfile.ZipFile(archive) as code:
+        content = {each: code.read(each) for each in code.namelist()}
+    content[name] = f"open({str(model.parent / 'ran')!r}, 'w').close()\n".encode() + content.get(name, b"")
+    with zipfile.ZipFile(archive, "w") as code:
+        for each, source in content.items():
+            code.writestr(each, source)
+    return archive
+
+
 @pytest.mark.parametrize(
     "plant",
     [
         bytecode,
         lambda model: write(model / "code/pandas.py"),
         lambda model: write(model / "code/evil.pth", "import os"),
-        lambda model: write(model / "code/textmill/sitecustomize.py"),
+        lambda model: mark(model, "textmill/sitecustomize.py"),
         lambda model: write(model / "python_model.pkl"),
         lambda model: write(model / "artifacts/extra.json"),
         lambda model: write(model / "artifacts/model/extra.json"),
         lambda model: link(model / "code/linked"),
         lambda model: link(model / "artifacts/model/linked"),
+        lambda model: moved_and_linked(model / "requirements.txt"),
+        lambda model: moved_and_linked(model / "artifacts/model/tokenizer.json"),
+        lambda model: pipe(model / "code/pandas.py"),
+        lambda model: empty(model / "code/pandas"),
     ],
-    ids=["bytecode", "module", "pth", "nested", "pickle", "beside", "exported", "link", "exported-link"],
+    ids=[
+        *("bytecode", "module", "pth", "nested", "pickle", "beside", "exported", "link", "exported-link"),
+        *("equal-link", "exported-equal-link", "pipe", "folder"),
+    ],
 )
 def test_planted_file_is_named(model: Path, version: Any, registered: Layout, plant: Callable[[Path], Path]) -> None:
     planted = plant(model)
@@ -220,16 +252,9 @@ def test_load_leaves_the_version_as_registered(model: Path, version: Any, regist
     assert not list(model.rglob("*.pyc"))
 
 
-def mark(model: Path, path: str) -> Path:
-    """Let a file of the code leave a mark when it is imported."""
-    file = model / path
-    file.write_text(f"open({str(model.parent / 'ran')!r}, 'w').close()\n" + file.read_text())
-    return file
-
-
 @pytest.mark.parametrize(
     "harm",
-    [lambda model: mark(model, "code/textmill/__init__.py"), bytecode],
+    [lambda model: mark(model, "textmill/__init__.py"), bytecode],
     ids=["code", "bytecode"],
 )
 def test_load_runs_no_changed_code(model: Path, registered: Layout, harm: Callable[[Path], Path]) -> None:
@@ -240,14 +265,29 @@ def test_load_runs_no_changed_code(model: Path, registered: Layout, harm: Callab
     assert not (model.parent / "ran").exists()
 
 
-def test_load_compares_with_the_registry(model: Path, registered: Layout) -> None:
-    """Code and manifest changed together: the digest of the manifest is in the registry."""
-    mark(model, "code/textmill/errors.py")
+def forge(model: Path) -> None:
+    """Change the code, and whatever in the folder has its digest."""
+    before = hashlib.sha256((model / "code/textmill.zip").read_bytes()).hexdigest()
+    after = hashlib.sha256(mark(model, "textmill/errors.py").read_bytes()).hexdigest()
+    loader = model / "served_model.py"
+    assert before in loader.read_text()
+    loader.write_text(loader.read_text().replace(before, after))
     version_manifest.seal(model)
+
+
+def test_load_compares_with_the_registry(model: Path, registered: Layout) -> None:
+    """Everything in the folder changed together: the digest of the manifest is in the registry."""
+    forge(model)
     done = load(registered)
     assert done.returncode != 0
     assert "differs from the registered one" in done.stderr
-    assert not (model.parent / "ran").exists()
+
+
+def test_load_by_a_path_says_that_no_registry_was_asked(model: Path, registered: Layout) -> None:
+    (model / version_manifest.REGISTRY_NOTE).unlink(missing_ok=True)
+    done = load(registered, str(model))
+    assert "label" in done.stdout, done.stderr
+    assert "the version is not compared with the registry" in done.stderr
 
 
 # -- bill of materials -----------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from textmill.config import problems
 from textmill.config.layout import Layout
 from textmill.config.plugins import packages_in, trust
 from textmill.config.schema import PipelineConfig, check_margins, check_plugins
-from textmill.config.secrets import find_literal, keep_references
+from textmill.config.secrets import STORAGE_OPTIONS, find_literal, keep_references
 from textmill.config.yaml_limits import require_bounded
 from textmill.errors import UserError, did_you_mean
 
@@ -77,7 +77,8 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
 
 def _literal_secret(key: Sequence[str], where: str) -> UserError:
     fix = "Put it into an environment variable and write ${secret:NAME} in its place"
-    return UserError(f"{'.'.join(key)}: contains a password, token or key", where=where, fix=fix)
+    what = "may be" if STORAGE_OPTIONS in key else "contains"
+    return UserError(f"{'.'.join(key)}: {what} a password, token or key", where=where, fix=fix)
 
 
 def section_names() -> list[str]:

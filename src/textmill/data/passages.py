@@ -7,6 +7,8 @@ are idioms (three for rows of several texts, since each of them must be shared).
 
 from __future__ import annotations
 
+import html
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ _INVERSE = pow(_BASE, -1, 1 << 64)
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
 _FIRST = np.uint64(0x94D049BB133111EB)
 """Added to the first character of a word, so that `a bc` and `ab c` differ."""
+_TAG = re.compile(r"</?[a-z][^<>]{0,300}>|<!--.{0,1000}?-->", re.IGNORECASE | re.DOTALL)
 _SEPARATOR, _PART, _WORD, _APOSTROPHE = range(4)
 
 WORDS = 13
@@ -53,7 +56,7 @@ def _kinds() -> NDArray[np.uint8]:
 
 
 class Words:
-    """The words of texts, without case and punctuation, as hashes of their runs.
+    """The words of texts, without case, punctuation, HTML and full-width letters, as hashes of their runs.
 
     Attributes:
         texts: The text of each word, ascending, shape (words,).
@@ -61,7 +64,7 @@ class Words:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        folded = [text.casefold() for text in texts]
+        folded = [_plain(text) for text in texts]
         codes = np.frombuffer("".join(folded).encode("utf-32-le", "surrogatepass"), np.uint32)
         owner = np.repeat(np.arange(len(folded)), np.fromiter(map(len, folded), np.int64, len(folded)))
         kinds = _kinds()[codes]
@@ -90,6 +93,15 @@ class Words:
         hashes = (self._sums[end] - self._sums[start]) * _powers(_INVERSE, len(self._sums))[start]
         hashes ^= hashes >> np.uint64(32)
         return hashes * _MIX + np.uint64(length), self.texts[first]
+
+
+def _plain(text: str) -> str:
+    """Return a text without case, HTML tags and entities, and in Unicode's form NFKC."""
+    if "&" in text:
+        text = html.unescape(text)
+    if "<" in text:
+        text = _TAG.sub(" ", text)
+    return (text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold()
 
 
 Chunks = Callable[[], Iterable[tuple[NDArray[np.int64], list[list[str]]]]]

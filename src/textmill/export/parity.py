@@ -116,8 +116,9 @@ def require_parity(parity: Parity, onnx_tolerance: float) -> None:
 
 def int8_verdict(parity: Parity, tolerance: float, rows: int) -> str:
     """Return a line that says which graph serves, and why."""
-    loss = f"{parity.int8_loss.value:.4f} {parity.metric} [{parity.int8_loss.low:.4f}, {parity.int8_loss.high:.4f}]"
-    shown = f"int8 loses {loss} on {rows} test rows"
+    loss = parity.int8_loss
+    change = f"{'gains' if loss.value < 0 else 'loses'} {abs(loss.value):.4f} {parity.metric}"
+    shown = f"int8 {change} on {rows} test rows (interval of the loss {loss.low:.4f} to {loss.high:.4f})"
     if parity.serves_int8(tolerance):
         return f"{shown}, at most the {tolerance:g} of export.int8_tolerance: it serves"
     more = "more than" if parity.int8_loss.low > tolerance else "not shown to be at most"

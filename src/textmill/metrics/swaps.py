@@ -6,6 +6,9 @@ The largest scaled loss of each draw tests all parts jointly (Westfall & Young 1
 Wolf 2005). More parts raise its limit slowly, and the number of draws does not limit how many can be tested.
 Scaled by the rows that differ, a draw has tails no heavier than a normal variable's, however few those rows
 are (Hoeffding 1963), so that a small part cannot hide the others.
+
+Rows of a metric such as the log loss gain or lose much in few rows and little in many. A part that happens to
+have none of the few looks certain of a loss. There its rows count as varying at least as those of all parts do.
 """
 
 from __future__ import annotations
@@ -91,6 +94,11 @@ class Pair:
             return float((size**2).sum() / size.sum())
         return float(np.ptp(first))
 
+    def changes_vary(self, metric: Metric) -> bool:
+        """Return whether rows change by different sizes, as a loss does; right or wrong is one size."""
+        size = np.abs(np.subtract(*self.row_scores(metric)))
+        return bool(size.any()) and not np.allclose(size[size > 0], size.max())
+
     def linear_effects(self, metric: Metric, seed: int) -> Floats | None:
         """Return each row's gain if the metric is the mean of its rows, or None; a mean needs no draws of rows."""
         first, second = self.row_scores(metric)
@@ -137,16 +145,30 @@ def joint_tests(
     # rows: without the floor, a few rows that happen to agree would look certain.
     unit = np.concatenate([pair.typical_change(metric) / sizes for pair in pairs])
     gains = np.concatenate(drawn, axis=1)
-    tests = _jointly(gains[0], gains[1:], unit, margin, significance)
+    wider = [
+        _wider(one[1:], sizes) if pair.changes_vary(metric) else np.ones(len(parts))
+        for one, pair in zip(drawn, pairs, strict=True)
+    ]
+    tests = _jointly(gains[0], gains[1:], unit, np.concatenate(wider), margin, significance)
     return [tests[start : start + len(parts)] for start in range(0, len(tests), len(parts))]
 
 
-def _jointly(gain: Floats, null: Floats, unit: Floats, margin: float, significance: float) -> list[PartTest]:
+def _wider(null: Floats, sizes: Floats) -> Floats:
+    """Return by what to widen each part's scale, >= 1, so that a row varies at least as in all parts on average."""
+    by_row = (null**2).mean(axis=0) * sizes
+    average = np.average(by_row, weights=sizes)
+    wider: Floats = np.sqrt(np.maximum(1.0, average / np.where(by_row > 0, by_row, average)))
+    return wider
+
+
+def _jointly(
+    gain: Floats, null: Floats, unit: Floats, wider: Floats, margin: float, significance: float
+) -> list[PartTest]:
     """Return the tests of gains, shape (tests,), whose swapped draws have shape (resamples, tests)."""
     scale = np.sqrt(np.maximum((null**2).mean(axis=0), margin * unit))
-    positive = np.where(scale > 0, scale, 1.0)
-    score = (-gain - margin) / positive - 1e-9  # draws that equal it but for rounding count as equal
-    null = null / positive
+    null = null / np.where(scale > 0, scale, 1.0)
+    scale = scale * wider
+    score = (-gain - margin) / np.where(scale > 0, scale, 1.0) - 1e-9  # draws equal but for rounding count as equal
     order = np.argsort(-score, kind="stable")
     # Step-down: column j has each draw's largest loss among the parts from the j-th largest score on.
     largest = np.maximum.accumulate(null[:, order[::-1]], axis=1)[:, ::-1]

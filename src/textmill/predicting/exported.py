@@ -108,8 +108,12 @@ def find_pickle(folder: Path) -> Path | None:
     return next((path for path in sorted(folder.rglob("*")) if path.name.lower().endswith(_PICKLES)), None)
 
 
-def verify(folder: Path) -> None:
+def verify(folder: Path, fix: str = "Do not use this folder; export the model again, or run `dvc checkout`") -> None:
     """Compare every file with the manifest.
+
+    Args:
+        folder: The exported folder.
+        fix: What to do about a folder that differs.
 
     Raises:
         TamperedError: A file is changed, missing, not listed, or a pickle.
@@ -123,7 +127,6 @@ def verify(folder: Path) -> None:
         raise TamperedError("the manifest is not readable", where=str(path), fix="Export the model again") from error
     actual = folder_digests(folder)
     actual.pop(MANIFEST_FILE)
-    fix = "Do not use this folder; export the model again, or run `dvc checkout`"
     for name in sorted(actual.keys() | expected.keys()):
         problems = {
             "a pickle can run any code and is refused": name.lower().endswith(_PICKLES),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -136,6 +137,7 @@ def parse_request(body: bytes, settings: ServeSettings, *, options: bool = False
         content = from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise RequestError(400, f"the body is not JSON: {error}") from None
+    json.loads(body, object_pairs_hook=_unique)
     allowed = {"input", "inputs", "options", "stream"} if options else {"input", "inputs"}
     if not isinstance(content, dict) or ("input" in content) == ("inputs" in content):
         raise RequestError(422, 'send {"inputs": [...]} or {"input": ...}')
@@ -152,6 +154,15 @@ def parse_request(body: bytes, settings: ServeSettings, *, options: bool = False
             raise RequestError(422, f"input {position} has {length} characters, more than {settings.max_characters}")
     rest = {name: content[name] for name in ("options", "stream") if name in content}
     return ParsedRequest(values, single, rest)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON, which has each key once; most readers take the last of equal ones in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
+        raise RequestError(422, f"the key {twice[:40]!r} is given twice")
+    return found
 
 
 def characters(value: Any) -> int:

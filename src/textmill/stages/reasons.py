@@ -191,11 +191,17 @@ def _data(stage: str, lock: Lock, layout: Layout) -> Iterator[Difference]:
 def _status(layout: Layout) -> dict[str, dict[str, Any]]:
     """What DVC finds changed: stage -> `changed deps` and `changed outs` -> path -> state."""
     from dvc.exceptions import DvcException
+    from dvc.lock import LockError
     from dvc.repo import Repo
 
     try:
         with Repo(str(layout.root)) as repo:
             listed = repo.status()
+    except LockError as error:
+        # Of a stage that runs, the error names the process; the file of the other lock names who asked last.
+        holder = re.search(r"PID (\d+)", str(error)) or re.match(r"\s*(\d+)", _read(layout.root / ".dvc/tmp/lock"))
+        what = f"DVC is at work here{f' (process {holder[1]})' if holder else ''}"
+        raise UserError(what, where=str(layout.root), fix="Ask again when it has ended") from error
     except DvcException as error:
         without = "Run `git init`, or work without git: `dvc config --local core.no_scm true`"
         fix = without if "not a git repository" in str(error) else None
@@ -207,6 +213,10 @@ def _status(layout: Layout) -> dict[str, dict[str, Any]]:
                 for kind, paths in part.items():
                     found.setdefault(stage, {}).setdefault(kind, {}).update(paths)
     return found
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""
 
 
 # -- data ------------------------------------------------------------------------------------------

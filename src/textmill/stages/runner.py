@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import gc
 import logging
-import signal
 import sys
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 from textmill.config.layout import Layout, find_layout
 from textmill.config.schema import PipelineConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import one_line_errors
-from textmill.processes import end_with_starter, only_writer
+from textmill.processes import end_with_starter, exit_on_signals, only_writer
 from textmill.stages.reasons import note
 from textmill.stages.seals import check_inputs, seal_outputs
 
@@ -53,7 +51,7 @@ def run_program(name: str, program: Callable[[], None]) -> None:
     # again took a fifth of the time of importing them.
     gc.set_threshold(200_000, 50, 1000)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGTERM, _terminate)
+    exit_on_signals()
     end_with_starter(name)
     started = time.perf_counter()
     try:
@@ -74,7 +72,3 @@ def _configuration(layout: Layout, overrides: list[str]) -> PipelineConfig:
     from textmill.config.compose import compose
 
     return compose(layout, overrides)
-
-
-def _terminate(signum: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + signum)

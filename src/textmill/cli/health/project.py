@@ -88,7 +88,8 @@ def check_leftovers(layout: Layout, client: MlflowClient | None) -> Health:
         what = f"{len(old)} unfinished trainings of over {_OLD_DAYS} days ago ({_size(old)})"
         findings.append(Finding(what, f"Run `dvc repro` with their settings, or delete {old[0]}"))
     kept = len(unfinished) - len(useless)
-    return Health("leftovers", f"{kept} unfinished trainings that can continue" if kept else "none", findings)
+    others = "to delete" if findings else "none"
+    return Health("leftovers", f"{kept} unfinished trainings that can continue" if kept else others, findings)
 
 
 def stages_at_work(layout: Layout) -> list[int]:

@@ -103,7 +103,7 @@ def check_registry(client: MlflowClient | None) -> Health:
                 what = f"the run {run_id} of {model.name} version {number} ({alias}) was deleted"
                 restore = partial(_restore, client, run_id)
                 findings.append(Finding(what, f"Run `mlflow runs restore --run-id {run_id}`", restore))
-    return Health("registry", f"{len(models)} registered models", findings)
+    return Health("registry", f"{len(models)} registered model{'s' * (len(models) != 1)}", findings)
 
 
 def _damage(database: object) -> str | None:

@@ -11,7 +11,6 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from textmill.config.section import Section
-from textmill.config.types import Fraction
 
 LARGEST_LOSS = {
     **dict.fromkeys(("accuracy", "weighted_f1", "macro_f1", "f1", "exact_match"), 1.0),
@@ -19,7 +18,7 @@ LARGEST_LOSS = {
     **dict.fromkeys(("matthews_correlation", "spearman", "pearson"), 2.0),
     **dict.fromkeys(("bleu", "chrf", "rouge1", "rouge2", "rougeL"), 100.0),
 }
-"""Range of the metrics that have one: no model can lose more."""
+"""Range of the metrics that have one: no model can lose more, and few can lose more than half of it."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -60,7 +59,7 @@ class SlicesConfig(Section):
     """
 
     columns: list[str] = ["source"]
-    min_rows: Annotated[int, Field(ge=2)] = 50
+    min_rows: Annotated[int, Field(ge=2, le=10_000)] = 50
     margin: NotNegative = 0.02
     significance: Annotated[float, Field(gt=0, lt=0.5, validate_default=True)] = 0.05
     undecided: Literal["report", "inconclusive"] = "report"
@@ -148,7 +147,7 @@ class GateConfig(Section):
     slices: SlicesConfig = SlicesConfig()
     looks: LooksConfig = LooksConfig()
     budgets: BudgetsConfig = BudgetsConfig()
-    max_overlap: Fraction = 0.0
+    max_overlap: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     resamples: Annotated[int, Field(ge=200, validate_default=True)] = 2000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     seed: Annotated[int, Field(ge=0)] = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,9 +162,10 @@ def _code(origin: Origin, model: Path | UserError) -> str:
         raise BrokenLinkError(f"{folder}: no code is stored with the model")
     compared = 0
     for package in packages:
-        places = [place for place in (f"src/{package.name}", package.name) if origin.repository.blobs(commit, place)]
+        name = package.stem if package.suffix == ".zip" else package.name
+        places = [place for place in (f"src/{name}", name) if origin.repository.blobs(commit, place)]
         if not places:
-            raise UncheckedLinkError(f"the package {package.name} is not in this repository")
+            raise UncheckedLinkError(f"the package {name} is not in this repository")
         expected = origin.repository.blobs(commit, places[0])
         files = _files(package)
         for path in sorted(files.keys() | expected.keys()):
@@ -172,17 +174,21 @@ def _code(origin: Origin, model: Path | UserError) -> str:
                 raise BrokenLinkError(f"{where} is missing; the commit has it")
             if path not in expected:
                 raise BrokenLinkError(f"{where} is not in the commit {commit[:12]}")
-            if blob_digest(files[path].read_bytes(), expected[path]) != expected[path]:
+            if blob_digest(files[path], expected[path]) != expected[path]:
                 raise BrokenLinkError(f"{where} differs from the commit {commit[:12]}")
         compared += len(files)
     return f"{compared} code files of the model are those of {commit[:12]}"
 
 
-def _files(package: Path) -> dict[str, Path]:
+def _files(package: Path) -> dict[str, bytes]:
+    """Return the content of a package's files by relative path; versions before 27 November 2026 have folders."""
+    if package.suffix == ".zip":
+        with zipfile.ZipFile(package) as archive:
+            return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
     if package.is_file():
-        return {"": package}
+        return {"": package.read_bytes()}
     files = (path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return {path.relative_to(package).as_posix(): path for path in files}
+    return {path.relative_to(package).as_posix(): path.read_bytes() for path in files}
 
 
 # -- dvc.lock, inputs, data --------------------------------------------------------------------

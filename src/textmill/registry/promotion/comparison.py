@@ -54,7 +54,7 @@ class Comparison:
 
     Attributes:
         params: Parameters that differ.
-        digests: Digests of the data, equal ones included.
+        digests: Digests of the prepared files, equal ones included, and of the test rows as the gate counts them.
         metrics: Headline metrics with intervals; None where a subject lacks one.
         differences: Paired differences, second minus first; empty if the rows differ.
         higher_is_better: Metric name -> direction, for metrics computed here.
@@ -109,6 +109,7 @@ def compare(first: str, second: str, layout: Layout) -> Comparison:
             values = _measured(pair, layout, config)
         except NotMeasuredError as error:
             values = _logged(pair, layout, config, f" Not predicted now: {error}." if str(error) else "")
+        common["digests"] |= values.pop("digests", {})
         return Comparison(**common, **values)
 
 
@@ -156,6 +157,7 @@ def _measured(pair: tuple[Subject, Subject], layout: Layout, config: PipelineCon
     return {
         **_measured_metrics(tables, material.metrics, material.target_columns, config),
         "costs": (material.challenger.costs, material.champion.costs),
+        "digests": {"test rows": (material.digest, material.champion.digest)},
         "how": f"Both predicted the {rows} rows of the test split now, with {graphs}.",
     }
 

@@ -242,16 +242,26 @@ def _access_refused(error: Exception, uri: str) -> UserError | None:
 def _open_database(uri: str, database: Path) -> None:
     """Create or check the schema, one process at a time.
 
-    MLflow creates the schema lazily and without a lock. It also stores the default experiment's artifact
-    location: by default `mlruns` in the working folder, here next to the database.
+    MLflow creates the schema lazily, without a lock, and in many steps: a new database gets its name when it is
+    complete, since no later process could use one whose creation was killed. MLflow also stores the default
+    experiment's artifact location: by default `mlruns` in the working folder, here next to the database.
     """
     from filelock import FileLock
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     database.parent.mkdir(parents=True, exist_ok=True)
-    database.open("ab").close()  # raises an OSError clearer than MLflow's error after its retries
+    artifacts = (database.parent / "mlruns").as_uri()
     with FileLock(f"{database}-lock"):
-        SqlAlchemyStore(uri, (database.parent / "mlruns").as_uri())  # type: ignore[no-untyped-call]
+        if not database.is_file() or not database.stat().st_size:
+            partial = database.with_name(f"{database.name}-partial")
+            for suffix in ("", "-journal", "-wal"):  # of a creation that was killed
+                partial.with_name(f"{partial.name}{suffix}").unlink(missing_ok=True)
+            partial.touch()  # raises an OSError clearer than MLflow's error after its retries
+            store = SqlAlchemyStore(f"{_SQLITE}{_quoted(partial)}", artifacts)  # type: ignore[no-untyped-call]
+            store.engine.dispose()
+            partial.replace(database)
+        database.open("ab").close()
+        SqlAlchemyStore(uri, artifacts)  # type: ignore[no-untyped-call]
 
 
 def ensure_experiment(name: str, artifacts: str | None = None) -> None:

@@ -49,11 +49,9 @@ class RegisteredSource:
             except MlflowException as error:
                 if "not found" not in str(error):
                     raise
-        fix = (
-            f"Run `textmill promote`, or serve another version: --model models:/{self.name}@{CHALLENGER}"
-            if self._alias == CHAMPION
-            else "Register or promote a version first"
-        )
+        fix = "Run `dvc repro`, which registers a version, then `textmill promote`"
+        if self._alias == CHAMPION and client.search_model_versions(f"name='{self.name}'", max_results=1):
+            fix = f"Run `textmill promote`, or serve another version: --model models:/{self.name}@{CHALLENGER}"
         raise UserError(f"{self.name} has no {self._alias} yet", where=self._store, fix=fix)
 
     def fetch(self, version: str) -> FetchedModel:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import hashlib
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from textmill.predicting.predictor import Predictor
 
 ARTIFACT = "exported"
-_MANIFEST_CODE = "code/textmill/registry/versions/version_manifest.py"
+_CODE = "code/textmill.zip"
+_CODE_SHA256 = ""
+"""Digest of the stored code, written here when a version is stored: this file checks the code, the code the rest."""
+_REMEDY = "Do not use this version; register the model again."
 _MANIFEST_TAG = "textmill.version_manifest_sha256"
 
 log = logging.getLogger("textmill")
@@ -47,25 +51,27 @@ class ServedModel(PythonModel):
 
 
 def check_files(model: Path) -> None:
-    """Compare all files of the version with its manifest, before any of the stored code is imported.
+    """Compare the stored code with its digest and all files of the version with the manifest, before more is imported.
 
     MLflow has already read `MLmodel` and run this file: `textmill verify` checks those before they run.
 
     Raises:
         RuntimeError: A file is changed, missing or not in the manifest, or the manifest is not the registered one.
     """
-    spec = importlib.util.spec_from_file_location("textmill_version_manifest", model / _MANIFEST_CODE)
-    assert spec is not None
-    assert spec.loader is not None
-    manifest = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(manifest)
-    if problem := manifest.find_problem(model, _registered_digest(model / manifest.REGISTRY_NOTE)):
-        raise RuntimeError(f"{model / problem[0]}: {problem[1]}. Do not use this version; register the model again.")
+    code = model / _CODE
+    if not code.is_file() or hashlib.sha256(code.read_bytes()).hexdigest() != _CODE_SHA256:
+        raise RuntimeError(f"{code}: the file was changed or is missing. {_REMEDY}")
+    sys.path.insert(0, str(code))
+    from textmill.registry.versions import version_manifest
+
+    if problem := version_manifest.find_problem(model, _registered_digest(model / version_manifest.REGISTRY_NOTE)):
+        raise RuntimeError(f"{model / problem[0]}: {problem[1]}. {_REMEDY}")
 
 
 def _registered_digest(note: Path) -> str | None:
-    """Return the digest of the manifest in the registry; None if the model did not come from a registry in reach."""
+    """Return the digest of the manifest in the registry; None, with a warning, if no registry is in reach."""
     if not note.is_file() or not mlflow.is_tracking_uri_set():  # type: ignore[no-untyped-call]
+        log.warning("the version is not compared with the registry: load it as models:/NAME/VERSION for that")
         return None
     try:
         named = yaml.safe_load(note.read_text(encoding="utf-8"))

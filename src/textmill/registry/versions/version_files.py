@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 from textmill.config.layout import Layout
 from textmill.config.plugins import packages_in, trust
 from textmill.errors import UserError
-from textmill.files import atomic_folder, read_json
+from textmill.files import atomic_folder, read_json, sha256_file
 from textmill.predicting.exported import MANIFEST_FILE, SPECIFICATION_FILE, TamperedError, verify, verify_registered
 from textmill.registry.runs.origin import PREFIX
 from textmill.registry.versions import version_manifest
@@ -30,7 +30,7 @@ VERSION_MANIFEST = "version_manifest_sha256"
 
 
 class SealedPyfunc:
-    """MLflow's flavour `pyfunc` with a bill of materials and a manifest over all files.
+    """MLflow's flavour `pyfunc` with a bill of materials, a manifest over all files and a loader that checks them.
 
     Attributes:
         name: Name of the registered model.
@@ -48,6 +48,11 @@ class SealedPyfunc:
         options.pop("validate_serving_input")  # read by `Model.log`, which has no other way to leave it out
         mlflow.pyfunc.save_model(path=path, mlflow_model=mlflow_model, **options)
         folder = Path(path)
+        loader = folder / "served_model.py"
+        digest = sha256_file(folder / "code/textmill.zip")
+        before, place, after = loader.read_text(encoding="utf-8").partition('_CODE_SHA256 = "')
+        assert place and after.startswith('"'), "served_model.py has no place for the digest of the code"
+        loader.write_text(f"{before}{place}{digest}{after}", encoding="utf-8")
         provenance = read_json(exported_folder(folder) / "provenance.json")
         bill = bill_of_materials(self.name, options["pip_requirements"], provenance)
         (folder / BILL_FILE).write_text(bill, encoding="utf-8")
@@ -120,12 +125,12 @@ def verify_model(model: Path, version: ModelVersion) -> Path:
         TamperedError: A file is changed, missing, not listed or a pickle, or the registry has no digest.
     """
     digest = version.tags.get(PREFIX + VERSION_MANIFEST)
+    fix = "Do not use this version; restore its files from a backup, or register the model again"
     if digest is not None and (problem := version_manifest.find_problem(model, digest)):
-        fix = "Do not use this version; register the model again"
         raise TamperedError(problem[1], where=str(model / problem[0]), fix=fix)
     exported = exported_folder(model)
     verify_registered(exported, version.tags.get(f"{PREFIX}manifest_sha256"))
-    verify(exported)
+    verify(exported, fix)
     trust_recorded(model, exported)
     return exported
 

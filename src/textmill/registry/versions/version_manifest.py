@@ -1,7 +1,7 @@
 """The manifest of a version: the digest of every file that loading it can read or run.
 
-`served_model.py` runs this file by its path before anything else of the stored code, so it imports only
-the standard library. The exported folder has a manifest of its own, and its digest is in this one.
+`served_model.py` imports this module before anything else of the stored code, so it imports only the standard
+library. The exported folder has a manifest of its own, and its digest is in this one.
 """
 
 from __future__ import annotations
@@ -58,23 +58,30 @@ def find_problem(folder: Path, manifest_sha256: str | None = None) -> tuple[str,
             return name, "the manifest of the version does not list this file"
         if actual[name] != expected[name]:
             return name, "the file was changed after the registration (digest differs)"
+    for other in sorted(folder.rglob("*")):
+        if other.is_symlink():
+            return other.relative_to(folder).as_posix(), "it is a link, whose target may change at any time"
+        if other.is_dir() and not any(other.iterdir()):
+            return other.relative_to(folder).as_posix(), "the manifest of the version does not list this folder"
     return None
 
 
 def _digests(folder: Path, own: set[Path]) -> dict[str, str]:
-    """Return the SHA-256 of the files by relative path; what is not a file, such as a link to a folder, has none.
+    """Return the SHA-256 of the files by relative path.
 
     The folders `own` have a manifest of their own: of their files only that one is included.
     """
     digests = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
+        if path.is_dir():
             continue
         if path.name != _EXPORTED_MANIFEST and any(parent in own for parent in path.parents):
             continue
-        if path.parent == folder and path.name in (MANIFEST, REGISTRY_NOTE) and not path.is_symlink():
+        if path.parent == folder and path.name in (MANIFEST, REGISTRY_NOTE):
             continue
-        digests[path.relative_to(folder).as_posix()] = _sha256(path) if path.is_file() else ""
+        digests[path.relative_to(folder).as_posix()] = (
+            _sha256(path) if path.is_file() else ""
+        )  # a pipe, say, never ends
     return digests
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -195,7 +196,7 @@ def _create(
         signature = infer_signature(example, answers)
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     flavor = SealedPyfunc(name)
-    with _without_links(folder) as plain:
+    with _without_links(folder) as plain, _stored_code(exported.task) as code_paths:
         logged = Model.log(
             artifact_path=None,
             name=re.sub(r"[^A-Za-z0-9_-]", "-", name),  # MLflow allows no other characters here
@@ -204,7 +205,7 @@ def _create(
             run_id=run_id,
             python_model=str(_HERE / "served_model.py"),
             artifacts={ARTIFACT: plain.absolute().as_uri()},  # MLflow decodes a path as if it were an address
-            code_paths=code_paths(exported.task),
+            code_paths=code_paths,
             signature=signature,
             input_example=example,
             pip_requirements=requirements(exported.task),
@@ -226,10 +227,23 @@ def _create(
     )
 
 
-def code_paths(task: Mapping[str, Any]) -> list[str]:
-    """Return the source folders to store with a model: Textmill's, and the task's unless it is a distribution."""
+@contextmanager
+def _stored_code(task: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield the code to store with a model: Textmill as one archive, the task's package unless it is a distribution.
+
+    A server stores some 350 files one by one, which takes minutes.
+    """
     package = str(task[TARGET]).split(".", 1)[0]
-    return [str(_source(name)) for name in dict.fromkeys(("textmill", package)) if not _is_distribution(name)]
+    others = [] if package == "textmill" or _is_distribution(package) else [str(_source(package))]
+    source = _source("textmill")
+    files = (path for path in sorted(source.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
+    with tempfile.TemporaryDirectory() as temporary:
+        archive = Path(temporary) / "textmill.zip"
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as code:
+            for path in files:  # ZipInfo has a fixed date, so that equal code gives equal archives
+                name = zipfile.ZipInfo(f"textmill/{path.relative_to(source).as_posix()}")
+                code.writestr(name, path.read_bytes(), zipfile.ZIP_DEFLATED)
+        yield [str(archive), *others]
 
 
 def requirements(task: Mapping[str, Any]) -> list[str]:
