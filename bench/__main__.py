@@ -34,6 +34,7 @@ BENCHMARKS = {
     "likelihood": "Memory of the loss: in chunks, and all logits at once",
     "semantic": "Similarity on STS-B, and search compared with BM25",
     "choose": "Choosing a model: the advice compared with training all",
+    "plan": "Plans of trainings compared with what they took",
     "startup": "Start-up and fixed costs",
     "memory": "Memory of `prepare` on 1 GB of text",
     "gate": "Simulated promotions",

@@ -20,6 +20,7 @@ ROOMS = [
     "tasks",
     "data",
     "training",
+    "planning",
     "predicting",
     "evaluation",
     "export",

@@ -93,7 +93,7 @@ def runtime_config(**trainer: Any) -> Any:
     from textmill.config.sections.runtime import RuntimeConfig
 
     return RuntimeConfig.model_validate(
-        {"trainer": {"accelerator": "cpu", "devices": 1} | trainer, "progress": "plain"}
+        {"trainer": {"accelerator": "cpu", "devices": 1} | trainer, "plan": False, "progress": "plain"}
     )
 
 

@@ -148,6 +148,8 @@ evaluate:
   resamples: 100
 export:
   int8_tolerance: 0.5
+runtime:
+  plan: false
 """
 
 

@@ -19,6 +19,7 @@ from textmill.cli.drift import drift
 from textmill.cli.generate import generate
 from textmill.cli.history import history
 from textmill.cli.lineage import lineage
+from textmill.cli.plan import plan
 from textmill.cli.predict import predict
 from textmill.cli.promote import promote, rollback
 from textmill.cli.reproduce import reproduce
@@ -32,7 +33,7 @@ from textmill.errors import one_line_errors
 
 # In the order of use; `--help` shows them so.
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Make": (why, choose, summary, adopt, sync),
+    "Make": (why, choose, plan, summary, adopt, sync),
     "Judge": (compare, promote, rollback, history),
     "Serve": (predict, generate, serve, server),
     "Inspect": (lineage, verify, reproduce, card, drift, doctor),

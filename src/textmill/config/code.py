@@ -31,8 +31,13 @@ STAGES = ("fetch", "prepare", "train", "evaluate", "export", "register")
 EVALUATOR = "evaluator"
 """The attribute in which a task's class names the class that measures it, by its dotted path."""
 
-_NOT_FOLLOWED = ("textmill.config.code", "textmill.config.differences")
-"""Modules that say what a result depends on, and do not change it; with those whose names begin so."""
+_NOT_FOLLOWED = (
+    "textmill.config.code",
+    "textmill.config.differences",
+    "textmill.planning",
+    "textmill.training.footprint",
+)
+"""Modules that say what a result depends on or what it costs, and do not change it; with those whose names begin so."""
 
 _MEASURING = ("evaluate", "export", "register")
 _KEPT_MODULES = 800

@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING
 from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.config.sections.train import TrainConfig
+from textmill.errors import first_line
 from textmill.stages.imports import quick_imports
 from textmill.stages.runner import run_stage
 
 if TYPE_CHECKING:
     from textmill.data.prepared import Prepared
+    from textmill.planning.plan import Plan
     from textmill.registry.runs.tracking import StageRun
     from textmill.training.trainer import Trained, Training
 
 
 log = logging.getLogger("textmill")
+
+_PROBE_SHARE = 0.02
+"""Largest share of the training's time that measuring its speed takes, apart from the first few steps."""
 
 
 def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
@@ -45,6 +50,7 @@ def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
 
 
 def _train(config: TrainConfig, runtime: RuntimeConfig, layout: Layout, training: Training, prepared: Prepared) -> None:
+    from textmill.planning.plan import errors, measured
     from textmill.registry.runs.abandoned import end_abandoned
     from textmill.registry.runs.descriptions import run_label
     from textmill.registry.runs.tracking import stage_run
@@ -69,11 +75,32 @@ def _train(config: TrainConfig, runtime: RuntimeConfig, layout: Layout, training
             other.remove()
         run.log_configuration("train", config, layout)
         _log_inputs(run, config, runtime, training, prepared)
+        plan = _plan(config, runtime, training, run)
         trained = training.run(run)
-        _write(layout.trained, trained, run)
         run.log_metrics({f"best/{name}": value for name, value in trained.metrics.items()})
+        if plan is not None:
+            found = errors(plan, *measured())
+            run.log_metrics(found)
+            trained.metrics.update({name.replace("/", "_"): value for name, value in found.items()})
+        _write(layout.trained, trained, run)
         run.log_artifact(layout.trained / "history.csv")
     training.folder.remove()
+
+
+def _plan(config: TrainConfig, runtime: RuntimeConfig, training: Training, run: StageRun) -> Plan | None:
+    """Log what the training takes before it begins; None for several processes, a resumed training, a failed probe."""
+    from textmill.planning.plan import make_plan
+
+    if not runtime.plan or training.ranks > 1 or training.folder.has_checkpoint():
+        return None
+    try:
+        plan = make_plan(training, config, _PROBE_SHARE)
+    except Exception as error:  # the training reports it, or succeeds without a plan
+        log.info("train: no estimate of time and memory (%s)", first_line(error))
+        return None
+    run.log_params({"plan": plan.params()})
+    log.info("train: %s", plan.sentence())
+    return plan
 
 
 def _log_inputs(

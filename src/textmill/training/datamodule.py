@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
@@ -22,7 +23,6 @@ from textmill.training.batching import BatchPlan, BatchSampler, EpochPlanner
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
 _VALIDATION_BUDGET = 4
@@ -63,6 +63,16 @@ class PreparedDataModule(LightningDataModule):
         """Return the number of optimizer steps in `epochs`."""
         planner, accumulate = self._planner(), self._config.accumulate
         return sum(-(-planner.count(epoch) // accumulate) for epoch in range(epochs))
+
+    def shapes(self, epoch: int) -> NDArray[np.int64]:
+        """Return rows and longest length of each training batch of this rank, shape (batches, 2)."""
+        lengths = self._train.in_epoch(epoch, self._seed).lengths
+        return np.array([(len(rows), int(lengths[rows].max())) for rows in self.plan(epoch).batches])
+
+    def validation_shapes(self) -> NDArray[np.int64]:
+        """Return rows and longest length of each validation batch of this rank, shape (batches, 2)."""
+        lengths = self._validation.lengths
+        return np.array([(len(rows), int(lengths[rows].max())) for rows in self.validation_rows(self._rank())])
 
     def first_batch(self) -> Mapping[str, Any]:
         """Return the first batch of the first epoch, collated, for a trial."""

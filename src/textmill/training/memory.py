@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gc
 import logging
+import resource
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -16,6 +19,24 @@ from textmill.training.accumulation import Accumulation, MicroBatch
 log = logging.getLogger("textmill")
 
 _SIGNS = ("can't allocate memory", "std::bad_alloc", "could not create a memory object", "could not create a primitive")
+
+
+class OutOfMemoryError(UserError):
+    """A training that does not fit in memory."""
+
+
+def available_memory() -> int:
+    """Return the bytes that this process may use: of the GPU, or resident within the limits of machine and process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    used = psutil.Process().memory_info()
+    limits = [psutil.virtual_memory().available + used.rss]
+    with suppress(OSError, ValueError):
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if soft != resource.RLIM_INFINITY:
+        limits.append(soft - (used.vms - used.rss))
+    return max(0, min(limits))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -70,7 +91,7 @@ class BatchSplitter:
             clear: Removes the gradients of the failed attempt.
 
         Raises:
-            UserError: Not even one row fits, or the step must not be split.
+            OutOfMemoryError: Not even one row fits, or the step must not be split.
         """
         batches = self._batches()
         rows = max(len(batch["input_ids"]) for batch in batches)
@@ -131,8 +152,8 @@ def _parts(batch: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
     return [{name: pieces[number] for name, pieces in split.items()} for number in range(min(count, rows))]
 
 
-def _refusal(step: int, what: str, positions: int | None) -> UserError:
+def _refusal(step: int, what: str, positions: int | None) -> OutOfMemoryError:
     fix = "Lower prepare.max_length, choose a smaller model, or set train.activation_checkpointing"
     if positions is not None:
         fix = f"Set it to {positions}; train.batches.accumulate keeps the size of a step where the router allows it"
-    return UserError(f"out of memory at step {step}: {what}", where="train.batches.tokens", fix=fix)
+    return OutOfMemoryError(f"out of memory at step {step}: {what}", where="train.batches.tokens", fix=fix)

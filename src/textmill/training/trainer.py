@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import psutil
 import torch
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping
@@ -30,18 +32,19 @@ from textmill.files import read_json
 from textmill.metrics.base import Outputs
 from textmill.models.base import Model
 from textmill.processes import is_first_process
-from textmill.tasks.abilities import CalibratesWeights
+from textmill.tasks.abilities import CalibratesWeights, ComparesRows, examples_of
 from textmill.tasks.base import Task
 from textmill.training.allocation import keep_freed_memory
 from textmill.training.checkpoints import CheckpointFile, CheckpointFolder, CheckpointWriter
 from textmill.training.datamodule import PreparedDataModule
 from textmill.training.ema import ExponentialMovingAverage
 from textmill.training.fingerprint import describe_changes, digest, fingerprint_parts
+from textmill.training.footprint import Footprint, Tracer, largest_batch
 from textmill.training.history import History
 from textmill.training.interruption import Interruption
 from textmill.training.layers import LayerCompiler, checkpoint_activations
-from textmill.training.loading import with_architecture
-from textmill.training.memory import is_out_of_memory
+from textmill.training.loading import config_alone, with_architecture
+from textmill.training.memory import OutOfMemoryError, available_memory, is_out_of_memory
 from textmill.training.meter import Meter, MetricLog
 from textmill.training.module import TrainingModule
 from textmill.training.precision import Shape, choose_orthogonal_format, choose_precision, use_all_cores
@@ -53,6 +56,8 @@ _REASONS = 5
 _FORMATS = "TEXTMILL_FORMATS"
 """Environment variable by which the first process tells the number formats to those that it starts."""
 _WORKERS_ON_A_GPU = 2
+_ROOM_TO_COUNT = 200e6
+"""Bytes that counting what would fit may need."""
 
 
 @dataclass(frozen=True)
@@ -185,25 +190,12 @@ class Training:
             self.folder.note_parts(self._parts)
         seed_everything(config.seed, workers=True, verbose=False)
         keep_freed_memory()
+        resident = 0 if torch.cuda.is_available() else psutil.Process().memory_info().rss
         task = self._task
-        model = Model.build(config.model)
-        network = task.build_network(model, self._pretrained, self._prepared.state).train()
-        if self._start is not None:
-            network.load_state_dict(load_file(self._start))
-        if config.activation_checkpointing:
-            checkpoint_activations(network)
-        module = TrainingModule(
-            task,
-            network,
-            self._prepared.state,
-            config.optimizer,
-            getattr(torch, self._orthogonal or "bfloat16"),
-            faults=self.folder.path.parent / "faulty-steps" / self.fingerprint[:12],
-            skips_faults=config.faulty_steps == "skip",
-        )
+        network = self._network()
+        module = self._module(network, self.folder.path.parent / "faulty-steps" / self.fingerprint[:12])
         module.accumulation.check(config.batches.accumulate)
-        workers = _WORKERS_ON_A_GPU if torch.cuda.is_available() else 0
-        data = PreparedDataModule(task, self._prepared, config.batches, config.seed, workers)
+        data = self._data()
         meter = Meter(metrics, make_progress(self._runtime.progress, is_first_process()))
         history = History(self.folder.path, task.monitor, task.monitor_mode, meter)
         callbacks: list[Callback] = [meter, history]
@@ -223,14 +215,132 @@ class Training:
         if checkpoint is not None:
             log.info("continuing from %s", checkpoint)
         with interruption:
-            _fit(trainer, module, data, checkpoint)
+            try:
+                _fit(trainer, module, data, checkpoint)
+            except OutOfMemoryError as error:
+                if not (advice := self._what_fits(resident)):
+                    raise
+                raise OutOfMemoryError(error.what, where=error.where, fix=f"{error.fix}. {advice}") from error
             interruption.leave(trainer.global_step, checkpoint=False)
         share = 100 * writer.seconds / max(meter.seconds, 1e-9)
         log.info("%d checkpoints took %.1f s, %.1f %% of the training", writer.count, writer.seconds, share)
         return self._result(trainer, network, history, meter)
 
-    def _trainer(self, callbacks: list[Callback]) -> Trainer:
+    # -- planning ---------------------------------------------------------------------------
+
+    @property
+    def ranks(self) -> int:
+        """Number of processes that train together."""
+        trainer = self._runtime.trainer
+        devices: Any = trainer.devices
+        if devices == "auto" or devices in (-1, "-1"):
+            uses_gpus = trainer.accelerator in ("auto", "gpu", "cuda")
+            devices = max(1, torch.cuda.device_count()) if uses_gpus else 1
+        if isinstance(devices, str):
+            devices = devices.split(",") if "," in devices else int(devices)
+        return trainer.num_nodes * (len(devices) if isinstance(devices, list) else int(devices))
+
+    @property
+    def repeats_forward(self) -> bool:
+        """Whether each step has a first forward pass over all its micro-batches; see `training.accumulation`."""
+        router = self._config.model.get("router") if self._config.model.get("feed_forward") == "experts" else None
+        compares = isinstance(self._task, ComparesRows) and self._task.compares_rows
+        return self._config.batches.accumulate > 1 and bool(compares or router)
+
+    def tracer(self) -> Tracer:
+        """Return what counts the operations and the memory of this training's steps."""
+        model, state = Model.build(self._config.model), self._prepared.state
+
+        def build() -> nn.Module:
+            with config_alone(self._pretrained) if self._pretrained else nullcontext() as shape:
+                return self._task.build_network(model, shape, state)
+
+        return Tracer(self._task, build, state, self._config, self.precision)
+
+    def batches(self) -> PreparedDataModule:
+        """Return the batches of this training, of one rank."""
+        return self._data()
+
+    def collate(self, split: str, rows: list[int]) -> dict[str, Tensor]:
+        """Return examples of a split, `train` or `validation`, as a batch."""
+        examples = examples_of(self._task, self._prepared.split(split))
+        if split == "train":
+            examples = examples.in_epoch(0, self._config.seed)
+        return self._task.collate(examples.__getitems__(rows))
+
+    def probe(self, callback: Callback) -> None:
+        """Train without validation, checkpoints and logs until the callback stops the trainer, and keep nothing."""
         config = self._config
+        with tempfile.TemporaryDirectory() as scratch:
+            seed_everything(config.seed, workers=True, verbose=False)
+            keep_freed_memory()
+            network = self._network()
+            module = self._module(network, Path(scratch) / "faulty")
+            average = [] if config.ema_decay is None else [ExponentialMovingAverage(config.ema_decay)]
+            trainer = self._trainer([*average, callback], limit_val_batches=0, default_root_dir=scratch)
+            _fit(trainer, module, self._data(), None)
+
+    def footprints(self) -> tuple[Footprint, Footprint, Tracer]:
+        """Return the costs of a step with the longest batch, those with half of its rows, and what counted them."""
+        data, tracer = self._data(), self.tracer()
+        shapes = data.shapes(0)
+        rows = data.plan(0).batches[int((shapes[:, 0] * shapes[:, 1] ** 2).argmax())].tolist()
+        whole = tracer.trace(self.collate("train", rows))
+        return whole, tracer.trace(self.collate("train", rows[: max(1, len(rows) // 2)])), tracer
+
+    # -- inner ------------------------------------------------------------------------------
+
+    def _what_fits(self, resident: int) -> str:
+        """Return what the memory model expects to fit; nothing where it does not expect the lack of memory."""
+        memory = available_memory() - resident
+        if not torch.cuda.is_available() and available_memory() - psutil.Process().memory_info().rss < _ROOM_TO_COUNT:
+            return ""
+        answers = []
+        plain = self._config
+        try:
+            for how in (False, True) if not plain.activation_checkpointing else (True,):
+                self._config = plain.model_copy(update={"activation_checkpointing": how})
+                whole, half, _ = self.footprints()
+                rows = largest_batch(half, whole, memory)
+                if rows >= whole.rows and how == plain.activation_checkpointing:
+                    return ""
+                name = "train.activation_checkpointing" if how else "these settings"
+                fitting = f"{rows * (whole.positions // whole.rows):,} positions" if rows else "not even one row"
+                answers.append(f"with {name} {fitting}")
+        except (RuntimeError, MemoryError):
+            return ""  # too little memory even to count
+        finally:
+            self._config = plain
+        return f"The memory model expects to fit in {memory / 1e6:,.0f} MB: {', '.join(answers)}"
+
+    def _network(self) -> nn.Module:
+        """Build the network with the weights that the training starts from."""
+        config = self._config
+        network = self._task.build_network(Model.build(config.model), self._pretrained, self._prepared.state).train()
+        if self._start is not None:
+            network.load_state_dict(load_file(self._start))
+        if config.activation_checkpointing:
+            checkpoint_activations(network)
+        return network
+
+    def _module(self, network: nn.Module, faults: Path) -> TrainingModule:
+        return TrainingModule(
+            self._task,
+            network,
+            self._prepared.state,
+            self._config.optimizer,
+            getattr(torch, self._orthogonal or "bfloat16"),
+            faults=faults,
+            skips_faults=self._config.faulty_steps == "skip",
+        )
+
+    def _data(self) -> PreparedDataModule:
+        workers = _WORKERS_ON_A_GPU if torch.cuda.is_available() else 0
+        return PreparedDataModule(self._task, self._prepared, self._config.batches, self._config.seed, workers)
+
+    def _trainer(self, callbacks: list[Callback], **changes: Any) -> Trainer:
+        config = self._config
+        options = {"default_root_dir": self.folder.path} | changes
         try:
             trainer = Trainer(
                 **self._runtime.trainer.model_dump(),
@@ -250,7 +360,7 @@ class Training:
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
-                default_root_dir=self.folder.path,
+                **options,
             )
         except (MisconfigurationException, ValueError, RuntimeError) as error:
             raise UserError(
@@ -303,7 +413,7 @@ def _fit(trainer: Trainer, module: TrainingModule, data: PreparedDataModule, che
         raise
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise UserError(
+            raise OutOfMemoryError(
                 f"out of memory at step {trainer.global_step}",
                 where="train.batches.tokens",
                 fix="Lower it, and raise train.batches.accumulate by the same factor",

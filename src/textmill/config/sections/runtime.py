@@ -31,6 +31,7 @@ class RuntimeConfig(Section):
             server; `TEXTMILL_OFFLINE=1` does the same. A local store is always used.
         workers: Number of processes for reading and tokenising; None uses all cores.
         unfinished_trainings: Number of unfinished trainings of other settings whose checkpoints are kept.
+        plan: Whether `train` first estimates its time and memory, for which it measures its speed.
         progress: `auto` shows a bar in a terminal and plain lines elsewhere.
     """
 
@@ -40,4 +41,5 @@ class RuntimeConfig(Section):
     tracking_offline: bool = False
     workers: Annotated[int, Field(ge=1)] | None = None
     unfinished_trainings: Annotated[int, Field(ge=0)] = 3
+    plan: bool = True
     progress: Literal["auto", "bar", "plain"] = "auto"

@@ -1,0 +1,1 @@
+"""Predict what a training takes before it runs: operations, memory, time, energy and cost."""
