@@ -35,6 +35,7 @@ BENCHMARKS = {
     "semantic": "Similarity on STS-B, and search compared with BM25",
     "choose": "Choosing a model: the advice compared with training all",
     "startup": "Start-up and fixed costs",
+    "prepare": "Speed of `prepare` compared with its tokenizer alone",
     "memory": "Memory of `prepare` on 1 GB of text",
     "gate": "Simulated promotions",
 }
