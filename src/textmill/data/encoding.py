@@ -83,7 +83,7 @@ class SplitEncoder:
     ) -> dict[str, SplitCounts]:
         """Write `folder/SPLIT/` for every split; reject rows that the fitted task refuses.
 
-        Chunks are encoded by `workers` threads (None: one for each core) and written in their order.
+        Chunks are encoded by `workers` threads (as for `map_in_order`) and written in their order.
 
         Raises:
             UserError: A split has no rows left.

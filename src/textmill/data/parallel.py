@@ -10,6 +10,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_MOST = 4
 
 
 def map_in_order(
@@ -23,9 +24,9 @@ def map_in_order(
     Args:
         function: Must not depend on other items.
         items: Read in the calling thread.
-        workers: Number of threads; None uses all cores.
+        workers: Number of threads; None uses one for each core, four at most, which bounds memory.
     """
-    count = workers or os.cpu_count() or 1
+    count = workers or min(os.cpu_count() or 1, _MOST)
     if count == 1:
         yield from map(function, items)
         return

@@ -107,7 +107,7 @@ def find_shared(held_out: Chunks, others: Chunks, words: int = WORDS, workers: i
         held_out: The evaluation rows.
         others: The rows to search.
         words: Words of a passage.
-        workers: Number of threads; None uses all cores.
+        workers: Number of threads, as for `map_in_order`.
     """
     column, shortest = _most_different(held_out)
     characters = sum(len(text) for _, texts in held_out() for text in texts[column])
