@@ -36,6 +36,7 @@ BENCHMARKS = {
     "choose": "Choosing a model: the advice compared with training all",
     "plan": "Plans of trainings compared with what they took",
     "startup": "Start-up and fixed costs",
+    "prepare": "Speed of `prepare` compared with its tokenizer alone",
     "memory": "Memory of `prepare` on 1 GB of text",
     "gate": "Simulated promotions",
 }

@@ -58,12 +58,17 @@ class DataProject:
         return path
 
     def prepare(
-        self, *, columns: Mapping[str, Any] = COLUMNS, task: Mapping[str, Any] = TASK, **options: Any
+        self,
+        *,
+        columns: Mapping[str, Any] = COLUMNS,
+        task: Mapping[str, Any] = TASK,
+        workers: int | None = None,
+        **options: Any,
     ) -> Prepared:
         """Run `prepare`; `read` options may be given beside the section's own."""
         read = {"columns": dict(columns), **options.pop("read", {})}
         config = PrepareConfig.model_validate({"task": dict(task), "read": read, **options})
-        prepare(config, RuntimeConfig(), self.layout)
+        prepare(config, RuntimeConfig(workers=workers), self.layout)
         return Prepared(self.layout.prepared)
 
     @property

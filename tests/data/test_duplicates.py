@@ -78,7 +78,7 @@ def near(texts: list[str], ranks: list[int], threshold: float = 0.8, at_once: in
         index = NearIndex(Path(folder), len(texts), counts, threshold, 5)
         for start in range(0, len(rows), at_once):
             some = rows[start : start + at_once]
-            index.add(some, [texts[row] for row in some])
+            index.add(index.prefixes(some, [texts[row] for row in some]))
         find_near(found, index, rank, lambda positions: [texts[position] for position in positions])
     return found.exact | found.near
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from textmill.data.passages import find_shared
 from textmill.data.shards import ShardWriter, open_split
 from textmill.errors import UserError
 
@@ -276,3 +278,42 @@ def test_cut_splits_share_no_passage(project: Any, many_rows: Any, whole: Any) -
     assert (everything.groupby(names)["split"].nunique() == 1).all()
     assert len(everything) + len(project.rejects) == 200
     assert len(project.rejects) > 20
+
+
+def test_prepare_with_any_number_of_workers_writes_the_same_files(
+    project: Any, many_rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYON_NUM_THREADS", "2")  # `prepare` would set it for the tests that follow
+    rows = many_rows(24_000)  # three chunks
+    rows += [(text + " again", label) for text, label in rows[::50]] + [("", "good")] * 3
+    project.rows("all/a.csv", rows)
+    digests = []
+    for workers in (1, 2, 5):
+        folder = project.prepare(workers=workers).folder
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        digests.append({str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in files})
+    assert digests[0] == digests[1] == digests[2]
+    assert {"train/00000.arrow", "rejects.csv", "statistics.json"} <= set(digests[0])
+
+
+def test_find_shared_finds_each_planted_sentence_and_none_in_shuffled_text() -> None:
+    chooser = np.random.default_rng(5)
+    words = np.array([f"word{number}" for number in range(2_000)], object)
+    held_out = [" ".join(words[chooser.integers(0, len(words), 20)]) for _ in range(200)]
+    shuffled = [" ".join(chooser.permutation(text.split())) for text in held_out for _ in range(20)]
+    planted = {
+        int(row): f"{shuffled[row]} {held_out[number].upper()}, he said."
+        for number, row in enumerate(chooser.permutation(len(shuffled))[:200])
+    }
+    texts = [planted.get(row, text) for row, text in enumerate(shuffled)]
+
+    def chunks(values: list[str]) -> Any:
+        return lambda: [
+            (np.arange(start, min(start + 700, len(values))), [values[start : start + 700]])
+            for start in range(0, len(values), 700)
+        ]
+
+    for workers in (1, 3):
+        pairs = find_shared(chunks(held_out), chunks(texts), workers=workers)
+        assert pairs.tolist() == [[number, row] for number, row in enumerate(planted)]
+        assert not len(find_shared(chunks(held_out), chunks(shuffled), workers=workers))

@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textmill.data.shingles import MARKS, ShingleCounts, batches, jaccard, may_be_similar, prefixes, shingle_hashes
+from textmill.data.shingles import (
+    MARKS,
+    Prefixes,
+    ShingleCounts,
+    batches,
+    jaccard,
+    may_be_similar,
+    prefixes,
+    shingle_hashes,
+)
 
 _ROWS_AT_ONCE = 4_000_000
 """Rows sorted at once; more are sorted in several passes, to bound memory."""
@@ -120,11 +129,15 @@ class NearIndex:
         self._parts = max(1, -(-rows // _ROWS_A_PART))
         self._paths = [folder / f"{part:03d}.near" for part in range(self._parts)]
 
-    def add(self, rows: NDArray[np.int64], texts: Sequence[str]) -> None:
-        """Add normalised texts by the numbers of their rows."""
-        for some in batches(texts):
-            found = prefixes(texts[some], self.shingle, self._counts, self.threshold)
-            of_row = rows[some]
+    def prefixes(self, rows: NDArray[np.int64], texts: Sequence[str]) -> list[tuple[NDArray[np.int64], Prefixes]]:
+        """Return what `add` needs of normalised texts and the numbers of their rows."""
+        return [
+            (rows[some], prefixes(texts[some], self.shingle, self._counts, self.threshold)) for some in batches(texts)
+        ]
+
+    def add(self, parts: Iterable[tuple[NDArray[np.int64], Prefixes]]) -> None:
+        """Add rows by the result of `prefixes`."""
+        for of_row, found in parts:
             self.sizes[of_row], self.marks[of_row] = found.sizes, found.marks
             shared = self._counts.of(found.shingles) > 1
             entries = np.zeros(int(shared.sum()), _ENTRY)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.data.first_pass import FirstPassResult
+from textmill.data.parallel import map_in_order
 from textmill.data.prepared import SPLITS
 from textmill.data.rejected_rows_file import RejectedRowsFile
 from textmill.data.selection import Selection
@@ -78,29 +79,40 @@ class SplitEncoder:
         selection: Selection,
         rejected: RejectedRowsFile,
         folder: Path,
+        workers: int | None = None,
     ) -> dict[str, SplitCounts]:
         """Write `folder/SPLIT/` for every split; reject rows that the fitted task refuses.
+
+        Chunks are encoded by `workers` threads (as for `map_in_order`) and written in their order.
 
         Raises:
             UserError: A split has no rows left.
         """
         counts = {name: SplitCounts() for name in SPLITS}
+        shown = self._task.text_columns[0]
+
+        def encode(part: tuple[int, pa.Table]) -> tuple[pa.Table, NDArray[np.uint8], list[RejectedRow]]:
+            start, chunk = part
+            span = slice(start, start + chunk.num_rows)
+            problems = [
+                *_repeated(chunk, selection.repeated_ids[span], first_pass, shown),
+                *_overlapping(chunk, selection.overlapping[span], first_pass, shown),
+            ]
+            split = selection.split[span]
+            kept = split < len(SPLITS)
+            table, good = self._encoded(chunk.filter(pa.array(kept)), first_pass, problems)
+            return table, split[kept][good], problems
+
         with ExitStack() as stack:
             writers: dict[str, ShardWriter] = {}
-            for start, chunk in staging.chunks():
-                span = slice(start, start + chunk.num_rows)
-                shown = self._task.text_columns[0]
-                rejected.add(_repeated(chunk, selection.repeated_ids[span], first_pass, shown))
-                rejected.add(_overlapping(chunk, selection.overlapping[span], first_pass, shown))
-                split = selection.split[span]
-                kept = split < len(SPLITS)
-                table, good = self._encoded(chunk.filter(pa.array(kept)), first_pass, rejected)
+            for table, split, problems in map_in_order(encode, staging.chunks(), workers):
+                rejected.add(problems)
                 if not writers:
                     for name in SPLITS:
                         writer = ShardWriter(folder / name, table.schema, self._config.rows_per_shard)
                         writers[name] = stack.enter_context(writer)
                 for index, name in enumerate(SPLITS):
-                    part = table.filter(pa.array(split[kept][good] == index))
+                    part = table.filter(pa.array(split == index))
                     writers[name].write(part)
                     self._count(counts[name], part)
         for name, split_counts in counts.items():
@@ -109,9 +121,9 @@ class SplitEncoder:
         return counts
 
     def _encoded(
-        self, chunk: pa.Table, first_pass: FirstPassResult, rejected: RejectedRowsFile
+        self, chunk: pa.Table, first_pass: FirstPassResult, rejected: list[RejectedRow]
     ) -> tuple[pa.Table, NDArray[np.bool_]]:
-        """Return the usable rows with the encoded columns, and the mask of these rows."""
+        """Return the usable rows with the encoded columns, and the mask of these rows; add the others to `rejected`."""
         task = self._task
         optional = [name for name in task.optional_columns if name in chunk.schema.names]
         frame = chunk.select([*task.text_columns, *task.target_columns, *optional]).to_pandas()
@@ -120,7 +132,7 @@ class SplitEncoder:
             good[row.row] = False
             file = first_pass.files[chunk.column(FILE)[row.row].as_py()]
             shown = excerpt(frame[task.text_columns[0]].iloc[row.row])
-            rejected.add([RejectedRow(chunk.column(ROW)[row.row].as_py(), row.column, row.reason, file, shown)])
+            rejected.append(RejectedRow(chunk.column(ROW)[row.row].as_py(), row.column, row.reason, file, shown))
         if not good.all():
             frame, chunk = frame[good].reset_index(drop=True), chunk.filter(pa.array(good))
         texts = [" ".join(values) for values in zip(*(frame[name].tolist() for name in task.text_columns), strict=True)]

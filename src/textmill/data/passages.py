@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pandas.util import hash_array
 
 from textmill.data.duplicates import join_ranges
+from textmill.data.parallel import map_in_order
 from textmill.data.shingles import batches, normalise
 
 _BASE = 0x9E3779B97F4A7C15
@@ -108,7 +109,7 @@ Chunks = Callable[[], Iterable[tuple[NDArray[np.int64], list[list[str]]]]]
 """Yields numbers of rows and, for each text column, their texts; ascending, and the same at each call."""
 
 
-def find_shared(held_out: Chunks, others: Chunks, words: int = WORDS) -> NDArray[np.int64]:
+def find_shared(held_out: Chunks, others: Chunks, words: int = WORDS, workers: int | None = None) -> NDArray[np.int64]:
     """Return pairs of an evaluation row and another row that shares a passage with it, shape (pairs, 2), ascending.
 
     Rows of several texts share a passage in each of them, or have equal ones. Memory holds neither texts
@@ -118,6 +119,7 @@ def find_shared(held_out: Chunks, others: Chunks, words: int = WORDS) -> NDArray
         held_out: The evaluation rows.
         others: The rows to search.
         words: Words of a passage.
+        workers: Number of threads, as for `map_in_order`.
     """
     column, shortest = _most_different(held_out)
     characters = sum(len(text) for _, texts in held_out() for text in texts[column])
@@ -129,23 +131,29 @@ def find_shared(held_out: Chunks, others: Chunks, words: int = WORDS) -> NDArray
             for length, hashes, _ in _passages(Words(texts[column][some]), words, shortest):
                 lengths.add(length)
                 passed[hashes >> shift] = True
-    found = [
-        _Hits(hashes[hit], rows[some][owner[hit]])
-        for rows, texts in others()
-        for some in batches(texts[column])
-        for hashes, owner in map(Words(texts[column][some]).runs, sorted(lengths))
-        for hit in [passed[hashes >> shift]]
-    ]
-    del passed
-    theirs = _Hits.joined(found)
+
+    def passing(chunk: tuple[NDArray[np.int64], list[list[str]]]) -> _Hits:
+        rows, texts = chunk
+        return _Hits.joined(
+            [
+                _Hits(hashes[hit], rows[some][owner[hit]])
+                for some in batches(texts[column])
+                for hashes, owner in map(Words(texts[column][some]).runs, sorted(lengths))
+                for hit in [passed[hashes >> shift]]
+            ]
+        )
+
+    theirs = _Hits.joined(list(map_in_order(passing, others(), workers)))
     known = np.unique(theirs.hashes)
+    if not len(known):
+        return np.zeros((0, 2), np.int64)
     found = [
         _Hits(hashes[hit], rows[some][owner[hit]], of_text[some][owner[hit]])
         for rows, texts in held_out()
         for of_text in [_text_hashes(texts[column])]
         for some in batches(texts[column])
         for _, hashes, owner in _passages(Words(texts[column][some]), words, shortest)
-        for hit in [np.isin(hashes, known)]
+        for hit in [_among(hashes, known)]
     ]
     ours = _Hits.joined(found).without_boilerplate()
     pairs = _join(ours, theirs)
@@ -196,6 +204,13 @@ def _most_different(chunks: Chunks) -> tuple[int, int]:
         seen.append([_text_hashes(column) for column in texts])
     counts = [len(np.unique(np.concatenate(column))) for column in zip(*seen, strict=True)]
     return (int(np.argmax(counts)) if counts else 0), _SHORTEST_OF_SEVERAL
+
+
+def _among(hashes: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return a mask of the hashes that the ascending `known` has; `np.isin` would sort it again at each call."""
+    position = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+    found: NDArray[np.bool_] = known[position] == hashes
+    return found
 
 
 def _text_hashes(texts: Sequence[str]) -> NDArray[np.uint64]:

@@ -45,7 +45,7 @@ def prepare(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> No
     task = Task.build(config.task)
     with atomic_folder(layout.prepared) as partial, PlotProcess() as plots:
         with RejectedRowsFile(partial / "rejects.csv") as rejected, tempfile.TemporaryDirectory(dir=partial) as staged:
-            report = _fill(config, task, layout, rejected, partial, Path(staged))
+            report = _fill(config, task, layout, rejected, partial, Path(staged), runtime.workers)
         write_json(partial / "statistics.json", report)
         write_report(report, partial / "report", partial / "rejects.csv", plots)
     counts = ", ".join(f"{name} {split['rows']}" for name, split in report["splits"].items())
@@ -54,20 +54,26 @@ def prepare(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> No
 
 
 def _fill(
-    config: PrepareConfig, task: Task, layout: Layout, rejected: RejectedRowsFile, partial: Path, staged: Path
+    config: PrepareConfig,
+    task: Task,
+    layout: Layout,
+    rejected: RejectedRowsFile,
+    partial: Path,
+    staged: Path,
+    workers: int | None,
 ) -> dict[str, Any]:
     """Run both passes and return the statistics."""
     reader = FirstPass(config, task, rejected)
     with reader.staging(staged) as staging:
         first_pass = reader.run(layout.raw / "files", staging)
         _check_rejected(config, rejected, first_pass.rows, layout)
-        selection = select(config, task, first_pass, staging)
+        selection = select(config, task, first_pass, staging, workers)
         texts = training_texts(task, staging, selection.split)
         tokenizer = make_tokenizer(config.tokenizer, texts, layout.pretrained, partial / "tokenizer")
         state = learn_state(task, staging, selection.split)
         state = task.bind_tokenizer(state, tokenizer, partial / "tokenizer")
         encoder = SplitEncoder(config, task, state, tokenizer)
-        counts = encoder.run(staging, first_pass, selection, rejected, partial)
+        counts = encoder.run(staging, first_pass, selection, rejected, partial, workers)
     _check_rejected(config, rejected, first_pass.rows, layout, int((selection.overlapping != DROPPED).sum()))
     write_json(partial / "state.json", state)
     return statistics(first_pass, selection, counts, rejected, config)

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from textmill.config.sections.prepare import PrepareConfig, SplitsConfig
 from textmill.data.duplicates import Duplicates, NearIndex, find_exact, find_near, find_repeated
 from textmill.data.first_pass import SPLIT_CODES, FirstPassResult
+from textmill.data.parallel import map_in_order
 from textmill.data.passages import Chunks, find_shared
 from textmill.data.prepared import SPLITS
-from textmill.data.shingles import normalise
+from textmill.data.shingles import Prefixes, normalise
 from textmill.data.splitting import assign_groups, assign_splits
 from textmill.data.staging import Staging
 from textmill.errors import UserError
@@ -45,7 +46,9 @@ class Selection:
     overlapping: NDArray[np.uint8]
 
 
-def select(config: PrepareConfig, task: Task, first_pass: FirstPassResult, staging: Staging) -> Selection:
+def select(
+    config: PrepareConfig, task: Task, first_pass: FirstPassResult, staging: Staging, workers: int | None = None
+) -> Selection:
     """Drop rows with repeated ids and duplicates, cut the splits that the source lacks, drop overlapping rows.
 
     Raises:
@@ -53,7 +56,7 @@ def select(config: PrepareConfig, task: Task, first_pass: FirstPassResult, stagi
     """
     codes = staging.numbers("split").astype(np.uint8)
     again = find_repeated(staging.numbers("source_id")) if first_pass.has_ids else np.zeros(staging.rows, bool)
-    duplicates = _duplicates(config, first_pass, staging, codes, ~again, task.text_columns)
+    duplicates = _duplicates(config, first_pass, staging, codes, ~again, task.text_columns, workers)
     kept = ~(again | duplicates.exact | duplicates.near)
     split = np.full(staging.rows, DROPPED, np.uint8)
     for index, name in enumerate(SPLITS):
@@ -68,7 +71,7 @@ def select(config: PrepareConfig, task: Task, first_pass: FirstPassResult, stagi
             strata = staging.numbers("stratum")[pool]
             names = assign_splits(staging.numbers("key")[pool], strata, shares, config.splits.seed, first_pass.classes)
         split[pool] = np.select([names == name for name in SPLITS], list(range(len(SPLITS))))
-    overlapping = _overlapping(config.duplicates.passage_words, task, staging, split)
+    overlapping = _overlapping(config.duplicates.passage_words, task, staging, split, workers)
     split[overlapping != DROPPED] = DROPPED
     for index, name in enumerate(SPLITS):
         if not np.any(split == index):
@@ -87,6 +90,7 @@ def _duplicates(
     codes: NDArray[np.uint8],
     usable: NDArray[np.bool_],
     text_columns: tuple[str, ...],
+    workers: int | None,
 ) -> Duplicates:
     if not config.duplicates.exact:
         usable = np.zeros_like(usable)
@@ -95,14 +99,21 @@ def _duplicates(
         options = config.duplicates
         index = NearIndex(staging.folder, staging.rows, first_pass.shingles, options.threshold, options.shingle)
         among = usable & ~duplicates.exact
-        for start, chunk in staging.chunks(text_columns):
+
+        def of_chunk(part: tuple[int, pa.Table]) -> list[tuple[NDArray[np.int64], Prefixes]]:
+            start, chunk = part
             rows = np.flatnonzero(among[start : start + chunk.num_rows])
-            index.add(start + rows, normalised(chunk.take(pa.array(rows))))
+            return index.prefixes(start + rows, normalised(chunk.take(pa.array(rows))))
+
+        for found in map_in_order(of_chunk, staging.chunks(text_columns), workers):
+            index.add(found)
         find_near(duplicates, index, codes, lambda positions: normalised(staging.take(positions, text_columns)))
     return duplicates
 
 
-def _overlapping(words: int | None, task: Task, staging: Staging, split: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _overlapping(
+    words: int | None, task: Task, staging: Staging, split: NDArray[np.uint8], workers: int | None
+) -> NDArray[np.uint8]:
     """Return for each row the evaluated split that it shares a passage with, or `DROPPED`; the test split first."""
     result = np.full(len(split), DROPPED, np.uint8)
     if words is None or isinstance(task, CutsExamples):  # one quotation is no reason to drop a whole book
@@ -120,7 +131,7 @@ def _overlapping(words: int | None, task: Task, staging: Staging, split: NDArray
     for name in ("test", "validation"):
         held_out = SPLITS.index(name)
         others = (split < held_out) & (result == DROPPED)
-        pairs = find_shared(rows_of((split == held_out) & (result == DROPPED)), rows_of(others), words)
+        pairs = find_shared(rows_of((split == held_out) & (result == DROPPED)), rows_of(others), words, workers)
         result[pairs[:, 1]] = held_out
     return result
 
