@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 
 import numpy as np
@@ -91,8 +92,60 @@ def test_rows_that_seldom_gain_much_do_not_look_like_a_loss() -> None:
 
 
 def test_rows_vary_at_least_as_those_of_all_parts() -> None:
-    """By hand: variances times sizes of 8, 0.5 and 0 (unknown); their mean, weighted by sizes, is 4."""
+    """By hand: variances times sizes of 8, 1 and 0 (unknown); their mean, weighted by sizes, is 20 / 6.25."""
     null = np.array([[2.0, 0.5, 0.0], [-2.0, -0.5, 0.0]])
-    found = swaps._wider(null, np.array([2.0, 2.0, 0.25]))
-    average = (8 * 2 + 0.5 * 2) / 4.25
-    assert found == pytest.approx([1.0, np.sqrt(average / 0.5), 1.0])
+    found = swaps._wider(null, np.array([2.0, 4.0, 0.25]))
+    assert found == pytest.approx([1.0, np.sqrt(20 / 6.25), 1.0])
+
+
+def test_rows_of_right_or_wrong_change_by_one_size() -> None:
+    assert not pair([1, 0, 1, 0], [0, 1, 1, 0]).changes_vary(MEAN)
+    assert not pair([1, 0], [1, 0]).changes_vary(MEAN)
+    assert pair([0.9, 0.1, 0.5], [0.2, 0.1, 0.4]).changes_vary(MEAN)
+    assert not pair([0.3, 0.1, 0.5], [0.2, 0.1, 0.4]).changes_vary(MEAN)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_joint_test_is_the_step_down_of_its_definition(seed: int) -> None:
+    """Westfall & Young 1993, counted draw by draw; the smallest loss by bisection."""
+    rng = np.random.default_rng(seed)
+    draws, margin, significance = 39, 0.02 * (seed % 2), 0.1
+    null = rng.normal(size=(draws, 4)).round(1) * [0.1, 0.2, 0.05, 0.0]
+    gain = np.array([-0.15, 0.1, -0.09, -0.05 * (seed % 3)])
+    unit, wider = np.array([0.01, 0.02, 0.2, 0.0]), np.array([1.0, 1.5, 1.0, 2.0])
+    found = swaps._jointly(gain, null, unit, wider, margin, significance)
+
+    floor = [max(np.mean(null[:, part] ** 2), margin * unit[part]) ** 0.5 for part in range(4)]
+    scaled = [null[:, part] / (floor[part] or 1.0) for part in range(4)]
+    scale = [floor[part] * wider[part] for part in range(4)]
+    score = [(-gain[part] - margin) / (scale[part] or 1.0) for part in range(4)]
+    limit = max(0.0, sorted(max(draw) for draw in zip(*scaled, strict=True))[math.ceil((draws - 1) * 0.9)])
+    p = 0.0
+    for rank, part in enumerate(sorted(range(4), key=lambda part: -score[part])):
+        left = sorted(range(4), key=lambda part: -score[part])[rank:]
+        as_large = sum(max(scaled[other][draw] for other in left) >= score[part] - 1e-9 for draw in range(draws))
+        p = max(p, (1 + as_large) / (1 + draws))
+        test = found[part]
+        assert test.gain == gain[part]
+        assert test.p == pytest.approx(p)
+        assert (test.low, test.high) == pytest.approx(
+            (gain[part] - limit * scale[part], gain[part] + limit * scale[part])
+        )
+        low, high = 0.0, 1e3
+        for _ in range(200):
+            middle = (low + high) / 2
+            enough = middle >= margin + limit * max(scale[part], (middle * unit[part]) ** 0.5)
+            low, high = (low, middle) if enough else (middle, high)
+        assert test.smallest == pytest.approx(high, abs=1e-9)
+
+
+def test_draw_as_large_as_the_loss_counts() -> None:
+    """Three of four draws, this one among them, lose as much: a tie that rounding must not break."""
+    null = np.array([[0.3], [0.1 + 0.2], [-0.3]])
+    (test,) = swaps._jointly(np.array([-0.3]), null, np.array([0.1]), np.ones(1), 0.0, 0.05)
+    assert test.p == 3 / 4
+
+
+def test_limit_of_losses_alone_is_never_below_zero() -> None:
+    (test,) = swaps._jointly(np.array([-0.1]), -np.ones((9, 1)), np.array([0.0]), np.ones(1), 0.0, 0.05)
+    assert (test.low, test.high, test.p) == (-0.1, -0.1, 0.1)

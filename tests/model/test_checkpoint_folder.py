@@ -118,6 +118,9 @@ def test_only_one_process_trains(folder: CheckpointFolder, monkeypatch: pytest.M
             "Wait until it ends, or end it, then run the command again."
         )
         assert caught.value.where == str(folder.path)
+        (folder.path / "holder.json").unlink()
+        with pytest.raises(UserError, match="another process runs the same training"), other.lock():
+            pytest.fail("it is held")
         (folder.path / "holder.json").write_text("{")
         with pytest.raises(UserError, match="another process runs the same training"), other.lock():
             pytest.fail("it is held")
