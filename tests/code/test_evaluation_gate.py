@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from support.gate_inputs import DIGEST, RIGHT, ROWS, answers, gate, material, predictions
 
 from textmill.config.compose import compose
 from textmill.config.layout import Layout
@@ -19,34 +20,6 @@ from textmill.metrics.base import Metric
 from textmill.metrics.bootstrap import Bootstrap, paired_gain
 from textmill.metrics.categories import category_metrics
 from textmill.metrics.swaps import Pair
-
-ROWS = 400
-RIGHT = Metric("share_right", lambda columns, index: columns["right"][index].mean(axis=1))
-ERROR = Metric("error", lambda columns, index: 1 - columns["right"][index].mean(axis=1), higher_is_better=False)
-DIGEST = "a" * 64
-
-
-def predictions(right: np.ndarray) -> pd.DataFrame:
-    return pd.DataFrame({"id": [f"row-{i}" for i in range(len(right))], "label": "x", "right": right.astype(float)})
-
-
-def answers(wrong: range = range(0), rows: int = ROWS) -> pd.DataFrame:
-    right = np.ones(rows)
-    right[list(wrong)] = 0
-    return predictions(right)
-
-
-def material(ours: pd.DataFrame, theirs: pd.DataFrame | None, **changes: Any) -> GateInputs:
-    rows = len(ours)
-    frame = pd.DataFrame({"length": np.arange(rows) % 40, "source": np.where(np.arange(rows) < rows // 4, "a", "b")})
-    champion = None if theirs is None else MeasuredVersion("version 1", DIGEST, theirs, Costs(10.0, 100.0, 20.0))
-    challenger = MeasuredVersion("version 2", DIGEST, ours, Costs(10.0, 100.0, 20.0))
-    found = GateInputs([RIGHT, ERROR], "share_right", ["label"], challenger, champion, DIGEST, frame, 0)
-    return replace(found, **changes)
-
-
-def gate(**options: Any) -> GateConfig:
-    return GateConfig(**{"resamples": 500, **options})
 
 
 def failed(verdict: Verdict) -> list[str]:
