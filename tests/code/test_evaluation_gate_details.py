@@ -137,7 +137,7 @@ def test_superiority_is_claimed_over_the_champion_alone() -> None:
     verdict = judge(material(answers(range(8)), champion, anchor=other), config)
     names = {check.name: check for check in verdict.checks}
     assert names["difference"].words.startswith(
-        "version 2 is better by more than 0.01 in share_right: gain +0.2300 (97.5%"
+        "version 2 is better by more than 0.01 in share_right: gain +0.2300 (95% i"
     )
     assert "look" not in names["difference"].words
     assert names["anchor"].words.startswith("version 2 is not worse by 0.01 or more than the anchor, version 0, in")
