@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from support import covered
 from support.skips import unexpected
@@ -39,6 +40,10 @@ if (_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     os.environ["OMP_WAIT_POLICY"] = "passive"
 for _variable in ("MLFLOW_TRACKING_URI", "TEXTMILL_HOME", "DVC_EXP_NAME", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(_variable, None)
+
+# How long one example takes says more about the machine and what else runs on it than about the code.
+hypothesis.settings.register_profile("textmill", deadline=None)
+hypothesis.settings.load_profile("textmill")
 
 _COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_PROCESS_")}
 
