@@ -1,7 +1,7 @@
 """Change one place at a time in the code of `[tool.mutmut]` and list the changes that no test notices: `make mutants`.
 
 Mutmut makes the changes in a copy of the project, `mutants/`, and runs the tests that reach the changed function.
-The tables go into `docs/reliability.md`, the changes that survive into `mutants/survivors.diff`. Names of mutants
+The tables go into `docs/reliability.md`, the changes that survive into `docs/surviving-changes.md`. Names of mutants
 or patterns (`textmill.metrics.bootstrap*`) restrict the run; `--report` only reads the last run.
 """
 
@@ -19,6 +19,11 @@ from bench.__main__ import ROOT, machine
 from bench.reliability import PAGE
 
 FOLDER = ROOT / "mutants"
+LIST = ROOT / "docs/surviving-changes.md"
+HEAD = """# Changes of the code that no test notices
+
+Listed by `make mutants`; [reliability.md](reliability.md#tests-of-the-tests) counts and explains them.
+"""
 _TABLE = re.compile(r"(<!-- mutants -->\n)(.*?)(<!-- /mutants -->)", re.DOTALL)
 _KINDS = {
     "the text of an error, a log line or a key of a report": r"XX|[\"']",
@@ -82,6 +87,21 @@ def tables(found: dict[str, dict[str, str]], kinds: dict[str, int]) -> str:
     return "\n".join(lines)
 
 
+def listing(diffs: dict[str, str]) -> str:
+    """Return the surviving changes as Markdown: by function, the line before and after."""
+    lines = [HEAD]
+    function = ""
+    for name, diff in diffs.items():
+        now = name.rpartition("__mutmut_")[0].removeprefix("textmill.").replace("xǁ", "").replace("ǁ", ".")
+        now = now.replace(".x_", ".")
+        if now != function:
+            lines += ["```", ""] if function else []
+            lines += [f"`{now}`", "```diff"]
+            function = now
+        lines += [f"{line[0]}{line[1:].strip()}" for line in diff.splitlines() if re.match(r"[+-](?![+-]{2})", line)]
+    return "\n".join([*lines, *(["```"] if function else []), ""])
+
+
 def _cells(counts: collections.Counter[str]) -> str:
     return " | ".join(str(counts[name]) for name in ("all", "noticed", "survived", "none"))
 
@@ -99,15 +119,16 @@ def main() -> None:
         )
     found = results()
     survivors = [name for statuses in found.values() for name, status in statuses.items() if status == "survived"]
-    diffs = [difference(name) for name in survivors]
-    (FOLDER / "survivors.diff").write_text("\n".join(diffs), encoding="utf-8")
+    diffs = {name: difference(name) for name in survivors}
+    LIST.write_text(listing(diffs), encoding="utf-8")
     text = PAGE.read_text(encoding="utf-8")
     marked = _TABLE.search(text)
     if marked is None:
         sys.exit(f"error: {PAGE.name} has no <!-- mutants --> <!-- /mutants -->")
-    table = f"*{machine()}. Command: `make mutants`.*\n\n{tables(found, collections.Counter(map(kind, diffs)))}\n"
+    kinds = collections.Counter(map(kind, diffs.values()))
+    table = f"*{machine()}. Command: `make mutants`.*\n\n{tables(found, kinds)}\n"
     PAGE.write_text(text[: marked.start(2)] + table + text[marked.end(2) :], encoding="utf-8")
-    print(f"{len(survivors)} changes survived: {(FOLDER / 'survivors.diff').relative_to(ROOT)}")
+    print(f"{len(survivors)} changes survived: {LIST.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":
