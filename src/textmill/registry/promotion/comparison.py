@@ -102,7 +102,12 @@ def compare(first: str, second: str, layout: Layout) -> Comparison:
         params = _pairs(pair[0].run.data.params, pair[1].run.data.params)
         common: dict[str, Any] = {
             "names": (pair[0].name, pair[1].name),
-            "params": {name: values for name, values in params.items() if values[0] != values[1]},
+            # Not what `textmill plan` expected: every machine and every moment has its own estimate.
+            "params": {
+                name: values
+                for name, values in params.items()
+                if values[0] != values[1] and not name.startswith("plan.")
+            },
             "digests": _pairs(_digests(pair[0]), _digests(pair[1])),
         }
         try:
