@@ -48,10 +48,11 @@ def results() -> dict[str, dict[str, str]]:
     return found
 
 
-def difference(name: str) -> str:
-    """Return a mutant as a unified diff."""
-    done = subprocess.run(["mutmut", "show", name], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout
+def difference(name: str, file: str) -> str:
+    """Return a mutant of a file as a unified diff."""
+    from mutmut.mutation.diff_apply import get_diff_for_mutant
+
+    return get_diff_for_mutant(name, path=file)
 
 
 def kind(diff: str) -> str:
@@ -118,8 +119,12 @@ def main() -> None:
             ["mutmut", "run", "--max-children", arguments.processes, *arguments.mutants], cwd=ROOT, check=True
         )
     found = results()
-    survivors = [name for statuses in found.values() for name, status in statuses.items() if status == "survived"]
-    diffs = {name: difference(name) for name in survivors}
+    diffs = {
+        name: difference(name, file)
+        for file, statuses in found.items()
+        for name, status in statuses.items()
+        if status == "survived"
+    }
     LIST.write_text(listing(diffs), encoding="utf-8")
     text = PAGE.read_text(encoding="utf-8")
     marked = _TABLE.search(text)
@@ -128,7 +133,7 @@ def main() -> None:
     kinds = collections.Counter(map(kind, diffs.values()))
     table = f"*{machine()}. Command: `make mutants`.*\n\n{tables(found, kinds)}\n"
     PAGE.write_text(text[: marked.start(2)] + table + text[marked.end(2) :], encoding="utf-8")
-    print(f"{len(survivors)} changes survived: {LIST.relative_to(ROOT)}")
+    print(f"{len(diffs)} changes survived: {LIST.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":
