@@ -70,7 +70,7 @@ def test_small_part_does_not_hide_a_loss_elsewhere() -> None:
 
 def test_metric_that_is_not_finite_is_refused() -> None:
     broken = Metric("broken", lambda columns, index: 1 / columns["x"][index].sum(axis=1))
-    says = r"^broken is not a finite number in 1 of 2 slices. Choose gate\.difference\.metric, gate\.slices\.columns or "
+    says = r"^broken is not a finite number in 1 of 2 slices. Choose gate\.difference\.metric, gate\.slices\.columns or"
     table = pair(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 0]))
     with np.errstate(all="ignore"), pytest.raises(UserError, match=says):
         joint_tests([table], [np.arange(2), np.arange(1, 4)], broken, 0.0, 0.05, 50, 0)
