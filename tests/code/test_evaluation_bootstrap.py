@@ -50,6 +50,12 @@ def test_an_inflated_figure_stays_in_its_interval_and_never_below_zero():
     assert 0 < found.low < found.value < found.high
     still = drawn.assign(**dict.fromkeys(names, 0.0)).assign(score_0=noise[:, 0] - noise[:, 0].mean())
     assert intervals(still, [moved], Bootstrap())["length"].low == 0
+    one = Metric("one", lambda columns, index: 5 + columns["score_0"][index].mean(axis=1))
+    raw, other = intervals(drawn, [plain, one], Bootstrap()).values()
+    together = intervals(drawn, [one, moved], Bootstrap())
+    assert together["length"].high == found.high
+    assert together["one"] == other, "only an inflated metric is moved"
+    assert raw.high - found.high == pytest.approx(raw.low - found.low), "as a whole"
     itself = paired_differences(drawn, drawn, [moved], Bootstrap())["length"]
     assert (itself.low, itself.value, itself.high) == (0, 0, 0)
 
@@ -94,7 +100,7 @@ def test_a_value_that_is_not_finite_fails(value):
 
 def test_a_figure_that_is_not_finite_fails():
     rare = Metric("rare", lambda columns, index: np.where((index == 0).any(axis=1), 1.0, np.nan))
-    with pytest.raises(UserError, match="rare is nan"):
+    with pytest.raises(UserError, match=r"^rare is nan, not a finite number\. Check the predictions\.$"):
         intervals(table(np.ones(10)), [rare], Bootstrap())
 
 

@@ -102,9 +102,12 @@ def test_missing_metric_fails(options: dict[str, Any]) -> None:
 
 
 def test_unmeasurable_predictions_fail() -> None:
-    verdict = judge(material(answers(), answers().drop(columns="right")), gate())
+    verdict = judge(material(answers().drop(columns="right"), answers()), gate(floors={"share_right": 0.5}))
     assert verdict.status == "fail"
-    assert "cannot be measured" in verdict.reasons[0]
+    reason = "the predictions cannot be measured (KeyError('right'))"
+    assert [(check.name, check.words) for check in verdict.checks if check.status == "fail"] == [
+        (name, f"{name}: {reason}") for name in ("floors", "difference", "slices")
+    ]
 
 
 @pytest.mark.parametrize("digest", [None, "b" * 64])
@@ -115,7 +118,10 @@ def test_unequal_digests_fail_and_nothing_is_measured(side: str, digest: str | N
     verdict = judge(changed, gate())
     assert verdict.status == "fail"
     assert {check.name for check in verdict.checks} == {"digest"}
-    assert "another evaluation set" in verdict.reasons[0]
+    shown = f"({digest[:12] if digest else 'unknown'} instead of {found.digest[:12]})"
+    assert verdict.reasons == [
+        f"version {2 if side == 'challenger' else 1} was built with another evaluation set {shown}"
+    ]
 
 
 def test_other_rows_or_targets_fail() -> None:
@@ -140,7 +146,9 @@ def test_empty_slices_fail() -> None:
 def test_overlap_fails_and_unknown_overlap_fails() -> None:
     found = material(answers(), answers())
     assert failed(judge(replace(found, overlap=1), gate())) == ["overlap"]
-    assert failed(judge(replace(found, overlap=None), gate())) == ["overlap"]
+    unknown = judge(replace(found, overlap=None), gate())
+    assert failed(unknown) == ["overlap"]
+    assert unknown.reasons == ["the training rows of version 2 are not available"]
     assert judge(replace(found, overlap=1), gate(max_overlap=0.01)).status == "pass"
 
 

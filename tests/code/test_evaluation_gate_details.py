@@ -143,6 +143,8 @@ def test_superiority_is_claimed_over_the_champion_alone() -> None:
     assert names["anchor"].words.startswith("version 2 is not worse by 0.01 or more than the anchor, version 0, in")
     worse = judge(material(champion, anchor), config).checks
     assert any(check.words.startswith("version 2 is not better by more than 0.01") for check in worse)
+    equal = judge(material(champion, champion), config).checks
+    assert any(check.words.startswith("version 2 is not better by more than 0.01") for check in equal)
     unknown = judge(material(answers(range(3), 40), answers(range(2, 6), 40)), config).checks
     assert any(check.words.startswith("version 2 may or may not be better by more than 0.01") for check in unknown)
 
@@ -231,6 +233,12 @@ def test_frame_that_cannot_be_cut_is_told(frame: Any, says: str) -> None:
         each for each in judge(replace(given, frame=frame(given.frame)), gate()).checks if each.name == "slices"
     ]
     assert (check.status, check.words) == ("fail", says)
+
+
+def test_untested_slices_are_counted() -> None:
+    checks = judge(material(answers(), answers()), gate(slices={"min_rows": 250})).checks
+    says = "5 slices of fewer than 250 rows (500 in all) were not tested"
+    assert [(each.name, each.status) for each in checks if each.words == says] == [("slice", "undecided")]
 
 
 def test_overlap_of_no_rows_and_of_too_many() -> None:

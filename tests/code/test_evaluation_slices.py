@@ -31,5 +31,5 @@ def test_small_slices_and_those_of_every_row_are_left_out():
 
 
 def test_an_unknown_column_is_named_with_the_choices():
-    with pytest.raises(UserError, match=r"evaluate\.slice_columns.*no column 'topic'.*length, source"):
+    with pytest.raises(UserError, match=r"^evaluate\.slice_columns: .*no column 'topic'.*length, source"):
         cut_slices(frame([1, 2]), ["topic"], 1)
