@@ -91,7 +91,8 @@ def test_all_figures_share_the_draws():
 def test_a_value_that_is_not_finite_fails(value):
     good, broken = table(np.ones(10)), table(np.ones(10))
     broken.loc[3, "score"] = value
-    with pytest.raises(UserError, match="1 of 10 predictions have a score that is not a finite number"):
+    says = r"^1 of 10 predictions have a score that is not a finite number\. The model has probably diverged; train"
+    with pytest.raises(UserError, match=says):
         intervals(broken, [MEAN], Bootstrap())
     for ours, theirs in ((good, broken), (broken, good)):
         with pytest.raises(UserError, match="not a finite number"):
@@ -106,14 +107,17 @@ def test_a_figure_that_is_not_finite_fails():
 
 def test_rows_that_do_not_match_fail():
     ours = table(np.ones(10))
-    with pytest.raises(UserError, match="different rows"):
+    fix = r"Predict the same split with both models\."
+    with pytest.raises(UserError, match=rf"models predicted different rows \(10 and 9, 9 in common\)\. {fix}$"):
         paired_differences(ours, ours.head(9), [MEAN], Bootstrap())
-    with pytest.raises(UserError, match="different rows"):
+    with pytest.raises(UserError, match=rf"different rows \(10 and 10, 0 in common\)\. {fix}$"):
         paired_differences(ours, ours.assign(id=[f"other-{i}" for i in range(10)]), [MEAN], Bootstrap())
-    with pytest.raises(UserError, match="the second predictions repeat an id"):
-        paired_differences(ours, ours.assign(id="same"), [MEAN], Bootstrap())
+    same = ours.assign(id="same")
+    for pair, side in (((ours, same), "second"), ((same, ours), "first")):
+        with pytest.raises(UserError, match=rf"^the {side} predictions repeat an id\. Predict the split again\.$"):
+            paired_differences(*pair, [MEAN], Bootstrap())
     relabelled = ours.assign(label=["x"] * 9 + ["y"])
-    with pytest.raises(UserError, match="differ in label"):
+    with pytest.raises(UserError, match=rf"^the two models' rows differ in label \(.+\)\. {fix}$"):
         paired_differences(ours, relabelled, [MEAN], Bootstrap(), ["label"])
 
 

@@ -55,6 +55,36 @@ def test_metric_that_is_not_a_mean_is_recognised() -> None:
     assert test.gain == pytest.approx(table.first["x"].mean() ** 2 - table.second["x"].mean() ** 2)
 
 
+@pytest.mark.parametrize("rows", [7, 400])
+@pytest.mark.parametrize("cells", [1, 4000, 4_000_000])
+def test_each_draw_swaps_each_row_with_probability_one_half(
+    rows: int, cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(swaps, "_CELLS_AT_ONCE", cells)
+    batches = list(swaps._swaps(rows, 999, 0))
+    assert all(batch.size <= max(cells, rows) for batch in batches)
+    drawn = np.concatenate(batches)
+    assert drawn.shape == (1000, rows)
+    assert not drawn[0].any()
+    assert (drawn[1:].any(axis=1) | (rows == 7)).all()
+    assert np.abs(drawn.mean(axis=0) - 0.5).max() < 0.08
+    assert np.abs(drawn.mean() - 0.5) < 0.02
+
+
+def test_rows_of_infinite_or_unknown_score_count_as_zero() -> None:
+    table = pair([0.0, 1.0], [2.0, 1.0])
+    with np.errstate(all="raise"):
+        inverse = table.row_scores(Metric("inverse", lambda columns, index: 1 / columns["x"][index].mean(axis=1)))
+        log = table.row_scores(Metric("log", lambda columns, index: np.log(columns["x"][index].mean(axis=1))))
+    assert [list(side) for side in inverse] == [[0.0, 1.0], [0.5, 1.0]]
+    assert [list(side) for side in log] == [[0.0, 0.0], [np.log(2), 0.0]]
+
+
+def test_typical_change_is_the_size_that_differing_rows_have() -> None:
+    assert pair([1, 0, 1, 0], [0, 1, 1, 0]).typical_change(MEAN) == 1
+    assert pair([0.5, 0.0, 1.0], [0.0, 0.25, 1.0]).typical_change(MEAN) == pytest.approx((0.25 + 0.0625) / 0.75)
+
+
 def test_small_part_does_not_hide_a_loss_elsewhere() -> None:
     """Five rows that all lose or all win by chance must not raise the limit of the others."""
     rng = np.random.default_rng(2)
