@@ -11,6 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -108,6 +109,8 @@ def tune(
             refuses, or no trial can be trained.
     """
     require_optuna()
+    from filelock import FileLock
+
     config = read_space(layout, space)
     text = layout.params.read_text(encoding="utf-8") if layout.params.is_file() else ""
     params = merge_params(yaml.safe_load(text) or {}, dict(changes))
@@ -127,9 +130,11 @@ def tune(
         runtime = _runtime(base.config.runtime)
         connect(runtime, layout)
         ledger = open_study(name, config, mode, frozen, layout, runtime, storage)
-        opening = Opening("tune", digest(frozen), EXPERIMENT, name, None, ledger.study.user_attrs.get("run_id"))
-        with study_errors(ledger.address), child_run(None, opening, layout) as run:
-            ledger.study.set_user_attr("run_id", run.run_id)
+        with study_errors(ledger.address), ExitStack() as stack:
+            with FileLock(ledger.lock):  # one process opens the run, the others find it
+                opening = Opening("tune", digest(frozen), EXPERIMENT, name, None, ledger.study.user_attrs.get("run_id"))
+                run = stack.enter_context(child_run(None, opening, layout))
+                ledger.study.set_user_attr("run_id", run.run_id)
             process = _Process(ledger, root, layout, runtime, params, metric, run)
             process.prepare(base)
             process.work(budget)
