@@ -110,7 +110,7 @@ def test_tune_cut_off_anywhere_the_same_command_gives_the_same_trials(
     if number != signal.SIGKILL:
         assert set(before.values()) == {"KILLED"}
         assert "interrupted; the same command continues it" in errors
-        assert not list((project.root / ".dvc/tmp/textmill/tune/work").iterdir())
+        assert not list((project.root / ".dvc/tmp/textmill/tune/.work").iterdir())
 
     found, expected = document(project.run(*TUNE, *LONG)), whole[1]
     picked = [[(trial["settings"], trial["value"]) for trial in each["trials"]] for each in (found, expected)]

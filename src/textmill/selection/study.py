@@ -7,9 +7,11 @@ both: it stays MLflow's, and Optuna's check of it is left out.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +72,7 @@ class Ledger:
     Attributes:
         study: Optuna's study.
         config: How it searches.
+        folder: Its data and checkpoints on this machine.
         lock: File that one process of this machine holds while it counts and begins a trial.
         address: Address of the database.
         space: Distribution of each key.
@@ -77,6 +80,7 @@ class Ledger:
 
     study: Study
     config: TuneConfig
+    folder: Path
     lock: Path
     address: str
     space: dict[str, BaseDistribution]
@@ -143,13 +147,32 @@ class Ledger:
                 self.study.enqueue_trial(trial.params, user_attrs={"continues": number, "attempt": attempt, **kept})
             self.study.tell(number, state=TrialState.FAIL)
 
-    def others(self) -> bool:
-        """Return whether another living process trains a trial of this study."""
+    @contextmanager
+    def joined(self) -> Iterator[list[Callable[[], None]]]:
+        """Count this process among those of the study in the block.
+
+        The last one deletes the folder, unless a trial waits to be continued. Any other one calls what the block has
+        put into the list.
+        """
+        from filelock import FileLock
         from optuna.trial import TrialState
 
-        own = own_identity().as_text()
-        running = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-        return any(each.user_attrs.get("process") not in (own, None) and not _is_dead(each) for each in running)
+        members = self.folder / "processes"
+        with FileLock(self.lock):
+            members.mkdir(parents=True, exist_ok=True)
+            own = FileLock(members / f"{os.getpid()}.lock")
+            own.acquire()
+        leaving: list[Callable[[], None]] = []
+        try:
+            yield leaving
+        finally:
+            with FileLock(self.lock):
+                own.release()
+                if any(map(_is_held, members.iterdir())):
+                    for call in leaving:
+                        call()
+                elif not self.study.get_trials(deepcopy=False, states=[TrialState.WAITING, TrialState.RUNNING]):
+                    shutil.rmtree(self.folder, ignore_errors=True)
 
     def _every(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
@@ -198,8 +221,7 @@ def open_study(
     shared = storage is None and not uri.startswith(("http://", "https://", "databricks", "file:"))
     address = storage or (uri if shared else f"sqlite:///{layout.home / 'optuna.db'}")
     options = {"connect_args": {"timeout": _LOCKED_SECONDS}} if database_file(address) else {}
-    folder = layout.tuning / name
-    folder.mkdir(parents=True, exist_ok=True)
+    layout.tuning.mkdir(parents=True, exist_ok=True)
     with FileLock(layout.tuning / ".lock"), study_errors(address):
         opened = RDBStorage(address, engine_kwargs=options, skip_compatibility_check=shared)
         direction: Literal["maximize", "minimize"] = "maximize" if mode == "max" else "minimize"
@@ -213,7 +235,8 @@ def open_study(
         elif changed := _changed(json.loads(noted), json.loads(text)):
             fix = "Name another study by --study, or restore the settings"
             raise UserError(f"begun with another {', '.join(changed[:3])}", where=f"study {name}", fix=fix)
-    return Ledger(study, config, folder / ".lock", address, distributions(config))
+    folder = layout.tuning / name
+    return Ledger(study, config, folder, Path(f"{folder}.lock"), address, distributions(config))
 
 
 def _changed(before: Any, now: Any, prefix: str = "") -> list[str]:
@@ -236,6 +259,16 @@ def _is_dead(trial: FrozenTrial) -> bool:
         started = trial.datetime_start
         return started is not None and (datetime.now() - started).total_seconds() > _NAMELESS_SECONDS
     return ProcessIdentity.from_text(text).is_dead()
+
+
+def _is_held(path: Path) -> bool:
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(path, blocking=False):
+            return False
+    except Timeout:
+        return True
 
 
 def _sampler(config: TuneConfig, number: int) -> BaseSampler:

@@ -114,7 +114,7 @@ def tune(
     config = read_space(layout, space)
     text = layout.params.read_text(encoding="utf-8") if layout.params.is_file() else ""
     params = merge_params(yaml.safe_load(text) or {}, dict(changes))
-    with open_workspace(layout, layout.tuning / "work") as root:
+    with open_workspace(layout, layout.tuning / ".work") as root:
         base = check_space(space, config, layout, root / "space", params)
         task = Task.build(base.config.prepare.task)
         metric = config.metric or task.monitor.removeprefix(_VALIDATION)
@@ -130,20 +130,17 @@ def tune(
         runtime = _runtime(base.config.runtime)
         connect(runtime, layout)
         ledger = open_study(name, config, mode, frozen, layout, runtime, storage)
-        with study_errors(ledger.address), ExitStack() as stack:
+        with study_errors(ledger.address), ledger.joined() as leaving, ExitStack() as stack:
             with FileLock(ledger.lock):  # one process opens the run, the others find it
                 opening = Opening("tune", digest(frozen), EXPERIMENT, name, None, ledger.study.user_attrs.get("run_id"))
                 run = stack.enter_context(child_run(None, opening, layout))
                 ledger.study.set_user_attr("run_id", run.run_id)
+            leaving.append(lambda: mark_running(run.run_id))
             process = _Process(ledger, root, layout, runtime, params, metric, run)
             process.prepare(base)
             process.work(budget)
             outcome = Outcome(name, metric, ledger.trials(), ledger.ranked(), run.run_id)
             _log(run, outcome)
-        if ledger.others():
-            mark_running(run.run_id)
-        else:
-            shutil.rmtree(layout.tuning / name, ignore_errors=True)
     return outcome
 
 
@@ -168,7 +165,7 @@ class _Process:
         self._metric = metric
         self._run = run
         self._name = ledger.study.study_name
-        self._folder = layout.tuning / self._name
+        self._folder = ledger.folder
         self._data = CandidateData(self._folder / "data")
 
     def prepare(self, base: Candidate) -> None:
@@ -177,7 +174,6 @@ class _Process:
         found = digest({name: prepared.digest(name) for name in ("train", "validation")})
         study = self._ledger.study
         if study.user_attrs.get("data", found) != found:
-            shutil.rmtree(self._folder, ignore_errors=True)
             fix = "Name another study by --study: metrics on other data are not comparable"
             raise UserError("its data has changed", where=f"study {self._name}", fix=fix)
         study.set_user_attr("data", found)
