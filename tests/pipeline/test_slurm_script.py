@@ -1,4 +1,4 @@
-"""`deploy/slurm/train.sbatch` as Slurm runs it, with its signal before the time limit; only `scontrol` is a stand-in."""
+"""`deploy/slurm/train.sbatch` as Slurm runs it, with the signal before its limit; `scontrol` is a stand-in."""
 
 from __future__ import annotations
 
