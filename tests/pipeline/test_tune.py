@@ -101,7 +101,7 @@ def test_tune_cut_off_anywhere_the_same_command_gives_the_same_trials(
     project: Project, whole: tuple[Project, dict[str, Any]], number: signal.Signals
 ) -> None:
     process = start(project, *LONG)
-    wait_for(project, "tiny-reviews-small/checkpoints/*/step-*.json", process)
+    wait_for(project, "tiny-reviews-small/checkpoints/0/*/step-*.json", process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[number]
@@ -208,6 +208,17 @@ def test_tune_two_processes_share_one_study(project: Project) -> None:
     every = runs(project.root)
     assert len(every) == 7
     assert {run.info.status for run in every} == {"FINISHED"}
+
+
+def test_tune_two_processes_may_try_the_same_values(project: Project) -> None:
+    one = "space:\n  train.optimizer.learning_rate: {choices: [0.01]}\n"
+    (project.root / "conf/tune/one.yaml").write_text(one)
+    both = [start(project, "one", "train.max_epochs=1", "--trials", "4", "--json") for _ in range(2)]
+    outputs = [process.communicate(timeout=900) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    trials = document(project.run(*TUNE, "one", "train.max_epochs=1", "--trials", "4", "--json"))["trials"]
+    assert [trial["state"] for trial in trials] == ["complete"] * 4
+    assert len({trial["value"] for trial in trials}) == 1
 
 
 def test_tune_without_the_extra_is_one_line(project: Project, tmp_path: Path) -> None:

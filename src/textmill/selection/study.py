@@ -144,7 +144,8 @@ class Ledger:
             # Enqueued before it is ended: a kill in between leaves it RUNNING, and it is not enqueued twice.
             if len(trial.params) == len(self.space) and attempt <= _ATTEMPTS and number not in self._continued():
                 kept = {key: trial.user_attrs[key] for key in ("run_id",) if key in trial.user_attrs}
-                self.study.enqueue_trial(trial.params, user_attrs={"continues": number, "attempt": attempt, **kept})
+                noted = {"continues": number, "first": first_number(trial), "attempt": attempt, **kept}
+                self.study.enqueue_trial(trial.params, user_attrs=noted)
             self.study.tell(number, state=TrialState.FAIL)
 
     @contextmanager
@@ -237,6 +238,11 @@ def open_study(
             raise UserError(f"begun with another {', '.join(changed[:3])}", where=f"study {name}", fix=fix)
     folder = layout.tuning / name
     return Ledger(study, config, folder, Path(f"{folder}.lock"), address, distributions(config))
+
+
+def first_number(trial: Trial | FrozenTrial) -> int:
+    """Return the number under which a trial began, before any process was cut off in it."""
+    return int(trial.user_attrs.get("first", trial.number))
 
 
 def _changed(before: Any, now: Any, prefix: str = "") -> list[str]:

@@ -31,7 +31,7 @@ from textmill.registry.runs.store import connect
 from textmill.selection.candidate_data import CandidateData
 from textmill.selection.candidates import Candidate, compose_candidate, merge_params
 from textmill.selection.search_space import check_space, read_space, settings
-from textmill.selection.study import Ledger, open_study, require_optuna, study_errors
+from textmill.selection.study import Ledger, first_number, open_study, require_optuna, study_errors
 from textmill.selection.workspace import open_workspace
 from textmill.tasks.base import Task
 from textmill.training.trainer import Trained, Training
@@ -230,7 +230,9 @@ class _Process:
         resolved.write(candidate.layout.resolved, candidate.config)
         prepared = self._data.prepare_network(candidate)
         config = candidate.config.train
-        training = Training(config, self._runtime, prepared, candidate.layout.pretrained, self._folder / "checkpoints")
+        # A folder per trial: two processes may try the same values.
+        checkpoints = self._folder / "checkpoints" / str(first_number(trial))
+        training = Training(config, self._runtime, prepared, candidate.layout.pretrained, checkpoints)
         tags = {f"{PREFIX}study": self._name, f"{PREFIX}trial": str(trial.number)}
         opening = Opening(
             "train", training.fingerprint, EXPERIMENT, f"{self._name}-{trial.number}", None,
@@ -248,13 +250,13 @@ class _Process:
                 trained = None
                 run.set_tags({f"{PREFIX}pruned": "true"})
             except Exception:
-                training.folder.remove()
+                shutil.rmtree(checkpoints, ignore_errors=True)
                 raise
             trial.set_user_attr("seconds", watch.seconds())
             if trained is not None:
                 run.log_metrics({f"best/{name}": value for name, value in trained.metrics.items()})
-        training.folder.remove()
-        shutil.rmtree(candidate.layout.root, ignore_errors=True)
+        for folder in (checkpoints, candidate.layout.root):
+            shutil.rmtree(folder, ignore_errors=True)
         if trained is None:
             raise TrialPruned
         return watch.best(trained)
