@@ -13,10 +13,11 @@ from textmill.cli.main import app
 from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
-from textmill.planning.scaling import NOISE, Point, Scaling
+from textmill.planning.scaling import Point, Scaling
 from textmill.registry.runs.trainings import read_trainings
 
 FLOPS = 1e11 * np.array([0.1, 0.316, 0.316, 0.316, 1.0])
+SEED_NOISE = 0.005
 RATES = 4e-3 * np.array([1, 1, 1 / 3, 3, 1])
 
 
@@ -30,7 +31,7 @@ def drawn(seed: int) -> tuple[list[Point], float, float]:
     best = float(np.exp(draw.normal(np.log(4e-3), 0.5)))
     values = (draw.uniform(0.8, 1.6), draw.uniform(0.5, 1.5), draw.uniform(0.1, 0.3), best, draw.uniform(0.01, 0.06))
     points = [
-        Point(str(at), float(flops), law(flops, rate, *values) * (1 + NOISE * draw.standard_normal()), float(rate))
+        Point(str(at), float(flops), law(flops, rate, *values) * (1 + SEED_NOISE * draw.standard_normal()), float(rate))
         for at, (flops, rate) in enumerate(zip(FLOPS, RATES, strict=True))
     ]
     return points, law(1e12, best, *values), best
@@ -54,7 +55,7 @@ def test_prediction_widens_with_the_distance() -> None:
     near, far = law.predict(1e12), law.predict(1e15)
     assert far.loss < near.loss
     assert far.loss_high - far.loss_low > near.loss_high - near.loss_low
-    assert law.fitted() == pytest.approx([point.loss for point in law.points], rel=0.03)
+    assert law.fitted() == pytest.approx([point.loss for point in law.points], rel=0.05)
 
 
 @pytest.mark.parametrize("flops", [[1e10, 1e11], [1e11, 1e11, 1.1e11]])

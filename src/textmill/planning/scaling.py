@@ -2,8 +2,9 @@
 
 L(C, r) = E + A C^-a + q (ln r - ln r*(C))², with r*(C) = r0 C^-b for C operations and a learning rate r: a power law
 above the entropy E (Hoffmann et al. 2022), and a parabola in the logarithm of the learning rate. A few trainings do not
-decide six unknowns. So they have priors: the exponent `a` that of fits of large runs, within a factor of about 2.7,
-and `b` near 0, since the best learning rate of Muon hardly moves with the width (Jordan et al. 2024).
+decide six unknowns. So they have priors: E is the entropy of text in bits per byte, 0.6 to 1.3 for English (Shannon
+1951); the exponent `a` is that of fits of large runs, within a factor of about 2.7; and `b` is near 0, since the best
+learning rate of Muon hardly moves with the width (Jordan et al. 2024).
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-NOISE = 0.005
-"""Relative standard deviation of the loss of trainings that differ in the seed alone."""
+NOISE = 0.01
+"""Relative standard deviation of a loss about the law: half of it from the seed, the rest from shapes that differ."""
 _EXPONENT = BESIROGLU.alpha * BESIROGLU.beta / (BESIROGLU.alpha + BESIROGLU.beta)
-_SPREADS = {"a": 0.5, "b": 0.05, "r0": np.log(4.0), "q": 1.0}
+_ENTROPY = 0.9  # bits per byte, the middle of Shannon's bounds
+_SPREADS = {"E": 0.4, "A": 1.5, "a": 0.5, "r0": np.log(4.0), "q": 1.0, "b": 0.05}
 _CURVATURE = 0.02  # share of the loss that a factor e in the learning rate costs
 _DRAWS = 200
 _FEWEST = 3
@@ -89,18 +91,12 @@ class Scaling:
         self._rates = np.log([point.rate for point in self.points])
         self._unit = float(np.exp(np.log(self._flops).mean()))
         best = self._losses.min()
-        # E as a share of the best loss (by its logit), A, a, r0, q, b: all but b and r0 by their logarithm.
+        # E, A, a, r0, q by their logarithms, and b.
+        rate = self._rates[self._losses.argmin()]
         self._centre = np.array(
-            [
-                0.0,
-                np.log(0.5 * best),
-                np.log(_EXPONENT),
-                self._rates[self._losses.argmin()],
-                np.log(_CURVATURE * best),
-                0,
-            ]
+            [np.log(_ENTROPY), np.log(0.5 * best), np.log(_EXPONENT), rate, np.log(_CURVATURE * best), 0.0]
         )
-        self._spread = np.array([1.5, 1.5, _SPREADS["a"], _SPREADS["r0"], _SPREADS["q"], _SPREADS["b"]])
+        self._spread = np.array(list(_SPREADS.values()))
         self._fit = self._solve(self._losses, self._centre, self._centre)
         draw = np.random.default_rng(seed)
         self._draws = [
@@ -144,15 +140,12 @@ class Scaling:
     def _losses_of(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         scaled = np.log(self._flops / self._unit)
         offset = self._rates - (values[3] - values[5] * scaled)
-        law = self._floor(values) + np.exp(values[1] - np.exp(values[2]) * scaled)
+        law = np.exp(values[0]) + np.exp(values[1] - np.exp(values[2]) * scaled)
         return np.asarray(law + np.exp(values[4]) * offset**2, dtype=np.float64)
-
-    def _floor(self, values: NDArray[np.float64]) -> float:
-        return float(self._losses.min() / (1 + np.exp(-values[0])))
 
     def _at(self, values: NDArray[np.float64], flops: float) -> tuple[float, float]:
         scaled = np.log(flops / self._unit)
-        loss = self._floor(values) + np.exp(values[1] - np.exp(values[2]) * scaled)
+        loss = np.exp(values[0]) + np.exp(values[1] - np.exp(values[2]) * scaled)
         return float(loss), float(values[3] - values[5] * scaled)
 
     def _solve(self, losses: NDArray[np.float64], centre: Any, start: Any) -> NDArray[np.float64]:
