@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+_HEAD_LINES = 2
 VERDICTS = {0: "passes", 3: "does not pass", 4: "cannot tell: too little data"}
 
 
@@ -27,7 +28,8 @@ def metrics(base: str) -> str:
     done = run("dvc", "metrics", "diff", "--md", base)
     if done.returncode:
         return f"`dvc metrics diff` failed: {last_line(done.stderr)}\n"
-    return done.stdout if "|" in done.stdout else "No metric changed.\n"
+    rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    return done.stdout if len(rows) > _HEAD_LINES else "No metric changed.\n"
 
 
 def gate() -> str:
