@@ -49,11 +49,12 @@ faults: $(INSTALLED_TEST) ## Plant every fault at full length, into docs/reliabi
 mutants: $(INSTALLED_TEST) ## Change gate, bootstrap, lock, lineage and resume; list changes that no test notices
 	@python -m bench.mutants
 
-lint: $(INSTALLED_TEST) ## Check style, types, words, insecure code and known vulnerabilities
+lint: $(INSTALLED_TEST) ## Check style, types, words, deploy/, insecure code and known vulnerabilities
 	@ruff check .
 	@ruff format --check .
 	@mypy
 	@python tools/words.py
+	@python tools/deployment.py
 	@bandit --quiet --recursive src --configfile pyproject.toml --severity-level medium
 	@python tools/audit.py
 

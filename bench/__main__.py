@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
-OTHER_PAGES = {"gate": ROOT / "docs" / "promotion.md"}
+OTHER_PAGES = {"gate": ROOT / "docs" / "promotion.md", "scale": ROOT / "docs" / "scale.md"}
 """Pages on which a benchmark's section stands in the text, between marks of the same form."""
 BENCHMARKS = {
     "pipeline": "The whole pipeline",
@@ -34,9 +34,11 @@ BENCHMARKS = {
     "likelihood": "Memory of the loss: in chunks, and all logits at once",
     "semantic": "Similarity on STS-B, and search compared with BM25",
     "choose": "Choosing a model: the advice compared with training all",
+    "tune": "Tuning compared with random search at equal time",
     "plan": "Plans of trainings compared with what they took",
     "startup": "Start-up and fixed costs",
     "prepare": "Speed of `prepare` compared with its tokenizer alone",
+    "scale": "Limits of many GPUs",
     "memory": "Memory of `prepare` on 1 GB of text",
     "gate": "Simulated promotions",
 }

@@ -27,13 +27,14 @@ from textmill.cli.serve import serve
 from textmill.cli.server import server
 from textmill.cli.summary import summary
 from textmill.cli.sync import sync
+from textmill.cli.tune import tune
 from textmill.cli.verify import verify
 from textmill.cli.why import why
 from textmill.errors import one_line_errors
 
 # In the order of use; `--help` shows them so.
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Make": (why, choose, plan, summary, adopt, sync),
+    "Make": (why, choose, tune, plan, summary, adopt, sync),
     "Judge": (compare, promote, rollback, history),
     "Serve": (predict, generate, serve, server),
     "Inspect": (lineage, verify, reproduce, card, drift, doctor),

@@ -15,10 +15,15 @@ from textmill.selection.candidates import Candidate
 
 
 class CandidateData:
-    """Creates `data/raw`, `data/pretrained` and `data/prepared` of each candidate, shared where equal."""
+    """Creates `data/raw`, `data/pretrained` and `data/prepared` of each candidate, shared where equal.
 
-    def __init__(self) -> None:
+    Args:
+        store: Folder that keeps them for other processes and later calls; None keeps them in the candidates' folders.
+    """
+
+    def __init__(self, store: Path | None = None) -> None:
         self._folders: dict[str, Path] = {}
+        self._store = store
 
     def prepare_network(self, candidate: Candidate) -> Prepared:
         """Return the prepared splits of a network, and fetch its weights and tokenizer.
@@ -50,5 +55,18 @@ class CandidateData:
             own.parent.mkdir(exist_ok=True)
             own.symlink_to(self._folders[digest], target_is_directory=True)
             return
-        create(layout)
-        self._folders[digest] = own
+        if self._store is None:
+            create(layout)
+            self._folders[digest] = own
+            return
+        from filelock import FileLock
+
+        kept = self._store / f"{name}-{digest[:16]}"
+        self._store.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{kept}.lock"):
+            if not kept.is_dir():
+                create(layout)
+                own.rename(kept)
+        self._folders[digest] = kept
+        own.parent.mkdir(exist_ok=True)
+        own.symlink_to(kept, target_is_directory=True)
