@@ -118,18 +118,12 @@ def test_card_of_weights_from_scratch_and_own_files(evaluated: Layout, tmp_path:
     assert "| corpus | data/own/reviews.csv |" in card
 
 
-def test_weights_are_fp32_and_load_in_transformers(exported: Layout) -> None:
+def test_weights_are_fp32(exported: Layout) -> None:
     import torch
     from safetensors.torch import load_file
-    from transformers import AutoModel
 
-    folder = exported.exported / "model"
-    weights = load_file(folder / "model.safetensors")
+    weights = load_file(exported.exported / "model/model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float32}
-    encoder = AutoModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False)
-    trained = load_file(exported.trained / "model/model.safetensors")
-    for name, value in encoder.state_dict().items():
-        torch.testing.assert_close(value, trained[f"encoder.backbone.{name}"])
 
 
 def test_half_precision_weights_are_stored_in_full(tmp_path: Path, evaluated: Layout) -> None:

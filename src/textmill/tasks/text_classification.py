@@ -58,6 +58,7 @@ class PredictsLabel(Task):
     stratify_column = "label"
     main_metric = "weighted_f1"
     monitor = "validation/weighted_f1"
+    problem_type = "single_label_classification"
 
     def fit(self, frames: Iterable[pd.DataFrame]) -> State:
         """Return the labels: as configured, or those of the training split, sorted.
