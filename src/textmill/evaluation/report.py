@@ -41,7 +41,11 @@ def write_evaluation(evaluation: Evaluation, config: EvaluateConfig, title: str,
     plots.mkdir(parents=True)
     measurements = evaluation.measurements
     summary = measurements.summary() | ({"findings": evaluation.own_metrics} if evaluation.own_metrics else {})
-    for name, values in (("metrics.json", summary), ("figures.json", measurements.details())):
+    for name, values in (
+        ("metrics.json", summary),
+        ("decision.json", measurements.decision()),
+        ("figures.json", measurements.details()),
+    ):
         # keys unsorted: the main metric stays first
         (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     evaluation.predictions.to_parquet(folder / "predictions.parquet", index=False)
