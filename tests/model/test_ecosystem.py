@@ -43,7 +43,8 @@ def backbone(kind: str, **options: Any) -> Any:
     shape = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     config = AutoConfig.for_model(kind, vocab_size=100, max_position_embeddings=64, **(shape | options))
     plain = {"distilbert"}
-    return AutoModel.from_config(config, **({} if kind in plain else {"add_pooling_layer": False}))
+    automatic: Any = AutoModel
+    return automatic.from_config(config, **({} if kind in plain else {"add_pooling_layer": False}))
 
 
 def padded_batch(padding: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,7 +134,7 @@ def test_card_shows_the_auto_class_and_the_measured_difference(folder: Path) -> 
 def test_exported_folder_as_pretrained_weights_gives_the_trained_encoder(folder: Path) -> None:
     from safetensors.torch import load_file
 
-    encoder = PretrainedEncoder.from_options().build_encoder(folder)
+    encoder: Any = PretrainedEncoder.from_options().build_encoder(folder)
     trained = load_file(folder.parents[1] / "trained/model/model.safetensors")
     assert encoder.state_dict()
     for name, value in encoder.state_dict().items():

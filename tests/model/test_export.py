@@ -403,6 +403,26 @@ def test_predict_command_answers_fast(exported: Layout) -> None:
     assert taken < 6  # the goal is 3 s on a quiet machine
 
 
+def test_predict_explain_gives_what_each_word_adds_to_the_answer(exported: Layout) -> None:
+    text = "wonderful film boring plot"
+    done = textmill("predict", "--explain", "--json", text, cwd=exported.root)
+    assert done.returncode == 0, done.stderr
+    [answer] = json.loads(done.stdout)
+    predictor = load_predictor(exported.exported / "model")
+    label = answer["label"]
+    for place, found in enumerate(answer["why"]):
+        words = text.split()
+        assert found["word"] == words.pop(place)
+        without = predictor.predict([" ".join(words)])[0]["probabilities"][label]
+        assert found["gain"] == pytest.approx(answer["probabilities"][label] - without, abs=1e-6)
+    assert len(answer["why"]) == 4
+    assert predictor.explain("film", predictor.predict(["film"])[0]) == []
+    with pytest.raises(UserError, match="cannot be explained"):
+        predictor.explain("film", {"text": "no label"})
+    table = textmill("predict", "--explain", text, cwd=exported.root).stdout
+    assert "why" in table
+
+
 def test_predict_command_reads_a_file_and_a_folder(exported: Layout, tmp_path: Path) -> None:
     lines = tmp_path / "texts.txt"
     lines.write_text("wonderful film\n\nboring plot\n")

@@ -31,10 +31,12 @@ def summary(as_json: AsJson = False) -> None:
     metrics = _read(layout.evaluation / "metrics.json")
     registered = _read(layout.registered / "registered.json")
     now = _registry_now(registered, layout)
+    warnings = read_optional(layout.evaluation / "figures.json").get("warnings", [])
     if as_json:
-        print_json({"metrics": metrics, "registered": {**registered, **now}})
+        print_json({"warnings": warnings, "metrics": metrics, "registered": {**registered, **now}})
         return
-    _print_table(metrics, _standing(registered, now), _command(layout), str(now.get("experiment") or "EXPERIMENT"))
+    experiment = str(now.get("experiment") or "EXPERIMENT")
+    _print_table(metrics, _standing(registered, now), _command(layout), experiment, warnings)
 
 
 def _command(layout: Layout) -> str:
@@ -107,7 +109,7 @@ def _standing(registered: dict[str, Any], now: dict[str, Any]) -> str:
     return text
 
 
-def _print_table(metrics: dict[str, Any], standing: str, first: str, experiment: str) -> None:
+def _print_table(metrics: dict[str, Any], standing: str, first: str, experiment: str, warnings: list[str]) -> None:
     from rich.console import Console
 
     baselines = metrics["baselines"]
@@ -124,6 +126,8 @@ def _print_table(metrics: dict[str, Any], standing: str, first: str, experiment:
     ]
     print_table(columns, rows, title="On the test split", numeric=range(1, len(columns)))
     console = Console()
+    for warning in warnings:
+        console.print(f"  Warning: {warning}", style="bold red", highlight=False, markup=False, soft_wrap=True)
     console.print(standing, highlight=False, soft_wrap=True)
     console.print("\n  Try next, after `source .venv/bin/activate`:", highlight=False)
     for command in (first, *_NEXT):

@@ -24,6 +24,14 @@ _FORBIDDEN = re.compile(r"[^\w\-. /:]")
 Intervals = dict[str, Interval]
 
 
+_SPELLING = {"f1": "F1", "tfidf": "TF-IDF"}
+
+
+def words(name: str) -> str:
+    """Convert an identifier to words in their usual spelling."""
+    return " ".join(_SPELLING.get(word, word) for word in name.split("_"))
+
+
 @dataclass(frozen=True)
 class SliceMeasurement:
     """The main metric over a slice of `rows` rows."""

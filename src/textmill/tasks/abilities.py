@@ -76,6 +76,11 @@ class ComparesRows(ABC):
 class CalibratesWeights(ABC):
     """A task that stores a choice made on validation, such as a threshold, in the best weights."""
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether the task's options ask for the choice."""
+        return True
+
     @abstractmethod
     def calibrate_weights(
         self, weights: dict[str, torch.Tensor], metrics: Mapping[str, float]

@@ -91,7 +91,7 @@ class SemanticSearch(SentencePairs):
         parts = [slice(start, start + _ROWS) for start in range(0, len(first), _ROWS)]
         vectors = torch.from_numpy(first), torch.from_numpy(second)
         losses = [
-            self.pair_loss(*(each[part] for each in vectors), {name: of[part] for name, of in ids.items()})
+            self.pair_loss(vectors[0][part], vectors[1][part], {name: of[part] for name, of in ids.items()})
             for part in parts
         ]
         return {

@@ -23,8 +23,8 @@ class SemanticSearchEvaluator(Evaluator):
 
     def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:
         """Return `id`, both texts, `prediction` (the first document), and `rank` and `similarity` of the own one."""
-        vectors = (outputs[name] for name in EMBEDDINGS)
-        return _table(retrieval.search_embeddings(*vectors, frame[SECOND].tolist()), frame)
+        queries, documents = (outputs[name] for name in EMBEDDINGS)
+        return _table(retrieval.search_embeddings(queries, documents, frame[SECOND].tolist()), frame)
 
     def metrics(self, state: State) -> list[Metric]:
         """Return mean reciprocal rank, recall at 1 and at 10."""
