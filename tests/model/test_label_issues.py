@@ -12,7 +12,6 @@ from textmill.metrics.categories import best_offsets, never_predicted
 from textmill.metrics.label_issues import NEAR, find_label_issues, rank_labels
 
 SST2 = Path(__file__).resolve().parents[2].parent / "shared/data/sst2/train.tsv"
-DAILY = Path(__file__).resolve().parents[2].parent / "shared/data/dialogsum"
 
 
 def test_rank_labels_confident_joint_of_the_paper() -> None:
