@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.project import write_tiny_bert
-from support.tiny_export import RUNTIME, STATE, build_evaluated_project, export_config
+from support.tiny_export import MODEL, RUNTIME, STATE, TASK, build_evaluated_project, export_config
 
 from textmill.config.layout import Layout
 from textmill.export.checkpoint import auto_class, write_encoder
@@ -156,3 +156,27 @@ def test_sentence_vectors_load_in_sentence_transformers(tmp_path: Path, pooling:
     with torch.no_grad():
         expected = network(tokens["input_ids"], tokens["attention_mask"])["sentence_embedding"].numpy()
     np.testing.assert_allclose(model.encode(TEXTS), expected, atol=1e-6)
+
+
+def test_worst_errors_name_the_words_that_raise_the_wrong_answer(folder: Path) -> None:
+    import pandas as pd
+
+    from textmill.data.prepared import Prepared
+    from textmill.evaluation.evaluate import _explained
+    from textmill.models.base import Model
+    from textmill.tasks.base import Task
+    from textmill.text.occlusion import shown_gains
+    from textmill.training.loading import load_network
+
+    layout = Layout(folder.parents[2])
+    task, prepared = Task.build(TASK), Prepared(layout.prepared)
+    network = load_network(task, Model.build(MODEL), prepared.state, layout.trained).eval()
+    predictor = load_predictor(folder, "fp32")
+    texts = ["wonderful film boring plot", "film"]
+    answers = predictor.predict(texts)
+    errors = pd.DataFrame({"text": texts, "label": "other", "prediction": [answer["label"] for answer in answers]})
+    found = _explained(errors, task, network, prepared)
+    gains = predictor.explain(texts[0], answers[0])
+    expected = shown_gains([each["word"] for each in gains], [each["gain"] for each in gains], 3)
+    assert found["why"].tolist() == [expected, ""]
+    assert _explained(errors.drop(columns="label"), task, network, prepared).equals(errors.drop(columns="label"))
