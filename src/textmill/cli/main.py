@@ -22,6 +22,7 @@ from textmill.cli.lineage import lineage
 from textmill.cli.plan import plan
 from textmill.cli.predict import predict
 from textmill.cli.promote import promote, rollback
+from textmill.cli.report import report
 from textmill.cli.reproduce import reproduce
 from textmill.cli.serve import serve
 from textmill.cli.server import server
@@ -34,7 +35,7 @@ from textmill.errors import one_line_errors
 
 # In the order of use; `--help` shows them so.
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Make": (why, choose, tune, plan, summary, adopt, sync),
+    "Make": (why, choose, tune, plan, summary, report, adopt, sync),
     "Judge": (compare, promote, rollback, history),
     "Serve": (predict, generate, serve, server),
     "Inspect": (lineage, verify, reproduce, card, drift, doctor),

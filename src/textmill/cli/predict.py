@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Model = Annotated[str | None, Option(help=f"{MODEL_HELP} Default: data/exported/model.")]
 
+_SHOWN_WORDS = 4
 _MAX_NUMBERS = 4  # of a vector in the table; `--json` prints all
 
 
@@ -27,6 +28,9 @@ def predict(
     model: Model = None,
     file: Annotated[Path | None, Option(help="File with one input per line; `-` reads standard input.")] = None,
     precision: Annotated[str, Option(help="Graph that predicts: int8, fp32, or auto (chosen by export).")] = "auto",
+    explain: Annotated[
+        bool, Option("--explain", help="Tell which words decided: each is left out, and the probability compared.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Predict the answers to inputs.
@@ -34,11 +38,22 @@ def predict(
     Example: textmill predict "I love this product" "This product is bad"
     """
     inputs = read_inputs(texts or [], file)
-    answers = load_model(model, precision).predict([_parsed(text) for text in inputs])
+    predictor, values = load_model(model, precision), [_parsed(text) for text in inputs]
+    answers = predictor.predict(values)
+    if explain:
+        for value, answer in zip(values, answers, strict=True):
+            gains = predictor.explain(value, answer)
+            answer["why"] = gains if as_json else _why(gains)
     if as_json:
         print_json([{"input": text, **answer} for text, answer in zip(inputs, answers, strict=True)])
     else:
         _print_table(inputs, answers)
+
+
+def _why(gains: list[dict[str, Any]]) -> str:
+    from textmill.text.occlusion import shown_gains
+
+    return shown_gains([each["word"] for each in gains], [each["gain"] for each in gains], _SHOWN_WORDS)
 
 
 def read_inputs(texts: list[str], file: Path | None, purpose: str = "predict") -> list[str]:

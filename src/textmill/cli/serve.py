@@ -90,6 +90,7 @@ def _source(model: str | None) -> ModelSource:
     """Return the source of the model; by default the champion of the project's registered model."""
     from textmill.config.layout import find_layout
     from textmill.config.resolved import trust_project
+    from textmill.predicting.exported import read_specification
     from textmill.registry.versions.registered_source import RegisteredSource
     from textmill.registry.versions.versions import CHAMPION
     from textmill.serving.loading import FolderSource
@@ -102,4 +103,8 @@ def _source(model: str | None) -> ModelSource:
     if model.startswith("models:/"):
         return RegisteredSource(model, find_layout())
     trust_project()
+    if not Path(model).is_dir():
+        fix = f"Give a folder, or a registered version, such as models:/{model}@champion"
+        raise UserError("no such folder", where=model, fix=fix)
+    read_specification(Path(model))
     return FolderSource(Path(model))

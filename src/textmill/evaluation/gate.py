@@ -18,6 +18,7 @@ from textmill.evaluation.measurements import GROUP
 from textmill.evaluation.slices import LENGTH, Slice, cut_slices, pool_small, value_names
 from textmill.metrics.base import Metric
 from textmill.metrics.bootstrap import Bootstrap, checked_pair, intervals, paired_gain
+from textmill.metrics.categories import never_predicted
 from textmill.metrics.swaps import PartTest, joint_tests
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def judge(inputs: GateInputs, config: GateConfig) -> Verdict:
         return Verdict(digests)  # metrics of different evaluation sets cannot be compared
     bootstrap = Bootstrap(config.resamples, config.confidence, config.seed)
     checks = [*digests, _overlap(inputs, config.max_overlap)]
+    checks += _closed("labels", lambda: _labels(inputs, config))
     checks += _closed("floors", lambda: _floors(inputs, config, bootstrap))
     if inputs.champion is not None:
         checks += _closed("difference", lambda: difference_checks(inputs, config))
@@ -181,6 +183,16 @@ def _overlap(inputs: GateInputs, most: float) -> Check:
     share = inputs.overlap / rows if rows else math.nan
     words = f"{inputs.overlap} of {rows} evaluation rows are also in the training split, {most:.2%} allowed"
     return Check("overlap", "pass" if share <= most else "fail", words, {"rows": inputs.overlap, "share": share})
+
+
+def _labels(inputs: GateInputs, config: GateConfig) -> Iterator[Check]:
+    """Tell each label that the challenger never predicts; only a task of one label a row has the columns."""
+    predictions = inputs.challenger.predictions
+    if not {"label", "prediction"} <= set(predictions):
+        return
+    for label, rows in never_predicted(predictions["label"].to_numpy(), predictions["prediction"].to_numpy()).items():
+        words = f"{inputs.challenger.name} never predicts the label {label}, which {rows} evaluation rows have"
+        yield Check("labels", "fail" if config.never_predicted == "fail" else "undecided", words, {"rows": rows})
 
 
 def _floors(inputs: GateInputs, config: GateConfig, bootstrap: Bootstrap) -> Iterator[Check]:

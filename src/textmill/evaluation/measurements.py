@@ -24,6 +24,14 @@ _FORBIDDEN = re.compile(r"[^\w\-. /:]")
 Intervals = dict[str, Interval]
 
 
+_SPELLING = {"f1": "F1", "tfidf": "TF-IDF"}
+
+
+def words(name: str) -> str:
+    """Convert an identifier to words in their usual spelling."""
+    return " ".join(_SPELLING.get(word, word) for word in name.split("_"))
+
+
 @dataclass(frozen=True)
 class SliceMeasurement:
     """The main metric over a slice of `rows` rows."""
@@ -59,7 +67,7 @@ class Measurements:
     def summary(self) -> dict[str, Any]:
         """Return the content of `metrics.json`: headline metrics, and the main one's lead over baselines.
 
-        It keeps `dvc metrics show` short: only `details` has the intervals of the baselines' other metrics.
+        Only `details` has the intervals of the baselines' other metrics.
         """
         return {
             "test": {name: self.test[name].as_dict() for name in self.headline},
@@ -74,6 +82,27 @@ class Measurements:
                 baseline: {self.main: metrics[self.main].as_dict()} for baseline, metrics in self.difference.items()
             },
         }
+
+    def decision(self) -> dict[str, float]:
+        """Return the content of `decision.json`, which `dvc metrics show` prints: what decides on a model.
+
+        That is the main metric with its interval, and its lead over the strongest baseline, positive where better.
+        """
+        values = {self.main: self.test[self.main]}
+        if (strongest := self.strongest_baseline) is not None:
+            lead = self.difference[strongest][self.main]
+            values["lead_over_baseline"] = lead.as_gain(higher_is_better=self.higher_is_better[self.main])
+        return {
+            f"{name}{ending}": round(number, 4)
+            for name, interval in values.items()
+            for ending, number in (("", interval.value), ("_low", interval.low), ("_high", interval.high))
+        }
+
+    @property
+    def strongest_baseline(self) -> str | None:
+        """Name of the baseline with the best main metric, or None without baselines."""
+        sign = 1 if self.higher_is_better[self.main] else -1
+        return max(self.baselines, key=lambda name: sign * self.baselines[name][self.main].value, default=None)
 
     def details(self) -> dict[str, Any]:
         """Return the content of `figures.json`: every metric with its interval."""

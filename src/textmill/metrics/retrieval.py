@@ -41,11 +41,11 @@ class Options(Section):
 
 @dataclass(frozen=True)
 class Ranking:
-    """The result of each query's search in the documents of all rows.
+    """The result of each query's search in the documents of all rows, each different document once.
 
     Attributes:
         rank: Rank of the query's own document, shape (n,), from 1; documents of equal score share their mean rank.
-        best: Row number of the document with the highest score, shape (n,).
+        best: Number of the first row of the document with the highest score, shape (n,).
         score: Score of the query's own document, shape (n,).
     """
 
@@ -54,28 +54,31 @@ class Ranking:
     score: Floats
 
 
-def search(scores: Callable[[slice], NDArray[Any]], rows: int) -> Ranking:
+def search(scores: Callable[[slice], NDArray[Any]], rows: int, documents: Sequence[Any] | None = None) -> Ranking:
     """Rank each row's own document.
 
     Args:
         scores: Computes the scores of all documents for a part of the queries, shape (part, n).
         rows: Number of queries, n.
+        documents: Texts or other keys of the documents, n; equal ones are one document. None: all differ.
     """
+    keys = np.arange(rows) if documents is None else np.unique(np.asarray(documents), return_inverse=True)[1].ravel()
+    firsts, place = np.unique(keys, return_index=True)[1], keys
     rank, best, own_score = np.empty(rows), np.empty(rows, np.intp), np.empty(rows)
     for start in range(0, rows, _ROWS_AT_ONCE):
         part = slice(start, min(start + _ROWS_AT_ONCE, rows))
-        values = np.asarray(scores(part), float)
-        own = values[np.arange(len(values)), np.arange(part.start, part.stop)]
+        values = np.asarray(scores(part), float)[:, firsts]
+        own = values[np.arange(len(values)), place[part]]
         higher = (values > own[:, None]).sum(axis=1)
         equal = (values == own[:, None]).sum(axis=1)
-        rank[part], best[part], own_score[part] = higher + (equal + 1) / 2, values.argmax(axis=1), own
+        rank[part], best[part], own_score[part] = higher + (equal + 1) / 2, firsts[values.argmax(axis=1)], own
     return Ranking(rank, best, own_score)
 
 
-def search_embeddings(queries: NDArray[Any], documents: NDArray[Any]) -> Ranking:
-    """Rank by the cosine of unit vectors, both (n, D)."""
+def search_embeddings(queries: NDArray[Any], documents: NDArray[Any], keys: Sequence[Any] | None = None) -> Ranking:
+    """Rank by the cosine of unit vectors, both (n, D); `keys` as `documents` of `search`."""
     columns = np.asarray(documents, float).T
-    return search(lambda part: np.asarray(queries[part], float) @ columns, len(queries))
+    return search(lambda part: np.asarray(queries[part], float) @ columns, len(queries), keys)
 
 
 def retrieval_metrics() -> list[Metric]:
@@ -113,8 +116,10 @@ def word_search(
     checked = check_options(Options, options)
 
     def rank(scorer: Scorer, frame: pd.DataFrame) -> Ranking:
-        scores = scorer(frame[query].tolist(), frame[document].tolist())
-        return search(lambda part: scores[part], len(frame))
+        texts = frame[document].tolist()
+        different = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        scores = scorer(frame[query].tolist(), list(different))[:, [different[text] for text in texts]]
+        return search(lambda part: scores[part], len(frame), texts)
 
     candidates = [bm25(k1, b) for k1, b in product(checked.saturations, checked.length_weights)]
     best = max(candidates, key=lambda scorer: reciprocal_rank(rank(scorer, validation)))

@@ -136,6 +136,8 @@ def _load(backbone_class: Any, architecture: Any, folder: Path, options: dict[st
     import torch
     from safetensors import SafetensorError
 
+    from textmill.models.heads_to_transformers import restore_states
+
     try:
         backbone, report = backbone_class.from_pretrained(
             folder,
@@ -156,7 +158,7 @@ def _load(backbone_class: Any, architecture: Any, folder: Path, options: dict[st
             where=str(folder / WEIGHTS_FILE),
             fix="Choose another `pretrained` in conf/model/",
         )
-    return backbone
+    return restore_states(backbone)
 
 
 def _set_first(architecture: Any, names: tuple[str, ...], value: float | None) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from contextlib import asynccontextmanager
+from hashlib import sha256
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
@@ -101,6 +104,15 @@ class Service:
             }
         )
 
+    async def page(self) -> Response:
+        """Return the page on which a person tries the model. It shows nothing of the model before it is asked."""
+        text = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+        script = text.partition("<script>")[2].partition("</script>")[0]
+        digest = b64encode(sha256(script.encode()).digest()).decode()
+        sources = f"script-src 'sha256-{digest}'; style-src 'unsafe-inline'; connect-src 'self'; form-action 'none'"
+        headers = {"Content-Security-Policy": f"default-src 'none'; {sources}; frame-ancestors 'none'; base-uri 'none'"}
+        return Response(text, media_type="text/html; charset=utf-8", headers=headers)
+
     async def metric_page(self) -> Response:
         """Return metrics for Prometheus."""
         return Response(self.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -153,6 +165,7 @@ def build_application(service: Service, token: str | None = None) -> FastAPI:
     probes = (("/health", service.health), ("/ready", service.ready))
     for path, probe in (*probes, ("/version", service.version), ("/metrics", service.metric_page)):
         app.add_api_route(path, probe, methods=["GET"], name=path[1:], response_model=None)
+    app.add_api_route("/", service.page, methods=["GET"], include_in_schema=False)
     app.openapi = lambda: openapi_document(  # type: ignore[method-assign]
         app, service.watcher.current, service.settings, token=token is not None
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textmill.config.sections.generation import GenerationConfig
 from textmill.metrics.base import Outputs
@@ -76,6 +76,11 @@ class ComparesRows(ABC):
 class CalibratesWeights(ABC):
     """A task that stores a choice made on validation, such as a threshold, in the best weights."""
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether the task's options ask for the choice."""
+        return True
+
     @abstractmethod
     def calibrate_weights(
         self, weights: dict[str, torch.Tensor], metrics: Mapping[str, float]
@@ -84,7 +89,13 @@ class CalibratesWeights(ABC):
 
 
 class ContinuesText(ABC):
-    """A task whose network continues a prompt token by token."""
+    """A task whose network continues a prompt token by token.
+
+    Attributes:
+        answers_prompt: Whether the continuation is an answer to the prompt, and not the same text.
+    """
+
+    answers_prompt: ClassVar[bool] = False
 
     @abstractmethod
     def prompts(self, frame: pd.DataFrame, state: State) -> list[str]:

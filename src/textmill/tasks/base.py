@@ -61,6 +61,7 @@ class Task(Plugin):
         main_metric: Name of the metric that decides parity and promotion.
         monitor: Lightning's name of the validation metric that picks the best checkpoint.
         monitor_mode: `max` or `min`.
+        problem_type: transformers' name of the problem of a head over labels, for the exported `config.json`.
     """
 
     name: ClassVar[str]
@@ -74,6 +75,7 @@ class Task(Plugin):
     main_metric: str
     monitor: str
     monitor_mode: str = "max"
+    problem_type: ClassVar[str | None] = None
 
     # -- prepare ----------------------------------------------------------------------------
 

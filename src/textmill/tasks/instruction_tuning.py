@@ -92,6 +92,7 @@ class InstructionTuning(CausalTask):
     text_columns = ("messages",)
     input_model = Conversation
     main_metric = "loss"
+    answers_prompt = True
 
     def bind_tokenizer(self, state: State, tokenizer: Tokenizer, folder: Path) -> State:
         """Return the state with the vocabulary's size, the chat template with its special tokens, and the end's id.

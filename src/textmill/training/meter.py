@@ -162,7 +162,7 @@ class Meter(Callback):
                 values |= {f"train/{name}": float(term) for name, term in step.terms.items()}
                 self._metrics.log_metrics(values, step.number)
         self._unread = []
-        self._progress.advance(self.samples, losses[-1], speed)
+        self._progress.advance(self.samples, losses[-1], self.tokens)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint."""

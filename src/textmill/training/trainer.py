@@ -396,7 +396,7 @@ class Training:
         }
         weights = load_file(self.folder.path / history.best_file) if trainer.is_global_zero else {}
         outputs = history.outputs
-        if isinstance(self._task, CalibratesWeights):
+        if isinstance(self._task, CalibratesWeights) and self._task.calibrates:
             weights, outputs = self._task.calibrate_weights(weights, metrics), None
         return Trained(network, weights, history.rows, meter.curve.rows, metrics, outputs)
 

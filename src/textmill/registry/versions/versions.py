@@ -184,6 +184,7 @@ def _create(
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model, infer_signature
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+    from mlflow.types import ColSpec, DataType, Schema
 
     exported = read_specification(folder)
     task = Task.build(exported.task)
@@ -194,6 +195,11 @@ def _create(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Hint: Inferred schema contains integer column")
         signature = infer_signature(example, answers)
+    if len(example.columns) == 1:
+        # A list of texts reaches MLflow's check as a frame with the column 0. Unnamed columns would accept any frame.
+        text = ColSpec(DataType.string, example.columns[0], required=False)
+        first: Any = 0
+        signature.inputs = Schema([ColSpec(DataType.string, first, required=False), text])
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     flavor = SealedPyfunc(name)
     with _without_links(folder) as plain, _stored_code(exported.task) as code_paths:
