@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from textmill.config.sections.prepare import CleaningConfig, ReadConfig
 from textmill.data.cleaning import Cleaner
+from textmill.data.formats import is_table
 from textmill.data.mapping import as_text
-from textmill.data.reading import MissingColumnError, is_table, read_rows
+from textmill.data.reading import MissingColumnError, read_rows
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
