@@ -49,9 +49,13 @@ class RawRows:
     rejected: list[RejectedRow] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Input:
-    """A file to read, its name in messages, options, the wanted columns (none: all), what it is, and a part of it."""
+    """A file to read, its name in messages, options, the wanted columns (none: all), what it is, and a part of it.
+
+    Attributes:
+        size: Characters that a reader has read so far; one that does not count them leaves it.
+    """
 
     path: Path
     label: str
@@ -59,6 +63,13 @@ class Input:
     wanted: Sequence[str]
     found: FileFormat
     part: Part = WHOLE
+    size: int = 0
+
+    def counted(self, lines: Iterable[str]) -> Iterator[str]:
+        """Yield lines and count their characters."""
+        for line in lines:
+            self.size += len(line)
+            yield line
 
 
 def read_rows(
@@ -78,20 +89,22 @@ def read_rows(
         UserError: The file is empty, lacks a column, or does not have its format.
     """
     found = found or detect(path, label, config, wanted)
-    chunk, size, empty = RawRows(), 0, True
+    file = Input(path, label, config, wanted, found, part)
+    chunk, start, empty = RawRows(), 0, True
+    uncounted = found.format in ("json", "parquet", "arrow", "excel")
     with damage_named(label, found.format.capitalize()):
-        for number, row in chain(_selected(Input(path, label, config, wanted, found, part)), [(0, None)]):
+        for number, row in chain(_selected(file), [(0, None)]):
             if isinstance(row, Bad):
                 chunk.rejected.append(RejectedRow(number, "row", row.reason, label, excerpt(_printable(row.shown))))
             elif row is not None:
                 chunk.lines.append(number)
                 for name, value in zip(wanted, row, strict=True):
                     chunk.columns.setdefault(name, []).append(value)
-                    size += len(value) if type(value) is str else 0
-            if row is None or max(len(chunk.lines), len(chunk.rejected)) >= ROWS or size >= CHARACTERS:
+                    file.size += len(value) if uncounted and type(value) is str else 0
+            if row is None or max(len(chunk.lines), len(chunk.rejected)) >= ROWS or file.size - start >= CHARACTERS:
                 empty = empty and not (chunk.lines or chunk.rejected)
                 yield RawRows(chunk.lines, {name: chunk.columns.get(name, []) for name in wanted}, chunk.rejected)
-                chunk, size = RawRows(), 0
+                chunk, start = RawRows(), file.size
     if empty:
         raise UserError("the file is empty: it has no rows", where=label)
 
@@ -172,7 +185,7 @@ def _getter(name: str) -> Callable[[Mapping[str, Any]], Any]:
 def _read_separated(file: Input) -> Numbered:
     config, header = file.config, file.config.header
     with open_text(file.path, file.found.encoding) as text:
-        for number, row in records(text, file.found.dialect):
+        for number, row in records(file.counted(text), file.found.dialect):
             if isinstance(row, tuple):
                 yield number, Bad(*row)
             elif header is None:
@@ -195,10 +208,11 @@ def _header(row: Iterable[Any], file: Input) -> list[str]:
 
 
 def _read_json_lines(file: Input) -> Numbered:
-    with open_text(file.path, file.found.encoding, newline="\n") as text:
+    with open_text(file.path, file.found.encoding.removesuffix("-sig"), newline="\n") as text:
         for number, line in enumerate(text, start=1):
             if line.strip():
-                yield number, _record(line)
+                file.size += len(line) if line.isascii() else len(line.encode("utf-8", "replace"))
+                yield number, _record(line.removeprefix("\ufeff"))
 
 
 def _record(line: str) -> Mapping[str, Any] | Bad:
@@ -251,6 +265,7 @@ def _read_squad(file: Input) -> Numbered:
         if isinstance(row, Bad) or not isinstance(row.get("answers", []), list):
             yield number, Bad("is not a SQuAD question", row)
         else:
+            file.size += len(row.get("context") or "")
             texts = {name: str(row[name]) if row.get(name) not in (None, "") else None for name in _SQUAD_TEXTS}
             yield number, {**texts, "answers": [] if row.get("is_impossible") else row.get("answers", [])}
 
@@ -330,7 +345,11 @@ def _read_workbook(file: Input) -> Numbered:
 
 def _read_text(file: Input) -> Numbered:
     for line, document in read_documents(file.path, file.label, file.config.text, file.part, file.found.encoding):
-        yield line, Bad(document.reason, document.excerpt) if isinstance(document, RejectedRow) else {COLUMN: document}
+        if isinstance(document, RejectedRow):
+            yield line, Bad(document.reason, document.excerpt)
+        else:
+            file.size += len(document)
+            yield line, {COLUMN: document}
 
 
 _READERS: dict[str, Callable[[Input], Numbered]] = {
