@@ -19,6 +19,7 @@ from textmill.cli.drift import drift
 from textmill.cli.generate import generate
 from textmill.cli.history import history
 from textmill.cli.lineage import lineage
+from textmill.cli.output import TextsCommand
 from textmill.cli.plan import plan
 from textmill.cli.predict import predict
 from textmill.cli.promote import promote, rollback
@@ -42,7 +43,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for group, commands in COMMANDS.items():
     for command in commands:
-        app.command(rich_help_panel=group)(command)
+        app.command(rich_help_panel=group, cls=TextsCommand if command in (predict, generate) else None)(command)
 
 
 def _print_version(wanted: bool) -> None:

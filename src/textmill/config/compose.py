@@ -7,6 +7,7 @@ that group's file (`model: minilm`). Any other value replaces the experiment's; 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import date
@@ -149,11 +150,21 @@ def _require_choice(layout: Layout, group: str, choice: str, overrides: Sequence
         return
     on_command_line = any(override.lstrip("+").startswith(f"{group}=") for override in overrides)
     where = "command line" if on_command_line else problems.locate_in_file(layout.params, (group,), layout.root)
+    if unknown := _unknown_to_git(layout, f"{group}/{choice}.yaml"):
+        raise unknown
     raise UserError(
         f"{group} = {choice!r}: there is no conf/{group}/{choice}.yaml",
         where=where,
         fix=f"{did_you_mean(choice, known)}Allowed: {', '.join(known)}",
     )
+
+
+def _unknown_to_git(layout: Layout, name: str) -> UserError | None:
+    """Return the error of a file of conf/ that only the project has, not the copy of it that this one is."""
+    if layout.home == layout.root or not (layout.home / "conf" / name).is_file():
+        return None
+    fix = f"Run `git add conf/{name}` in {layout.home}"
+    return UserError("git does not know this file, so a copy of the project lacks it", where=f"conf/{name}", fix=fix)
 
 
 def _require_known_keys(layout: Layout, composed: Any, params: Mapping[str, Any]) -> None:
@@ -193,6 +204,9 @@ def _compose(layout: Layout, overrides: _Overrides, values: Mapping[str, Any]) -
     except RecursionError as error:
         raise UserError("a file is nested too deeply", where="conf/") from error
     except (HydraException, OmegaConfBaseException) as error:
+        named = re.search(r"['\"]([\w./-]+)['\"]", str(error))
+        if named and (unknown := _unknown_to_git(layout, f"{named[1]}.yaml")):
+            raise unknown from error
         raise UserError(_first_line(error), where="conf/", fix="Check the defaults lists and the keys there") from error
     del composed["hydra"]
     return composed, choices

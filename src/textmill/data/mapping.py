@@ -17,7 +17,7 @@ from typing import Any
 from textmill.config.sections.prepare import BinsConfig, ColumnConfig, ReadConfig
 from textmill.errors import UserError
 
-_INVISIBLE = " \t\r\n\v\f\xa0\u200b\u200c\u200d\u2060\ufeff"
+INVISIBLE = " \t\r\n\v\f\xa0\u200b\u200c\u200d\u2060\ufeff"
 _BOOLEANS = {
     **dict.fromkeys(("true", "yes", "on", "y"), "true"),
     **dict.fromkeys(("false", "no", "off", "n"), "false"),
@@ -130,7 +130,7 @@ def unified_label(label: str) -> str:
                 return json.dumps([unified_label(part) for part in parts], ensure_ascii=False)
     if label.isascii() and label.isalpha():
         return label
-    label = " ".join(unicodedata.normalize("NFC", label).strip(_INVISIBLE).split())
+    label = " ".join(unicodedata.normalize("NFC", label).strip(INVISIBLE).split())
     return re.sub(r"^([+-]?\d+)\.0+$", r"\1", with_point(label))
 
 
