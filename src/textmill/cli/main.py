@@ -18,6 +18,7 @@ from textmill.cli.doctor import doctor
 from textmill.cli.drift import drift
 from textmill.cli.generate import generate
 from textmill.cli.history import history
+from textmill.cli.init import init
 from textmill.cli.lineage import lineage
 from textmill.cli.output import TextsCommand
 from textmill.cli.plan import plan
@@ -34,7 +35,7 @@ from textmill.errors import one_line_errors
 
 # In the order of use; `--help` shows them so.
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Make": (why, choose, plan, summary, adopt, sync),
+    "Make": (init, why, choose, plan, summary, adopt, sync),
     "Judge": (compare, promote, rollback, history),
     "Serve": (predict, generate, serve, server),
     "Inspect": (lineage, verify, reproduce, card, drift, doctor),

@@ -147,9 +147,15 @@ def _target(folder: Path, path: str, inner: str) -> Path:
     return target
 
 
+def is_archive(path: Path) -> bool:
+    """Return whether a file is a tar file, or a zip file that is not a workbook."""
+    zipped = path.is_file() and zipfile.is_zipfile(path) and path.suffix.lower() not in _WORKBOOKS
+    return zipped or (path.is_file() and not zipfile.is_zipfile(path) and tarfile.is_tarfile(path))
+
+
 def _unpack(archive: Path) -> None:
     """Replace an archive of several files by a folder of them; one compressed file is read as it is."""
-    if not (zipfile.is_zipfile(archive) or tarfile.is_tarfile(archive)) or archive.suffix.lower() in _WORKBOOKS:
+    if not is_archive(archive):
         return
     with open_archive(archive) as opened:
         names = [name for name in opened.names if not _is_hidden(name)]
