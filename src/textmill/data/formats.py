@@ -82,7 +82,7 @@ def is_table(path: Path) -> bool:
 
 def _compression(path: Path, start: bytes) -> str | None:
     name = next((name for magic, name in _PACKED.items() if start.startswith(magic)), None)
-    return None if name == "zip" and is_workbook(path) else name
+    return None if name == "zip" and (_FORMATS.get(ending(path.name)) == "excel" or is_workbook(path)) else name
 
 
 def is_workbook(path: Path) -> bool:

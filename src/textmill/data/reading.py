@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
 import zipfile
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple, TextIO
 
 from textmill.config.sections.prepare import ReadConfig
 from textmill.data.formats import FileFormat, damage_named, detect, open_file, open_text
@@ -233,10 +232,9 @@ def _read_json(file: Input) -> Numbered:
 
     first, *inner = file.found.records.split(".")
     number = 0
-    with open_file(file.path) as raw:
-        utf8 = cast("IO[bytes]", codecs.EncodedFile(raw, "utf-8", file.found.encoding))
+    with open_text(file.path, file.found.encoding) as text:
         try:
-            for value in ijson.items(utf8, f"{first}.item".lstrip("."), use_float=True):
+            for value in ijson.items(_Utf8(text), f"{first}.item".lstrip("."), use_float=True):
                 for row in _exploded(value, inner):
                     number += 1
                     yield number, row if isinstance(row, dict) else Bad("is not a JSON object", row)
@@ -246,6 +244,17 @@ def _read_json(file: Input) -> Numbered:
         kind = "articles under 'data'" if file.found.format == "squad" else f"rows at {file.found.records!r}"
         fix = "Set prepare.read.records to the path of the rows" if file.found.format == "json" else None
         raise UserError(f"there is no list of {kind}, or it has no rows", where=file.label, fix=fix)
+
+
+class _Utf8:
+    """A text file as the bytes of UTF-8, which ijson reads."""
+
+    def __init__(self, text: TextIO) -> None:
+        self._text = text
+
+    def read(self, size: int = -1) -> bytes:
+        """Read so many characters; a byte that was not decoded stays as it is."""
+        return self._text.read(size).encode("utf-8", "surrogateescape")
 
 
 def _exploded(value: Any, path: Sequence[str]) -> Iterator[Any]:

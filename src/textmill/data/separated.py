@@ -64,6 +64,8 @@ def _separator(lines: Sequence[str], usual: str, header: Sequence[str] | None, w
     first = lines[0] if lines else ""
     if named := re.fullmatch(r"sep=(.)\s*", first):  # as Excel writes it
         return named[1]
+    if not any(sign in first for sign in _SEPARATORS):
+        return ONE_COLUMN
     for sign in dict.fromkeys((usual, *_SEPARATORS)):
         fields = next(csv.reader([first], delimiter=sign), [])
         if len(fields) >= len(header) > 1 if header else wanted and wanted <= {name.strip() for name in fields}:
@@ -110,13 +112,12 @@ def records(lines: Iterable[str], how: Dialect) -> Iterator[tuple[int, list[str]
                 taken.clear()
             return
         except csv.Error as error:
-            # A line such as `"Nice" is not the word,bad` is a row: its writer does not enclose fields in quotes
-            row = next(csv.reader(taken[:1], delimiter=how.separator, quoting=csv.QUOTE_NONE), [])
-            if len(taken) == 1 and learned and len(row) == len(learned[0]) and taken[0].count('"') % 2 == 0:
-                yield done + 1, row
-            else:
-                reason = "is too long" if len(taken) == 1 and "field larger" in str(error) else _OPEN
-                yield done + 1, (reason, taken[0])
+            reason = "is too long" if len(taken) == 1 and "field larger" in str(error) else _OPEN
+            row = []
+            if len(taken) == 1 and reason == _OPEN and taken[0].count('"') % 2 == 0:
+                # A line such as `"Nice" is not the word,bad` is a row: its writer does not enclose fields in quotes
+                row = next(csv.reader(taken, delimiter=how.separator, quoting=csv.QUOTE_NONE), [])
+            yield done + 1, row if learned and len(row) == len(learned[0]) else (reason, taken[0])
             done += 1
             again += taken[:0:-1]
             taken.clear()

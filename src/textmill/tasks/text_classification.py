@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from textmill.models.base import Model
 
 _UNKNOWN = "is none of the labels"
+_LIST = "is a list: several labels a row are the task multi_label_classification"
 
 
 class PredictsLabelConfig(Options):
@@ -114,7 +115,10 @@ class TextClassification(PredictsLabel):
         import pandera.pandas as pa
 
         known = state["labels"] if state else self.config.labels
-        label_checks = [pa.Check(lambda column: label_names(column) != "", error="is empty")]
+        label_checks = [
+            pa.Check(lambda column: label_names(column) != "", error="is empty"),
+            pa.Check(lambda column: ~label_names(column).str.startswith('["'), error=_LIST),
+        ]
         if known:
             allowed = set(known)
             label_checks.append(pa.Check(lambda column: label_names(column).isin(allowed), error=_UNKNOWN))
