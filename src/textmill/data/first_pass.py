@@ -139,7 +139,7 @@ class FirstPass:
         label = f"data/raw/files/{folder}/{inner}"
         self.result.files.append(label)
         stem = path.name.partition(".")[0]
-        constants = _constants(inner, self._config.read)
+        constants = path_columns(inner, self._config.read)
         wanted = [name for name in self._map.wanted if name not in constants]
         found = detect(path, label, self._config.read, wanted)
         self.result.formats.setdefault(str(found), []).append(label)
@@ -254,7 +254,7 @@ def _without(columns: dict[str, Any], dropped: dict[int, Any]) -> dict[str, list
     }
 
 
-def _constants(name: str, config: ReadConfig) -> dict[str, str | None]:
+def path_columns(name: str, config: ReadConfig) -> dict[str, str | None]:
     """Return the columns that a file's path has: its stem, its folder, and `column=value` folders as Spark writes."""
     *folders, file = name.split("/")
     parts = (folder.partition("=") for folder in folders if "=" in folder)

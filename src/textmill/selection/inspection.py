@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from textmill.config.layout import Layout
 from textmill.config.sections.prepare import ReadConfig
+from textmill.data.first_pass import path_columns
 from textmill.data.formats import FileFormat, detect, is_table
 from textmill.data.mapping import as_text, unified_label
 from textmill.data.reading import Bad, preview
@@ -183,6 +184,7 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
     if not every:
         raise UserError("no files here", where=", ".join(str(path) for paths in splits.values() for path in paths))
     folders = _class_folders(splits, every)
+    roots = [path for paths in splits.values() for path in paths]
     first = detect(every[0], str(every[0]), config)
     records: list[Mapping[str, Any]] = []
     rejected: Counter[str] = Counter()
@@ -209,7 +211,10 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
                 what = f"its columns {', '.join(here[0])} are not those of {every[0].name}: {', '.join(names)}"
                 raise UserError(what, where=str(file), fix="Give files with the same columns")
         seen += len(rows) * step
-        records += [{**row, "folder": file.parent.name} for row in here] if folders else here
+        root = next((root for root in roots if file.is_relative_to(root)), file.parent)
+        own = path_columns(file.relative_to(root).as_posix(), config) if file != root else {}
+        own |= {"folder": file.parent.name} if folders else {}
+        records += [{**row, **own} for row in here]
     if not records:
         why = f": {rejected.most_common(1)[0][0]}" if rejected else ""
         raise UserError(f"the file has no row that can be read{why}", where=str(every[0]), fix="Check the file")

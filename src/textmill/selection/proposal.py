@@ -149,7 +149,7 @@ def _target(seen: Seen, texts: Sequence[Column], ask: Ask, task: str | None) -> 
     """Return the column to learn, by its kind and its name; ask where several may be meant."""
     own = {column.name for column in texts}
     candidates = [column for column in seen.of_kind("label", "labels", "number") if column.name not in own]
-    constant = [column for column in candidates if column.distinct == 1 and _is_target(column)]
+    constant = [column for column in candidates if column.distinct == 1 and (_is_target(column) or len(texts) == 1)]
     candidates = [column for column in candidates if column.distinct > 1 and column.name not in ("id", "index")]
     if constant and not candidates and task is None:
         what = f"the column {constant[0].name!r} has one value only, {constant[0].example!r}"

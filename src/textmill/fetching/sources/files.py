@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import glob
+import lzma
 import shutil
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar
 from urllib.parse import unquote, urlsplit
@@ -149,8 +151,12 @@ def _target(folder: Path, path: str, inner: str) -> Path:
 
 def is_archive(path: Path) -> bool:
     """Return whether a file is a tar file, or a zip file that is not a workbook."""
-    zipped = path.is_file() and zipfile.is_zipfile(path) and path.suffix.lower() not in _WORKBOOKS
-    return zipped or (path.is_file() and not zipfile.is_zipfile(path) and tarfile.is_tarfile(path))
+    if zipfile.is_zipfile(path):
+        return path.suffix.lower() not in _WORKBOOKS
+    try:
+        return path.is_file() and tarfile.is_tarfile(path)
+    except (EOFError, zlib.error, lzma.LZMAError):  # a damaged compressed file, which its reader reports
+        return False
 
 
 def _unpack(archive: Path) -> None:
