@@ -13,8 +13,8 @@ from typer import Argument, Option
 from textmill.cli.output import AsJson, print_json, print_table
 
 if TYPE_CHECKING:
-    from textmill.selection.inspection import Seen
-    from textmill.selection.proposal import Proposal
+    from textmill.tasks.recognition import Proposal
+    from textmill.text.columns import Seen
 
 
 def init(
@@ -30,7 +30,7 @@ def init(
     yes: Annotated[bool, Option("--yes", "-y", help="Ask nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at data files, say what they hold, and write conf/data/NAME.yaml and conf/experiment/NAME.yaml.
+    """Look at data files, print what they hold, and write conf/data/NAME.yaml and conf/experiment/NAME.yaml.
 
     Files named train, validation (dev) and test are these splits. Subfolders of texts are classes.
 

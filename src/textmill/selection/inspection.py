@@ -6,22 +6,21 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from textmill.config.layout import Layout
 from textmill.config.sections.prepare import ReadConfig
 from textmill.data.first_pass import path_columns
-from textmill.data.formats import FileFormat, detect, is_table
+from textmill.data.formats import detect, is_table
 from textmill.data.mapping import as_text, unified_label
 from textmill.data.reading import Bad, preview
 from textmill.errors import UserError, first_line
 from textmill.fetching.sources.files import FilesSource, is_archive
+from textmill.text.columns import Column, Kind, Seen
 
 ROWS = 5000
 """Rows that are looked at in each split."""
-Kind = Literal["text", "label", "labels", "number", "messages", "words", "tags", "id", "other"]
 _SPLITS = {
     "train": r"train(ing)?",
     "validation": r"(dev|val|valid|validation|development)",
@@ -30,64 +29,6 @@ _SPLITS = {
 _MAX_CLASSES = 200
 _LONG_HEADER = 60
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the files.
-
-    Attributes:
-        name: Its name, or the path of a nested value.
-        kind: What its values are.
-        filled: Share of rows with a value.
-        distinct: Number of different values.
-        words: Mean words of a value; of Chinese, Japanese and Korean, half of the characters.
-        longest: Characters that 99 % of the values do not exceed.
-        example: The first value.
-        counts: Rows of each value, of a column of labels.
-    """
-
-    name: str
-    kind: Kind
-    filled: float
-    distinct: int
-    words: float
-    longest: int
-    example: str
-    counts: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What stands in the files.
-
-    Attributes:
-        files: Split -> its files, as the source names them.
-        found: Format of the first file.
-        header: Names of the columns, if the files have no header line.
-        columns: The columns, in their order.
-        rows: Rows that were looked at.
-        whole: Whether these are all rows.
-        rejected: Why some of these rows cannot be read -> their number.
-        size: Bytes of all files.
-        folders: Whether the folders of the files are the labels.
-        texts: Some texts.
-    """
-
-    files: dict[str, list[str]]
-    found: FileFormat
-    header: list[str] | None
-    columns: list[Column]
-    rows: int
-    whole: bool
-    rejected: Counter[str]
-    size: int
-    folders: bool = False
-    texts: list[str] = field(default_factory=list)
-
-    def of_kind(self, *kinds: Kind) -> list[Column]:
-        """Return the columns of some kinds."""
-        return [column for column in self.columns if column.kind in kinds]
 
 
 def split_of(name: str) -> str | None:
