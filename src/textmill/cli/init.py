@@ -13,7 +13,7 @@ from typer import Argument, Option
 from textmill.cli.output import AsJson, print_json, print_table
 
 if TYPE_CHECKING:
-    from textmill.tasks.recognition import Proposal
+    from textmill.tasks.recognition.columns import Proposal
     from textmill.text.columns import Seen
 
 

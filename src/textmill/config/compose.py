@@ -161,7 +161,7 @@ def _require_choice(layout: Layout, group: str, choice: str, overrides: Sequence
 
 def _unknown_to_git(layout: Layout, name: str) -> UserError | None:
     """Return the error of a file of conf/ that only the project has, not the copy of it that this one is."""
-    if layout.home == layout.root or not (layout.home / "conf" / name).is_file():
+    if (layout.conf / name).is_file() or not (layout.home / "conf" / name).is_file():
         return None
     fix = f"Run `git add conf/{name}` in {layout.home}"
     return UserError("git does not know this file, so a copy of the project lacks it", where=f"conf/{name}", fix=fix)
@@ -204,9 +204,9 @@ def _compose(layout: Layout, overrides: _Overrides, values: Mapping[str, Any]) -
     except RecursionError as error:
         raise UserError("a file is nested too deeply", where="conf/") from error
     except (HydraException, OmegaConfBaseException) as error:
-        named = re.search(r"['\"]([\w./-]+)['\"]", str(error))
-        if named and (unknown := _unknown_to_git(layout, f"{named[1]}.yaml")):
-            raise unknown from error
+        for name in re.findall(r"['\"]([\w./-]+)['\"]", str(error)):
+            if unknown := _unknown_to_git(layout, f"{name}.yaml"):
+                raise unknown from error
         raise UserError(_first_line(error), where="conf/", fix="Check the defaults lists and the keys there") from error
     del composed["hydra"]
     return composed, choices

@@ -15,7 +15,7 @@ from textmill.data.separated import ONE_COLUMN
 from textmill.errors import UserError, did_you_mean
 from textmill.files import atomic_write
 from textmill.selection.inspection import slug
-from textmill.tasks.recognition import Ask, Proposal, recognise
+from textmill.tasks.recognition.columns import Ask, Proposal, recognise
 from textmill.text.columns import Column, Seen
 
 _FEWEST = 8
