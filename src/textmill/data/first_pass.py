@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pandas.util import hash_array
 
-from textmill.config.sections.prepare import PrepareConfig
+from textmill.config.sections.prepare import PrepareConfig, ReadConfig
 from textmill.data.cleaning import Cleaner
+from textmill.data.formats import detect
 from textmill.data.mapping import ColumnMap
 from textmill.data.reading import RawRows, read_rows
 from textmill.data.rejected_rows_file import RejectedRowsFile
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 SPLIT_CODES = {"test": 0, "validation": 1, "train": 2, "all": 3}
 """Splits that a source may provide; of equal rows, the one with the lower code stays."""
 _SEPARATOR = "\x1f"
+_NO_PARTITION = ("", "__HIVE_DEFAULT_PARTITION__")
 _MAX_PENDING = 3
 """Chunks that wait for their shingles to be counted at most."""
 
@@ -41,7 +44,8 @@ class FirstPassResult:
     """Summary of the rows read, rejected ones included.
 
     `files` are named as in messages, and `splits` are those that the source provides. Without
-    near-duplicate removal, `shingles` is None. `classes` maps hashes to names.
+    near-duplicate removal, `shingles` is None. `classes` maps hashes to names, `formats` what was detected to files,
+    `unified` labels that were written otherwise to their rows.
     """
 
     files: list[str] = field(default_factory=list)
@@ -50,6 +54,8 @@ class FirstPassResult:
     has_ids: bool = False
     shingles: ShingleCounts | None = None
     classes: dict[int, str] = field(default_factory=dict)
+    formats: dict[str, list[str]] = field(default_factory=dict)
+    unified: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
 
 class FirstPass:
@@ -63,13 +69,17 @@ class FirstPass:
         self._config = config
         self._task = task
         self._rejected = rejected
-        self._map = ColumnMap(config.read, [*task.text_columns, *task.target_columns])
+        targets = [name for name in task.target_columns if name not in task.text_target_columns]
+        labels = [name for name in targets if name in (task.stratify_column, "label", "labels")]
+        texts = [*task.text_columns, *task.text_target_columns]
+        numbers = [name for name in targets if name not in labels]
+        self._map = ColumnMap(config.read, [*task.text_columns, *task.target_columns], texts, labels, numbers)
         if config.splits.group is not None and config.splits.group not in self._map.names:
             fix = "Map it in prepare.read.columns"
             raise UserError(f"the column {config.splits.group!r} is not mapped", where="prepare.splits.group", fix=fix)
         self._cleaner = Cleaner(config.cleaning)
         shingles = ShingleCounts() if config.duplicates.near else None
-        self.result = FirstPassResult(has_ids="id" in self._map.names, shingles=shingles)
+        self.result = FirstPassResult(has_ids="id" in self._map.names, shingles=shingles, unified=self._map.unified)
 
     @property
     def columns(self) -> list[str]:
@@ -96,7 +106,7 @@ class FirstPass:
             for split, path, part in self._parts(raw):
                 if split not in self.result.splits:
                     self.result.splits.append(split)
-                for columns, numbers, texts in self._rows(split, path, part):
+                for columns, numbers, texts in self._rows(raw, split, path, part):
                     staging.append(columns, numbers)
                     if self.result.shingles is not None:
                         pending.append(pool.submit(self._count_shingles, texts))
@@ -122,17 +132,19 @@ class FirstPass:
                 yield "test", path, (round(1 - shares.test, 12), 1.0)
 
     def _rows(
-        self, split: str, path: Path, part: Part
+        self, root: Path, split: str, path: Path, part: Part
     ) -> Iterator[tuple[dict[str, Any], dict[str, NDArray[np.uint64]], list[str]]]:
         """Yield the clean rows of a file, chunk by chunk: columns, numbers, normalised texts."""
-        label = f"data/raw/files/{path.parent.name}/{path.name}"
+        folder, _, inner = path.relative_to(root).as_posix().partition("/")
+        label = f"data/raw/files/{folder}/{inner}"
         self.result.files.append(label)
         stem = path.name.partition(".")[0]
-        file_column = self._config.read.file_column
-        wanted = [name for name in self._map.wanted if name != file_column]
-        for raw in read_rows(path, label, self._config.read, wanted, part):
-            if file_column is not None:
-                raw.columns[file_column] = [stem] * len(raw.lines)
+        constants = path_columns(inner, self._config.read)
+        wanted = [name for name in self._map.wanted if name not in constants]
+        found = detect(path, label, self._config.read, wanted)
+        self.result.formats.setdefault(str(found), []).append(label)
+        for raw in read_rows(path, label, self._config.read, wanted, part, found):
+            raw.columns |= {name: [value] * len(raw.lines) for name, value in constants.items()}
             self.result.rows += len(raw.lines) + len(raw.rejected)
             self._rejected.add(raw.rejected)
             columns = self._good(raw, label)
@@ -141,9 +153,7 @@ class FirstPass:
                 continue
             columns["source"] = [value or stem for value in columns.get("source") or [None] * count]
             ids = columns.get("id") or [None] * count
-            columns["id"] = [
-                value or f"{split}/{path.name}:{row}" for value, row in zip(ids, columns[ROW], strict=True)
-            ]
+            columns["id"] = [value or f"{split}/{inner}:{row}" for value, row in zip(ids, columns[ROW], strict=True)]
             columns[FILE] = [len(self.result.files) - 1] * count
             texts = [normalise(text) for text in _joined(columns, self._task.text_columns)]
             yield columns, self._numbers(columns, texts, split), texts
@@ -244,9 +254,21 @@ def _without(columns: dict[str, Any], dropped: dict[int, Any]) -> dict[str, list
     }
 
 
+def path_columns(name: str, config: ReadConfig) -> dict[str, str | None]:
+    """Return the columns that a file's path has: its stem, its folder, and `column=value` folders as Spark writes."""
+    *folders, file = name.split("/")
+    parts = (folder.partition("=") for folder in folders if "=" in folder)
+    values: dict[str, str | None] = {key: None if value in _NO_PARTITION else unquote(value) for key, _, value in parts}
+    if config.file_column is not None:
+        values[config.file_column] = file.partition(".")[0]
+    if config.folder_column is not None:
+        values[config.folder_column] = folders[-1] if folders else None
+    return values
+
+
 def _list_files(raw: Path) -> list[tuple[str, Path]]:
     """Return the fetched files with their splits, in a fixed order."""
-    files = [(split, path) for split in SPLIT_CODES for path in sorted((raw / split).glob("*")) if path.is_file()]
+    files = [(split, path) for split in SPLIT_CODES for path in sorted((raw / split).rglob("*")) if path.is_file()]
     if not files:
         raise UserError("no fetched files here", where=str(raw), fix="Run `dvc repro fetch`")
     return files

@@ -33,6 +33,8 @@ def statistics(
     return {
         "rows_read": first_pass.rows,
         "files": len(set(first_pass.files)),
+        "read_as": first_pass.formats,
+        "labels_unified": [[*key, rows] for key, rows in first_pass.unified.most_common(50)],
         "splits": {name: _split(split, config.max_length) for name, split in counts.items()},
         "duplicates": {
             "total": exact + near,
@@ -106,6 +108,15 @@ def _text(values: dict[str, Any], rejected_file: str) -> str:
     lines += ["![Lengths](lengths.png)", ""]
     if any(split["classes"] for split in splits.values()):
         lines += ["## Balance", "", *_class_table(splits), "", "![Classes](classes.png)", ""]
+    lines += ["## Files", "", "| read as | files | such as |", "|---|---:|---|"]
+    lines += [f"| {_cell(how)} | {len(set(files))} | `{files[0]}` |" for how, files in values["read_as"].items()]
+    lines += ["", "Another format, encoding, separator or sheet: set it in `prepare.read`.", ""]
+    if values["labels_unified"]:
+        lines += ["Labels that are written otherwise in the files:", "", "| column | written | read | rows |"]
+        lines += ["|---|---|---|---:|"]
+        for column, written, read, rows in values["labels_unified"]:
+            lines.append(f"| {column} | `{_cell(ascii(written)[1:-1])}` | `{_cell(read)}` | {rows} |")
+        lines.append("")
     lines += ["## Duplicates", "", "| what | rows |", "|---|---:|"]
     lines += [f"| equal to another row except for case and white space | {duplicates['exact']} |"]
     lines += [f"| nearly equal to another row | {duplicates['near']} |"]

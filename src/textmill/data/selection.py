@@ -80,6 +80,9 @@ def select(
                 raise UserError(f"all rows of the split {name!r} share a passage with evaluation rows", fix=fix)
             fix = "Provide more rows, or a file for this split"
             raise UserError(f"the split {name!r} has no rows", where="prepare.splits", fix=fix)
+        if task.needs_different_targets and len(np.unique(staging.numbers("target")[split == index])) == 1:
+            what = f"all rows of the split {name!r} have the same {task.target_columns[0]}: there is no correlation"
+            raise UserError(what, where=f"fetch.source.files.{name}", fix="Provide rows with different ones")
     return Selection(split, again, duplicates, overlapping)
 
 

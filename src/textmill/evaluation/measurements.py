@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -135,7 +137,24 @@ class Measurements:
             *(f"difference/{of}/{self.main}" for of in self.difference),
         ):
             flat |= {f"{name}_low": named[name].low, f"{name}_high": named[name].high}
-        return {_FORBIDDEN.sub("_", name): value for name, value in flat.items()}
+        names = mlflow_names(list(flat))
+        return {names[name]: value for name, value in flat.items()}
+
+
+def mlflow_names(names: Sequence[str]) -> dict[str, str]:
+    """Return names that MLflow takes: other signs become `_`, or their Unicode names where that tells names apart."""
+    plain = {name: _FORBIDDEN.sub("_", name) for name in names}
+    counts = Counter(plain.values())
+    result: dict[str, str] = {}
+    for name, short in plain.items():
+        if counts[short] > 1 or not re.search(r"[^\W_]", short.rpartition(GROUP)[2]):
+            spelled = _FORBIDDEN.sub(lambda sign: f" {unicodedata.name(sign[0], hex(ord(sign[0]))).lower()} ", name)
+            short = re.sub(r" *([/ ]) *", r"\1", spelled.strip()).strip()
+            short = _FORBIDDEN.sub("_", short)
+        while short in result.values():
+            short += "_"
+        result[name] = short
+    return result
 
 
 def measure(

@@ -58,6 +58,7 @@ class Task(Plugin):
         sequence_columns: Encoded columns of token ids that the network reads separately, by the suffix
             of the names of its outputs for them.
         stratify_column: Column whose shares a seeded split keeps, or None.
+        needs_different_targets: Whether a split whose targets are all equal cannot be measured.
         main_metric: Name of the metric that decides parity and promotion.
         monitor: Lightning's name of the validation metric that picks the best checkpoint.
         monitor_mode: `max` or `min`.
@@ -72,6 +73,7 @@ class Task(Plugin):
     optional_columns: tuple[str, ...] = ()
     sequence_columns: ClassVar[Mapping[str, str]] = {"": "input_ids"}
     stratify_column: str | None = None
+    needs_different_targets: ClassVar[bool] = False
     main_metric: str
     monitor: str
     monitor_mode: str = "max"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _UNKNOWN = "is none of the labels"
 _SMALLEST_SHARE = 1e-6
 """Share of a configured label that the training split lacks."""
+_LIST = "is a list: several labels a row are the task multi_label_classification"
 
 
 class PredictsLabelConfig(Options):
@@ -145,7 +146,10 @@ class TextClassification(PredictsLabel, CalibratesWeights):
         import pandera.pandas as pa
 
         known = state["labels"] if state else self.config.labels
-        label_checks = [pa.Check(lambda column: label_names(column) != "", error="is empty")]
+        label_checks = [
+            pa.Check(lambda column: label_names(column) != "", error="is empty"),
+            pa.Check(lambda column: ~label_names(column).str.startswith('["'), error=_LIST),
+        ]
         if known:
             allowed = set(known)
             label_checks.append(pa.Check(lambda column: label_names(column).isin(allowed), error=_UNKNOWN))

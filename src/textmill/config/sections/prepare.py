@@ -5,20 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from itertools import pairwise
+from string import Formatter
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from textmill.config.section import Section
 from textmill.config.types import Fraction, PluginSpec
 
 
 def _keys_as_text(value: Any) -> Any:
-    """Convert keys to strings: YAML reads a bare 0 as a number, the file has the text "0"."""
-    return {str(key): name for key, name in value.items()} if isinstance(value, Mapping) else value
+    """Convert keys to strings: YAML reads a bare 0 as a number and a bare no as false, the file has their text."""
+    if not isinstance(value, Mapping):
+        return value
+    return {str(key).lower() if isinstance(key, bool) else str(key): name for key, name in value.items()}
 
 
-Format = Literal["csv", "tsv", "jsonl", "parquet", "text", "squad"]
+Format = Literal["csv", "tsv", "jsonl", "json", "parquet", "arrow", "excel", "text", "squad"]
 
 
 class BinsConfig(Section):
@@ -50,12 +53,15 @@ class ColumnConfig(Section):
     """Conversion of a file column to a task column.
 
     Attributes:
-        source: File column.
+        source: File column, or the path of a nested value (`user.name`, `answers[0].text`), or a list of them
+            that become one text.
+        template: Text of several columns, with each one's name in braces; by default one line each.
         bins: Bins that convert its numbers to labels.
         names: File value -> task value; rows with other values are rejected.
     """
 
-    source: str
+    source: str | list[str]
+    template: str | None = None
     bins: BinsConfig | None = None
     names: Annotated[dict[str, str], BeforeValidator(_keys_as_text)] | None = None
 
@@ -63,7 +69,17 @@ class ColumnConfig(Section):
     def _one_way(self) -> Self:
         if self.bins is not None and self.names is not None:
             raise ValueError("set either bins or names, not both")
+        if isinstance(self.source, list) and self.bins is not None:
+            raise ValueError("bins need one source")
+        for _, name, _, _ in Formatter().parse(self.template or ""):
+            if name is not None and name not in self.sources:
+                raise ValueError(f"the template has {{{name}}}, which is none of source: {', '.join(self.sources)}")
         return self
+
+    @property
+    def sources(self) -> list[str]:
+        """File columns, in the order of the configuration."""
+        return self.source if isinstance(self.source, list) else [self.source]
 
 
 class TextConfig(Section):
@@ -97,24 +113,44 @@ class ReadConfig(Section):
     """Options to read the fetched files.
 
     Attributes:
-        format: File format; None selects by each file's extension.
+        format: File format; None detects it from each file's extension and content.
+        encoding: Encoding of text, such as `cp1252`; None detects it.
+        separator: Sign between the fields of a CSV; None detects it.
         header: Column names of files without a header line.
-        quoted: Whether quotes in CSV/TSV enclose a field.
+        quoted: Whether quotes in CSV/TSV enclose a field; None detects it.
+        sheet: Name of the sheet of a workbook; None reads the first one with rows.
+        records: Path of the list of rows in a JSON file; None detects it.
         more_fields: Whether a CSV/TSV row may have more fields than the header; they are dropped.
         text: Split of raw text into documents.
         file_column: Name in `columns` for a row's file name without extension: for corpora with one
             file per label.
-        columns: Task column -> file column, or a `ColumnConfig`. It may also keep `id`, `source`
+        folder_column: Name in `columns` for the folder of a row's file: for corpora with one folder per label.
+        columns: Task column -> file column, several of them, or a `ColumnConfig`. It may also keep `id`, `source`
             (which cuts slices) and any other columns.
     """
 
     format: Format | None = None
+    encoding: str | None = None
+    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     header: list[str] | None = None
-    quoted: bool = True
+    quoted: bool | None = None
+    sheet: str | None = None
+    records: str | None = None
     more_fields: bool = False
     text: TextConfig = TextConfig()
     file_column: str | None = None
-    columns: dict[str, str | ColumnConfig]
+    folder_column: str | None = None
+    columns: dict[str, str | list[str] | ColumnConfig]
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, encoding: str | None) -> str | None:
+        if encoding is not None:
+            try:
+                "".encode(encoding)
+            except LookupError:
+                raise ValueError("Python knows no encoding of this name; try utf-8, cp1252 or gb18030") from None
+        return encoding
 
 
 class SplitsConfig(Section):
