@@ -16,7 +16,6 @@ import psutil
 import torch
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping
-from pytorch_lightning.strategies import FSDPStrategy
 from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-defined]
     MisconfigurationException,
     SIGTERMException,
@@ -49,6 +48,7 @@ from textmill.training.meter import Meter, MetricLog
 from textmill.training.module import TrainingModule
 from textmill.training.precision import Shape, choose_orthogonal_format, choose_precision, use_all_cores
 from textmill.training.progress import make_progress
+from textmill.training.sharding import ShardedStrategy
 
 log = logging.getLogger("textmill")
 
@@ -126,8 +126,9 @@ class Training:
                 fix="Run `dvc repro --force fetch`",
             )
         use_all_cores()
-        gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-        hardware = {"trainer": runtime.trainer.model_dump(), "gpus": gpus}
+        # Not the number of ranks and how they share the weights: any of them goes on where another stopped.
+        gpus = sorted({torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())})
+        hardware = {"accelerator": runtime.trainer.accelerator, "gpus": gpus}
         self._parts = fingerprint_parts(config, prepared, self._pretrained, hardware, start)
         self._choose_formats(checkpoints.absolute())
         self.fingerprint = digest(self._parts)
@@ -194,7 +195,7 @@ class Training:
         task = self._task
         network = self._network()
         module = self._module(network, self.folder.path.parent / "faulty-steps" / self.fingerprint[:12])
-        module.accumulation.check(config.batches.accumulate)
+        module.accumulation.check(config.batches.accumulate, self.ranks)
         data = self._data()
         meter = Meter(metrics, make_progress(self._runtime.progress, is_first_process()))
         history = History(self.folder.path, task.monitor, task.monitor_mode, meter)
@@ -239,6 +240,10 @@ class Training:
         if isinstance(devices, str):
             devices = devices.split(",") if "," in devices else int(devices)
         return trainer.num_nodes * (len(devices) if isinstance(devices, list) else int(devices))
+
+    @property
+    def _is_sharded(self) -> bool:
+        return self._runtime.trainer.strategy == "fsdp"
 
     @property
     def repeats_forward(self) -> bool:
@@ -341,9 +346,13 @@ class Training:
     def _trainer(self, callbacks: list[Callback], **changes: Any) -> Trainer:
         config = self._config
         options = {"default_root_dir": self.folder.path} | changes
+        if self._is_sharded and self.precision == "16-mixed":
+            fix = "Set it to bf16-mixed or 32-true, or choose another trainer.strategy"
+            raise UserError("float16 does not work with sharded weights", where="trainer.precision", fix=fix)
+        settings = self._runtime.trainer.model_dump() | ({"strategy": ShardedStrategy()} if self._is_sharded else {})
         try:
             trainer = Trainer(
-                **self._runtime.trainer.model_dump(),
+                **settings,
                 precision=self.precision,
                 max_epochs=config.max_epochs,
                 accumulate_grad_batches=config.batches.accumulate,
@@ -368,9 +377,6 @@ class Training:
                 where="trainer",
                 fix="See conf/trainer/ for valid combinations",
             ) from error
-        if config.ema_decay is not None and isinstance(trainer.strategy, FSDPStrategy):
-            fix = "Set it to null, or choose another trainer.strategy"
-            raise UserError("the moving average of weights does not support FSDP", where="train.ema_decay", fix=fix)
         return trainer
 
     def _result(self, trainer: Trainer, network: nn.Module, history: History, meter: Meter) -> Trained:
@@ -383,15 +389,14 @@ class Training:
         if history.best is None or history.best_file is None:
             fix = "Raise it, or raise train.max_epochs"
             raise UserError("training ended without a validation", where="train.validations_per_epoch", fix=fix)
-        ranks = trainer.world_size
         metrics = {
             **{name.removeprefix("validation/"): value for name, value in history.best.items() if "/" in name},
             "best_step": history.best["step"],
             "steps": trainer.global_step,
             "epochs": history.rows[-1]["epoch"],
             "train_seconds": meter.seconds,
-            "samples_per_second": ranks * meter.samples / max(meter.seconds, 1e-9),
-            "tokens_per_second": ranks * meter.tokens / max(meter.seconds, 1e-9),
+            "samples_per_second": meter.samples / max(meter.seconds, 1e-9),
+            "tokens_per_second": meter.tokens / max(meter.seconds, 1e-9),
             "padding_share": sum(meter.padding.values()) / max(1, len(meter.padding)),
         }
         weights = load_file(self.folder.path / history.best_file) if trainer.is_global_zero else {}
@@ -443,6 +448,7 @@ def _be_quiet() -> None:
         ".*does not have many workers.*",
         ".*dataloader is not resumable.*",
         ".*is not resumable.*",
+        ".*sync_dist=True.*",  # the metrics are those of all ranks
         ".*GPU available but not used.*",
         ".*Precision bf16-mixed is not supported by the model summary.*",
         ".*isinstance.treespec, LeafSpec.. is deprecated.*",
