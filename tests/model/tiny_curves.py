@@ -130,15 +130,13 @@ class Losses:
 
 def train(root: Path, case: str, strategy: str, part: int | None) -> dict[str, Any]:
     from textmill.data.prepared import Prepared
-    from textmill.models.ranks import rank_count
     from textmill.training import trainer as module
     from textmill.training.trainer import Training
 
     module.choose_orthogonal_format = lambda *_, **__: "float32"  # bfloat16 rounds more than is compared
 
-    ranks = rank_count()  # Lightning removes WORLD_SIZE after a training
     config = train_config(**{"max_epochs": 2, "validations_per_epoch": 2, "checkpoint_seconds": 1e-6 if part else None} | CASES[case])
-    trainer = {"devices": ranks, "strategy": strategy}
+    trainer = {"strategy": strategy}
     log = Losses(part)
     training = Training(config, runtime_config(**trainer), Prepared(root / "prepared"), None, root / "checkpoints")
     try:
@@ -153,10 +151,9 @@ def train(root: Path, case: str, strategy: str, part: int | None) -> dict[str, A
 
 
 def main(root: Path, result: Path, *jobs: str) -> None:
-    import torch
-
     if "RANK" in os.environ:
-        torch.distributed.init_process_group("gloo")
+        here = {"LOCAL_RANK": os.environ["RANK"], "LOCAL_WORLD_SIZE": os.environ["WORLD_SIZE"], "GROUP_RANK": "0"}
+        os.environ |= {"TEXTMILL_LAUNCHED": "", **here}
     found = {}
     for job in jobs:
         case, strategy, *part = job.split(":")

@@ -11,7 +11,9 @@ from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.config.sections.train import TrainConfig
 from textmill.errors import first_line
+from textmill.processes import is_first_process, is_launched
 from textmill.stages.imports import quick_imports
+from textmill.stages.launch import launch, noted_errors
 from textmill.stages.runner import run_stage
 
 if TYPE_CHECKING:
@@ -28,10 +30,19 @@ _PROBE_SHARE = 0.02
 
 
 def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
-    """Make `data/trained` from `data/prepared` and `data/pretrained`."""
+    """Make `data/trained` from `data/prepared` and `data/pretrained`, in the processes of `runtime.launcher`."""
+    if is_launched():
+        with noted_errors():
+            _main(config, runtime, layout)
+    elif runtime.launcher.name == "local":
+        _main(config, runtime, layout)
+    else:
+        launch(main, config, runtime, layout)
+
+
+def _main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     with quick_imports():
         from textmill.data.prepared import Prepared
-        from textmill.processes import is_first_process
         from textmill.training.trainer import Training
 
         if is_first_process():

@@ -1,7 +1,7 @@
 """Gradients of micro-batches that sum to the gradient of one batch of all their rows.
 
-A step has the micro-batches of one window, each divided over the ranks. A loss that averages over targets is weighted by the share
-of the step's targets. Two kinds of loss are not such means:
+A step has the micro-batches of one window, each divided over the ranks. A loss that averages over targets is weighted
+by the share of the step's targets. Two kinds of loss are not such means:
 
 - A loss that compares rows (`ComparesRows`) needs the vectors of all rows. Gradient caching (Gao et al. 2021)
   computes them without activations, and then the gradients of one micro-batch after the other.
@@ -13,7 +13,7 @@ Both cost one more forward pass, only with several micro-batches. The first pass
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -113,7 +113,7 @@ class Accumulation:
         """
         if ranks > 1 and self.whole_batch_router:
             raise UserError(
-                f"the router {self.whole_batch_router} assigns a batch as a whole, so {ranks} processes cannot share it",
+                f"the router {self.whole_batch_router} assigns a batch as a whole; {ranks} processes cannot share it",
                 where="trainer.devices",
                 fix="Train with one process, or choose another router of conf/router/",
             )

@@ -98,4 +98,3 @@ class BatchSampler:
 
     def __len__(self) -> int:
         return len(self._batches)
-

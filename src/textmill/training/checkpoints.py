@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch.distributed import tensor as dtensor
+from torch.distributed.checkpoint import filesystem, state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.utils._pytree import tree_leaves, tree_map
@@ -230,7 +231,7 @@ class CheckpointFile(TorchCheckpointIO):
         plain = tree_map(lambda leaf: {_DIVIDED: names[id(leaf)]} if isinstance(leaf, DTensor) else leaf, checkpoint)
         with name_full_disk(path, sum(tensor.to_local().nbytes for tensor in divided)):
             with _quiet():
-                dcp.save({names[id(tensor)]: tensor for tensor in divided}, checkpoint_id=path)
+                state_dict_saver.save({names[id(tensor)]: tensor for tensor in divided}, checkpoint_id=path)
             if first:
                 torch.save(plain, path / _PLAIN_FILE)
 
@@ -240,10 +241,14 @@ class CheckpointFile(TorchCheckpointIO):
             loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
             return loaded
         plain = torch.load(Path(path) / _PLAIN_FILE, map_location="cpu", weights_only=weights_only)
-        described = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
-        tensors = {name: self._empty(about.size, about.properties.dtype) for name, about in described.items()}
+        described = filesystem.FileSystemReader(path).read_metadata().state_dict_metadata
+        tensors = {
+            name: self._empty(about.size, about.properties.dtype)
+            for name, about in described.items()
+            if isinstance(about, TensorStorageMetadata)
+        }
         with _quiet():
-            dcp.load(tensors, checkpoint_id=path, no_dist=not torch.distributed.is_initialized())
+            state_dict_loader.load(tensors, checkpoint_id=path, no_dist=not torch.distributed.is_initialized())
         complete: dict[str, Any] = tree_map(
             lambda leaf: tensors[leaf[_DIVIDED]] if _stands_for_tensor(leaf) else leaf,
             plain,

@@ -1,23 +1,23 @@
 """Fully sharded data parallel (Rajbhandari et al. 2020, "ZeRO") by PyTorch's `fully_shard`, as a strategy of Lightning.
 
-Lightning's `FSDPStrategy` joins the weights of a module in one flat vector before the optimizer sees them: weight decay,
-Muon and the average of the weights would no longer know matrices. `fully_shard` keeps each weight as a `DTensor` of its
-own shape, so that they choose as without sharding. Lightning's `ModelParallelStrategy` knows `fully_shard`, but
-neither checkpoints of another number of ranks nor signals.
+Lightning's `FSDPStrategy` joins the weights of a module in one flat vector before the optimizer sees them: weight
+decay, Muon and the average of the weights would no longer know matrices. `fully_shard` keeps each weight as a `DTensor`
+of its own shape, so that they choose as without sharding. Lightning's `ModelParallelStrategy` runs `fully_shard` too,
+but its checkpoints are not those of the other strategies.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-from textmill.models.transformer import CrossAttention
+from textmill.models.attention import CrossAttention
 from textmill.training.distributed import as_divided
 from textmill.training.layers import layer_stack
 
@@ -79,6 +79,8 @@ def shard(module: nn.Module, mesh: DeviceMesh) -> None:
     The module's steps gather what lies outside the layers. A layer's attention to a source is gathered by itself,
     since a decoder computes its keys and values before it runs the layer.
     """
+    # A warning of operations in place on keys and values, of which there are none
+    warnings.filterwarnings("ignore", ".*returned a view tensor.*")
     for layer in layer_stack(module.network):  # type: ignore[arg-type]
         for part in layer.modules():
             if isinstance(part, CrossAttention):
