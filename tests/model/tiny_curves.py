@@ -69,7 +69,7 @@ CASES: dict[str, dict[str, Any]] = {
     "top_k-muon": experts(TOP_K) | {"optimizer": MUON},
     "bias": experts(BIAS) | {"optimizer": ADAMW},
     "bias-muon": experts(BIAS) | {"optimizer": MUON},
-    "capacity": experts(TOP_K, experts={"n_experts": 3, "capacity_factor": 0.8}) | {"optimizer": ADAMW},
+    "capacity": experts(TOP_K, experts={"n_experts": 3, "capacity_factor": 0.8}) | {"optimizer": ADAMW, "seed": 5},
     "search": CLASSIFIER
     | {
         "task": {"_target_": "textmill.tasks.semantic_search.SemanticSearch"},
@@ -106,7 +106,7 @@ def write_data(folder: Path) -> Path:
     return folder
 
 
-class Cut(Exception):
+class CutError(Exception):
     """Ends a training as a kill would."""
 
 
@@ -125,29 +125,34 @@ class Losses:
         if "validation/loss" in metrics:
             self.validations[step] = metrics["validation/loss"]
         if self._part is not None and step > self._part:
-            raise Cut
+            raise CutError
 
 
 def train(root: Path, case: str, strategy: str, part: int | None) -> dict[str, Any]:
+    from torch.distributed.tensor import DTensor
+
     from textmill.data.prepared import Prepared
     from textmill.training import trainer as module
     from textmill.training.trainer import Training
 
     module.choose_orthogonal_format = lambda *_, **__: "float32"  # bfloat16 rounds more than is compared
 
-    config = train_config(**{"max_epochs": 2, "validations_per_epoch": 2, "checkpoint_seconds": 1e-6 if part else None} | CASES[case])
+    config = train_config(
+        **{"max_epochs": 2, "validations_per_epoch": 2, "checkpoint_seconds": 1e-6 if part else None} | CASES[case]
+    )
     trainer = {"strategy": strategy}
     log = Losses(part)
     training = Training(config, runtime_config(**trainer), Prepared(root / "prepared"), None, root / "checkpoints")
     try:
         trained = training.run(log)
-    except Cut:
+    except CutError:
         return {"losses": log.losses, "validations": log.validations, "cut": True}
+    held = [each.to_local() if isinstance(each, DTensor) else each for each in trained.network.parameters()]
+    share = sum(each.numel() for each in held) / sum(each.numel() for each in trained.network.parameters())
     sums = {name: float(value.double().abs().sum()) for name, value in trained.weights.items()}
-    shards = sorted(path.suffix or path.name for path in training.folder.path.glob("step-*.ckpt/*"))
     if int(os.environ.get("RANK", "0")) == 0:
         training.folder.remove()
-    return {"losses": log.losses, "validations": log.validations, "weights": sums, "shards": shards}
+    return {"losses": log.losses, "validations": log.validations, "weights": sums, "share": share}
 
 
 def main(root: Path, result: Path, *jobs: str) -> None:

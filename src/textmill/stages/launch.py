@@ -126,7 +126,9 @@ def run_agent(place: Place, launcher: LauncherConfig, command: list[str], root: 
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     address = _address_towards(place) if place.nodes > 1 else None
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it tells the end of a rank in a page
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):  # it tells the end of a rank in a page
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     options = LaunchConfig(
         min_nodes=place.nodes,
         max_nodes=place.nodes,

@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from textmill.errors import UserError, name_full_disk
 from textmill.files import folder_digests, read_json, read_optional, sha256_file, write_json
 from textmill.training import random_state
-from textmill.training.distributed import gather_all
+from textmill.training.distributed import gather_all, max_over_ranks
 from textmill.training.history import History
 from textmill.training.interruption import Interruption
 from textmill.training.module import ends_step
@@ -315,10 +315,9 @@ class CheckpointWriter(Callback):
         self._random_states: list[dict[str, Any]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, and handle signals. Several ranks leave them to Lightning, which tells the others."""
+        """Start the clock, and handle signals. Lightning's handlers would send to the other ranks within a step."""
         self._written = time.monotonic()
-        if trainer.world_size == 1:
-            self._interruption.install()
+        self._interruption.install()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Before the first batch of a resumed training: put the random generators back."""
@@ -360,6 +359,8 @@ class CheckpointWriter(Callback):
 
     def _due(self, trainer: Trainer, count: int) -> bool:
         """Whether enough time went by. The ranks agree on the answer of the first, but not at every count."""
+        if trainer.world_size > 1:  # a signal to one rank is for all
+            self._interruption.requested = max_over_ranks(self._interruption.requested or 0) or None
         if self._interruption.requested is not None:
             return True
         if trainer.world_size > 1 and count % _RANKS_AGREE_EVERY:

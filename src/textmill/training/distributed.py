@@ -72,6 +72,16 @@ def gather_all(value: T) -> list[T]:
     return gathered  # type: ignore[return-value]
 
 
+def max_over_ranks(value: int) -> int:
+    """Return the largest of every rank's `value`. All ranks must call this."""
+    if not torch.distributed.is_initialized():
+        return value
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    largest = torch.tensor(value, device=device)
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return int(largest)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor whose parts lie on the ranks as a whole, and any other as it is. All ranks must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
