@@ -155,7 +155,7 @@ def test_local_with_a_killed_rank_ends_in_one_line_and_goes_on(
 
 
 @pytest.mark.slow
-def test_slurm_without_slurm_runs_an_agent_for_each_task(tmp_path: Path, ended: list[subprocess.Popen[str]]) -> None:
+def test_slurm_job_on_this_machine_runs_an_agent_for_each_task(tmp_path: Path, ended: list[subprocess.Popen[str]]) -> None:
     """Submitit's own executor for one machine runs the job's tasks; each is as a machine of its own."""
     launcher = {"name": "slurm", "cluster": "local", "nodes": 2, "processes": 1, "options": {"timeout_min": 5}}
     root = make_project(tmp_path / "project", {"strategy": "ddp"}, launcher)

@@ -33,6 +33,8 @@ _OF_ANOTHER_RANK = ("NODE_RANK", "SLURM_PROCID", "SLURM_LOCALID")
 """Variables of this process that would tell a rank the wrong number."""
 _FIRST_PORT, _PORTS = 20_000, 10_000
 _LOOK_SECONDS = 0.5
+_AGENT = "TEXTMILL_AGENT"
+"""Environment variable with the number of the agent's process, for its ranks."""
 _AGAIN = "The next run continues from the last checkpoint"
 
 
@@ -82,7 +84,8 @@ def noted_errors() -> Iterator[None]:
     from textmill.training.distributed import LostRankError
 
     failure = Path(os.environ[LAUNCHED])
-    if failure.exists():  # of an earlier start
+    if failure.exists():  # of another rank, or an earlier start
+        _end_agent()
         sys.exit(1)
     try:
         yield
@@ -93,6 +96,7 @@ def noted_errors() -> Iterator[None]:
     except Exception as error:
         with suppress(FileExistsError), failure.open("x", encoding="utf-8") as file:
             file.write(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}")
+        _end_agent()
         if not isinstance(error, UserError):
             raise
         sys.exit(1)
@@ -120,7 +124,7 @@ def run_agent(place: Place, launcher: LauncherConfig, command: list[str], root: 
     os.chdir(root)
     for name in _OF_ANOTHER_RANK:
         os.environ.pop(name, None)
-    os.environ[LAUNCHED] = failure
+    os.environ |= {LAUNCHED: failure, _AGENT: str(os.getpid())}
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _SECONDS_TO_END)
     # The ranks would connect by the store of the agents, which a new start of the ranks finds full of old keys.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
@@ -148,15 +152,24 @@ def run_agent(place: Place, launcher: LauncherConfig, command: list[str], root: 
         how = signal.Signals(-first.exitcode).name if first.exitcode < 0 else f"status {first.exitcode}"
         return f"process {rank} of the training ended with {how}"
     except SignalException as error:
-        sys.exit(128 + error.sigval)
+        if not Path(failure).exists():
+            sys.exit(128 + error.sigval)
+        return "a process of the training met an error"
     except (RuntimeError, OSError) as error:  # of the meeting of several machines
         return f"the machines do not find each other at {place.host}:{place.port} ({first_line(error)})"
     finally:
-        os.environ.pop(LAUNCHED)
+        for name in (LAUNCHED, _AGENT):
+            os.environ.pop(name)
     return None
 
 
 # -- inner ------------------------------------------------------------------------------------
+
+
+def _end_agent() -> None:
+    """Keep the agent of this rank from starting its ranks again."""
+    if agent := os.environ.get(_AGENT):
+        os.kill(int(agent), signal.SIGTERM)
 
 
 def _own_command() -> list[str]:
