@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.slurm import lacks_slurm, slurm
 from test_resume import checkpoint_folder, history, runs
 from tiny_training import make_project, runtime_config
 
@@ -155,7 +156,9 @@ def test_local_with_a_killed_rank_ends_in_one_line_and_goes_on(
 
 
 @pytest.mark.slow
-def test_slurm_job_on_this_machine_runs_an_agent_for_each_task(tmp_path: Path, ended: list[subprocess.Popen[str]]) -> None:
+def test_slurm_job_on_this_machine_runs_an_agent_for_each_task(
+    tmp_path: Path, ended: list[subprocess.Popen[str]]
+) -> None:
     """Submitit's own executor for one machine runs the job's tasks; each is as a machine of its own."""
     launcher = {"name": "slurm", "cluster": "local", "nodes": 2, "processes": 1, "options": {"timeout_min": 5}}
     root = make_project(tmp_path / "project", {"strategy": "ddp"}, launcher)
@@ -164,6 +167,27 @@ def test_slurm_job_on_this_machine_runs_an_agent_for_each_task(tmp_path: Path, e
     assert process.wait(timeout=200) == 0, log_of(root)
     check_finished(root, 2)
     assert "starts 1 processes on each of 2 machines" in log_of(root)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(lacks_slurm(), reason="no Slurm that root may start")
+def test_slurm_job_trains_and_a_cancelled_one_is_told(tmp_path: Path, ended: list[subprocess.Popen[str]]) -> None:
+    launcher = {"name": "slurm", "processes": 2, "options": {"timeout_min": 5}}
+    root = make_project(tmp_path / "project", {"strategy": "fsdp"}, launcher, **LONG)
+    with slurm(tmp_path / "slurm") as configuration:
+        place = {"SLURM_CONF": str(configuration)}
+        process = start(root, **place)
+        ended.append(process)
+        wait_for(lambda: has_checkpoint(root), process, root)
+        (run,) = runs(root)
+        subprocess.run(["scancel", "--name=textmill-train"], env=os.environ | place, check=True)
+        assert process.wait(timeout=90) == 1, log_of(root)
+        assert "ended without a result" in log_of(root)
+        process = start(root, **place)
+        ended.append(process)
+        assert process.wait(timeout=200) == 0, log_of(root)
+    assert list(runs(root)) == [run]
+    check_finished(root, LONG["max_epochs"])
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ _OF_ANOTHER_RANK = ("NODE_RANK", "SLURM_PROCID", "SLURM_LOCALID")
 """Variables of this process that would tell a rank the wrong number."""
 _FIRST_PORT, _PORTS = 20_000, 10_000
 _LOOK_SECONDS = 0.5
+_ASK_SECONDS = 2.0
 _AGENT = "TEXTMILL_AGENT"
 """Environment variable with the number of the agent's process, for its ranks."""
 _AGAIN = "The next run continues from the last checkpoint"
@@ -228,20 +230,34 @@ def _by_slurm(layout: Layout, launcher: LauncherConfig, command: list[str], root
     log.info("train: job %s, its log: %s", job.job_id, job.paths.stderr)
     try:
         with _shown(job.paths.stderr) as show:
-            while not job.done(force_check=is_local):
+            while not _has_results(job) and (not job.done() if is_local else _is_queued(job.job_id)):
                 show()
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_LOOK_SECONDS if is_local else _ASK_SECONDS)
     except BaseException:
         if is_local:
             end_family(job._process, float(_SECONDS_TO_END))  # type: ignore[attr-defined]
         else:
             job.cancel(check=False)
         raise
+    if not _has_results(job):
+        return f"job {job.job_id} ended without a result (its log: {job.paths.stderr})"
     try:
         results = job.results()
     except Exception as error:
         return f"job {job.job_id} failed ({first_line(error)}; its log: {job.paths.stderr})"
     return next((ended for ended in results if ended is not None), None)
+
+
+def _has_results(job: Any) -> bool:
+    return all(job.task(number).paths.result_pickle.exists() for number in range(job.num_tasks))
+
+
+def _is_queued(job_id: str) -> bool:
+    """Return whether Slurm has the job; unlike `sacct`, which submitit asks, `squeue` needs no accounting."""
+    asked = subprocess.run(["squeue", "--noheader", "--jobs", job_id], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        return "Invalid job id" not in asked.stderr  # else Slurm does not answer now
+    return bool(asked.stdout.strip())
 
 
 def _agent_of_job(launcher: LauncherConfig, command: list[str], root: str, failure: str) -> str | None:

@@ -43,9 +43,9 @@ def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
 def _main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     with quick_imports():
         from textmill.data.prepared import Prepared
-        from textmill.training.distributed import connect
+        from textmill.training import distributed
 
-        connect(runtime.trainer.accelerator)  # first, as the other ranks wait for it
+        distributed.connect(runtime.trainer.accelerator)  # first, as the other ranks wait for it
         from textmill.training.trainer import Training
 
         if is_first_process():

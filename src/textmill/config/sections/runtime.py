@@ -28,7 +28,7 @@ class LauncherConfig(Section):
         name: `local`: Lightning, on this machine; `torchrun`: PyTorch's elastic agent, on each of `nodes` machines;
             `slurm`: the same within a job; `ray`: Ray Train.
         nodes: Number of machines; Ray places the processes on those of its cluster.
-        processes: Number of processes of a machine; None: one for each of its GPUs, one without.
+        processes: Number of processes of a machine, for `ray` of the cluster; None: one for each GPU, one without.
         restarts: Number of times that all processes are started again after one was killed.
         rendezvous: `HOST:PORT` of the first machine, for `torchrun` on several; None uses `$MASTER_ADDR` and
             `$MASTER_PORT`.
