@@ -67,9 +67,9 @@ def test_two_ranks_have_the_curve_of_one(one_rank: dict[str, Any], two_ranks: di
     assert found["losses"].keys() == expected["losses"].keys()
     assert largest_difference(expected["losses"], found["losses"]) <= TOLERANCE
     assert largest_difference(expected["validations"], found["validations"]) <= TOLERANCE
-    assert found["weights"] == pytest.approx(expected["weights"], rel=1e-5)
+    assert found["weights"] == pytest.approx(expected["weights"], rel=1e-5, abs=1e-5)
     divided = job.endswith(":fsdp")
-    assert 0.4 < found["share"] < 0.6 if divided else found["share"] == 1
+    assert 0.4 < found["share"] < 0.7 if divided else found["share"] == 1
 
 
 def test_a_checkpoint_of_two_ranks_goes_on_with_one_and_with_four(root: Path, one_rank: dict[str, Any]) -> None:
@@ -89,4 +89,4 @@ def test_a_checkpoint_of_two_ranks_goes_on_with_one_and_with_four(root: Path, on
         assert 9 < min(steps) <= CUT, job
         assert max(steps) == max(map(int, expected["losses"]))
         assert largest_difference(expected["losses"], each["losses"]) <= TOLERANCE, job
-        assert each["weights"] == pytest.approx(expected["weights"], rel=1e-5)
+        assert each["weights"] == pytest.approx(expected["weights"], rel=1e-5, abs=1e-5)

@@ -122,6 +122,7 @@ def _log_inputs(
 ) -> None:
     run.log_params({"train": config.model_dump(mode="json"), "precision": training.precision})
     run.log_params({"trainer": runtime.trainer.model_dump(mode="json")})
+    run.log_params({"launcher": {"name": runtime.launcher.name, "ranks": training.ranks}})
     for name, context in (("train", "training"), ("validation", "validation")):
         table = prepared.split(name)
         readable = [field.name for field in table.schema if field.type == "string"]
