@@ -35,6 +35,8 @@ _OF_ANOTHER_RANK = ("NODE_RANK", "SLURM_PROCID", "SLURM_LOCALID")
 _FIRST_PORT, _PORTS = 20_000, 10_000
 _LOOK_SECONDS = 0.5
 _ASK_SECONDS = 2.0
+_OF_JOB = {"tasks_per_node": 1, "timeout_min": 1440}
+"""Parameters of submitit where the settings have no others; its own limit is five minutes."""
 _AGENT = "TEXTMILL_AGENT"
 """Environment variable with the number of the agent's process, for its ranks."""
 _AGAIN = "The next run continues from the last checkpoint"
@@ -222,7 +224,7 @@ def _by_slurm(layout: Layout, launcher: LauncherConfig, command: list[str], root
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=launcher.cluster)
         tasks = {"nodes": 1, "tasks_per_node": launcher.nodes} if is_local else {"nodes": launcher.nodes}
-        executor.update_parameters(name="textmill-train", **({"tasks_per_node": 1} | launcher.options | tasks))
+        executor.update_parameters(name="textmill-train", **(_OF_JOB | launcher.options | tasks))
         job = executor.submit(_agent_of_job, launcher, command, root, failure)
     except (RuntimeError, ValueError, TypeError, NameError, submitit.core.utils.FailedJobError) as error:
         fix = "See the options of submitit and `sbatch`"
