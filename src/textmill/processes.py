@@ -29,6 +29,15 @@ _END_SECONDS = 30.0  # for a last checkpoint and the end of the run
 _WAIT_SECONDS = _END_SECONDS + 5.0
 
 
+LAUNCHED = "TEXTMILL_LAUNCHED"
+"""Environment variable of the ranks that a launcher started: the file where one notes an error that ends them all."""
+
+
+def is_launched() -> bool:
+    """Return whether a launcher started this process as a rank of a training."""
+    return LAUNCHED in os.environ
+
+
 def is_first_process() -> bool:
     """Return whether this process has rank 0, and so writes and logs; works before ranks connect."""
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
@@ -86,13 +95,13 @@ def end_family(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def end_with_starter(name: str) -> None:
-    """End this process once the one that started it is dead: DVC for a stage, the first rank for another rank.
+    """End this process once the one that started it is dead: DVC for a stage, the first rank or a launcher for a rank.
 
     DVC that is killed cannot end its stage, which would write on beside the stage of the next
     `dvc repro`. The process gets SIGTERM, and SIGKILL with its descendants half a minute later. A
     stage that was started by hand is not watched: it may outlive its shell.
     """
-    is_rank = int(os.environ.get("LOCAL_RANK") or 0) > 0
+    is_rank = is_launched() or int(os.environ.get("LOCAL_RANK") or 0) > 0
     if not (is_rank or "DVC_STAGE" in os.environ):
         return
     import psutil

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.slurm import lacks_slurm
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -92,6 +94,8 @@ EXPECTED = [
     Expected("pipeline/test_fault_places.py", "no user namespaces", has_no_user_namespaces),
     Expected("", "needs .*(only root on Debian|apt-get)", has_no_packages),
     Expected("", r"\b(GPU|CUDA)\b", has_no_gpu),
+    Expected("model/test_launch.py", "network namespaces", cannot_mount),  # the same right makes them
+    Expected("model/test_launch.py", "no Slurm", lacks_slurm),
     Expected("model/test_allocation.py", "glibc only", lambda: not sys.platform.startswith("linux")),
     Expected("model/test_checkpoint_folder.py", "Linux only", lambda: not sys.platform.startswith("linux")),
     Expected(
