@@ -38,7 +38,7 @@ _FILTER_BITS = 27
 
 
 @cache
-def _kinds() -> NDArray[np.uint8]:
+def character_kinds() -> NDArray[np.uint8]:
     """Return the kind of every character: part of a word, a word by itself, ignored, or none of these.
 
     Scripts without spaces between words (Chinese, Japanese, Thai, ...) count each character as a word.
@@ -68,7 +68,7 @@ class Words:
         folded = [_plain(text) for text in texts]
         codes = np.frombuffer("".join(folded).encode("utf-32-le", "surrogatepass"), np.uint32)
         owner = np.repeat(np.arange(len(folded)), np.fromiter(map(len, folded), np.int64, len(folded)))
-        kinds = _kinds()[codes]
+        kinds = character_kinds()[codes]
         codes, owner, kinds = (values[kinds != _APOSTROPHE] for values in (codes, owner, kinds))
         new = np.ones(len(codes), bool)
         new[1:] = (kinds[1:] == _WORD) | (kinds[:-1] != _PART) | (owner[1:] != owner[:-1])
@@ -80,7 +80,7 @@ class Words:
         values = (codes.astype(np.uint64) + np.uint64(1)) * _MIX
         values ^= values >> np.uint64(29)
         values[new] += _FIRST
-        values *= _powers(_BASE, len(values))
+        values *= powers(_BASE, len(values))
         self._sums = np.append(np.zeros(1, np.uint64), np.cumsum(values, dtype=np.uint64))
 
     def runs(self, length: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -91,7 +91,7 @@ class Words:
         first = np.flatnonzero(self.texts[:count] == self.texts[length - 1 :])
         start, end = self._starts[first], self._starts[first + length]
         # Sum of value * base^position; dividing by the power of the start makes it independent of the position
-        hashes = (self._sums[end] - self._sums[start]) * _powers(_INVERSE, len(self._sums))[start]
+        hashes = (self._sums[end] - self._sums[start]) * powers(_INVERSE, len(self._sums))[start]
         hashes ^= hashes >> np.uint64(32)
         return hashes * _MIX + np.uint64(length), self.texts[first]
 
@@ -268,7 +268,7 @@ def _shares(text: str, other: str, words: int) -> bool:
 _tables: dict[int, NDArray[np.uint64]] = {}
 
 
-def _powers(base: int, count: int) -> NDArray[np.uint64]:
+def powers(base: int, count: int) -> NDArray[np.uint64]:
     """Return the first powers of a number modulo 2**64."""
     table = _tables.get(base, np.ones(1, np.uint64))
     if len(table) < count:
