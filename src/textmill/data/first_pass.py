@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,6 +17,8 @@ from pandas.util import hash_array
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.data.cleaning import Cleaner
 from textmill.data.mapping import ColumnMap
+from textmill.data.masking import masker
+from textmill.data.quality import Tally, quality_filter
 from textmill.data.reading import RawRows, read_rows
 from textmill.data.rejected_rows_file import RejectedRowsFile
 from textmill.data.shingles import ShingleCounts, batches, normalise, shingle_hashes
@@ -42,6 +44,7 @@ class FirstPassResult:
 
     `files` are named as in messages, and `splits` are those that the source provides. Without
     near-duplicate removal, `shingles` is None. `classes` maps hashes to names.
+    `quality` counts what the filters dropped, and `masked` the personal data masked, by kind.
     """
 
     files: list[str] = field(default_factory=list)
@@ -50,6 +53,8 @@ class FirstPassResult:
     has_ids: bool = False
     shingles: ShingleCounts | None = None
     classes: dict[int, str] = field(default_factory=dict)
+    quality: Tally = field(default_factory=Tally)
+    masked: Counter[str] = field(default_factory=Counter)
 
 
 class FirstPass:
@@ -68,6 +73,8 @@ class FirstPass:
             fix = "Map it in prepare.read.columns"
             raise UserError(f"the column {config.splits.group!r} is not mapped", where="prepare.splits.group", fix=fix)
         self._cleaner = Cleaner(config.cleaning)
+        self._quality = quality_filter(config.quality)
+        self._mask = masker(config.mask)
         shingles = ShingleCounts() if config.duplicates.near else None
         self.result = FirstPassResult(has_ids="id" in self._map.names, shingles=shingles)
 
@@ -154,10 +161,12 @@ class FirstPass:
         uncleaned = {name: mapped[name] for name in self._task.text_columns}
         for name in (*self._task.text_columns, *self._task.text_target_columns):
             mapped[name] = self._cleaned(name, mapped[name], problems)
+        dropped = self._filter(mapped, problems)
         if isinstance(self._task, RealignsTargets):
             for position, problem in self._task.realign_targets(uncleaned, mapped).items():
                 problems.setdefault(position, problem)
         self._reject(label, raw.lines, mapped, problems)
+        self._rejected.filtered += len(dropped)
         columns: dict[str, list[Any]] = _without({**mapped, ROW: raw.lines}, problems)
         names = [*self._task.text_columns, *self._task.target_columns]
         frame = pd.DataFrame({name: pd.Series(columns[name], dtype="str") for name in names})
@@ -181,11 +190,25 @@ class FirstPass:
             reason = self._cleaner.too_long(value)
             if reason is None:
                 value = clean(value)
+                value = value if self._mask is None else self._mask(value, self.result.masked)
                 reason = problem(value)
             if reason is not None:
                 problems.setdefault(position, (name, reason))
             result.append(value)
         return result
+
+    def _filter(self, mapped: dict[str, list[str | None]], problems: dict[int, tuple[str, str]]) -> set[int]:
+        """Drop texts of low quality; add them to `problems` and return their positions."""
+        dropped: set[int] = set()
+        for name in self._task.text_columns if self._quality is not None else ():
+            values = mapped[name]
+            judged = [index for index, value in enumerate(values) if value is not None and index not in problems]
+            texts, reasons = self._quality([values[index] or "" for index in judged], self.result.quality)
+            for index, text in zip(judged, texts, strict=True):
+                values[index] = text
+            problems.update({judged[position]: (name, reason) for position, reason in reasons.items()})
+            dropped.update(judged[position] for position in reasons)
+        return dropped
 
     def _reject(
         self, label: str, lines: Sequence[int], columns: dict[str, Any], problems: dict[int, tuple[str, str]]

@@ -14,6 +14,7 @@ from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.data.encoding import SplitEncoder, learn_state, training_texts
 from textmill.data.first_pass import FirstPass
+from textmill.data.masking import masker
 from textmill.data.plots import PlotProcess
 from textmill.data.rejected_rows_file import RejectedRowsFile
 from textmill.data.report import statistics, write_report
@@ -44,7 +45,10 @@ def prepare(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> No
         os.environ.setdefault("RAYON_NUM_THREADS", str(runtime.workers))
     task = Task.build(config.task)
     with atomic_folder(layout.prepared) as partial, PlotProcess() as plots:
-        with RejectedRowsFile(partial / "rejects.csv") as rejected, tempfile.TemporaryDirectory(dir=partial) as staged:
+        with (
+            RejectedRowsFile(partial / "rejects.csv", masker(config.mask)) as rejected,
+            tempfile.TemporaryDirectory(dir=partial) as staged,
+        ):
             report = _fill(config, task, layout, rejected, partial, Path(staged), runtime.workers)
         write_json(partial / "statistics.json", report)
         write_report(report, partial / "report", partial / "rejects.csv", plots)
@@ -84,14 +88,15 @@ def _check_rejected(
 ) -> None:
     """Raise an error if too many rows were rejected; keep the file of rejected rows for inspection.
 
-    Rows that overlap with an evaluated split are good rows: they do not count.
+    Rows that overlap with an evaluated split, or that a filter of quality drops, do not count.
     """
-    if rejected.total - overlapping <= config.max_rejected * rows:
+    faulty = rejected.total - rejected.filtered - overlapping
+    if faulty <= config.max_rejected * rows:
         return
     rejected.flush()
     layout.state.mkdir(parents=True, exist_ok=True)
     kept = layout.state / "rejects.csv"
     shutil.copyfile(rejected.path, kept)
-    message = f"{rejected.total - overlapping} of {rows} rows are rejected ({rejected.examples[0]})"
+    message = f"{faulty} of {rows} rows are rejected ({rejected.examples[0]})"
     fix = f"At most {config.max_rejected:.0%} are allowed; correct the rows listed in {kept}, or raise the limit"
     raise UserError(message, where="prepare.max_rejected", fix=fix)

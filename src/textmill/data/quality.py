@@ -352,7 +352,9 @@ def _fineweb(config: FineWebConfig) -> Callable[[list[str], Tally], tuple[list[s
         if sum(line[-1] in TERMINAL for line in lines) / len(lines) < config.min_punctuated_lines:
             return f"has less than {config.min_punctuated_lines:.0%} of its lines with final punctuation"
         if sum(len(line) <= config.short_line for line in lines) / len(lines) > config.max_short_lines:
-            return f"has more than {config.max_short_lines:.0%} of its lines with at most {config.short_line} characters"
+            return (
+                f"has more than {config.max_short_lines:.0%} of its lines with at most {config.short_line} characters"
+            )
         different = set(lines)
         if len(different) < len(lines):
             repeated = sum(map(len, lines)) - sum(map(len, different))

@@ -42,7 +42,19 @@ def statistics(
             "across": across,
         },
         "rejected": {"total": rejected.total, "reasons": dict(rejected.by_reason.most_common(50))},
+        **_optional(first_pass),
     }
+
+
+def _optional(first_pass: FirstPassResult) -> dict[str, Any]:
+    """Return the counts of filters that are off by default."""
+    values: dict[str, Any] = {}
+    if tally := first_pass.quality.counts:
+        samples = first_pass.quality.samples
+        values["quality"] = {rule: {"count": count, "samples": samples[rule]} for rule, count in tally.most_common()}
+    if first_pass.masked:
+        values["masked"] = dict(sorted(first_pass.masked.items()))
+    return values
 
 
 def _split(counts: SplitCounts, max_length: int) -> dict[str, Any]:
@@ -113,6 +125,14 @@ def _text(values: dict[str, Any], rejected_file: str) -> str:
         own, _, other = pair.partition("_in_")
         lines.append(f"| of these: dropped from `{own}` for a duplicate in `{other}` | {count} |")
     lines += [f"| texts with different targets (the first row stays) | {duplicates['conflicting_targets']} |", ""]
+    if quality := values.get("quality"):
+        lines += ["## Quality filters", "", "| a text, or a line of one, | number | samples |", "|---|---:|---|"]
+        for rule, entry in quality.items():
+            lines.append(f"| {_cell(rule)} | {entry['count']} | {_cell(' / '.join(entry['samples']))} |")
+        lines.append("")
+    if masked := values.get("masked"):
+        lines += ["## Personal data masked", "", "| kind | number |", "|---|---:|"]
+        lines += [*(f"| {kind} | {count} |" for kind, count in masked.items()), ""]
     lines += ["## Rejected rows", ""]
     if not values["rejected"]["total"]:
         return "\n".join([*lines, "None.", ""])

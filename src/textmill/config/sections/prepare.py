@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from textmill.config.section import Section
+from textmill.config.sections.quality import QualityConfig
 from textmill.config.types import Fraction, PluginSpec
 
 
@@ -181,6 +182,10 @@ class DuplicatesConfig(Section):
         return self
 
 
+Mask = Literal["email", "ip", "phone"]
+"""Personal data that can be masked."""
+
+
 class WordsConfig(Section):
     """Options to split text into words, for classical baselines."""
 
@@ -207,12 +212,21 @@ class TokenizerConfig(Section):
 
 
 class PrepareConfig(Section):
-    """Options to prepare the fetched files. `max_length` is in tokens."""
+    """Options to prepare the fetched files.
+
+    Attributes:
+        quality: Filters of web text, for each text column.
+        mask: Personal data to replace by `[email]`, `[ip]`, `[phone]`, in text and text target columns.
+        max_length: Tokens of a text.
+        max_rejected: Largest share of rejected rows; those that `quality` drops do not count.
+    """
 
     task: PluginSpec
     read: ReadConfig
     splits: SplitsConfig = SplitsConfig()
     cleaning: CleaningConfig = CleaningConfig()
+    quality: QualityConfig = QualityConfig()
+    mask: list[Mask] = []
     duplicates: DuplicatesConfig = DuplicatesConfig()
     words: WordsConfig = WordsConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
