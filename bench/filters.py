@@ -21,8 +21,8 @@ DOCUMENTS = 100_000
 NAMES = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
 _SPICE = (
     "•", "- item", "...", "#tag #", "{", "lorem ipsum dolor", "Enable JavaScript.", "[12]", "[edit]", "№ 5 €", "12 34",
-    "We use cookies to improve this page.", "x" * 1001, "don't", "«Да»", "你好。", "…", "The end.", "naïve café", "_", "１",
-    "\u200b", "http://example.org/a_b?c=d", "Read more", "a b c", "ab c", "a bc", "\x0b", "\u2028", "--",
+    "We use cookies to improve this page.", "x" * 1001, "don't", "«Да»", "你好。", "…", "The end.", "naïve café", "_",
+    "\uff11", "\u200b", "http://example.org/a_b?c=d", "Read more", "a b c", "ab c", "a bc", "\x0b", "\u2028", "--",
 )  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def theirs(name: str, words: Callable[[str], list[str]] | None = None) -> Callab
 
     if words is not None:
         own = _OwnTokenizer(words)
-        word_tokenizers.load_word_tokenizer = lambda language: own
+        word_tokenizers.load_word_tokenizer = lambda _: own
     utilities.split_into_parts.cache_clear()
     types = (GopherRepetitionFilter, GopherQualityFilter, C4QualityFilter, FineWebQualityFilter)
     judge = dict(zip(NAMES, types, strict=True))[name]()
