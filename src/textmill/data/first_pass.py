@@ -200,7 +200,9 @@ class FirstPass:
     def _filter(self, mapped: dict[str, list[str | None]], problems: dict[int, tuple[str, str]]) -> set[int]:
         """Drop texts of low quality; add them to `problems` and return their positions."""
         dropped: set[int] = set()
-        for name in self._task.text_columns if self._quality is not None else ():
+        if self._quality is None:
+            return dropped
+        for name in self._task.text_columns:
             values = mapped[name]
             judged = [index for index, value in enumerate(values) if value is not None and index not in problems]
             texts, reasons = self._quality([values[index] or "" for index in judged], self.result.quality)

@@ -90,15 +90,12 @@ def quality_filter(config: QualityConfig) -> Callable[[Sequence[str], Tally], tu
     It returns the texts, from which C4 may have removed lines, and the dropped ones. A text that one filter drops
     is not judged by the next.
     """
-    filters: list[Callable[[list[str], Tally], tuple[list[str], Problems]]] = []
-    for options, judge in (
-        (config.gopher_repetition, _repetition),
-        (config.gopher_quality, _gopher),
-        (config.c4, _c4),
-        (config.fineweb, _fineweb),
-    ):
-        if options is not None:
-            filters.append(judge(options))
+    filters = [
+        *([_repetition(config.gopher_repetition)] if config.gopher_repetition is not None else []),
+        *([_gopher(config.gopher_quality)] if config.gopher_quality is not None else []),
+        *([_c4(config.c4)] if config.c4 is not None else []),
+        *([_fineweb(config.fineweb)] if config.fineweb is not None else []),
+    ]
     if not filters:
         return None
 
@@ -355,7 +352,7 @@ def _fineweb(config: FineWebConfig) -> Callable[[list[str], Tally], tuple[list[s
         if sum(line[-1] in TERMINAL for line in lines) / len(lines) < config.min_punctuated_lines:
             return f"has less than {config.min_punctuated_lines:.0%} of its lines with final punctuation"
         if sum(len(line) <= config.short_line for line in lines) / len(lines) > config.max_short_lines:
-            return f"has more than {config.max_short_lines:.0%} of its lines short (at most {config.short_line} characters)"
+            return f"has more than {config.max_short_lines:.0%} of its lines up to {config.short_line} characters long"
         different = set(lines)
         if len(different) < len(lines):
             repeated = sum(map(len, lines)) - sum(map(len, different))
