@@ -113,7 +113,7 @@ def test_prepare_with_quality_filters_lists_counts_and_masks(project: Any, many_
     short = [(f"short {number} film", "good") for number in range(30)]
     project.rows("all/films.csv", [*good, *short])
     found = project.prepare(
-        quality={"gopher_quality": {"min_words": 10, "min_stop_words": 1}},
+        quality={"gopher_quality": {"min_words": 10, "min_stop_words": 1, "min_alphabetic_words": 0}},
         mask=["email"],
         duplicates={"near": False, "passage_words": None},
     )
