@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from textmill.config.sections.prepare import PrepareConfig
@@ -18,7 +20,7 @@ from textmill.data.first_pass import FirstPassResult
 from textmill.data.parallel import map_in_order
 from textmill.data.prepared import SPLITS
 from textmill.data.rejected_rows_file import RejectedRowsFile
-from textmill.data.selection import Selection
+from textmill.data.selection import DROPPED, Selection
 from textmill.data.shards import ShardWriter
 from textmill.data.staging import FILE, ROW, Staging
 from textmill.data.words import word_splitter
@@ -31,12 +33,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class SplitCounts:
-    """Counts of one split: `classes` by value of the task's `stratify_column`, `lengths` by tokens (the index)."""
+    """Counts of one split: `classes` by value of the task's `stratify_column`, `lengths` by tokens (the index).
+
+    `sources` has the rows, characters and tokens of each source, if sources are mixed.
+    """
 
     rows: int = 0
     classes: Counter[str] = field(default_factory=Counter)
     lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
     characters: int = 0
+    sources: dict[str, Counter[str]] = field(default_factory=dict)
 
 
 def learn_state(task: Task, staging: Staging, split: NDArray[np.uint8]) -> State:
@@ -90,13 +96,15 @@ class SplitEncoder:
         """
         counts = {name: SplitCounts() for name in SPLITS}
         shown = self._task.text_columns[0]
+        holders = [f"a row of the split {name!r}" for name in SPLITS]
+        holders += [f"the held-out texts {held_out.name!r}" for held_out in self._config.decontaminate]
 
         def encode(part: tuple[int, pa.Table]) -> tuple[pa.Table, NDArray[np.uint8], list[RejectedRow]]:
             start, chunk = part
             span = slice(start, start + chunk.num_rows)
             problems = [
                 *_repeated(chunk, selection.repeated_ids[span], first_pass, shown),
-                *_overlapping(chunk, selection.overlapping[span], first_pass, shown),
+                *_overlapping(chunk, selection.overlapping[span], first_pass, shown, holders),
             ]
             split = selection.split[span]
             kept = split < len(SPLITS)
@@ -152,6 +160,15 @@ class SplitEncoder:
         counts.lengths = lengths
         for name in self._task.text_columns:
             counts.characters += sum(map(len, part.column(name).to_pylist()))
+        if self._config.mixture is not None and part.num_rows:
+            columns = (part.column(name) for name in self._task.text_columns)
+            part = part.append_column("characters", reduce(pc.add, map(pc.utf8_length, columns)))
+            sums = part.group_by("source").aggregate([("source", "count"), ("characters", "sum"), ("length", "sum")])
+            for row in sums.to_pylist():
+                of_source = counts.sources.setdefault(row["source"], Counter())
+                of_source["rows"] += row["source_count"]
+                of_source["characters"] += row["characters_sum"]
+                of_source["tokens"] += row["length_sum"]
 
 
 def _as_array(name: str, values: Sequence[Any]) -> pa.Array:
@@ -177,9 +194,9 @@ def _repeated(
 
 
 def _overlapping(
-    chunk: pa.Table, splits: NDArray[np.uint8], first_pass: FirstPassResult, text_column: str
+    chunk: pa.Table, overlapping: NDArray[np.uint8], first_pass: FirstPassResult, text_column: str, holders: list[str]
 ) -> Iterator[RejectedRow]:
-    for position in np.flatnonzero(splits < len(SPLITS)).tolist():
+    for position in np.flatnonzero(overlapping != DROPPED).tolist():
         row: Mapping[str, Any] = chunk.slice(position, 1).to_pylist()[0]
-        reason = f"shares a passage with a row of the split {SPLITS[splits[position]]!r}"
+        reason = f"shares a passage with {holders[overlapping[position]]}"
         yield RejectedRow(row[ROW], text_column, reason, first_pass.files[row[FILE]], excerpt(row[text_column]))

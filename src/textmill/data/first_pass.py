@@ -43,7 +43,7 @@ class FirstPassResult:
     """Summary of the rows read, rejected ones included.
 
     `files` are named as in messages, and `splits` are those that the source provides. Without
-    near-duplicate removal, `shingles` is None. `classes` maps hashes to names.
+    near-duplicate removal, `shingles` is None. `classes` and `sources` map hashes to names.
     `quality` counts what the filters dropped, and `masked` the personal data masked, by kind.
     """
 
@@ -53,6 +53,7 @@ class FirstPassResult:
     has_ids: bool = False
     shingles: ShingleCounts | None = None
     classes: dict[int, str] = field(default_factory=dict)
+    sources: dict[int, str] = field(default_factory=dict)
     quality: Tally = field(default_factory=Tally)
     masked: Counter[str] = field(default_factory=Counter)
 
@@ -89,6 +90,7 @@ class FirstPass:
         """Create the staging area that `run` writes to."""
         numbers = ["split", "key", "target", "stratum", *(["source_id"] if self.result.has_ids else [])]
         numbers += ["group"] if self._config.splits.by == "group" else []
+        numbers += ["source", "characters"] if self._config.mixture is not None else []
         return Staging(folder, self.columns, numbers)
 
     def run(self, raw: Path, staging: Staging) -> FirstPassResult:
@@ -231,6 +233,10 @@ class FirstPass:
         }
         if (group := self._config.splits.group) is not None:
             numbers["group"] = hashes([value or "" for value in columns[group]])
+        if self._config.mixture is not None:
+            numbers["source"] = hashes(columns["source"])
+            numbers["characters"] = np.fromiter(map(len, texts), np.uint64, len(texts))
+            self.result.sources.update(zip(numbers["source"].tolist(), columns["source"], strict=True))
         if self.result.has_ids:
             numbers["source_id"] = hashes([f"{code}{_SEPARATOR}{value}" for value in columns["id"]])
         if (stratify := self._task.stratify_column) is not None:

@@ -71,7 +71,7 @@ def _fill(
     with reader.staging(staged) as staging:
         first_pass = reader.run(layout.raw / "files", staging)
         _check_rejected(config, rejected, first_pass.rows, layout)
-        selection = select(config, task, first_pass, staging, workers)
+        selection = select(config, task, first_pass, staging, layout.raw, workers)
         texts = training_texts(task, staging, selection.split)
         tokenizer = make_tokenizer(config.tokenizer, texts, layout.pretrained, partial / "tokenizer")
         state = learn_state(task, staging, selection.split)

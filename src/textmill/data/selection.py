@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +12,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from textmill.config.sections.prepare import PrepareConfig, SplitsConfig
+from textmill.data.decontamination import contaminated
 from textmill.data.duplicates import Duplicates, NearIndex, find_exact, find_near, find_repeated
 from textmill.data.first_pass import SPLIT_CODES, FirstPassResult
+from textmill.data.mixture import left_out
 from textmill.data.parallel import map_in_order
 from textmill.data.passages import Chunks, find_shared
 from textmill.data.prepared import SPLITS
@@ -36,20 +39,29 @@ class Selection:
         split: Index into `SPLITS`, or `DROPPED`.
         repeated_ids: Rows whose id an earlier row of their split has.
         duplicates: Rows dropped as duplicates.
-        overlapping: Rows that share a passage with a split that is evaluated: `DROPPED`, or the index of that
-            split in `SPLITS`.
+        overlapping: Rows that share a passage with a split that is evaluated, or with held-out texts: `DROPPED`, or
+            the index of that split in `SPLITS`, or behind these the index in `prepare.decontaminate`.
+        left_out: Rows that the mixture leaves out.
     """
 
     split: NDArray[np.uint8]
     repeated_ids: NDArray[np.bool_]
     duplicates: Duplicates
     overlapping: NDArray[np.uint8]
+    left_out: NDArray[np.bool_]
 
 
 def select(
-    config: PrepareConfig, task: Task, first_pass: FirstPassResult, staging: Staging, workers: int | None = None
+    config: PrepareConfig,
+    task: Task,
+    first_pass: FirstPassResult,
+    staging: Staging,
+    raw: Path,
+    workers: int | None = None,
 ) -> Selection:
-    """Drop rows with repeated ids and duplicates, cut the splits that the source lacks, drop overlapping rows.
+    """Drop rows with repeated ids and duplicates, cut the splits that the source lacks, drop overlapping rows, mix.
+
+    Held-out texts are in the folder `raw`.
 
     Raises:
         UserError: A class has too few rows to be split, or a split would be empty.
@@ -72,6 +84,11 @@ def select(
             names = assign_splits(staging.numbers("key")[pool], strata, shares, config.splits.seed, first_pass.classes)
         split[pool] = np.select([names == name for name in SPLITS], list(range(len(SPLITS))))
     overlapping = _overlapping(config.duplicates.passage_words, task, staging, split, workers)
+    train = SPLITS.index("train")
+    columns = (*task.text_columns, *task.text_target_columns)
+    for number, held_out in enumerate(config.decontaminate):
+        rows = _rows_of((split == train) & (overlapping == DROPPED), staging, columns)
+        overlapping[contaminated(held_out, raw, rows, workers)] = len(SPLITS) + number
     split[overlapping != DROPPED] = DROPPED
     for index, name in enumerate(SPLITS):
         if not np.any(split == index):
@@ -80,7 +97,13 @@ def select(
                 raise UserError(f"all rows of the split {name!r} share a passage with evaluation rows", fix=fix)
             fix = "Provide more rows, or a file for this split"
             raise UserError(f"the split {name!r} has no rows", where="prepare.splits", fix=fix)
-    return Selection(split, again, duplicates, overlapping)
+    excess = np.zeros(staging.rows, bool)
+    if config.mixture is not None:
+        pool = np.flatnonzero(split == train)
+        source, characters, key = (staging.numbers(name)[pool] for name in ("source", "characters", "key"))
+        excess[pool] = left_out(config.mixture, first_pass.sources, source, characters, key, config.splits.seed)
+        split[excess] = DROPPED
+    return Selection(split, again, duplicates, overlapping, excess)
 
 
 def _duplicates(
@@ -119,21 +142,24 @@ def _overlapping(
     if words is None or isinstance(task, CutsExamples):  # one quotation is no reason to drop a whole book
         return result
 
-    def rows_of(mask: NDArray[np.bool_]) -> Chunks:
-        def chunks() -> Iterator[tuple[NDArray[np.int64], list[list[str]]]]:
-            for start, chunk in staging.chunks(task.text_columns):
-                positions = np.flatnonzero(mask[start : start + chunk.num_rows])
-                table = chunk.take(pa.array(positions))
-                yield start + positions, [column.to_pylist() for column in table.columns]
-
-        return chunks
-
     for name in ("test", "validation"):
         held_out = SPLITS.index(name)
         others = (split < held_out) & (result == DROPPED)
-        pairs = find_shared(rows_of((split == held_out) & (result == DROPPED)), rows_of(others), words, workers)
+        own = (split == held_out) & (result == DROPPED)
+        chunks = [_rows_of(mask, staging, task.text_columns) for mask in (own, others)]
+        pairs = find_shared(chunks[0], chunks[1], words, workers)
         result[pairs[:, 1]] = held_out
     return result
+
+
+def _rows_of(mask: NDArray[np.bool_], staging: Staging, names: Sequence[str]) -> Chunks:
+    def chunks() -> Iterator[tuple[NDArray[np.int64], list[list[str]]]]:
+        for start, chunk in staging.chunks(names):
+            positions = np.flatnonzero(mask[start : start + chunk.num_rows])
+            table = chunk.take(pa.array(positions))
+            yield start + positions, [column.to_pylist() for column in table.columns]
+
+    return chunks
 
 
 def normalised(table: pa.Table) -> list[str]:

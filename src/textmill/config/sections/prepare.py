@@ -211,11 +211,31 @@ class TokenizerConfig(Section):
     end_of_text: Annotated[str, Field(min_length=1)] = "<|endoftext|>"
 
 
+class HeldOutConfig(Section):
+    """Held-out or benchmark texts that no training row may share a passage with.
+
+    Attributes:
+        name: Name of the texts in `fetch.held_out`.
+        columns: Columns of their files; each value is a text.
+        format: As `ReadConfig.format`.
+        header: As `ReadConfig.header`.
+        words: Words in a row of a passage.
+    """
+
+    name: str
+    columns: Annotated[list[str], Field(min_length=1)]
+    format: Format | None = None
+    header: list[str] | None = None
+    words: Annotated[int, Field(ge=6, le=100)] = 13
+
+
 class PrepareConfig(Section):
     """Options to prepare the fetched files.
 
     Attributes:
         quality: Filters of web text, for each text column.
+        decontaminate: Texts whose passages are removed from the training split.
+        mixture: Source (column `source`) -> its share of the training characters; null keeps all rows.
         mask: Personal data to replace by `[email]`, `[ip]`, `[phone]`, in text and text target columns.
         max_length: Tokens of a text.
         max_rejected: Largest share of rejected rows; those that `quality` drops do not count.
@@ -228,6 +248,8 @@ class PrepareConfig(Section):
     quality: QualityConfig = QualityConfig()
     mask: list[Mask] = []
     duplicates: DuplicatesConfig = DuplicatesConfig()
+    decontaminate: Annotated[list[HeldOutConfig], Field(max_length=200)] = []
+    mixture: dict[str, Annotated[float, Field(gt=0)]] | None = None
     words: WordsConfig = WordsConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     max_length: Annotated[int, Field(ge=8, le=131_072)] = 256
