@@ -23,6 +23,7 @@ from textmill.data.rejected_rows_file import RejectedRowsFile
 from textmill.data.selection import DROPPED, Selection
 from textmill.data.shards import ShardWriter
 from textmill.data.staging import FILE, ROW, Staging
+from textmill.data.word_table import with_word_table
 from textmill.data.words import word_splitter
 from textmill.errors import UserError
 from textmill.text.rejected_rows import RejectedRow, excerpt
@@ -75,7 +76,7 @@ class SplitEncoder:
         self._config = config
         self._task = task
         self._state = state
-        self._tokenizer = tokenizer
+        self._tokenizer = with_word_table(tokenizer)
         self._words = word_splitter(config.words)
 
     def run(

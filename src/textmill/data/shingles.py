@@ -157,11 +157,10 @@ def jaccard(first: NDArray[np.intp], second: NDArray[np.intp], texts: Sequence[s
 
 def batches(texts: Sequence[str]) -> Iterator[slice]:
     """Yield slices of texts with few enough characters to hash at once, one text at least."""
-    start = characters = 0
-    for position, text in enumerate(texts):
-        if position > start and characters + len(text) > _CHARACTERS_AT_ONCE:
-            yield slice(start, position)
-            start, characters = position, 0
-        characters += len(text)
-    if len(texts) > start:
-        yield slice(start, len(texts))
+    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+    start = 0
+    while start < len(texts):
+        before = ends[start - 1] if start else 0
+        end = max(start + 1, int(np.searchsorted(ends, before + _CHARACTERS_AT_ONCE, side="right")))
+        yield slice(start, end)
+        start = end
