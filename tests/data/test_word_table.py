@@ -43,7 +43,8 @@ def trained(kind: str) -> Tokenizer:
 
 TOKENIZERS = {"word_piece": word_piece(), "byte_bpe": trained("byte_bpe"), "unigram": trained("unigram")}
 PIECES = ["the", " film", "Film", "isn't", "'", "'s", "'ll", " 's", "42", " ", "  ", "\n", "\t", "\r\n", "-", "!?", "é",
-          "[CLS]", "[cls]", "[", "\x00", "\x7f", "\x1c", "<|endoftext|>", "中", "a_b", "z", "_", "\x0b", "İ"]  # fmt: skip
+          "[CLS]", "[cls]", "[",
+          "\x00", "\x7f", "\x1c", "<|endoftext|>", "中", "a_b", "z", "_", "\x0b", "İ"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", list(TOKENIZERS))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from textmill.config.sections.prepare import HeldOutConfig, ReadConfig
 from textmill.data.mapping import as_text
+from textmill.data.parallel import Engine
 from textmill.data.passages import Chunks, find_shared
 from textmill.data.reading import read_rows
 from textmill.errors import UserError
@@ -41,20 +42,20 @@ def held_out_texts(config: HeldOutConfig, raw: Path) -> Chunks:
     return chunks
 
 
-def contaminated(config: HeldOutConfig, raw: Path, rows: Chunks, workers: int | None) -> NDArray[np.int64]:
+def contaminated(config: HeldOutConfig, raw: Path, rows: Chunks, engine: Engine | None) -> NDArray[np.int64]:
     """Return the rows that share `config.words` words in a row with a held-out text, or all of a shorter one.
 
     Args:
         config: The held-out texts.
         raw: The folder `data/raw`.
         rows: The training rows; their columns count as one text.
-        workers: Number of threads, as for `map_in_order`.
+        engine: Computes the chunks; None computes them in this thread.
     """
 
     def joined() -> Iterator[tuple[NDArray[np.int64], list[list[str]]]]:
         for positions, columns in rows():
             yield positions, [["\n".join(values) for values in zip(*columns, strict=True)]]
 
-    pairs = find_shared(held_out_texts(config, raw), joined, config.words, workers)
+    pairs = find_shared(held_out_texts(config, raw), joined, config.words, engine)
     found: NDArray[np.int64] = np.unique(pairs[:, 1])
     return found

@@ -129,14 +129,8 @@ class NearIndex:
         self._parts = max(1, -(-rows // _ROWS_A_PART))
         self._paths = [folder / f"{part:03d}.near" for part in range(self._parts)]
 
-    def prefixes(self, rows: NDArray[np.int64], texts: Sequence[str]) -> list[tuple[NDArray[np.int64], Prefixes]]:
-        """Return what `add` needs of normalised texts and the numbers of their rows."""
-        return [
-            (rows[some], prefixes(texts[some], self.shingle, self._counts, self.threshold)) for some in batches(texts)
-        ]
-
     def add(self, parts: Iterable[tuple[NDArray[np.int64], Prefixes]]) -> None:
-        """Add rows by the result of `prefixes`."""
+        """Add rows by the numbers of the rows and the prefixes of their normalised texts, batch by batch."""
         for of_row, found in parts:
             self.sizes[of_row], self.marks[of_row] = found.sizes, found.marks
             shared = self._counts.of(found.shingles) > 1

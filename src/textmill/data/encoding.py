@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.data.first_pass import FirstPassResult
-from textmill.data.parallel import map_in_order
+from textmill.data.parallel import Engine
 from textmill.data.prepared import SPLITS
 from textmill.data.rejected_rows_file import RejectedRowsFile
 from textmill.data.selection import DROPPED, Selection
@@ -30,6 +30,10 @@ from textmill.text.rejected_rows import RejectedRow, excerpt
 
 if TYPE_CHECKING:
     from textmill.tasks.base import State, Task
+
+
+_Part = tuple[pa.Table, NDArray[np.bool_], NDArray[np.uint8], NDArray[np.uint8]]
+"""Rows of a chunk, whether each repeats an id, the index of the texts that it overlaps with, and its split."""
 
 
 @dataclass
@@ -86,11 +90,11 @@ class SplitEncoder:
         selection: Selection,
         rejected: RejectedRowsFile,
         folder: Path,
-        workers: int | None = None,
+        engine: Engine,
     ) -> dict[str, SplitCounts]:
         """Write `folder/SPLIT/` for every split; reject rows that the fitted task refuses.
 
-        Chunks are encoded by `workers` threads (as for `map_in_order`) and written in their order.
+        `engine` encodes the chunks; they are written in their order.
 
         Raises:
             UserError: A split has no rows left.
@@ -100,21 +104,21 @@ class SplitEncoder:
         holders = [f"a row of the split {name!r}" for name in SPLITS]
         holders += [f"the held-out texts {held_out.name!r}" for held_out in self._config.decontaminate]
 
-        def encode(part: tuple[int, pa.Table]) -> tuple[pa.Table, NDArray[np.uint8], list[RejectedRow]]:
-            start, chunk = part
-            span = slice(start, start + chunk.num_rows)
+        files = first_pass.files
+
+        def encode(part: _Part) -> tuple[pa.Table, NDArray[np.uint8], list[RejectedRow]]:
+            chunk, repeated, overlapping, split = part
             problems = [
-                *_repeated(chunk, selection.repeated_ids[span], first_pass, shown),
-                *_overlapping(chunk, selection.overlapping[span], first_pass, shown, holders),
+                *_repeated(chunk, repeated, files, shown),
+                *_overlapping(chunk, overlapping, files, shown, holders),
             ]
-            split = selection.split[span]
             kept = split < len(SPLITS)
-            table, good = self._encoded(chunk.filter(pa.array(kept)), first_pass, problems)
+            table, good = self._encoded(chunk.filter(pa.array(kept)), files, problems)
             return table, split[kept][good], problems
 
         with ExitStack() as stack:
             writers: dict[str, ShardWriter] = {}
-            for table, split, problems in map_in_order(encode, staging.chunks(), workers):
+            for table, split, problems in engine.map(encode, _parts(staging, selection), "encoded"):
                 rejected.add(problems)
                 if not writers:
                     for name in SPLITS:
@@ -130,7 +134,7 @@ class SplitEncoder:
         return counts
 
     def _encoded(
-        self, chunk: pa.Table, first_pass: FirstPassResult, rejected: list[RejectedRow]
+        self, chunk: pa.Table, files: list[str], rejected: list[RejectedRow]
     ) -> tuple[pa.Table, NDArray[np.bool_]]:
         """Return the usable rows with the encoded columns, and the mask of these rows; add the others to `rejected`."""
         task = self._task
@@ -139,7 +143,7 @@ class SplitEncoder:
         good = np.ones(len(frame), bool)
         for row in task.check(frame, self._state) if len(frame) else []:
             good[row.row] = False
-            file = first_pass.files[chunk.column(FILE)[row.row].as_py()]
+            file = files[chunk.column(FILE)[row.row].as_py()]
             shown = excerpt(frame[task.text_columns[0]].iloc[row.row])
             rejected.append(RejectedRow(chunk.column(ROW)[row.row].as_py(), row.column, row.reason, file, shown))
         if not good.all():
@@ -172,6 +176,12 @@ class SplitEncoder:
                 of_source["tokens"] += row["length_sum"]
 
 
+def _parts(staging: Staging, selection: Selection) -> Iterator[_Part]:
+    for start, chunk in staging.chunks():
+        span = slice(start, start + chunk.num_rows)
+        yield chunk, selection.repeated_ids[span], selection.overlapping[span], selection.split[span]
+
+
 def _as_array(name: str, values: Sequence[Any]) -> pa.Array:
     """Return an encoded column as an array: token ids and lengths of 32 bits, other integers of 64."""
     first = next((value for value in values if value is not None), None)
@@ -185,19 +195,17 @@ def _as_array(name: str, values: Sequence[Any]) -> pa.Array:
     return pa.array(values, pa.float32() if isinstance(first, float) else pa.int64())
 
 
-def _repeated(
-    chunk: pa.Table, again: NDArray[np.bool_], first_pass: FirstPassResult, text_column: str
-) -> Iterator[RejectedRow]:
+def _repeated(chunk: pa.Table, again: NDArray[np.bool_], files: list[str], text_column: str) -> Iterator[RejectedRow]:
     for position in np.flatnonzero(again).tolist():
         row: Mapping[str, Any] = chunk.slice(position, 1).to_pylist()[0]
         reason = f"{excerpt(row['id'])!r} is also the id of an earlier row"
-        yield RejectedRow(row[ROW], "id", reason, first_pass.files[row[FILE]], excerpt(row[text_column]))
+        yield RejectedRow(row[ROW], "id", reason, files[row[FILE]], excerpt(row[text_column]))
 
 
 def _overlapping(
-    chunk: pa.Table, overlapping: NDArray[np.uint8], first_pass: FirstPassResult, text_column: str, holders: list[str]
+    chunk: pa.Table, overlapping: NDArray[np.uint8], files: list[str], text_column: str, holders: list[str]
 ) -> Iterator[RejectedRow]:
     for position in np.flatnonzero(overlapping != DROPPED).tolist():
         row: Mapping[str, Any] = chunk.slice(position, 1).to_pylist()[0]
         reason = f"shares a passage with {holders[overlapping[position]]}"
-        yield RejectedRow(row[ROW], text_column, reason, first_pass.files[row[FILE]], excerpt(row[text_column]))
+        yield RejectedRow(row[ROW], text_column, reason, files[row[FILE]], excerpt(row[text_column]))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pandas.util import hash_array
 
 from textmill.data.duplicates import join_ranges
-from textmill.data.parallel import map_in_order
+from textmill.data.parallel import Engine
 from textmill.data.shingles import batches, normalise
 
 _BASE = 0x9E3779B97F4A7C15
@@ -109,7 +109,9 @@ Chunks = Callable[[], Iterable[tuple[NDArray[np.int64], list[list[str]]]]]
 """Yields numbers of rows and, for each text column, their texts; ascending, and the same at each call."""
 
 
-def find_shared(held_out: Chunks, others: Chunks, words: int = WORDS, workers: int | None = None) -> NDArray[np.int64]:
+def find_shared(
+    held_out: Chunks, others: Chunks, words: int = WORDS, engine: Engine | None = None
+) -> NDArray[np.int64]:
     """Return pairs of an evaluation row and another row that shares a passage with it, shape (pairs, 2), ascending.
 
     Rows of several texts share a passage in each of them, or have equal ones. Memory holds neither texts
@@ -119,7 +121,7 @@ def find_shared(held_out: Chunks, others: Chunks, words: int = WORDS, workers: i
         held_out: The evaluation rows.
         others: The rows to search.
         words: Words of a passage.
-        workers: Number of threads, as for `map_in_order`.
+        engine: Computes the chunks; None computes them in this thread.
     """
     column, shortest = _most_different(held_out)
     characters = sum(len(text) for _, texts in held_out() for text in texts[column])
@@ -143,7 +145,7 @@ def find_shared(held_out: Chunks, others: Chunks, words: int = WORDS, workers: i
             ]
         )
 
-    theirs = _Hits.joined(list(map_in_order(passing, others(), workers)))
+    theirs = _Hits.joined(list((engine or Engine(workers=1)).map(passing, others())))
     known = np.unique(theirs.hashes)
     if not len(known):
         return np.zeros((0, 2), np.int64)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textmill.config.sections.prepare import PrepareConfig
+from textmill.data.chunks import SPLIT_CODES
 from textmill.data.encoding import SplitCounts
-from textmill.data.first_pass import SPLIT_CODES, FirstPassResult
+from textmill.data.first_pass import FirstPassResult
 from textmill.data.plots import SHOWN_CLASSES, PlotProcess, classes_by_count
 from textmill.data.prepared import SPLITS
 from textmill.data.rejected_rows_file import RejectedRowsFile

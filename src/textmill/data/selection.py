@@ -12,14 +12,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from textmill.config.sections.prepare import PrepareConfig, SplitsConfig
+from textmill.data.chunks import SPLIT_CODES
 from textmill.data.decontamination import contaminated
 from textmill.data.duplicates import Duplicates, NearIndex, find_exact, find_near, find_repeated
-from textmill.data.first_pass import SPLIT_CODES, FirstPassResult
+from textmill.data.first_pass import FirstPassResult
 from textmill.data.mixture import left_out
-from textmill.data.parallel import map_in_order
+from textmill.data.parallel import Engine
 from textmill.data.passages import Chunks, find_shared
 from textmill.data.prepared import SPLITS
-from textmill.data.shingles import Prefixes, normalise
+from textmill.data.shingles import Prefixes, batches, normalise, prefixes
 from textmill.data.splitting import assign_groups, assign_splits
 from textmill.data.staging import Staging
 from textmill.errors import UserError
@@ -57,7 +58,7 @@ def select(
     first_pass: FirstPassResult,
     staging: Staging,
     raw: Path,
-    workers: int | None = None,
+    engine: Engine | None = None,
 ) -> Selection:
     """Drop rows with repeated ids and duplicates, cut the splits that the source lacks, drop overlapping rows, mix.
 
@@ -68,7 +69,7 @@ def select(
     """
     codes = staging.numbers("split").astype(np.uint8)
     again = find_repeated(staging.numbers("source_id")) if first_pass.has_ids else np.zeros(staging.rows, bool)
-    duplicates = _duplicates(config, first_pass, staging, codes, ~again, task.text_columns, workers)
+    duplicates = _duplicates(config, first_pass, staging, codes, ~again, task.text_columns, engine)
     kept = ~(again | duplicates.exact | duplicates.near)
     split = np.full(staging.rows, DROPPED, np.uint8)
     for index, name in enumerate(SPLITS):
@@ -83,12 +84,12 @@ def select(
             strata = staging.numbers("stratum")[pool]
             names = assign_splits(staging.numbers("key")[pool], strata, shares, config.splits.seed, first_pass.classes)
         split[pool] = np.select([names == name for name in SPLITS], list(range(len(SPLITS))))
-    overlapping = _overlapping(config.duplicates.passage_words, task, staging, split, workers)
+    overlapping = _overlapping(config.duplicates.passage_words, task, staging, split, engine)
     train = SPLITS.index("train")
     columns = (*task.text_columns, *task.text_target_columns)
     for number, held_out in enumerate(config.decontaminate):
         rows = _rows_of((split == train) & (overlapping == DROPPED), staging, columns)
-        overlapping[contaminated(held_out, raw, rows, workers)] = len(SPLITS) + number
+        overlapping[contaminated(held_out, raw, rows, engine)] = len(SPLITS) + number
     split[overlapping != DROPPED] = DROPPED
     for index, name in enumerate(SPLITS):
         if not np.any(split == index):
@@ -113,7 +114,7 @@ def _duplicates(
     codes: NDArray[np.uint8],
     usable: NDArray[np.bool_],
     text_columns: tuple[str, ...],
-    workers: int | None,
+    engine: Engine | None,
 ) -> Duplicates:
     if not config.duplicates.exact:
         usable = np.zeros_like(usable)
@@ -123,19 +124,28 @@ def _duplicates(
         index = NearIndex(staging.folder, staging.rows, first_pass.shingles, options.threshold, options.shingle)
         among = usable & ~duplicates.exact
 
-        def of_chunk(part: tuple[int, pa.Table]) -> list[tuple[NDArray[np.int64], Prefixes]]:
-            start, chunk = part
-            rows = np.flatnonzero(among[start : start + chunk.num_rows])
-            return index.prefixes(start + rows, normalised(chunk.take(pa.array(rows))))
+        def of_chunk(part: tuple[int, NDArray[np.int64], pa.Table]) -> list[tuple[NDArray[np.int64], Prefixes]]:
+            start, rows, chunk = part
+            texts, rows = normalised(chunk.take(pa.array(rows))), start + rows
+            return [
+                (rows[some], prefixes(texts[some], options.shingle, counts, options.threshold))
+                for some in batches(texts)
+            ]
 
-        for found in map_in_order(of_chunk, staging.chunks(text_columns), workers):
+        counts = first_pass.shingles
+        chunks = (
+            (start, np.flatnonzero(among[start : start + chunk.num_rows]), chunk)
+            for start, chunk in staging.chunks(text_columns)
+        )
+
+        for found in (engine or Engine(workers=1)).map(of_chunk, chunks):
             index.add(found)
         find_near(duplicates, index, codes, lambda positions: normalised(staging.take(positions, text_columns)))
     return duplicates
 
 
 def _overlapping(
-    words: int | None, task: Task, staging: Staging, split: NDArray[np.uint8], workers: int | None
+    words: int | None, task: Task, staging: Staging, split: NDArray[np.uint8], engine: Engine | None
 ) -> NDArray[np.uint8]:
     """Return for each row the evaluated split that it shares a passage with, or `DROPPED`; the test split first."""
     result = np.full(len(split), DROPPED, np.uint8)
@@ -147,7 +157,7 @@ def _overlapping(
         others = (split < held_out) & (result == DROPPED)
         own = (split == held_out) & (result == DROPPED)
         chunks = [_rows_of(mask, staging, task.text_columns) for mask in (own, others)]
-        pairs = find_shared(chunks[0], chunks[1], words, workers)
+        pairs = find_shared(chunks[0], chunks[1], words, engine)
         result[pairs[:, 1]] = held_out
     return result
 

@@ -50,7 +50,8 @@ class _Table(dict[str, list[int]]):
     def __missing__(self, word: str) -> list[int]:
         if len(self) >= _LARGEST:
             self.clear()
-        ids = self[word] = self._tokenizer.encode(word, add_special_tokens=False).ids
+        ids: list[int] = self._tokenizer.encode(word, add_special_tokens=False).ids
+        self[word] = ids
         return ids
 
 
@@ -66,6 +67,9 @@ class WordTableTokenizer:
         start = next(start for start in range(len(whole)) if whole[start : start + len(inner)] == inner)
         self._before, self._after = whole[:start], whole[start + len(inner) :]
         self._printable = pattern is _PATTERNS["BertPreTokenizer"]  # its normaliser removes other characters
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return with_word_table, (self._tokenizer,)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
@@ -100,7 +104,7 @@ class WordTableTokenizer:
 def with_word_table(tokenizer: Any) -> Any:
     """Return a tokenizer with the same ids that encodes by a table, or the tokenizer itself if its kind has none."""
     settings = json.loads(tokenizer.to_str())
-    kind = settings["pre_tokenizer"] or {}
+    kind: dict[str, Any] = settings["pre_tokenizer"] or {}
     normaliser = (settings["normalizer"] or {}).get("type")
     fits = {
         "BertPreTokenizer": normaliser == "BertNormalizer",
@@ -110,7 +114,9 @@ def with_word_table(tokenizer: Any) -> Any:
     added = settings["added_tokens"]
     plain = all(not (token["normalized"] or token["lstrip"] or token["rstrip"]) for token in added)
     if not (
-        fits.get(kind.get("type")) and plain and post in (None, "TemplateProcessing", "BertProcessing", "ByteLevel")
+        fits.get(str(kind.get("type")))
+        and plain
+        and post in (None, "TemplateProcessing", "BertProcessing", "ByteLevel")
     ):
         return tokenizer
     if not tokenizer.encode("a", add_special_tokens=False).ids or settings["model"].get("dropout"):
