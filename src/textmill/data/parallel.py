@@ -12,7 +12,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -24,7 +24,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Kind = Literal["threads", "processes", "ray"]
 _MOST = 4
-_PRELOADED = ["textmill.data.chunks", "textmill.data.encoding"]
 
 
 class Engine:
@@ -113,9 +112,8 @@ class Engine:
             if self._kind == "processes":
                 import multiprocessing
 
-                context = multiprocessing.get_context("forkserver")
-                context.set_forkserver_preload(_PRELOADED)
-                self._pool = ProcessPoolExecutor(self._count, context)
+                context = multiprocessing.get_context("spawn")
+                self._pool = ProcessPoolExecutor(self._count, context, _end_with_parent, (os.getpid(),))
             else:
                 self._pool = ThreadPoolExecutor(self._count)
             self._stack.callback(self._pool.shutdown, cancel_futures=True)
@@ -139,6 +137,17 @@ def _import_ray() -> Any:
         fix = "Run `pip install -e '.[cluster]'`"
         raise UserError("Ray is not installed", where="runtime.engine", fix=fix) from error
     return ray
+
+
+def _end_with_parent(parent: int) -> None:
+    """Let the system end this worker when the process that started it dies, however that dies."""
+    import ctypes
+    import signal
+
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of Linux
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _call(function: Callable[[Any], Any], item: Any) -> Any:
