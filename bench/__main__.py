@@ -37,6 +37,7 @@ BENCHMARKS = {
     "plan": "Plans of trainings compared with what they took",
     "startup": "Start-up and fixed costs",
     "prepare": "Speed of `prepare` compared with its tokenizer alone",
+    "filters": "Quality filters compared with datatrove",
     "memory": "Memory of `prepare` on 1 GB of text",
     "gate": "Simulated promotions",
 }

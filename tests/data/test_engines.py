@@ -54,7 +54,7 @@ def test_prepare_by_any_engine_and_number_of_workers_writes_the_same_files(
     statistics = json.loads((project.layout.prepared / "statistics.json").read_text())
     assert statistics["duplicates"]["near"] == 20
     assert statistics["masked"] == {"email": 1}
-    for engine, workers in (("threads", 3), ("processes", 2)):
+    for engine, workers in (("threads", 3), ("processes", 2), ("ray", 2)):
         if engine == "ray":
             pytest.importorskip("ray")
         assert digests(project, engine, workers) == expected, (engine, workers)
@@ -93,7 +93,7 @@ def test_killed_prepare_goes_on_from_its_finished_chunks(
     assert done.returncode == 9, done.stderr.decode()
     caplog.clear()
     assert digests(project, "processes", 2) == expected
-    assert "goes on from 12 finished chunks" in caplog.text  # 9 cleaned and 3 encoded ones
+    assert "continue from 12 finished chunks" in caplog.text  # 9 cleaned and 3 encoded ones
 
 
 def test_engine_returns_results_in_order_and_raises_the_first_error() -> None:

@@ -102,7 +102,7 @@ def _engine(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> En
                 shutil.rmtree(other)
         finished.mkdir(parents=True, exist_ok=True)
         if done := len(list(finished.iterdir())):
-            log.info("prepare: goes on from %d finished chunks", done)
+            log.info("prepare: continue from %d finished chunks", done)
     return Engine(runtime.engine, runtime.workers, finished)
 
 
