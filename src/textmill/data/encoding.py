@@ -164,7 +164,7 @@ class SplitEncoder:
         lengths[: len(counts.lengths)] += counts.lengths
         counts.lengths = lengths
         for name in self._task.text_columns:
-            counts.characters += sum(map(len, part.column(name).to_pylist()))
+            counts.characters += pc.sum(pc.utf8_length(part.column(name))).as_py() or 0
         if self._config.mixture is not None and part.num_rows:
             columns = (part.column(name) for name in self._task.text_columns)
             part = part.append_column("characters", reduce(pc.add, map(pc.utf8_length, columns)))
