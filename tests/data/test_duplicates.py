@@ -20,8 +20,8 @@ from scipy.sparse import csr_array
 from support.faults import rounds
 
 from textmill.data import shingles
-from textmill.data.duplicates import NearIndex, equal_groups, find_exact, find_near, find_repeated, find_similar
 from textmill.data.chunks import hashes
+from textmill.data.duplicates import NearIndex, equal_groups, find_exact, find_near, find_repeated, find_similar
 from textmill.data.passages import SHORTEST, Chunks, find_shared
 from textmill.data.splitting import assign_splits
 
