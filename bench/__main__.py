@@ -39,6 +39,7 @@ BENCHMARKS = {
     "startup": "Start-up and fixed costs",
     "prepare": "Speed of `prepare` compared with its tokenizer alone",
     "scale": "Limits of many GPUs",
+    "filters": "Quality filters compared with datatrove",
     "memory": "Memory of `prepare` on 1 GB of text",
     "gate": "Simulated promotions",
 }

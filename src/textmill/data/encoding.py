@@ -6,21 +6,24 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.data.first_pass import FirstPassResult
-from textmill.data.parallel import map_in_order
+from textmill.data.parallel import Engine
 from textmill.data.prepared import SPLITS
 from textmill.data.rejected_rows_file import RejectedRowsFile
-from textmill.data.selection import Selection
+from textmill.data.selection import DROPPED, Selection
 from textmill.data.shards import ShardWriter
 from textmill.data.staging import FILE, ROW, Staging
+from textmill.data.word_table import with_word_table
 from textmill.data.words import word_splitter
 from textmill.errors import UserError
 from textmill.text.rejected_rows import RejectedRow, excerpt
@@ -29,14 +32,22 @@ if TYPE_CHECKING:
     from textmill.tasks.base import State, Task
 
 
+_Part = tuple[pa.Table, NDArray[np.bool_], NDArray[np.uint8], NDArray[np.uint8]]
+"""Rows of a chunk, whether each repeats an id, the index of the texts that it overlaps with, and its split."""
+
+
 @dataclass
 class SplitCounts:
-    """Counts of one split: `classes` by value of the task's `stratify_column`, `lengths` by tokens (the index)."""
+    """Counts of one split: `classes` by value of the task's `stratify_column`, `lengths` by tokens (the index).
+
+    `sources` has the rows, characters and tokens of each source, if sources are mixed.
+    """
 
     rows: int = 0
     classes: Counter[str] = field(default_factory=Counter)
     lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
     characters: int = 0
+    sources: dict[str, Counter[str]] = field(default_factory=dict)
 
 
 def learn_state(task: Task, staging: Staging, split: NDArray[np.uint8]) -> State:
@@ -69,7 +80,7 @@ class SplitEncoder:
         self._config = config
         self._task = task
         self._state = state
-        self._tokenizer = tokenizer
+        self._tokenizer = with_word_table(tokenizer)
         self._words = word_splitter(config.words)
 
     def run(
@@ -79,33 +90,35 @@ class SplitEncoder:
         selection: Selection,
         rejected: RejectedRowsFile,
         folder: Path,
-        workers: int | None = None,
+        engine: Engine,
     ) -> dict[str, SplitCounts]:
         """Write `folder/SPLIT/` for every split; reject rows that the fitted task refuses.
 
-        Chunks are encoded by `workers` threads (as for `map_in_order`) and written in their order.
+        `engine` encodes the chunks; they are written in their order.
 
         Raises:
             UserError: A split has no rows left.
         """
         counts = {name: SplitCounts() for name in SPLITS}
         shown = self._task.text_columns[0]
+        holders = [f"a row of the split {name!r}" for name in SPLITS]
+        holders += [f"the held-out texts {held_out.name!r}" for held_out in self._config.decontaminate]
 
-        def encode(part: tuple[int, pa.Table]) -> tuple[pa.Table, NDArray[np.uint8], list[RejectedRow]]:
-            start, chunk = part
-            span = slice(start, start + chunk.num_rows)
+        files = first_pass.files
+
+        def encode(part: _Part) -> tuple[pa.Table, NDArray[np.uint8], list[RejectedRow]]:
+            chunk, repeated, overlapping, split = part
             problems = [
-                *_repeated(chunk, selection.repeated_ids[span], first_pass, shown),
-                *_overlapping(chunk, selection.overlapping[span], first_pass, shown),
+                *_repeated(chunk, repeated, files, shown),
+                *_overlapping(chunk, overlapping, files, shown, holders),
             ]
-            split = selection.split[span]
             kept = split < len(SPLITS)
-            table, good = self._encoded(chunk.filter(pa.array(kept)), first_pass, problems)
+            table, good = self._encoded(chunk.filter(pa.array(kept)), files, problems)
             return table, split[kept][good], problems
 
         with ExitStack() as stack:
             writers: dict[str, ShardWriter] = {}
-            for table, split, problems in map_in_order(encode, staging.chunks(), workers):
+            for table, split, problems in engine.map(encode, _parts(staging, selection), "encoded"):
                 rejected.add(problems)
                 if not writers:
                     for name in SPLITS:
@@ -121,7 +134,7 @@ class SplitEncoder:
         return counts
 
     def _encoded(
-        self, chunk: pa.Table, first_pass: FirstPassResult, rejected: list[RejectedRow]
+        self, chunk: pa.Table, files: list[str], rejected: list[RejectedRow]
     ) -> tuple[pa.Table, NDArray[np.bool_]]:
         """Return the usable rows with the encoded columns, and the mask of these rows; add the others to `rejected`."""
         task = self._task
@@ -130,7 +143,7 @@ class SplitEncoder:
         good = np.ones(len(frame), bool)
         for row in task.check(frame, self._state) if len(frame) else []:
             good[row.row] = False
-            file = first_pass.files[chunk.column(FILE)[row.row].as_py()]
+            file = files[chunk.column(FILE)[row.row].as_py()]
             shown = excerpt(frame[task.text_columns[0]].iloc[row.row])
             rejected.append(RejectedRow(chunk.column(ROW)[row.row].as_py(), row.column, row.reason, file, shown))
         if not good.all():
@@ -151,7 +164,22 @@ class SplitEncoder:
         lengths[: len(counts.lengths)] += counts.lengths
         counts.lengths = lengths
         for name in self._task.text_columns:
-            counts.characters += sum(map(len, part.column(name).to_pylist()))
+            counts.characters += pc.sum(pc.utf8_length(part.column(name))).as_py() or 0
+        if self._config.mixture is not None and part.num_rows:
+            columns = (part.column(name) for name in self._task.text_columns)
+            part = part.append_column("characters", reduce(pc.add, map(pc.utf8_length, columns)))
+            sums = part.group_by("source").aggregate([("source", "count"), ("characters", "sum"), ("length", "sum")])
+            for row in sums.to_pylist():
+                of_source = counts.sources.setdefault(row["source"], Counter())
+                of_source["rows"] += row["source_count"]
+                of_source["characters"] += row["characters_sum"]
+                of_source["tokens"] += row["length_sum"]
+
+
+def _parts(staging: Staging, selection: Selection) -> Iterator[_Part]:
+    for start, chunk in staging.chunks():
+        span = slice(start, start + chunk.num_rows)
+        yield chunk, selection.repeated_ids[span], selection.overlapping[span], selection.split[span]
 
 
 def _as_array(name: str, values: Sequence[Any]) -> pa.Array:
@@ -167,19 +195,17 @@ def _as_array(name: str, values: Sequence[Any]) -> pa.Array:
     return pa.array(values, pa.float32() if isinstance(first, float) else pa.int64())
 
 
-def _repeated(
-    chunk: pa.Table, again: NDArray[np.bool_], first_pass: FirstPassResult, text_column: str
-) -> Iterator[RejectedRow]:
+def _repeated(chunk: pa.Table, again: NDArray[np.bool_], files: list[str], text_column: str) -> Iterator[RejectedRow]:
     for position in np.flatnonzero(again).tolist():
         row: Mapping[str, Any] = chunk.slice(position, 1).to_pylist()[0]
         reason = f"{excerpt(row['id'])!r} is also the id of an earlier row"
-        yield RejectedRow(row[ROW], "id", reason, first_pass.files[row[FILE]], excerpt(row[text_column]))
+        yield RejectedRow(row[ROW], "id", reason, files[row[FILE]], excerpt(row[text_column]))
 
 
 def _overlapping(
-    chunk: pa.Table, splits: NDArray[np.uint8], first_pass: FirstPassResult, text_column: str
+    chunk: pa.Table, overlapping: NDArray[np.uint8], files: list[str], text_column: str, holders: list[str]
 ) -> Iterator[RejectedRow]:
-    for position in np.flatnonzero(splits < len(SPLITS)).tolist():
+    for position in np.flatnonzero(overlapping != DROPPED).tolist():
         row: Mapping[str, Any] = chunk.slice(position, 1).to_pylist()[0]
-        reason = f"shares a passage with a row of the split {SPLITS[splits[position]]!r}"
-        yield RejectedRow(row[ROW], text_column, reason, first_pass.files[row[FILE]], excerpt(row[text_column]))
+        reason = f"shares a passage with {holders[overlapping[position]]}"
+        yield RejectedRow(row[ROW], text_column, reason, files[row[FILE]], excerpt(row[text_column]))

@@ -37,9 +37,6 @@ class ColumnMap:
         labels: Those with labels, which get one spelling.
         numbers: Those that may hold numbers, whose decimal comma becomes a point.
 
-    Attributes:
-        unified: How often a label was written otherwise than it is read: (column, as written, as read) -> rows.
-
     Raises:
         UserError: A required column is not mapped.
     """
@@ -58,7 +55,6 @@ class ColumnMap:
         }
         self._texts = texts
         self._unify = dict.fromkeys(numbers, with_point) | dict.fromkeys(labels, unified_label)
-        self.unified: Counter[tuple[str, str, str]] = Counter()
         for name in required:
             if name not in self._columns:
                 fix = f"Set which column of the file is the {name}"
@@ -76,9 +72,12 @@ class ColumnMap:
         return list(dict.fromkeys(source for column in self._columns.values() for source in column.sources))
 
     def apply(
-        self, columns: Mapping[str, Sequence[Any]]
+        self, columns: Mapping[str, Sequence[Any]], unified: Counter[tuple[str, str, str]] | None = None
     ) -> tuple[dict[str, list[str | None]], dict[int, tuple[str, str]]]:
-        """Return the task's columns, and the rows that cannot be converted: position -> (column, reason)."""
+        """Return the task's columns, and the rows that cannot be converted: position -> (column, reason).
+
+        Count in `unified` labels written otherwise than they are read: (column, as written, as read) -> rows.
+        """
         mapped: dict[str, list[str | None]] = {}
         failed: dict[int, tuple[str, str]] = {}
         for name, column in self._columns.items():
@@ -95,7 +94,11 @@ class ColumnMap:
                         converted.append(None)
                         failed.setdefault(position, (name, str(error)))
             if name in self._unify:
-                mapped[name] = [self._unified(name, value) for value in mapped[name]]
+                written, unify = mapped[name], self._unify[name]
+                read = [None if value is None else unify(value) for value in written]
+                if unified is not None:
+                    unified.update((name, was, now) for was, now in zip(written, read, strict=True) if was != now)
+                mapped[name] = [value or None for value in read]
         return mapped, failed
 
     def _values(self, name: str, column: ColumnConfig, columns: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
@@ -108,14 +111,6 @@ class ColumnMap:
         rows = zip(*(columns[source] for source in column.sources), strict=True)
         texts = ({source: as_text(cell) for source, cell in zip(column.sources, row, strict=True)} for row in rows)
         return [_filled(column.template, row) for row in texts]
-
-    def _unified(self, name: str, value: str | None) -> str | None:
-        if value is None:
-            return None
-        label = self._unify[name](value)
-        if label != value:
-            self.unified[name, value, label] += 1
-        return label or None
 
 
 def unified_label(label: str) -> str:

@@ -34,7 +34,7 @@ def assign_splits(
     Raises:
         UserError: A class has fewer rows than there are splits.
     """
-    order = _shuffled(keys, seed)
+    order = shuffled(keys, seed)
     result = np.full(len(keys), "train", dtype="<U10")
     by_stratum = np.lexsort((np.arange(len(keys)), order, strata))
     begins = np.flatnonzero(np.diff(strata[by_stratum])) + 1
@@ -78,7 +78,7 @@ def _counts(rows: int, shares: Mapping[str, float]) -> dict[str, int]:
     return counts
 
 
-def _shuffled(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+def shuffled(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     """Hash each key with the seed (finaliser of SplitMix64; Steele et al. 2014)."""
     mixed = keys ^ np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX

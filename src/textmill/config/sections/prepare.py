@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from textmill.config.section import Section
+from textmill.config.sections.quality import QualityConfig
 from textmill.config.types import Fraction, PluginSpec
 
 
@@ -217,6 +218,10 @@ class DuplicatesConfig(Section):
         return self
 
 
+Mask = Literal["email", "ip", "phone"]
+"""Personal data that can be masked."""
+
+
 class WordsConfig(Section):
     """Options to split text into words, for classical baselines."""
 
@@ -242,14 +247,45 @@ class TokenizerConfig(Section):
     end_of_text: Annotated[str, Field(min_length=1)] = "<|endoftext|>"
 
 
+class HeldOutConfig(Section):
+    """Held-out or benchmark texts that no training row may share a passage with.
+
+    Attributes:
+        name: Name of the texts in `fetch.held_out`.
+        columns: Columns of their files; each value is a text.
+        format: As `ReadConfig.format`.
+        header: As `ReadConfig.header`.
+        words: Words in a row of a passage.
+    """
+
+    name: str
+    columns: Annotated[list[str], Field(min_length=1)]
+    format: Format | None = None
+    header: list[str] | None = None
+    words: Annotated[int, Field(ge=6, le=100)] = 13
+
+
 class PrepareConfig(Section):
-    """Options to prepare the fetched files. `max_length` is in tokens."""
+    """Options to prepare the fetched files.
+
+    Attributes:
+        quality: Filters of web text, for each text column.
+        decontaminate: Texts whose passages are removed from the training split.
+        mixture: Source (column `source`) -> its share of the training characters; null keeps all rows.
+        mask: Personal data to replace by `[email]`, `[ip]`, `[phone]`, in text and text target columns.
+        max_length: Tokens of a text.
+        max_rejected: Largest share of rejected rows; those that `quality` drops do not count.
+    """
 
     task: PluginSpec
     read: ReadConfig
     splits: SplitsConfig = SplitsConfig()
     cleaning: CleaningConfig = CleaningConfig()
+    quality: QualityConfig = QualityConfig()
+    mask: list[Mask] = []
     duplicates: DuplicatesConfig = DuplicatesConfig()
+    decontaminate: Annotated[list[HeldOutConfig], Field(max_length=200)] = []
+    mixture: dict[str, Annotated[float, Field(gt=0)]] | None = None
     words: WordsConfig = WordsConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     max_length: Annotated[int, Field(ge=8, le=131_072)] = 256

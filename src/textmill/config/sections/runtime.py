@@ -58,7 +58,9 @@ class RuntimeConfig(Section):
             `mlruns` in the project's home.
         tracking_offline: Whether to keep metrics and artifacts on disk for `textmill sync` and not to ask the
             server; `TEXTMILL_OFFLINE=1` does the same. A local store is always used.
-        workers: Number of processes for reading and tokenising; None uses all cores.
+        workers: Number of threads or processes of `prepare`; None uses all cores.
+        engine: Where `prepare` computes: `threads`; `processes`, faster for large inputs; `ray`, on the cluster at
+            `$RAY_ADDRESS` or on this machine.
         unfinished_trainings: Number of unfinished trainings of other settings whose checkpoints are kept.
         plan: Whether `train` first estimates its time and memory, for which it measures its speed.
         progress: `auto` shows a bar in a terminal and plain lines elsewhere.
@@ -70,6 +72,7 @@ class RuntimeConfig(Section):
     tracking_experiment: str = "textmill"
     tracking_offline: bool = False
     workers: Annotated[int, Field(ge=1)] | None = None
+    engine: Literal["threads", "processes", "ray"] = "threads"
     unfinished_trainings: Annotated[int, Field(ge=0)] = 3
     plan: bool = True
     progress: Literal["auto", "bar", "plain"] = "auto"
