@@ -110,7 +110,8 @@ def lay_task(project: Project, kind: str, epochs: int = 8) -> str:
         "# @package _global_\ndefaults:\n"
         f"  - override /data: own_{kind}\n  - override /task: {name}\n  - override /model: tiny\n"
         f"name: own-{kind.replace('_', '-')}\ntask: {json.dumps(options)}\nprepare: {{max_length: 48}}\n"
-        f"train:\n  max_epochs: {epochs}\n  ema_decay: null\n  optimizer: {{learning_rate: 0.01}}\n  batches: {{tokens: 512}}\n"
+        f"train:\n  max_epochs: {epochs}\n  ema_decay: null\n"
+        "  optimizer: {learning_rate: 0.01}\n  batches: {tokens: 512}\n"
         "evaluate: {resamples: 100}\nexport: {int8_tolerance: 1.0}\nruntime: {plan: false}\n"
     )
     project.edit("params.yaml", "experiment: tiny", f"experiment: own_{kind}")
