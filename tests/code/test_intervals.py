@@ -17,7 +17,7 @@ from textmill.metrics.intervals import conformal_quantile, number_metrics, numbe
 from textmill.metrics.retrieval import reranked
 from textmill.models.regressor import OrdinalRegressor, Regressor
 from textmill.tasks.re_ranking import ReRanking
-from textmill.tasks.regression import Regression
+from textmill.tasks.text_regression import TextRegression
 
 
 def test_conformal_quantile_many_draws_cover_what_was_asked() -> None:
@@ -61,7 +61,7 @@ class Constant(torch.nn.Module):
         return input_ids.unsqueeze(-1).float()
 
 
-def fitted(task: Regression, network: Any, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+def fitted(task: TextRegression, network: Any, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     batch = {"input_ids": torch.tensor(x)[:, None], "target": torch.tensor(y).float()}
     batch["attention_mask"] = torch.ones_like(batch["input_ids"])
     optimizer = torch.optim.Adam(network.parameters(), 0.05)
@@ -77,7 +77,7 @@ def test_heteroscedastic_regression_noise_of_the_input_is_learned() -> None:
     draw = np.random.default_rng(0)
     x = draw.integers(0, 2, 2000)
     y = 0.5 * x + draw.normal(size=2000) * np.where(x == 1, 1.0, 0.2)
-    task = Regression.from_options(heteroscedastic=True)
+    task = TextRegression.from_options(heteroscedastic=True)
     outputs = fitted(task, Regressor(Constant(), heteroscedastic=True), x, y)
     assert [outputs["scale"][x == kind].mean() for kind in (0, 1)] == pytest.approx([0.2, 1.0], rel=0.1)
     metrics = task.validation_metrics(outputs, {"target": y.tolist()}, {"mean": 0.0, "spread": 1.0})
@@ -93,7 +93,7 @@ def test_ordinal_regression_probabilities_follow_the_classes() -> None:
     draw = np.random.default_rng(0)
     x = draw.integers(0, 3, 1500)
     y = np.clip(x + draw.integers(-1, 2, 1500) * (draw.random(1500) < 0.2), 0, 2)
-    task = Regression.from_options(classes=["low", "middle", "high"])
+    task = TextRegression.from_options(classes=["low", "middle", "high"])
     outputs = fitted(task, OrdinalRegressor(Constant(), [0.66, 0.33]), x, y)
     rows = [int(np.flatnonzero(x == kind)[0]) for kind in (0, 1, 2)]
     some = {name: values[rows] for name, values in outputs.items()}
@@ -108,7 +108,7 @@ def frame(**columns: list[Any]) -> pd.DataFrame:
 
 def test_regression_unusable_values_are_rejected_with_a_reason() -> None:
     rows = frame(text=["a"] * 5 + [None], value=["1", "much", "nan", None, "9", "1"])
-    task = Regression.from_options(lowest=0, highest=5)
+    task = TextRegression.from_options(lowest=0, highest=5)
     reasons = {row.row: row.reason for row in task.check(rows, None)}
     assert reasons == {
         1: "is not a number: 'much'",
@@ -117,7 +117,7 @@ def test_regression_unusable_values_are_rejected_with_a_reason() -> None:
         4: "is 9, not between 0.0 and 5.0",
         5: "is empty",
     }
-    [row] = Regression.from_options(classes=["a", "b"]).check(frame(text=["x", "y"], value=["a", "c"]), None)
+    [row] = TextRegression.from_options(classes=["a", "b"]).check(frame(text=["x", "y"], value=["a", "c"]), None)
     assert row.reason == "'c' is none of the classes a, b"
     with pytest.raises(UserError, match="all values of the training split are the same"):
         task.fit([frame(text=["x", "y"], value=["2", "2.0"])])

@@ -27,8 +27,8 @@ _COLUMNS = {
 _TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "multi_label_classification": ("multi_label_classification", {}),
     "multi_label_columns": ("multi_label_classification", {"columns": ["good", "bad", "placed"]}),
-    "regression": ("regression", {"heteroscedastic": True, "lowest": -4, "highest": 4}),
-    "ordered": ("regression", {"classes": ["awful", "poor", "fair", "good", "superb"]}),
+    "regression": ("text_regression", {"heteroscedastic": True, "lowest": -4, "highest": 4}),
+    "ordered": ("text_regression", {"classes": ["awful", "poor", "fair", "good", "superb"]}),
     "token_classification": ("token_classification", {"overlap": 4}),
     "re_ranking": ("re_ranking", {"depth": 4}),
 }

@@ -33,7 +33,7 @@ class MinedPairsConfig(Section):
         pairs: A source of JSON Lines, each with a query and its document.
         query: Field of the query.
         document: Field of the document.
-        encoder: Folder with an exported model of `semantic_search`, relative to the project; None searches by BM25.
+        encoder: Folder with an exported model that answers a text by its vector, relative to the project; None: BM25.
         depth: Documents of each query of validation and test.
         negatives: Documents of each training query that are not its own, drawn from the first `pool`.
         pool: Documents from which the negatives are drawn.
@@ -111,7 +111,7 @@ def _find(name: str, root: Path) -> Path:
     for place in places(root):
         if (place / name).is_dir():
             return place / name
-    fix = "Export a model of semantic_search, and copy data/exported/model there"
+    fix = "Export a model of sentence vectors, and copy data/exported/model there"
     raise UserError("no such folder", where=f"fetch.source.encoder: {name}", fix=fix)
 
 
@@ -124,8 +124,8 @@ def _by_vectors(folder: Path, documents: Sequence[str]) -> Any:
     def vectors(texts: Sequence[str]) -> NDArray[np.float64]:
         answers = predictor.predict(list(texts))
         if "embedding" not in answers[0]:
-            fix = "Give a model of semantic_search"
-            raise UserError("its answer to a text is no vector", where=str(folder), fix=fix)
+            fix = "Give a model that answers a text by its embedding"
+            raise UserError("its answer to a text is not a vector", where=str(folder), fix=fix)
         return np.array([answer["embedding"] for answer in answers])
 
     columns = vectors(documents).T

@@ -70,9 +70,7 @@ class ReRankingEvaluator(Evaluator):
             }
             for depth in _DEPTHS
         ]
-        text = (
-            f"Of {len(own)} relevant documents. The first {self.task.config.depth} of the first stage are ranked again."
-        )
+        text = f"There are {len(own)} relevant documents. The first {self.task.config.depth} of the first stage are ranked again."
         wrong = own[own["rank"] > 1][["id", FIRST, SECOND, "rank", "prediction"]]
         errors = wrong.sort_values(["rank", "id"], ascending=[False, True], kind="stable", ignore_index=True)
         return Report([Section("Rank of the relevant document", text, pd.DataFrame(rows))], errors)

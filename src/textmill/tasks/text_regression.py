@@ -1,4 +1,4 @@
-"""Regression: a number for a text, or one of several ordered classes, with an interval."""
+"""Text regression: a number for a text, or one of several ordered classes, with an interval."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _QUANTILE = "quantile"
 _EXCERPT = 40
 
 
-class RegressionConfig(Options):
-    """Options of regression.
+class TextRegressionConfig(Options):
+    """Options of text regression.
 
     Attributes:
         classes: Names of ordered classes, the lowest first; None for numbers.
@@ -50,7 +50,7 @@ class RegressionConfig(Options):
     coverage: Annotated[float, Field(gt=0, lt=1)] = 0.9
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> RegressionConfig:
+    def _is_consistent(self) -> TextRegressionConfig:
         if self.lowest is not None and self.highest is not None and self.lowest >= self.highest:
             raise ValueError("lowest must be below highest")
         if self.classes is not None:
@@ -61,7 +61,7 @@ class RegressionConfig(Options):
         return self
 
 
-class Regression(Task, CalibratesWeights):
+class TextRegression(Task, CalibratesWeights):
     """A number for a text, and the interval that contains the true one with probability `coverage`.
 
     The network minimises the squared error or, if heteroscedastic, the negative log-likelihood of a normal
@@ -72,11 +72,11 @@ class Regression(Task, CalibratesWeights):
     boundary between classes, for ordered classes.
     """
 
-    Config: ClassVar[type[Options]] = RegressionConfig
-    config: RegressionConfig
+    Config: ClassVar[type[Options]] = TextRegressionConfig
+    config: TextRegressionConfig
 
-    name = "regression"
-    evaluator = "textmill.evaluation.evaluators.regression.RegressionEvaluator"
+    name = "text_regression"
+    evaluator = "textmill.evaluation.evaluators.text_regression.TextRegressionEvaluator"
     text_columns = ("text",)
     target_columns = ("value",)
     main_metric = "spearman"

@@ -1,4 +1,4 @@
-"""Evaluate regression."""
+"""Evaluate text regression."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from textmill.evaluation.evaluator import Evaluator, Report
 from textmill.metrics import intervals
 from textmill.metrics.base import Metric, Outputs
 from textmill.tasks.base import State
-from textmill.tasks.regression import Regression
+from textmill.tasks.text_regression import TextRegression
 
 
-class RegressionEvaluator(Evaluator):
+class TextRegressionEvaluator(Evaluator):
     """Measures predicted numbers, or ranks of ordered classes, and their intervals."""
 
-    task: Regression
+    task: TextRegression
 
     def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:
         """Return the table of `metrics.intervals.number_table`, in the unit of the data or in ranks."""
