@@ -64,13 +64,14 @@ class ReRankingEvaluator(Evaluator):
         places = np.array(self.task.first_ranks(own), float)
         rows = [
             {
-                "relevant document among the first": depth,
-                "first stage": round(float((places <= depth).mean()), 4) if self.task.config.first_stage else None,
-                "after re-ranking": round(float((own["rank"] <= depth).mean()), 4),
+                "relevant document among the first": first,
+                "first stage": round(float((places <= first).mean()), 4) if self.task.config.first_stage else None,
+                "after re-ranking": round(float((own["rank"] <= first).mean()), 4),
             }
-            for depth in _DEPTHS
+            for first in _DEPTHS
         ]
-        text = f"There are {len(own)} relevant documents. The first {self.task.config.depth} of the first stage are ranked again."
+        depth = self.task.config.depth
+        text = f"There are {len(own)} relevant documents. The first {depth} of the first stage are ranked again."
         wrong = own[own["rank"] > 1][["id", FIRST, SECOND, "rank", "prediction"]]
         errors = wrong.sort_values(["rank", "id"], ascending=[False, True], kind="stable", ignore_index=True)
         return Report([Section("Rank of the relevant document", text, pd.DataFrame(rows))], errors)
