@@ -1,4 +1,4 @@
-"""Token classification on WNUT-17 compared with `transformers.Trainer`: same weights, rows, rows a batch, epochs, threads.
+"""Entities of WNUT-17 compared with `transformers.Trainer`: same weights, rows, rows a batch, epochs, threads.
 
 The rival computes in fp32, pads to the longest of 32 rows drawn at random, and gives each unit its most probable tag.
 Ours is the pipeline's own training with the settings of the experiment. Both sides take turns, each in a fresh process.
@@ -87,7 +87,8 @@ def rival(data: Path, rows: int | None, epochs: int, seed: int) -> dict[str, flo
             data_collator=transformers.DataCollatorForTokenClassification(tokenizer),
         )
         seconds = trainer.train().metrics["train_runtime"]
-        best: Any = trainer.predict(Dataset(tables["test"])).predictions.argmax(axis=-1)
+        logits: Any = trainer.predict(Dataset(tables["test"])).predictions
+    best = logits.argmax(axis=-1)
     columns = test.to_pydict()
     found = []
     for text, labels, row in zip(columns["text"], columns["tag_ids"], best, strict=True):
