@@ -43,7 +43,7 @@ def rows(kind: str, number: int = 300, seed: int = 7) -> list[dict[str, Any]]:
     """Texts of which single words decide the target."""
     draw = random.Random(seed)
     if kind == "re_ranking":
-        return [row for query in range(number // 5) for row in _candidates(draw, query)]
+        return [row for query in range(2 * number // 5) for row in _candidates(draw, query)]
     return [_row(kind, draw, index) for index in range(number)]
 
 
