@@ -109,7 +109,7 @@ def test_new_task_whole_pipeline_is_measured_served_promoted_and_compared(projec
     with served(project.root, project.root / "log", str(layout.exported / "model")) as server:
         response = ask(server.port, "POST", "/predict", {"inputs": [example]})
         assert response.status == 200, response.body
-        _check_answer(kind, json.loads(response.body)["predictions"][0])
+        _check_answer(kind, response.json()["outputs"][0])
 
     assert json.loads(run("drift", "--reference", "champion", file, "--json"))["verdict"] == "no drift"
     other = project.root / "data/own/other.jsonl"
