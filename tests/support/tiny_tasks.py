@@ -80,10 +80,9 @@ def _entities(words: list[str]) -> dict[str, Any]:
 
 
 def _candidates(draw: random.Random, query: int) -> list[dict[str, Any]]:
-    """Five documents for a query, of which one shares its words; the first stage has them in any order."""
-    asked = draw.sample([*POSITIVE, *NEGATIVE], 2)
-    documents = [[*asked, *draw.sample(SUBJECTS, 3)]]
-    documents += [draw.sample([word for word in [*POSITIVE, *NEGATIVE] if word not in asked], 2) for _ in range(4)]
+    """Five documents for a query; one has its words, and the only praise. The first stage has them in any order."""
+    asked = draw.sample(POSITIVE, 2)
+    documents = [asked, *(draw.sample(NEGATIVE, 2) for _ in range(4))]
     order = draw.sample(range(5), 5)
     made = []
     for number, words in enumerate(documents):
