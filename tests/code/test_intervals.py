@@ -16,6 +16,7 @@ from textmill.evaluation.evaluator import evaluator_of
 from textmill.metrics.intervals import conformal_quantile, number_metrics, number_table
 from textmill.metrics.retrieval import reranked
 from textmill.models.regressor import OrdinalRegressor, Regressor
+from textmill.tasks.base import Task
 from textmill.tasks.re_ranking import ReRanking
 from textmill.tasks.text_regression import TextRegression
 
@@ -149,3 +150,36 @@ def test_re_ranking_evaluator_first_stage_is_as_given() -> None:
     assert values == {"first_stage": pytest.approx(1 / 3), "tfidf": 1.0, "ours": 1.0}
     reasons = [row.reason for row in task.check(rows.assign(first_rank=["0", "x", "3"]), None)]
     assert reasons == ["is '0', not a rank from 1", "is 'x', not a rank from 1"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "rows", "state"),
+    [
+        (
+            "multi_label_classification.MultiLabelClassification",
+            {"text": "good film", "labels": "a|b"},
+            {"labels": ["a", "b"]},
+        ),
+        ("text_regression.TextRegression", {"text": "good film", "value": "1"}, {"mean": 0.0, "spread": 1.0}),
+        (
+            "token_classification.TokenClassification",
+            {"text": "good film", "entities": '[[0, 4, "x"]]'},
+            {"labels": ["x"]},
+        ),
+        ("re_ranking.ReRanking", {"text_a": "good", "text_b": "film", "relevant": "1", "first_rank": "1"}, {}),
+    ],
+)
+def test_baselines_new_texts_without_targets_are_answered(
+    spec: str, rows: dict[str, str], state: dict[str, Any]
+) -> None:
+    """What `textmill choose` times."""
+    import cloudpickle
+
+    task = Task.build({"_target_": f"textmill.tasks.{spec}"})
+    other = {name: "0.5" if name == "value" else "a" if name == "labels" else cell for name, cell in rows.items()}
+    train = frame(**{name: [cell, other[name], cell] for name, cell in rows.items()})
+    train = train.assign(id=["1", "2", "3"], words="good film")
+    for predict in evaluator_of(task).baselines(train, train, state, {}, 0).values():
+        assert len(predict(train)) == 3
+        assert len(predict(train[[*task.text_columns, "words"]])) == 3
+        assert cloudpickle.dumps(predict)

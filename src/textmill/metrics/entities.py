@@ -98,8 +98,9 @@ def entity_table(frame: pd.DataFrame, found: Sequence[Sequence[Entity]], labels:
     import pandas as pd
 
     texts = frame["text"].tolist()
-    true = [read_entities(cell, text) for cell, text in zip(frame["entities"].tolist(), texts, strict=True)]
-    table: dict[str, Any] = {name: frame[name].to_numpy() for name in ("id", "text", "entities")}
+    cells = frame["entities"].tolist() if "entities" in frame else [None] * len(frame)
+    true = [read_entities(cell, text) for cell, text in zip(cells, texts, strict=True)]
+    table: dict[str, Any] = {name: frame[name].to_numpy() for name in ("id", "text", "entities") if name in frame}
     table["prediction"] = [write_entities(row) for row in found]
     pairs = [(set(row), set(other)) for row, other in zip(found, true, strict=True)]
     for kind, chosen in (

@@ -111,6 +111,8 @@ class MultiLabelClassification(Task, CalibratesWeights):
 
         place = {label: position for position, label in enumerate(labels)}
         matrix = np.zeros((len(frame), len(labels)), bool)
+        if not set(self.target_columns) <= set(frame):  # new texts
+            return matrix
         for row, values in enumerate(frame[list(self.target_columns)].to_dict("records")):
             matrix[row, [place[label] for label in self.labels_of(values) if label in place]] = True
         return matrix

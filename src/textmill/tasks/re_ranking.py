@@ -110,7 +110,8 @@ class ReRanking(Task):
 
     def first_ranks(self, frame: pd.DataFrame) -> list[int]:
         """Return the rank of each document in the first stage; 1 where there is no such column."""
-        return [int(rank) for rank in frame[FIRST_RANK]] if self.config.first_stage else [1] * len(frame)
+        there = self.config.first_stage and FIRST_RANK in frame
+        return [int(rank) for rank in frame[FIRST_RANK]] if there else [1] * len(frame)
 
     def build_network(self, model: Model, pretrained: Path | None, state: State) -> torch.nn.Module:
         """Build the model's encoder with a pooled linear score of the pair."""

@@ -32,7 +32,8 @@ class MultiLabelClassificationEvaluator(Evaluator, ExaminesNetwork):
         return self._table(outputs["logits"], outputs["margins"], frame, state)
 
     def _table(self, logits: NDArray[Any], margins: NDArray[Any], frame: pd.DataFrame, state: State) -> pd.DataFrame:
-        kept = frame[["id", *self.task.text_columns, *self.task.target_columns]]
+        wanted = ("id", *self.task.text_columns, *self.task.target_columns)
+        kept = frame[[name for name in wanted if name in frame]]
         actual = self.task.label_matrix(frame, state["labels"])
         return label_sets.label_set_table(logits, margins, actual, kept, state["labels"])
 

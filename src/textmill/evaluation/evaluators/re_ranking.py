@@ -30,11 +30,13 @@ class ReRankingEvaluator(Evaluator):
         return self._table(outputs["logits"][:, 0].astype(float), frame)
 
     def _table(self, scores: NDArray[np.float64], frame: pd.DataFrame, *, first: bool = False) -> pd.DataFrame:
-        relevant = np.array([read_flag(cell) for cell in frame[RELEVANT]])
+        flags = frame[RELEVANT].tolist() if RELEVANT in frame else ["0"] * len(frame)
+        relevant = np.array([read_flag(cell) for cell in flags], bool)
         places = np.array(self.task.first_ranks(frame))
         ranked = retrieval.reranked(frame[FIRST].tolist(), scores, relevant, places, self.task.config.depth)
         ranks = places.astype(float) if first else ranked
-        kept = frame[["id", *self.task.text_columns, *self.task.target_columns]].reset_index(drop=True)
+        wanted = ("id", *self.task.text_columns, *self.task.target_columns)
+        kept = frame[[name for name in wanted if name in frame]].reset_index(drop=True)
         own = relevant.astype(float)
         return kept.assign(prediction=scores, rank=ranks, is_relevant=own, reciprocal_rank=own / ranks)
 

@@ -33,8 +33,8 @@ class TextRegressionEvaluator(Evaluator):
         radius: NDArray[np.float64],
         prediction: NDArray[np.float64] | None = None,
     ) -> pd.DataFrame:
-        kept = frame[["id", *self.task.text_columns, *self.task.target_columns]]
-        actual = self.task.numbers(frame["value"].tolist())
+        kept = frame[[name for name in ("id", "text", "value") if name in frame]]
+        actual = self.task.numbers(frame["value"].tolist()) if "value" in frame else np.full(len(frame), np.nan)
         return intervals.number_table(kept, actual, expected, np.asarray(radius, float), prediction)
 
     def metrics(self, state: State) -> list[Metric]:
