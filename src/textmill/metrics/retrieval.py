@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from textmill.config.section import Section
-from textmill.metrics.base import Metric, Score
+from textmill.metrics.base import Columns, Metric, Score
 from textmill.metrics.baselines.options import check_options
 from textmill.metrics.baselines.word_vectors import TfidfVectors, stems
 
@@ -139,3 +139,49 @@ def bm25(saturation: float, length_weight: float) -> Scorer:
         return np.stack([index.get_scores(words) if (words := stems(text)) else zeros for text in queries])
 
     return scores
+
+
+def reranked(
+    queries: Sequence[Any], scores: Floats, relevant: NDArray[np.bool_], first_ranks: NDArray[Any], depth: int
+) -> Floats:
+    """Return the rank of each document of a first stage after the best `depth` of each query were scored again.
+
+    Documents are ranked by falling score among those of the query within `depth`, without other relevant ones; equal
+    scores share their mean rank. A document beyond `depth` keeps its rank of the first stage.
+
+    Args:
+        queries: The query of each row, n of them.
+        scores: New scores, shape (n,).
+        relevant: Whether each document is relevant, shape (n,).
+        first_ranks: Ranks in the first stage, from 1, shape (n,).
+        depth: Documents that are scored again.
+    """
+    groups: dict[Any, list[int]] = {}
+    for row, query in enumerate(queries):
+        groups.setdefault(query, []).append(row)
+    ranks = np.asarray(first_ranks, float).copy()
+    for members in groups.values():
+        within = np.array([row for row in members if first_ranks[row] <= depth], np.intp)
+        others = scores[within[~relevant[within]]]
+        for row in within.tolist():
+            rivals = others if relevant[row] else scores[within[within != row]]
+            ranks[row] = 1 + (rivals > scores[row]).sum() + (rivals == scores[row]).sum() / 2
+    return ranks
+
+
+def reranking_metrics() -> list[Metric]:
+    """Return the mean reciprocal rank and recalls over the rows where `is_relevant` is 1; 0 in a draw without one."""
+
+    def mean(values: Callable[[Columns], Floats]) -> Score:
+        def score(columns: Columns, index: NDArray[np.intp]) -> Floats:
+            weights = columns["is_relevant"]
+            sums = (values(columns) * weights)[index].sum(axis=1)
+            return np.asarray(sums / np.maximum(1, weights[index].sum(axis=1)))
+
+        return score
+
+    def within(depth: int) -> Score:
+        return mean(lambda columns: (columns["rank"] <= depth).astype(float))
+
+    first = Metric("mean_reciprocal_rank", mean(lambda columns: columns["reciprocal_rank"]))
+    return [first, Metric("recall_at_1", within(1)), Metric("recall_at_3", within(3))]

@@ -17,7 +17,7 @@ from textmill.text import label_shares
 from textmill.text.checks import failed_rows
 from textmill.text.labels import label_names
 from textmill.text.rejected_rows import RejectedRow
-from textmill.text.tokens import truncated
+from textmill.text.tokens import encoded_texts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,9 +173,7 @@ class TextClassification(PredictsLabel, CalibratesWeights):
 
     def encode(self, frame: pd.DataFrame, tokenizer: Any, state: State, max_length: int) -> dict[str, list[Any]]:
         """Return `input_ids`, `length` (tokens), and, where the data has them, `label_id` and `label_probabilities`."""
-        encodings = tokenizer.encode_batch_fast(frame["text"].tolist())
-        input_ids = [truncated(encoding, max_length) for encoding in encodings]
-        columns: dict[str, list[Any]] = {"input_ids": input_ids, "length": [len(ids) for ids in input_ids]}
+        columns = encoded_texts(frame["text"].tolist(), tokenizer, max_length)
         if "label" in frame:
             positions = {label: position for position, label in enumerate(state["labels"])}
             columns["label_id"] = [positions[name] for name in label_names(frame["label"])]
