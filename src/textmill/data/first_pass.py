@@ -20,6 +20,7 @@ from textmill.data.mapping import ColumnMap
 from textmill.data.reading import RawRows, read_rows
 from textmill.data.rejected_rows_file import RejectedRowsFile
 from textmill.data.shingles import ShingleCounts, batches, normalise, shingle_hashes
+from textmill.data.stable_splits import group_hashes, parse_time
 from textmill.data.staging import FILE, ROW, Staging
 from textmill.data.text import WHOLE, Part
 from textmill.errors import UserError
@@ -41,7 +42,8 @@ class FirstPassResult:
     """Summary of the rows read, rejected ones included.
 
     `files` are named as in messages, and `splits` are those that the source provides. Without
-    near-duplicate removal, `shingles` is None. `classes` maps hashes to names.
+    near-duplicate removal, `shingles` is None. `classes` maps hashes to names. `ungrouped` rows lack the value
+    by which the splits keep groups together.
     """
 
     files: list[str] = field(default_factory=list)
@@ -50,6 +52,7 @@ class FirstPassResult:
     has_ids: bool = False
     shingles: ShingleCounts | None = None
     classes: dict[int, str] = field(default_factory=dict)
+    ungrouped: int = 0
 
 
 class FirstPass:
@@ -64,9 +67,10 @@ class FirstPass:
         self._task = task
         self._rejected = rejected
         self._map = ColumnMap(config.read, [*task.text_columns, *task.target_columns])
-        if config.splits.group is not None and config.splits.group not in self._map.names:
-            fix = "Map it in prepare.read.columns"
-            raise UserError(f"the column {config.splits.group!r} is not mapped", where="prepare.splits.group", fix=fix)
+        for key, column in (("group", config.splits.group), ("time", config.splits.time)):
+            if column is not None and column not in self._map.names:
+                fix = "Map it in prepare.read.columns"
+                raise UserError(f"the column {column!r} is not mapped", where=f"prepare.splits.{key}", fix=fix)
         self._cleaner = Cleaner(config.cleaning)
         shingles = ShingleCounts() if config.duplicates.near else None
         self.result = FirstPassResult(has_ids="id" in self._map.names, shingles=shingles)
@@ -81,7 +85,7 @@ class FirstPass:
     def staging(self, folder: Path) -> Staging:
         """Create the staging area that `run` writes to."""
         numbers = ["split", "key", "target", "stratum", *(["source_id"] if self.result.has_ids else [])]
-        numbers += ["group"] if self._config.splits.by == "group" else []
+        numbers += [self._config.splits.by] if self._config.splits.by in ("group", "time") else []
         return Staging(folder, self.columns, numbers)
 
     def run(self, raw: Path, staging: Staging) -> FirstPassResult:
@@ -157,6 +161,12 @@ class FirstPass:
         if isinstance(self._task, RealignsTargets):
             for position, problem in self._task.realign_targets(uncleaned, mapped).items():
                 problems.setdefault(position, problem)
+        if (time := self._config.splits.time) is not None:
+            for position, value in enumerate(mapped[time]):
+                try:
+                    parse_time(value)
+                except ValueError as error:
+                    problems.setdefault(position, (time, str(error)))
         self._reject(label, raw.lines, mapped, problems)
         columns: dict[str, list[Any]] = _without({**mapped, ROW: raw.lines}, problems)
         names = [*self._task.text_columns, *self._task.target_columns]
@@ -205,7 +215,10 @@ class FirstPass:
             "stratum": np.zeros(len(texts), np.uint64),
         }
         if (group := self._config.splits.group) is not None:
-            numbers["group"] = hashes([value or "" for value in columns[group]])
+            numbers["group"] = group_hashes(hashes([v or "" for v in columns[group]]), numbers["key"], columns[group])
+            self.result.ungrouped += sum(not value for value in columns[group])
+        if (time := self._config.splits.time) is not None:
+            numbers["time"] = np.array([parse_time(value) for value in columns[time]], np.uint64)
         if self.result.has_ids:
             numbers["source_id"] = hashes([f"{code}{_SEPARATOR}{value}" for value in columns["id"]])
         if (stratify := self._task.stratify_column) is not None:
