@@ -105,7 +105,7 @@ def test_parse_time_of_every_kind_is_one_moment() -> None:
     assert len({parse_time(value) for value in same}) == 1
     assert parse_time("2026") < parse_time("2026-01-02") < parse_time("20260103") < parse_time(same[0])
     for wrong in (None, " ", "yesterday", "2026-13-01", "999999999999999999999"):
-        with pytest.raises(ValueError, match="is missing|is not a date"):
+        with pytest.raises(ValueError, match=r"is missing|is not a date"):
             parse_time(wrong)
 
 
