@@ -121,13 +121,13 @@ def promote(address: str | None, layout: Layout, *, reason: str = "", dry_run: b
             others = _opponents(client, name, number, before.champion)
             versions = [version, *(client.get_model_version(name, other) for other in others)]
             fetched = [fetch_verified(one, layout) for one in versions]
+            take = lambda seen: take_look(client, name, seen.digest, number, others[0], seen.sketch)  # noqa: E731
+            verdict, decision = _run_gate(fetched, layout, config.gate, take)
         except TamperedError as error:
             event = replace(started, words=str(error).rstrip("."))
             if not dry_run:
                 record_event(client, name, event)
             return Promotion(name, event, {**asdict(event), "checks": []}, recovered, dry_run)
-        take = lambda seen: take_look(client, name, seen.digest, number, others[0], seen.sketch)  # noqa: E731
-        verdict, decision = _run_gate(fetched, layout, config.gate, take)
         event = replace(
             started,
             outcome=_OUTCOMES[verdict.status],
