@@ -21,6 +21,7 @@ from textmill.data.masking import masker
 from textmill.data.quality import Tally, quality_filter
 from textmill.data.reading import RawRows
 from textmill.data.shingles import batches, normalise, shingle_hashes
+from textmill.data.stable_splits import group_hashes, parse_time
 from textmill.data.staging import FILE, ROW
 from textmill.tasks.abilities import RealignsTargets
 from textmill.text.rejected_rows import RejectedRow, excerpt
@@ -55,6 +56,7 @@ class CleanedChunk:
         filtered: Rows of `rejected` that filters of quality dropped.
         classes: Hash of a class -> its name.
         sources: Hash of a source -> its name, if sources are mixed.
+        ungrouped: Rows that lack the value by which the splits keep groups together.
         unified: Labels that were written otherwise, as `ColumnMap.apply` counts them.
     """
 
@@ -69,6 +71,7 @@ class CleanedChunk:
     classes: dict[int, str] = field(default_factory=dict)
     sources: dict[int, str] = field(default_factory=dict)
     unified: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    ungrouped: int = 0
 
 
 class ChunkCleaner:
@@ -123,6 +126,12 @@ class ChunkCleaner:
         if isinstance(self._task, RealignsTargets):
             for position, problem in self._task.realign_targets(uncleaned, mapped).items():
                 problems.setdefault(position, problem)
+        if (time := self._config.splits.time) is not None:
+            for position, value in enumerate(mapped[time]):
+                try:
+                    parse_time(value)
+                except ValueError as error:
+                    problems.setdefault(position, (time, str(error)))
         self._reject(label, raw.lines, mapped, problems, result)
         result.filtered += len(dropped)
         columns: dict[str, list[Any]] = _without({**mapped, ROW: raw.lines}, problems)
@@ -197,7 +206,11 @@ class ChunkCleaner:
             "stratum": np.zeros(len(texts), np.uint64),
         }
         if (group := self._config.splits.group) is not None:
-            numbers["group"] = hashes([value or "" for value in columns[group]])
+            named = hashes([value or "" for value in columns[group]])
+            numbers["group"] = group_hashes(named, numbers["key"], columns[group])
+            chunk.ungrouped += sum(not value for value in columns[group])
+        if (time := self._config.splits.time) is not None:
+            numbers["time"] = np.array([parse_time(value) for value in columns[time]], np.uint64)
         if self._config.mixture is not None:
             numbers["source"] = hashes(columns["source"])
             numbers["characters"] = np.fromiter(map(len, texts), np.uint64, len(texts))

@@ -34,7 +34,8 @@ class FirstPassResult:
     `files` are named as in messages, and `splits` are those that the source provides. Without
     near-duplicate removal, `shingles` is None. `classes` and `sources` map hashes to names.
     `quality` counts what the filters dropped, and `masked` the personal data masked, by kind. `formats` maps what
-    was detected to files, `unified` labels that were written otherwise to their rows.
+    was detected to files, `unified` labels that were written otherwise to their rows. `ungrouped` rows lack the value
+    by which the splits keep groups together.
     """
 
     files: list[str] = field(default_factory=list)
@@ -48,6 +49,7 @@ class FirstPassResult:
     masked: Counter[str] = field(default_factory=Counter)
     formats: dict[str, list[str]] = field(default_factory=dict)
     unified: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    ungrouped: int = 0
 
 
 class FirstPass:
@@ -62,9 +64,10 @@ class FirstPass:
         self._task = task
         self._rejected = rejected
         self._map = column_map(config.read, task)
-        if config.splits.group is not None and config.splits.group not in self._map.names:
-            fix = "Map it in prepare.read.columns"
-            raise UserError(f"the column {config.splits.group!r} is not mapped", where="prepare.splits.group", fix=fix)
+        for key, column in (("group", config.splits.group), ("time", config.splits.time)):
+            if column is not None and column not in self._map.names:
+                fix = "Map it in prepare.read.columns"
+                raise UserError(f"the column {column!r} is not mapped", where=f"prepare.splits.{key}", fix=fix)
         shingles = ShingleCounts() if config.duplicates.near else None
         self.result = FirstPassResult(has_ids="id" in self._map.names, shingles=shingles)
 
@@ -78,7 +81,7 @@ class FirstPass:
     def staging(self, folder: Path) -> Staging:
         """Create the staging area that `run` writes to."""
         numbers = ["split", "key", "target", "stratum", *(["source_id"] if self.result.has_ids else [])]
-        numbers += ["group"] if self._config.splits.by == "group" else []
+        numbers += [self._config.splits.by] if self._config.splits.by in ("group", "time") else []
         numbers += ["source", "characters"] if self._config.mixture is not None else []
         return Staging(folder, self.columns, numbers)
 
@@ -92,6 +95,7 @@ class FirstPass:
         result = self.result
         for chunk in engine.map(cleaner, self._chunks(raw), "cleaned"):
             result.rows += chunk.rows
+            result.ungrouped += chunk.ungrouped
             self._rejected.add(chunk.rejected)
             self._rejected.filtered += chunk.filtered
             result.quality.merge(chunk.quality)

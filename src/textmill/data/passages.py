@@ -33,7 +33,7 @@ _SEPARATOR, _PART, _WORD, _APOSTROPHE = range(4)
 WORDS = 13
 SHORTEST = 6
 _SHORTEST_OF_SEVERAL = 3
-_BOILERPLATE = 10
+BOILERPLATE = 10
 _FILTER_BITS = 27
 
 
@@ -181,7 +181,7 @@ class _Hits:
         assert self.texts is not None, "only evaluation rows have boilerplate"
         different = np.unique(np.stack([self.hashes, self.texts], axis=1), axis=0)[:, 0]
         hashes, counts = np.unique(different, return_counts=True)
-        kept = ~np.isin(self.hashes, hashes[counts > _BOILERPLATE])
+        kept = ~np.isin(self.hashes, hashes[counts > BOILERPLATE])
         return _Hits(self.hashes[kept], self.rows[kept])
 
 

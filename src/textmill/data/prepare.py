@@ -14,10 +14,11 @@ from textmill.config.layout import Layout
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.data.encoding import SplitEncoder, learn_state, training_texts
-from textmill.data.first_pass import FirstPass
+from textmill.data.first_pass import FirstPass, FirstPassResult
 from textmill.data.masking import masker
 from textmill.data.parallel import Engine
 from textmill.data.plots import PlotProcess
+from textmill.data.prepared import SPLITS
 from textmill.data.rejected_rows_file import RejectedRowsFile
 from textmill.data.report import statistics, write_report
 from textmill.data.selection import DROPPED, select
@@ -84,6 +85,7 @@ def _fill(
         counts = encoder.run(staging, first_pass, selection, rejected, partial, engine)
     _check_rejected(config, rejected, first_pass.rows, layout, int((selection.overlapping != DROPPED).sum()))
     write_json(partial / "state.json", state)
+    _tell_of_earlier_splits(config, first_pass)
     return statistics(first_pass, selection, counts, rejected, config)
 
 
@@ -104,6 +106,17 @@ def _engine(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> En
         if done := len(list(finished.iterdir())):
             log.info("prepare: continue from %d finished chunks", done)
     return Engine(runtime.engine, runtime.workers, finished)
+
+
+def _tell_of_earlier_splits(config: PrepareConfig, first_pass: FirstPassResult) -> None:
+    """Log how splits differ from those of earlier versions of Textmill, or will when rows are added."""
+    splits = config.splits
+    if first_pass.ungrouped:
+        own = "each is a group of its own; versions before 27 November 2026 put them into one"
+        log.info("prepare: %d row(s) have no %s: %s", first_pass.ungrouped, splits.group, own)
+    if splits.method == "shuffled" and splits.by in ("content", "group") and len(first_pass.splits) < len(SPLITS):
+        advice = "rows added later will move some old ones; `method: stable` moves none, after moving some once"
+        log.info("prepare: splits are cut as by earlier versions (prepare.splits.method: shuffled): %s", advice)
 
 
 def _check_rejected(

@@ -22,6 +22,7 @@ from textmill.data.passages import Chunks, find_shared
 from textmill.data.prepared import SPLITS
 from textmill.data.shingles import Prefixes, batches, normalise, prefixes
 from textmill.data.splitting import assign_groups, assign_splits
+from textmill.data.stable_splits import assign_stable, assign_stable_groups, assign_times
 from textmill.data.staging import Staging
 from textmill.errors import UserError
 from textmill.tasks.abilities import CutsExamples
@@ -78,11 +79,7 @@ def select(
     pool = np.flatnonzero(kept & (codes == SPLIT_CODES[pool_name]))
     shares = _shares(config.splits, first_pass.splits)
     if len(pool) and (shares or pool_name == "all"):
-        if config.splits.by == "group":
-            names = assign_groups(staging.numbers("group")[pool], shares, config.splits.seed)
-        else:
-            strata = staging.numbers("stratum")[pool]
-            names = assign_splits(staging.numbers("key")[pool], strata, shares, config.splits.seed, first_pass.classes)
+        names = _assign(config.splits, first_pass, staging, pool, shares)
         split[pool] = np.select([names == name for name in SPLITS], list(range(len(SPLITS))))
     overlapping = _overlapping(config.duplicates.passage_words, task, staging, split, engine)
     train = SPLITS.index("train")
@@ -108,6 +105,25 @@ def select(
         excess[pool] = left_out(config.mixture, first_pass.sources, source, characters, key, config.splits.seed)
         split[excess] = DROPPED
     return Selection(split, again, duplicates, overlapping, excess)
+
+
+def _assign(
+    config: SplitsConfig,
+    first_pass: FirstPassResult,
+    staging: Staging,
+    pool: NDArray[np.int64],
+    shares: dict[str, float],
+) -> NDArray[np.str_]:
+    """Return the split of each row of the pool."""
+    if config.by == "time":
+        return assign_times(staging.numbers("time")[pool], shares)
+    by_group, by_row = (
+        (assign_stable_groups, assign_stable) if config.method == "stable" else (assign_groups, assign_splits)
+    )
+    if config.by == "group":
+        return by_group(staging.numbers("group")[pool], shares, config.seed)
+    strata = staging.numbers("stratum")[pool]
+    return by_row(staging.numbers("key")[pool], strata, shares, config.seed, first_pass.classes)
 
 
 def _duplicates(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from textmill.config.layout import Layout
 from textmill.config.sections.export import ExportConfig
 from textmill.data.prepared import SPLITS, Prepared
+from textmill.data.seen import write_seen
 from textmill.errors import UserError
 from textmill.export.parity import Parity, file_sizes, int8_verdict, measure_parity, require_parity
 from textmill.files import read_optional, sha256_folder, write_json
@@ -29,6 +30,7 @@ HEAD = "head.onnx"
 MODEL_FOLDER = "model"
 PROVENANCE_FILE = "provenance.json"
 EXAMPLES_FILE = "examples.json"
+SEEN_FILE = "seen.parquet"
 EXAMPLES = 32
 _LEAST_AGREEMENT = 0.9
 
@@ -71,7 +73,7 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     """Write the exported model to `folder`/model and check its answers against the trained model's.
 
     `examples.json` beside it has inputs and the exported model's answers: every later load of the
-    model must reproduce them.
+    model must reproduce them. `seen.parquet` records the rows that the model was made with.
 
     Raises:
         UserError: An input is missing, or the fp32 graph exceeds its tolerance.
@@ -111,6 +113,8 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     write_json(target / PROVENANCE_FILE, _provenance(layout, prepared))
     manifest_sha256 = write_manifest(target)
     _write_examples(task, prepared, target, folder / EXAMPLES_FILE)
+    made_with = [prepared.split(name).select(list(task.text_columns)) for name in ("train", "validation")]
+    write_seen(folder / SEEN_FILE, made_with, prepared.digest("train") + prepared.digest("validation"))
     return Export(parity, sizes, manifest_sha256, verdict)
 
 

@@ -161,20 +161,28 @@ class SplitsConfig(Section):
         by: `content`: sample rows by a hash of their content and the seed. `position`, for raw text:
             the beginning of each file is for training, the next part for validation and its end for
             test, as usual for one long text. `group`: all rows with the same value in the column
-            `group` go to one split; the shares are shares of groups.
+            `group` go to one split; the shares are shares of groups, and a row without a value is a group
+            of its own. `time`: the newest rows are for test, those before them for validation.
+        method: How `content` and `group` sample. `stable`: a row's split follows from its own hash, so that
+            rows added later move no old one; shares are met up to chance. `shuffled`, as in earlier versions:
+            the rows with the lowest hashes fill each share exactly; rows added later move some old ones.
         group: A mapped column, such as the article or the author of a row.
+        time: A mapped column with dates, times (ISO 8601) or Unix times.
     """
 
-    by: Literal["content", "position", "group"] = "content"
+    by: Literal["content", "position", "group", "time"] = "content"
+    method: Literal["shuffled", "stable"] = "shuffled"
     group: str | None = None
+    time: str | None = None
     validation: Fraction = 0.1
     test: Fraction = 0.15
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _check_group_and_shares(self) -> Self:
-        if (self.group is not None) != (self.by == "group"):
-            raise ValueError("set group if and only if by is group")
+        for column in ("group", "time"):
+            if (getattr(self, column) is not None) != (self.by == column):
+                raise ValueError(f"set {column} if and only if by is {column}")
         if self.validation + self.test >= 1:
             raise ValueError("validation and test together leave no rows for training")
         return self

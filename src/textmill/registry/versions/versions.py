@@ -25,7 +25,7 @@ from textmill.config.plugins import TARGET
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import read_json, read_optional, sha256_file
-from textmill.predicting.exported import MANIFEST_FILE, read_specification, verify
+from textmill.predicting.exported import MANIFEST_FILE, TamperedError, read_specification, verify
 from textmill.registry.runs import descriptions
 from textmill.registry.runs.addresses import find_version
 from textmill.registry.runs.origin import PREFIX, origin_tags, upstream_lock_digest
@@ -45,6 +45,9 @@ log = logging.getLogger("textmill")
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 """Aliases of registered versions."""
+SEEN_FILE = "seen.parquet"
+"""The record of the rows that a version was made with; versions before 27 November 2026 have none."""
+_SEEN = "seen"
 _HERE = Path(__file__).parent
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "onnxruntime", "tokenizers", "pydantic", "ftfy")
 _GENERATION_REQUIREMENTS = ("torch", "safetensors", "transformers")
@@ -82,6 +85,8 @@ def register(name: str, folder: Path, examples: Path, run_id: str, layout: Layou
         created = version is None or is_untried(version)
         remove_leftovers(client, name, [client.get_run(run_id).info.experiment_id], keep=version)
         if version is None:
+            if f"{PREFIX}seen_sha256" in tags:
+                client.log_artifact(run_id, str(layout.exported / SEEN_FILE), _SEEN)
             version = _create(client, name, folder, run_id, tags, read_optional(layout.evaluation / "metrics.json"))
         uri = f"models:/{name}/{version.version}"
         try:
@@ -106,6 +111,8 @@ def version_tags(folder: Path, run_id: str, layout: Layout) -> dict[str, str]:
         f"{PREFIX}manifest_sha256": sha256_file(folder / MANIFEST_FILE),
         f"{PREFIX}weights_sha256": provenance["trained"],
     }
+    if (record := layout.exported / SEEN_FILE).is_file():
+        tags[f"{PREFIX}seen_sha256"] = sha256_file(record)
     tags |= {f"{PREFIX}data.{split}_sha256": digest for split, digest in provenance["prepared"].items()}
     if precision := read_specification(folder).precision:
         tags[f"{PREFIX}precision"] = precision
@@ -148,6 +155,29 @@ def download(uri: str, layout: Layout) -> Path:
     """
     with open_client(RuntimeConfig(tracking_uri=configured_uri(layout)), layout) as client:
         return fetch_folder(find_version(uri, client, layout), layout)
+
+
+def seen_record(version: ModelVersion) -> Path | None:
+    """Return the record of the rows that a version was made with; None if it has none.
+
+    Raises:
+        TamperedError: The record is not the registered one.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    digest = version.tags.get(f"{PREFIX}seen_sha256")
+    if digest is None:
+        return None
+    address = f"runs:/{version.tags.get(f'{PREFIX}run_id') or version.run_id}/{_SEEN}/{SEEN_FILE}"
+    try:
+        record = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
+    except (MlflowException, OSError):
+        return None
+    if sha256_file(record) != digest:
+        fix = "Restore it from a backup, or register the model again"
+        raise TamperedError("the record of seen rows differs from the registered one", where=address, fix=fix)
+    return record
 
 
 def configured_uri(layout: Layout) -> str | None:
