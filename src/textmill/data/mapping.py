@@ -97,7 +97,8 @@ class ColumnMap:
                 written, unify = mapped[name], self._unify[name]
                 read = [None if value is None else unify(value) for value in written]
                 if unified is not None:
-                    unified.update((name, was, now) for was, now in zip(written, read, strict=True) if was != now)
+                    pairs = zip(written, read, strict=True)
+                    unified.update((name, was, now) for was, now in pairs if was and now is not None and was != now)
                 mapped[name] = [value or None for value in read]
         return mapped, failed
 
