@@ -44,7 +44,7 @@ def predict(
     """
     from textmill.evaluation.new_texts import read_inputs_of
 
-    lines = file is None or str(file) == "-"
+    lines = file is None or str(file) == "-" or (file.exists() and not file.is_file())  # a pipe is no table
     inputs: list[Any] = read_inputs(texts or [], file) if lines else list(texts or [])
     predictor = load_model(model, precision)
     rejected: dict[int, RejectedRow] = {}
