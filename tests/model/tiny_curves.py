@@ -100,6 +100,10 @@ def write_data(folder: Path) -> Path:
         for column in ("pair_ids", "labels"):
             rows = [[draw.randrange(5, VOCABULARY) for _ in range(draw.randrange(3, 20))] for _ in range(len(table))]
             table = table.append_column(column, pa.array(rows, pa.list_(pa.int32())))
+        for column, texts in (("query_id", 2**40), ("document_id", 20)):  # some queries have a document in common
+            table = table.append_column(
+                column, pa.array([draw.randrange(texts) for _ in range(len(table))], pa.int64())
+            )
         with pa.ipc.new_file(str(path), table.schema) as writer:
             writer.write_table(table)
     (folder / "state.json").write_text(json.dumps(STATE))
