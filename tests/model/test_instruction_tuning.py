@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from textmill.config.sections.train import TrainConfig
 from textmill.data.prepare import prepare
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
-from textmill.models.generation import generate
+from textmill.models.generation import generate, generate_tokens
 from textmill.models.pretrained_decoder import PretrainedDecoder
 from textmill.predicting.loading import load_predictor
 from textmill.tasks.instruction_tuning import InstructionTuning
@@ -176,11 +177,58 @@ def test_tokenizers_without_a_template_and_templates_that_rewrite(tmp_path: Path
     layout = project(tmp_path / "project", conversations(30), template=None)
     with pytest.raises(UserError, match="no chat template"):
         prepare(prepare_config(), RUNTIME, layout)
-    forgetful = "{% for m in messages %}{{ loop.length }} {{ m['content'] }} {% endfor %}"
-    with pytest.raises(UserError, match="changes earlier messages when later ones follow"):
-        list(chat.segments(conversation("thanks", "thanks"), forgetful, {}))
     with pytest.raises(UserError, match="rejects these messages"):
-        list(chat.segments(conversation("thanks"), "{{ raise_exception('never') }}", {}))
+        chat.answer_spans(conversation("thanks"), "{{ raise_exception('never') }}", {}, [])
+    tail = "{% for m in messages %}{{ m['content'][-3:] if loop.first else m['content'] }}{% endfor %}"
+    with pytest.raises(UserError, match="changes the end of a message, so answers cannot be located"):
+        chat.answer_spans(conversation("thanks"), tail, {}, [])
+
+
+def test_conversation_whose_answer_is_cut_away_is_rejected_with_its_line(tmp_path: Path) -> None:
+    lines = conversations(30)
+    lines[6] = [{"role": "user", "content": "thanks " * 60}, *lines[6][1:]]
+    layout = project(tmp_path / "project", lines)
+    prepare(prepare_config(), RUNTIME, layout)
+    [reject] = pd.read_csv(layout.prepared / "rejects.csv").to_dict("records")
+    assert reject["row"] == 7
+    assert reject["reason"].startswith("has no token of an answer: prepare.max_length cuts it away")
+    prepared = Prepared(layout.prepared)
+    tables = [prepared.split(name).to_pydict() for name in ("train", "validation", "test")]
+    assert sum(len(table["id"]) for table in tables) == 29
+    assert all(map(any, (answer for table in tables for answer in table["answer"])))
+
+
+def test_answer_without_an_end_token_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bare = "{% for m in messages %}{{ m['content'] + ' ' }}{% endfor %}"
+    told = "no end token follows an answer in this chat template"
+    with caplog.at_level(logging.WARNING, "textmill"):
+        prepare(prepare_config(), RUNTIME, project(tmp_path / "good", conversations(30)))
+        assert told not in caplog.text
+        prepare(prepare_config(), RUNTIME, project(tmp_path / "bare", conversations(30), template=bare))
+    assert told in caplog.text
+
+
+def test_generation_ends_at_any_end_token(tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path / "llama")
+    model: Any = PretrainedDecoder.from_options().build_decoder(60, folder).eval()
+    for beams in (1, 2):
+        options = GenerationConfig(temperature=0, max_new_tokens=8, beams=beams)
+        [whole] = generate_tokens(model, [[1, 3, 6]], options, end=-1)
+        token = whole[3]
+        for end, others in ((token, ()), (-1, (-2, token))):
+            [cut] = generate_tokens(model, [[1, 3, 6]], options, end=end, other_ends=others)
+            if beams == 1:
+                assert cut == whole[: whole.index(token)]
+            else:
+                assert token not in cut
+
+
+def test_end_tokens_are_those_of_tokenizer_model_and_template(tmp_path: Path) -> None:
+    layout = project(tmp_path / "project", conversations(30))
+    (layout.pretrained / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 999_999]}))
+    prepare(prepare_config(), RUNTIME, layout)
+    state = Prepared(layout.prepared).state
+    assert state["end_ids"] == sorted({7, state["end_of_text"]})
 
 
 @pytest.mark.parametrize("tied", [True, False])

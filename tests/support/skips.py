@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +83,7 @@ def has_no_shared_folder() -> bool:
 
 
 EXPECTED = [
+    Expected("data/test_chat_templates.py", "trl, the oracle, is missing", lambda: find_spec("trl") is None),
     Expected("data/test_prepare.py::test_sst2", r"no \.\./shared", has_no_shared_folder),
     Expected("pipeline/test_earlier_versions.py", "is not in this clone", is_shallow),
     Expected("pipeline/test_fault", "cannot mount a tmpfs", cannot_mount),

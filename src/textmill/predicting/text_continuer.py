@@ -33,6 +33,7 @@ class TextContinuer(Predictor):
         self.model = model
         self.options = exported.generation or GenerationConfig()
         self._end = int(exported.state["end_of_text"])
+        self._other_ends = frozenset(exported.state.get("end_ids", ()))
 
     @classmethod
     def load_verified(cls, folder: Path, exported: ExportedModel, *, threads: int | None = None) -> TextContinuer:
@@ -52,7 +53,8 @@ class TextContinuer(Predictor):
 
         encoded = self._encoded(prompts)
         if options.beams > 1:
-            return [self._answer(row, options) for row in search(self.model, encoded, options, self._end)]
+            found = search(self.model, encoded, options, self._end, other_ends=self._other_ends)
+            return [self._answer(row, options) for row in found]
         rows: list[list[int]] = [[] for _ in prompts]
         for step in self._steps(encoded, options):
             for row, token in zip(rows, step, strict=True):
@@ -132,7 +134,8 @@ class TextContinuer(Predictor):
             tail = self.tokenizer.decode(tokens[-4 * longest - 1 :])
             return any(stop in tail for stop in options.stop)
 
-        return generate(self.model, prompts, options, self._end, is_done=is_done if options.stop else None)
+        done = is_done if options.stop else None
+        return generate(self.model, prompts, options, self._end, is_done=done, other_ends=self._other_ends)
 
     def _answer(self, tokens: list[int], options: GenerationConfig) -> dict[str, Any]:
         text: str = self.tokenizer.decode(tokens)
