@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +261,79 @@ def test_inputs_that_are_no_conversation() -> None:
     ):
         with pytest.raises(UserError, match=message):
             task.parse_inputs(values)
+
+
+_MEASURED = """
+import sys, threading, time
+from pathlib import Path
+import torch
+import peft
+from textmill.models.pretrained_decoder import PretrainedDecoder
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS"))
+
+model = PretrainedDecoder.from_options(lora={"rank": 8, "alpha": 16})
+model.build_decoder(60, Path(sys.argv[1]))  # imports what the measurement must not count
+before, peak, done = resident(), 0, threading.Event()
+
+def watch():
+    global peak
+    while not done.is_set():
+        peak = max(peak, resident())
+        time.sleep(0.002)
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+network = model.build_decoder(60, Path(sys.argv[2]))
+done.set()
+watcher.join()
+updates = sum(p.numel() * p.element_size() for p in network.parameters() if p.requires_grad)
+kinds = sorted({str(p.dtype) for p in network.parameters() if not p.requires_grad})
+print((max(peak, resident()) - before - updates) / (Path(sys.argv[2]) / "model.safetensors").stat().st_size, *kinds)
+assert all(p.dtype == torch.float32 for p in network.parameters() if p.requires_grad)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only: reads /proc")
+def test_frozen_weights_keep_their_precision_and_loading_adds_no_more_memory_than_their_file(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tiny = write_tiny_llama(tmp_path / "tiny")
+    shape = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8, "num_attention_heads": 16}
+    large = LlamaForCausalLM(LlamaConfig(vocab_size=8192, num_key_value_heads=16, tie_word_embeddings=True, **shape))
+    large.bfloat16().save_pretrained(tmp_path / "large")
+    assert (tmp_path / "large/model.safetensors").stat().st_size > 250 << 20
+    command = [sys.executable, "-c", _MEASURED, str(tiny), str(tmp_path / "large")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    share, kind = done.stdout.split()
+    assert kind == "torch.bfloat16" and float(share) <= 1.1
+
+
+def test_updates_of_frozen_bfloat16_weights_are_merged_in_float32(tmp_path: Path) -> None:
+    from textmill.models.lora import merge_adapters
+    from textmill.training.loading import load_network, save_network
+
+    folder = write_tiny_llama(tmp_path / "llama")
+    from transformers import AutoModelForCausalLM
+
+    stored: Any = AutoModelForCausalLM.from_pretrained(folder)
+    stored.bfloat16().save_pretrained(folder)
+    task, model = InstructionTuning.from_options(), PretrainedDecoder.from_options(lora={"rank": 4, "alpha": 8})
+    state = {"vocabulary_size": 20}
+    network: Any = task.build_network(model, folder, state)
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.02)
+    ids = torch.tensor([[1, 3, 6, 7, 8]])
+    loss = network(ids)["logits"].float().logsumexp(-1).sum()
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in network.parameters() if parameter.requires_grad)
+    save_network(tmp_path / "trained/model", network, network.state_dict())
+    loaded: Any = load_network(task, model, state, tmp_path / "trained")
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    before = loaded(ids)["logits"]
+    merge_adapters(loaded)
+    assert torch.allclose(loaded(ids)["logits"], before, atol=1e-5)

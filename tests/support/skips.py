@@ -92,6 +92,7 @@ EXPECTED = [
     Expected("", "needs .*(only root on Debian|apt-get)", has_no_packages),
     Expected("", r"\b(GPU|CUDA)\b", has_no_gpu),
     Expected("model/test_allocation.py", "glibc only", lambda: not sys.platform.startswith("linux")),
+    Expected("model/test_instruction_tuning.py", "Linux only", lambda: not sys.platform.startswith("linux")),
     Expected("model/test_checkpoint_folder.py", "Linux only", lambda: not sys.platform.startswith("linux")),
     Expected(
         "model/test_parity_with_transformers.py", "the Switch router of transformers .* gives no logits", lambda: True
