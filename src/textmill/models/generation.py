@@ -37,13 +37,15 @@ def generate(
     cached: bool = True,
     source: Source | None = None,
     other_ends: Collection[int] = (),
+    observe: Callable[[Tensor, list[int]], None] | None = None,
 ) -> Iterator[list[int | None]]:
     """Continue prompts in parallel; yield the next token of each, None for finished rows.
 
     A row ends with the token `end` or one of `other_ends` (not yielded), when `is_done` returns True, or after
     `max_new_tokens`. A row's samples depend on the seed and its number, not on other rows. An empty
     prompt starts a new document. Without `cached`, keys and values are recomputed for each token.
-    `source` has the sources of the rows, for a model that reads them.
+    `source` has the sources of the rows, for a model that reads them. `observe` is called at each step with the
+    logits (R, V) of the R open rows, before temperature and the like, and the chosen tokens.
     """
     device = model.output_weight.device
     process = _processors(options)
@@ -53,8 +55,11 @@ def generate(
     new_tokens: list[list[int]] = [[] for _ in prompts]
     open_rows = list(range(len(prompts)))
     for _ in range(options.max_new_tokens):
-        logits = process(window.ids, window.next_logits())
+        raw = window.next_logits()
+        logits = process(window.ids, raw.clone() if observe is not None else raw)
         chosen = _choose(logits, [generators[row] for row in open_rows], greedy=options.temperature == 0)
+        if observe is not None:
+            observe(raw, chosen)
         step: list[int | None] = [None] * len(prompts)
         kept = []
         for place, (row, token) in enumerate(zip(open_rows, chosen, strict=True)):
