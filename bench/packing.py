@@ -96,7 +96,7 @@ def main() -> None:
     print(f"SmolLM2-135M in float32 with low-rank updates: forward and backward pass over {len(texts)} texts of")
     print(f"{min(LENGTHS)} to {max(LENGTHS)} tokens, {sum(LENGTHS):,} in all, in rows of {ROW}; median of {rounds}.")
     print("The losses agree within 1e-5. Goal: packed at least 2 times.\n")
-    print("| texts | rows | seconds | tokens of texts a second | times |\n|---|---:|---:|---:|---:|")
+    print("| texts | rows | seconds | tokens per second | times |\n|---|---:|---:|---:|---:|")
     seconds = {side: statistics.median(value for value, _ in found[side]) for side in sides}
     for side, rows in sides.items():
         rate, times = sum(LENGTHS) / seconds[side], seconds["padded"] / seconds[side]
