@@ -33,6 +33,7 @@ BENCHMARKS = {
     "dispatch": "Mixture of experts compared with dense at equal active FLOPs",
     "gpu": "Language models on one GPU",
     "likelihood": "Memory of the loss: in chunks, and all logits at once",
+    "packing": "Rows packed and padded, for a model of transformers",
     "semantic": "Similarity on STS-B, and search compared with BM25",
     "choose": "Choosing a model: the advice compared with training all",
     "tune": "Tuning compared with random search at equal time",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,18 +141,28 @@ class SplitEncoder:
         optional = [name for name in task.optional_columns if name in chunk.schema.names]
         frame = chunk.select([*task.text_columns, *task.target_columns, *optional]).to_pandas()
         good = np.ones(len(frame), bool)
-        for row in task.check(frame, self._state) if len(frame) else []:
-            good[row.row] = False
-            file = files[chunk.column(FILE)[row.row].as_py()]
-            shown = excerpt(frame[task.text_columns[0]].iloc[row.row])
-            rejected.append(RejectedRow(chunk.column(ROW)[row.row].as_py(), row.column, row.reason, file, shown))
+
+        def reject(rows: list[RejectedRow]) -> None:
+            for row in rows:
+                good[row.row] = False
+                file = files[chunk.column(FILE)[row.row].as_py()]
+                shown = excerpt(frame[task.text_columns[0]].iloc[row.row])
+                rejected.append(RejectedRow(chunk.column(ROW)[row.row].as_py(), row.column, row.reason, file, shown))
+
+        reject(task.check(frame, self._state) if len(frame) else [])
+        sound = np.flatnonzero(good)
+        encoded = task.encode(
+            frame.iloc[sound].reset_index(drop=True), self._tokenizer, self._state, self._config.max_length
+        )
+        reject([replace(row, row=int(sound[row.row])) for row in task.check_encoded(encoded)])
+        if not good[sound].all():
+            encoded = {name: [values[i] for i in np.flatnonzero(good[sound])] for name, values in encoded.items()}
         if not good.all():
             frame, chunk = frame[good].reset_index(drop=True), chunk.filter(pa.array(good))
         texts = [" ".join(values) for values in zip(*(frame[name].tolist() for name in task.text_columns), strict=True)]
         columns = {name: chunk.column(name) for name in chunk.schema.names if name not in (FILE, ROW, "source")}
         columns["words"] = pa.array(self._words(texts), pa.string())
         columns["source"] = chunk.column("source")
-        encoded = task.encode(frame, self._tokenizer, self._state, self._config.max_length)
         return pa.table({**columns, **{name: _as_array(name, values) for name, values in encoded.items()}}), good
 
     def _count(self, counts: SplitCounts, part: pa.Table) -> None:

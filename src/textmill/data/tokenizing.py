@@ -17,7 +17,7 @@ log = logging.getLogger("textmill")
 FILE = "tokenizer.json"
 UNKNOWN = "<|unknown|>"
 """Stands for characters that are not in the training split."""
-_NOT_TOKENIZER_FILES = ("config.json", "generation_config.json", "provenance.json", DIGESTS)
+_NOT_TOKENIZER_FILES = ("config.json", "provenance.json", DIGESTS)  # the generation's names the end tokens
 _CHARACTERS_AT_ONCE = 10_000
 """Long documents are passed to the trainers in pieces of about this size, cut at line ends."""
 

@@ -51,6 +51,9 @@ def write_checkpoint(
     save_as_transformers(model, folder, bos_token_id=end, eos_token_id=end, pad_token_id=end)
     for path in prepared.tokenizer_folder.iterdir():
         shutil.copyfile(path, folder / path.name)
+    if ends := prepared.state.get("end_ids"):
+        file = folder / "generation_config.json"
+        write_json(file, read_optional(file) | {"eos_token_id": ends})
     loaded: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)  # local  # nosec B615
     loaded.eval()
     examples = examples_of(task, prepared.split("test"))

@@ -180,10 +180,15 @@ def _mask(
 def _positions(start: int, length: int, document_ids: Tensor | None, valid: Tensor | None) -> Tensor | slice:
     """Return positions (B, T), restarted in every document and without padding; a slice if all rows agree."""
     if document_ids is not None:
-        index = torch.arange(length, device=document_ids.device).expand_as(document_ids)
-        begins = torch.ones_like(document_ids, dtype=torch.bool)
-        begins[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
-        return index - torch.where(begins, index, 0).cummax(dim=1).values
+        return positions_in_documents(document_ids)
     if valid is not None:
         return (valid.long().cumsum(dim=1) - 1).clamp(min=0)[:, start:]
     return slice(start, start + length)
+
+
+def positions_in_documents(document_ids: Tensor) -> Tensor:
+    """Return the position (B, T) of each token in its document; tokens of a document are neighbours."""
+    index = torch.arange(document_ids.size(1), device=document_ids.device).expand_as(document_ids)
+    begins = torch.ones_like(document_ids, dtype=torch.bool)
+    begins[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    return index - torch.where(begins, index, 0).cummax(dim=1).values

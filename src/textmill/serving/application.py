@@ -19,6 +19,7 @@ from textmill.serving.access import BearerToken, LocalRequests, is_loopback
 from textmill.serving.batching import MicroBatcher
 from textmill.serving.documentation import openapi_document
 from textmill.serving.limits import BodyMemory, ParsedRequest, RequestError, parse_request, read_body, unavailable
+from textmill.serving.openai_protocol import add_openai_routes
 from textmill.serving.streaming import GenerationPool, StreamingGenerator, server_sent_events
 from textmill.serving.traffic import Traffic, TrafficMiddleware
 
@@ -166,6 +167,7 @@ def build_application(service: Service, token: str | None = None) -> FastAPI:
     for path, probe in (*probes, ("/version", service.version), ("/metrics", service.metric_page)):
         app.add_api_route(path, probe, methods=["GET"], name=path[1:], response_model=None)
     app.add_api_route("/", service.page, methods=["GET"], include_in_schema=False)
+    add_openai_routes(app, service)
     app.openapi = lambda: openapi_document(  # type: ignore[method-assign]
         app, service.watcher.current, service.settings, token=token is not None
     )

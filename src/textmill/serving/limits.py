@@ -133,11 +133,7 @@ def parse_request(body: bytes, settings: ServeSettings, *, options: bool = False
     Raises:
         RequestError: 400 if it is not JSON, 422 for another form or an input that is too long.
     """
-    try:
-        content = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise RequestError(400, f"the body is not JSON: {error}") from None
-    json.loads(body, object_pairs_hook=_unique)
+    content = parse_json(body)
     allowed = {"input", "inputs", "options", "stream"} if options else {"input", "inputs"}
     if not isinstance(content, dict) or ("input" in content) == ("inputs" in content):
         raise RequestError(422, 'send {"inputs": [...]} or {"input": ...}')
@@ -154,6 +150,20 @@ def parse_request(body: bytes, settings: ServeSettings, *, options: bool = False
             raise RequestError(422, f"input {position} has {length} characters, more than {settings.max_characters}")
     rest = {name: content[name] for name in ("options", "stream") if name in content}
     return ParsedRequest(values, single, rest)
+
+
+def parse_json(body: bytes) -> Any:
+    """Parse a body as JSON without repeated keys.
+
+    Raises:
+        RequestError: 400 if it is not JSON, 422 if a key is repeated.
+    """
+    try:
+        content = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError(400, f"the body is not JSON: {error}") from None
+    json.loads(body, object_pairs_hook=_unique)
+    return content
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

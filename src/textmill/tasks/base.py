@@ -117,6 +117,10 @@ class Task(Plugin):
         `tokenizer` is a `tokenizers.Tokenizer` without padding or truncation.
         """
 
+    def check_encoded(self, columns: Mapping[str, Sequence[Any]]) -> list[RejectedRow]:
+        """Return the rows that `encode` left without anything to learn; `prepare` rejects them by line."""
+        return []
+
     # -- train ------------------------------------------------------------------------------
 
     @abstractmethod

@@ -13,9 +13,11 @@ class FetchConfig(Section):
         source: The `textmill.fetching.sources.base.Source` plugin of the corpus.
         held_out: Name -> source of texts that `prepare.decontaminate` keeps out of the training split.
         pretrained: Pretrained model: `package:NAME==VERSION` (a package with weights), a hub id
-            with an optional `@revision`, or a local folder; null trains from scratch.
-        pretrained_sha256: Digest of the `package:`, which needs one, or over all files of a model of the hub
-            or of a folder: `sha256` in `data/pretrained/provenance.json`. Another download is refused.
+            with an optional `@revision`, a local folder or a GGUF file; null trains from scratch.
+            `/FILE.gguf` after a package or a hub id names one GGUF file of it.
+        pretrained_sha256: Digest of the `package:`, which needs one, else of the GGUF file, else over all
+            files of a model of the hub or of a folder: `sha256` in `data/pretrained/provenance.json`. Another
+            download is refused.
     """
 
     source: PluginSpec
