@@ -70,6 +70,13 @@ def exit_on_signals() -> None:
             signal.signal(number, handle)
 
 
+def end_on_signals() -> None:
+    """Let SIGTERM and Ctrl-C end the process at once: libraries print an exception that is raised while they close."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def _is_importing(frame: FrameType | None) -> bool:
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):

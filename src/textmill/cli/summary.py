@@ -12,6 +12,9 @@ from textmill.errors import UserError
 from textmill.files import read_optional
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
     from textmill.config.layout import Layout
 
 _GOOD_EXAMPLE, _LONGEST_EXAMPLE = 50, 200
@@ -77,14 +80,24 @@ def _registry_now(registered: dict[str, Any], layout: Layout) -> dict[str, Any]:
         with open_client(RuntimeConfig(tracking_uri=configured_uri(layout)), layout) as client:
             find_version(f"{name}/{number}", client, layout)
             aliases = {alias: str(of) for alias, of in client.get_registered_model(name).aliases.items()}
-            experiment = client.get_run(str(registered["run_id"])).info.experiment_id
+            run = _run(str(registered["run_id"]), client)
     except UnreachableError as error:
         return {"alias": None, "aliases": None, "problem": str(error)}
     except UserError as error:
         return {"alias": None, "aliases": {}, "problem": str(error)}
-    return {"alias": next(iter(_own(aliases, number)), None), "aliases": aliases, "problem": None} | {
-        "experiment": experiment
-    }
+    experiment = run.info.experiment_id if run else None
+    alias = next(iter(_own(aliases, number)), None)
+    return {"alias": alias, "aliases": aliases, "problem": None, "experiment": experiment}
+
+
+def _run(run_id: str, client: MlflowClient) -> Run | None:
+    """Return the run, or None if it was deleted."""
+    from textmill.registry.runs.addresses import find_run
+
+    try:
+        return find_run(run_id, client)
+    except UserError:
+        return None
 
 
 def _own(aliases: dict[str, str], number: str) -> list[str]:

@@ -195,8 +195,8 @@ def _explained(errors: pd.DataFrame, task: Task, network: torch.nn.Module, prepa
 
 
 def _label_issues(evaluator: Evaluator, prepared: Prepared, config: EvaluateConfig) -> pd.DataFrame | None:
-    if not config.label_issues or not isinstance(evaluator, FindsLabelIssues):
-        return None
+    if not config.label_issues or not isinstance(evaluator, FindsLabelIssues) or len(evaluator.task.text_columns) > 1:
+        return None  # the label of a pair does not follow from the words of its texts
     train = prepared.frame("train", evaluator.baseline_columns)
     return evaluator.label_issues(train, prepared.state, config.seed)
 

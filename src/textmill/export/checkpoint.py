@@ -115,7 +115,9 @@ def check_encoder(
     inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
     with torch.inference_mode():
         ours, theirs = network(**inputs), loaded.eval()(**inputs)
-    pairs = {key if hasattr(theirs, key) else "logits": values for key, values in ours.items()}
+    # A head under another name, or several outputs of which transformers knows some
+    pairs = {key: values for key, values in ours.items() if hasattr(theirs, key)}
+    pairs = pairs or {"logits": next(iter(ours.values()))}
     differences = []
     for key, values in pairs.items():
         other = theirs[key].clone()

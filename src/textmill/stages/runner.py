@@ -13,7 +13,14 @@ from textmill.config.layout import Layout, find_layout
 from textmill.config.schema import PipelineConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import one_line_errors
-from textmill.processes import end_with_starter, exit_on_signals, is_first_process, is_launched, only_writer
+from textmill.processes import (
+    end_on_signals,
+    end_with_starter,
+    exit_on_signals,
+    is_first_process,
+    is_launched,
+    only_writer,
+)
 from textmill.stages.reasons import note
 from textmill.stages.seals import check_inputs, seal_outputs
 
@@ -66,6 +73,8 @@ def run_program(name: str, program: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print(f"textmill {name}: interrupted", file=sys.stderr)
         sys.exit(130)
+    finally:
+        end_on_signals()
     gc.freeze()  # the end of the process would look through all of them once more
     if not is_launched():
         log.info("%s: done in %.1f s", name, time.perf_counter() - started)

@@ -118,7 +118,7 @@ class GeneratesText(ABC):
 
 
 class DriftFeatures(ABC):
-    """A task whose outputs grow with the length of a text."""
+    """A task whose outputs grow with the length of a text, or of which some tell nothing about drift."""
 
     @abstractmethod
     def drift_features(self, outputs: Outputs) -> Outputs:

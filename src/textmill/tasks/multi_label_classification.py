@@ -77,6 +77,7 @@ class MultiLabelClassification(Task, CalibratesWeights):
     target_columns: tuple[str, ...] = ("labels",)
     main_metric = "macro_f1"
     monitor = "validation/macro_f1"
+    problem_type = "multi_label_classification"
 
     def __init__(self, config: MultiLabelClassificationConfig) -> None:
         super().__init__(config)

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from textmill.config.section import Section as Options
 from textmill.errors import UserError
 from textmill.metrics.base import Outputs
-from textmill.tasks.abilities import CalibratesWeights
+from textmill.tasks.abilities import CalibratesWeights, DriftFeatures
 from textmill.tasks.base import State, StepOutput, Task
 from textmill.text.checks import empty_rows
 from textmill.text.rejected_rows import RejectedRow
@@ -61,7 +61,7 @@ class TextRegressionConfig(Options):
         return self
 
 
-class TextRegression(Task, CalibratesWeights):
+class TextRegression(Task, CalibratesWeights, DriftFeatures):
     """A number for a text, and the interval that contains the true one with probability `coverage`.
 
     The network minimises the squared error or, if heteroscedastic, the negative log-likelihood of a normal
@@ -202,6 +202,10 @@ class TextRegression(Task, CalibratesWeights):
     def example_inputs(self) -> list[dict[str, Any]]:
         """Return two short reviews."""
         return [{"text": "I love this product"}, {"text": "This product is bad"}]
+
+    def drift_features(self, outputs: Outputs) -> Outputs:
+        """Return all outputs but `radius`: it is `scale` times a constant, of which only rounding differs."""
+        return {name: values for name, values in outputs.items() if name != "radius"}
 
     def answers(
         self, outputs: Outputs, rows: Mapping[str, Sequence[Any]], raw: Mapping[str, Sequence[str]], state: State

@@ -59,8 +59,8 @@ class RuntimeConfig(Section):
         tracking_offline: Whether to keep metrics and artifacts on disk for `textmill sync` and not to ask the
             server; `TEXTMILL_OFFLINE=1` does the same. A local store is always used.
         workers: Number of threads or processes of `prepare`; None uses all cores.
-        engine: Where `prepare` computes: `threads`; `processes`, each with its own interpreter; `ray`, on the cluster at
-            `$RAY_ADDRESS` or on this machine.
+        engine: Where `prepare` computes: `threads`; `processes`; `ray`, on the cluster at `$RAY_ADDRESS` or on this
+            machine.
         unfinished_trainings: Number of unfinished trainings of other settings whose checkpoints are kept.
         plan: Whether `train` first estimates its time and memory, for which it measures its speed.
         progress: `auto` shows a bar in a terminal and plain lines elsewhere.
