@@ -149,6 +149,17 @@ def test_superiority_is_claimed_over_the_champion_alone() -> None:
     assert any(check.words.startswith("version 2 may or may not be better by more than 0.01") for check in unknown)
 
 
+def test_metric_that_is_not_a_mean_is_drawn_as_configured() -> None:
+    config = gate(resamples=700, confidence=0.9, seed=3, difference={"metric": "square"}, slices={"min_rows": 400})
+    ours, theirs = answers(range(9)), answers(range(20))
+    checks = judge(material(ours, theirs, metrics=[RIGHT, SQUARE]), config).checks
+    (found,) = [check.figures for check in checks if check.name == "difference"]
+    pair = checked_pair(ours, theirs, ["label"])
+    expected = paired_gain(pair, SQUARE, -config.difference.margin, Bootstrap(700, 0.9, 3), found["alpha"]).as_dict()
+    assert expected["low"] < expected["value"] < expected["high"]
+    assert {name: found[name] for name in expected} == expected
+
+
 def test_looks_that_are_used_up() -> None:
     verdict = judge(material(answers(), answers(), look=21), gate(looks={"spending": "even", "planned": 20}))
     assert told(verdict)[4] == (
