@@ -345,7 +345,7 @@ def test_two_commands_lead_from_a_csv_to_a_registered_model(tmp_path: Path) -> N
     rows = "".join(f"{text};{'😀' if label == 'good' else '😡'}\r\n" for text, label in reviews(160))
     (project.root / "data/own/Händler [1].csv").write_text("Text;Urteil\r\n" + rows, encoding="utf-8-sig")
     project.run("textmill", "init", "data/own/Händler [1].csv", "--yes")
-    small = [argument for value in SMALL for argument in ("-S", value)]
+    small = [argument for value in SMALL for argument in ("-S", value.replace("prepare.", "+prepare."))]
     project.run("dvc", "exp", "run", "-S", "experiment=handler_1", *small)
     registered = json.loads(next(project.root.glob("data/registered/*.json")).read_text())
     assert "handler-1" in json.dumps(registered)
