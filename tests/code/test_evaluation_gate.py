@@ -108,6 +108,9 @@ def test_unmeasurable_predictions_fail() -> None:
     assert [(check.name, check.words) for check in verdict.checks if check.status == "fail"] == [
         (name, f"{name}: {reason}") for name in ("floors", "difference", "slices")
     ]
+    verdict = judge(material(answers(), answers().drop(columns="right")), gate())
+    assert verdict.status == "fail"
+    assert "cannot be measured" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize("digest", [None, "b" * 64])

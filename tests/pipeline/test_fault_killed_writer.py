@@ -119,7 +119,7 @@ def test_stage_killed_at_any_moment_keeps_the_earlier_output(project: Project) -
 @pytest.mark.fault
 def test_store_whose_creation_was_killed_is_created_again(tmp_path: Path) -> None:
     number, within = 0, 0
-    while within < rounds(1, 10) and number < 50:
+    while number < rounds(2, 20) or (not within and number < 50):
         number += 1
         root = tmp_path / str(number)
         root.mkdir()
