@@ -233,7 +233,7 @@ def test_short_memory_halves_the_batch_and_keeps_the_steps(tmp_path: Path) -> No
 
     roomy, log = trained("roomy")
     assert "out of memory" not in log
-    for limit in (400, 350, 300, 250, 200):  # how much a batch needs depends on what the process has freed before
+    for limit in (300, 350, 250, 400, 200):  # how much a batch needs depends on what the process has freed before
         short, log = trained(f"short-{limit}", "memory", limit)
         if found := re.findall(r"out of memory with a batch of \d+ positions; computes it in (\d+) parts", log):
             break

@@ -2,7 +2,7 @@
 
 Also a program that runs the train stage on them, for tests that kill it or start several ranks:
 `python tiny_training.py ROOT [step N | epoch N | memory N]`, which kills itself at that step or in that
-epoch's first batch, or trains with N MB more memory than it has at the start, with the configuration in
+epoch's first batch, or has N MB more memory for each step than before it, with the configuration in
 ROOT/config.json.
 """
 
@@ -123,17 +123,20 @@ def main(root: Path, unit: str = "", number: str = "") -> None:
 
     from textmill.stages.runner import run_program
     from textmill.training.meter import Meter
+    from textmill.training.module import TrainingModule
     from textmill.training.trainer import Training
 
-    after_batch, run, start = Meter.on_train_batch_end, Training.run, Meter.on_train_start
+    after_batch, run, step = Meter.on_train_batch_end, Training.run, TrainingModule.training_step
 
-    def limited(self: Meter, *arguments: Any) -> None:
-        start(self, *arguments)
+    def limited(self: Any, *arguments: Any) -> Any:
+        """Limit what a step may take; what comes between the steps has no smaller form."""
         if unit == "memory":
             used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-            resource.setrlimit(resource.RLIMIT_AS, (used + (int(number) << 20),) * 2)
+            resource.setrlimit(resource.RLIMIT_AS, (used + (int(number) << 20), resource.RLIM_INFINITY))
+        return step(self, *arguments)
 
     def dying(self: Meter, trainer: Any, *rest: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
         after_batch(self, trainer, *rest)
         (root / f"samples-{trainer.global_rank}").write_text(str(self.samples))
         if trainer.is_global_zero:
@@ -149,7 +152,7 @@ def main(root: Path, unit: str = "", number: str = "") -> None:
         return trained
 
     Meter.on_train_batch_end, Training.run = dying, noting  # type: ignore[method-assign]
-    Meter.on_train_start = limited  # type: ignore[method-assign]
+    TrainingModule.training_step = limited  # type: ignore[method-assign]
     run_program("train", lambda: run_stage(root))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import resource
@@ -100,8 +101,7 @@ class BatchSplitter:
             self.parts *= 2
             clear()
             gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            _return_freed_memory()
             if self._attempt(size):
                 clear_to = max(1, positions // self.parts)
                 if not self._can_split:
@@ -143,6 +143,14 @@ class BatchSplitter:
                 loss = self._accumulation.scaled_loss(micro, size) / size
             with torch.autocast(loss.device.type, enabled=False):
                 loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _return_freed_memory() -> None:
+    """Give what the allocators keep for later back to the system, where oneDNN asks for the code of its kernels."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _parts(batch: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:

@@ -93,15 +93,17 @@ class TrainingModule(LightningModule):
         """Return the micro-batch's part of the step's loss; a constant where its gradients were computed in parts."""
         size = self.trainer.accumulate_grad_batches
         self.splitter.begin(batch)
-        if self.splitter.parts == 1:
-            try:
+        try:
+            if self.splitter.parts == 1:
                 return self.accumulation.scaled_loss(batch, size)
-            except (RuntimeError, MemoryError) as error:
-                self._check_recoverable(error)
-            # Not within `except`: the error holds the activations.
-            self._recover()
-        else:
             self.splitter.run(size)
+        except (RuntimeError, MemoryError) as error:
+            self._check_recoverable(error)
+            failed = True
+        else:
+            failed = False
+        if failed:  # not within `except`: the error holds the activations
+            self._recover()
         return torch.zeros((), device=self.device, requires_grad=True)
 
     def backward(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
