@@ -26,6 +26,7 @@ from textmill.cli.predict import predict
 from textmill.cli.promote import promote, rollback
 from textmill.cli.report import report
 from textmill.cli.reproduce import reproduce
+from textmill.cli.retrain import retrain
 from textmill.cli.serve import serve
 from textmill.cli.server import server
 from textmill.cli.summary import summary
@@ -38,7 +39,7 @@ from textmill.errors import one_line_errors
 # In the order of use; `--help` shows them so.
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Make": (init, why, choose, tune, plan, summary, report, adopt, sync),
-    "Judge": (compare, promote, rollback, history),
+    "Judge": (retrain, compare, promote, rollback, history),
     "Serve": (predict, generate, serve, server),
     "Inspect": (lineage, verify, reproduce, card, drift, doctor),
 }

@@ -21,6 +21,10 @@ REFUSED = 3
 """A check failed: the gate, a digest, a metric, or the champion changed meanwhile."""
 INCONCLUSIVE = 4
 """There is too little data to decide; nothing was changed."""
+UNCHANGED = 5
+"""There is nothing new to train on or to judge."""
+BUSY = 6
+"""Another process does the same in this project."""
 
 
 _OPTION = re.compile(r"--?[A-Za-z][\w-]*(=.*)?")
