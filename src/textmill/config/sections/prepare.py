@@ -226,7 +226,7 @@ class DuplicatesConfig(Section):
         return self
 
 
-Mask = Literal["email", "ip", "phone"]
+Mask = Literal["email", "ip", "phone", "card"]
 """Personal data that can be masked."""
 
 
