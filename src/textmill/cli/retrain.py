@@ -53,7 +53,7 @@ def retrain(
             notify(address, {"text": f"textmill retrain: error: {error}", "outcome": "error"})
         raise
     except KeyboardInterrupt:
-        print("textmill retrain: interrupted; the same command goes on", file=sys.stderr)
+        print("textmill retrain: interrupted; the same command continues", file=sys.stderr)
         raise Exit(130) from None
     document = _document(done)
     if address and done.outcome != "unchanged":
