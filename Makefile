@@ -20,6 +20,9 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_SERVER := $(VENV)/.installed-server
 INSTALLED_TEST := $(VENV)/.installed-test
 
+# Many tests wait for a process or a server: one more worker than cores, at most four.
+WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$(( cores < 4 ? cores + 1 : 4 )))
+
 .PHONY: help install repro test faults fuzz mutants lint format ui server bench bench-gpu routing-study clean
 
 help: ## List the targets
@@ -37,7 +40,7 @@ repro: $(INSTALLED) ## Rebuild what changed, from raw text to the registered mod
 
 test: $(INSTALLED_TEST) ## Run all tests, slow ones too; fail if over a tenth of src/ is not executed
 	@coverage erase
-	@coverage run -m pytest -n auto --maxprocesses 4 --dist loadfile --strict-skips
+	@coverage run -m pytest -n $(WORKERS) --dist loadfile --strict-skips
 	@coverage combine --quiet
 	@printf 'Percentage of the lines of src/ that were executed: '; coverage report --format=total
 
