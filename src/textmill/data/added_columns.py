@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from pathlib import Path
 
@@ -29,7 +28,7 @@ def add_columns(task: AddsColumns, folder: Path, pretrained: Path, state: State,
                 table = table.append_column(name, as_array(name, values))
             with ShardWriter(folder / "rewritten", table.schema, max(1, table.num_rows)) as writer:
                 writer.write(table)
-            os.replace(folder / "rewritten" / f"00000{SUFFIX}", path)
+            (folder / "rewritten" / f"00000{SUFFIX}").replace(path)
             rows += table.num_rows
     (folder / "rewritten").rmdir()
     log.info("prepare: the pretrained model has read %d rows in %.0f s", rows, time.perf_counter() - started)

@@ -63,7 +63,7 @@ class PreferencePrompt(Conversation):
     def _prompt(cls, value: Any) -> Any:
         if isinstance(value, Mapping) and PROMPT in value and "messages" not in value:
             prompt = value[PROMPT]
-            return {"messages": prompt} if isinstance(prompt, list) else {"text": prompt}
+            return {"messages": chat.messages_or_text(prompt, "user") if isinstance(prompt, str) else prompt}
         return value
 
 

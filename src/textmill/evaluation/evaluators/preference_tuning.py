@@ -25,7 +25,7 @@ class PreferenceTuningEvaluator(InstructionTuningEvaluator):
     baseline_columns = ["id"]
 
     def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:
-        """Return texts, `right` and `right_per_token` (1, 0 or a half), `divergence` (nats), `targets` and both rewards.
+        """Return the texts, `right` and `right_per_token` (1, 0 or a half), `divergence` (nats), `targets`, rewards.
 
         A reward is the log-likelihood of an answer less the reference's; `targets` are the chosen answer's tokens.
         """
