@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from textmill.config.sections.train import TrainConfig
 from textmill.data.prepare import prepare
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
-from textmill.models.losses.likelihood import IGNORED, mean_cross_entropy, negative_log_likelihoods
+from textmill.models.losses.likelihood import IGNORED, negative_log_likelihoods
 from textmill.models.pretrained_decoder import PretrainedDecoder
 from textmill.predicting.loading import load_predictor
 from textmill.tasks.preference_tuning import PreferenceTuning
@@ -43,9 +44,10 @@ needs_trl = pytest.mark.skipif(
 
 def pair(number: int) -> dict[str, Any]:
     """A question with its answer and that of another one; every second with lists of messages."""
-    questions = list(ANSWERS)
-    question, other = questions[number % 3], questions[(number + 1 + number // 3 % 2) % 3]
-    prompt, chosen, rejected = f"{question} {'blue ' * (number % 4)}".strip(), ANSWERS[question], ANSWERS[other]
+    draw, questions = random.Random(number), list(ANSWERS)
+    question, other = draw.sample(questions, 2)
+    filler = " ".join(draw.choices(["a", "blue", "mill", "green"], k=4))
+    prompt, chosen, rejected = f"{filler} {question}", ANSWERS[question], ANSWERS[other]
     if number % 2:
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     answers = ([{"role": "assistant", "content": text}] for text in (chosen, rejected))
@@ -85,7 +87,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 def policy(layout: Layout) -> Any:
     """The reference, moved by noise."""
     network = PretrainedDecoder.from_options().build_decoder(60, layout.pretrained).train()
-    torch.manual_seed(3)
+    torch.manual_seed(2)  # with which the divergence of KTO is above 0, where it is not clamped
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
@@ -211,8 +213,192 @@ def test_loss_and_gradients_are_those_of_trl(prepared: Layout, tmp_path: Path, m
         rows = {name: values for name, values in rows.items() if not name.startswith("unrelated")}
     loss = task.loss(network, task.collate(rows)).loss
     torch.autograd.backward(loss)
-    assert abs(float(loss) - float(expected)) <= 1e-5
-    theirs = dict(model.named_parameters())
-    for name, parameter in network.backbone.named_parameters():
-        assert parameter.grad is not None and theirs[name].grad is not None
-        assert float((parameter.grad - theirs[name].grad).abs().max()) <= 1e-5, name
+    assert abs(loss.item() - expected.item()) <= 1e-5
+    theirs, own = ({name: p.grad for name, p in of.named_parameters()} for of in (model, network.backbone))
+    assert theirs.keys() == own.keys()
+    largest = max(float(gradient.abs().max()) for gradient in theirs.values())
+    assert largest > 0.05
+    for name, gradient in own.items():  # those of IPO are about 20, of which float32 rounds the seventh digit
+        assert float((gradient - theirs[name]).abs().max()) <= 1e-5 * max(1, largest), name
+
+
+@needs_trl
+def test_divergence_of_kto_is_not_clamped_in_the_comparison_with_trl(prepared: Layout) -> None:
+    task, network = PreferenceTuning.from_options(method="kto"), policy(prepared)
+    batch = task.collate(rows_of(prepared, 6))
+    found = task._divergence(network, batch, batch["reference"].sum(dim=2))
+    assert found is not None and float(found) > 0.01
+
+
+def test_untouched_model_has_no_divergence_and_the_loss_of_a_coin(prepared: Layout) -> None:
+    network = PretrainedDecoder.from_options().build_decoder(60, prepared.pretrained)
+    task = PreferenceTuning.from_options()
+    step = task.loss(network, task.collate(rows_of(prepared, 8)))
+    np.testing.assert_allclose(step.outputs["divergence"].detach().numpy(), 0, atol=1e-5)
+    assert abs(step.loss.item() - np.log(2)) < 1e-5
+
+
+def test_divergence_is_a_lower_bound_of_the_one_over_all_tokens(prepared: Layout) -> None:
+    rows = rows_of(prepared, 8)
+    task, network = PreferenceTuning.from_options(), policy(prepared)
+    batch = task.collate(rows)
+    reference = PretrainedDecoder.from_options().build_decoder(60, prepared.pretrained)
+    with torch.no_grad():
+        ids = batch["input_ids"][:, :2].flatten(0, 1)
+        own, other = (model(ids)["logits"].log_softmax(dim=-1) for model in (network, reference))
+        known = batch["labels"][:, :2].flatten(0, 1) != IGNORED
+        exact = ((own.exp() * (own - other)).sum(dim=-1) * known).sum().item()
+        found = task.loss(network, batch).outputs["divergence"].sum().item()
+    assert 0.02 * exact < found <= exact
+
+
+# -- prepare ------------------------------------------------------------------------------------
+
+
+def test_only_the_last_answer_is_learned_and_the_reference_is_that_of_the_weights(tmp_path: Path) -> None:
+    asked = [
+        {"role": "user", "content": "who are you"},
+        {"role": "assistant", "content": "i am a mill"},
+        {"role": "user", "content": "thanks"},
+    ]
+    rows = [{"prompt": asked, "chosen": "thanks you", "rejected": "red green blue"}] * 30
+    layout = project(tmp_path / "project", rows)
+    row = rows_of(layout, 1)
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(Prepared(layout.prepared).tokenizer_folder / "tokenizer.json"))
+    batch = PreferenceTuning.from_options().collate(row)
+    learned = [
+        tokenizer.decode(side[side != IGNORED].tolist(), skip_special_tokens=False) for side in batch["labels"][0]
+    ]
+    assert learned == ["thanks you </s>", "red green blue </s>"]
+    network: Any = PretrainedDecoder.from_options().build_decoder(60, layout.pretrained).eval()
+    with torch.no_grad():
+        logits = network(batch["input_ids"][0])["logits"].log_softmax(dim=-1)
+    picked = logits.gather(2, batch["labels"][0].clamp(min=0).unsqueeze(2)).squeeze(2)
+    expected = torch.where(batch["labels"][0] != IGNORED, picked, 0.0)
+    torch.testing.assert_close(batch["reference"][0], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "column", "reason"),
+    [
+        ({"prompt": [{"role": "robot", "content": "thanks"}]}, "prompt", "has the role 'robot'"),
+        ({"prompt": [{"role": "assistant", "content": "thanks"}]}, "prompt", "ends with an answer"),
+        ({"prompt": "thanks " * 60}, "prompt", "is longer than prepare.max_length"),
+        ({"prompt": None}, "prompt", "is empty"),
+        ({"chosen": ""}, "chosen", "is empty"),
+        ({"chosen": [{"role": "assistant", "content": " "}]}, "chosen", "has an empty message"),
+        ({"rejected": [{"role": "user", "content": "red"}]}, "rejected", "has a message that is not the assistant's"),
+        ({"rejected": "thanks you", "chosen": "thanks you"}, "rejected", "equals the chosen answer"),
+        (
+            {"chosen": [{"role": "assistant", "content": "red"}], "rejected": "red"},
+            "rejected",
+            "equals the chosen answer",
+        ),
+        (
+            {"prompt": "thanks", "chosen": "red " * 50 + "blue", "rejected": "red " * 50 + "green"},
+            "rejected",
+            "equals the chosen answer in the tokens that prepare.max_length keeps",
+        ),
+    ],
+)
+def test_bad_pairs_are_rejected_with_their_line(tmp_path: Path, change: Any, column: str, reason: str) -> None:
+    rows = [pair(n) for n in range(30)]
+    rows[4] = rows[4] | change
+    layout = project(tmp_path / "project", rows)
+    [reject] = pd.read_csv(layout.prepared / "rejects.csv").to_dict("records")
+    assert (reject["row"], reject["column"]) == (5, column)
+    assert reason in reject["reason"]
+    tables = [Prepared(layout.prepared).split(name) for name in ("train", "validation", "test")]
+    assert sum(table.num_rows for table in tables) == 29
+
+
+def test_settings_of_the_loss_prepare_nothing_again() -> None:
+    from textmill.config.compose import compose
+    from textmill.config.layout import find_layout
+
+    layout = find_layout(Path(__file__))
+    usual = compose(layout, ["experiment=preferences"])
+    for change in ("train.optimizer.learning_rate=1e-6", "task.beta=0.5", "task.method=ipo", "task.margin=1"):
+        changed = compose(layout, ["experiment=preferences", change])
+        assert changed.prepare == usual.prepare and changed.train != usual.train
+    assert compose(layout, ["experiment=preferences", "task.method=kto"]).prepare != usual.prepare
+
+
+def test_kto_without_unrelated_answers_and_rows_without_reference_are_refused(prepared: Layout) -> None:
+    network, rows = policy(prepared), rows_of(prepared, 2)
+    task = PreferenceTuning.from_options(method="kto")
+    pairs = {name: values for name, values in rows.items() if not name.startswith("unrelated")}
+    with pytest.raises(UserError, match="no unrelated answers, which kto needs"):
+        task.loss(network, task.collate(pairs))
+    with pytest.raises(UserError, match="no log-likelihoods of the reference model"):
+        task.loss(network, task.collate({name: rows[name] for name in rows if "reference" not in name}))
+    shorter = rows | {"reference": [values[1:] for values in rows["reference"]]}
+    with pytest.raises(UserError, match="are of other tokens"):
+        task.collate(shorter)
+
+
+# -- all stages ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """A project in which every stage up to the export has run."""
+    from textmill.evaluation.evaluate import evaluate
+    from textmill.evaluation.report import write_evaluation
+    from textmill.export.export import export
+    from textmill.training.loading import save_network
+    from textmill.training.trainer import Training
+
+    layout = project(tmp_path_factory.mktemp("preferences") / "project", [pair(n) for n in range(120)])
+    common = {"task": TASK, "model": MODEL, "seed": 1}
+    options = {
+        "max_epochs": 8,
+        "optimizer": {"learning_rate": 5e-3},
+        "batches": {"tokens": 256, "accumulate": 2},
+        "precision": "32-true",
+        "activation_checkpointing": True,
+    }
+    train = TrainConfig.model_validate(common | options)
+    trained = Training(train, RUNTIME, Prepared(layout.prepared), layout.pretrained, layout.checkpoints).run()
+    save_network(layout.trained / "model", trained.network, trained.weights)
+    config = EvaluateConfig.model_validate(common | {"resamples": 100, "min_slice": 2})
+    layout.evaluation.mkdir()
+    write_evaluation(evaluate(config, RUNTIME, layout), config, "Preferences", layout.evaluation)
+    generation = GenerationConfig(temperature=0, max_new_tokens=12)
+    export(
+        ExportConfig(title="Pairs", task=TASK, model=MODEL, max_length=40, generation=generation),
+        layout,
+        layout.exported,
+    )
+    return layout
+
+
+@pytest.mark.slow
+def test_right_answers_are_preferred_by_more_than_the_reference_and_the_length(made: Layout) -> None:
+    metrics = json.loads((made.evaluation / "metrics.json").read_text())
+    assert metrics["test"]["accuracy"]["value"] == 1
+    assert set(metrics["baselines"]) == {"reference", "longer", "shorter"}
+    assert all(metrics["difference"][name]["accuracy"]["low"] > 0 for name in metrics["baselines"])
+    assert metrics["test"]["kl"]["value"] > 0.01
+    assert metrics["baselines"]["reference"]["kl"]["value"] == 0
+
+
+@pytest.mark.slow
+def test_exported_model_answers_and_scores_pairs_as_the_evaluated_one(made: Layout) -> None:
+    from textmill.evaluation.evaluator import predict_rows
+
+    predictor: Any = load_predictor(made.exported / "model")
+    assert predictor.exported.model == {"_target_": MODEL["_target_"]}  # merged
+    asked = [{"role": "user", "content": "thanks"}]
+    texts = [predictor.predict([form])[0]["text"] for form in ("thanks", {"messages": asked}, {"prompt": "thanks"})]
+    assert len(set(texts)) == 1
+    frame = (
+        Prepared(made.prepared).frame("test").drop(columns=["input_ids", "rejected_ids", "answer", "rejected_answer"])
+    )
+    found = predict_rows(predictor, frame)
+    with np.load(made.evaluation / "outputs.npz") as stored:
+        expected = stored["divergence"]
+    np.testing.assert_allclose(found["divergence"], expected, rtol=1e-3, atol=1e-4)
+    assert list(found["chosen"]) == list(frame["chosen"])

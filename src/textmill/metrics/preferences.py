@@ -17,7 +17,7 @@ def rightness(lead: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def preference_metrics() -> list[Metric]:
-    """Return accuracy by likelihood, by likelihood per token, and the divergence from the reference per token."""
+    """Return accuracy by likelihood, by likelihood per token, and a lower bound of the divergence per token, `kl`."""
     return [
         Metric("accuracy", mean_of("right")),
         Metric("accuracy_per_token", mean_of("right_per_token")),

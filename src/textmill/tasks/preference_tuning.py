@@ -93,8 +93,9 @@ class PreferenceTuning(InstructionTuning, AddsColumns):
 
     @classmethod
     def prepared_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options without those of the loss; `kto` needs a further answer to each prompt."""
-        without = {"beta", "margin"} | ({"method"} if options.get("method") != "kto" else set())
+        """Return the options that tokens and reference depend on; `kto` needs a further answer to each prompt."""
+        without = {"beta", "margin", "prompts", "sample_tokens"}
+        without |= {"method"} if options.get("method") != "kto" else set()
         return {name: value for name, value in options.items() if name not in without}
 
     def check(self, frame: pd.DataFrame, state: State | None) -> list[RejectedRow]:
@@ -213,10 +214,11 @@ class PreferenceTuning(InstructionTuning, AddsColumns):
 
         Outputs of each pair: `loss`; for both answers the log-likelihoods `chosen` and `rejected`, those of the
         reference, `reference_chosen` and `reference_rejected`, and the tokens, `chosen_tokens` and `rejected_tokens`;
-        `divergence`, the sum over the chosen answer's tokens of an estimate of the divergence from the reference.
+        `divergence`, the sum over the tokens of both of a lower bound of the divergence from the reference.
         """
         import torch
 
+        from textmill.models.losses import preferences
         from textmill.models.losses.likelihood import IGNORED, negative_log_likelihoods
 
         if batch["input_ids"].ndim == 2:
@@ -240,9 +242,8 @@ class PreferenceTuning(InstructionTuning, AddsColumns):
             loss = loss + nats[:, 0].sum() / predicted.sum()
             losses = losses + nats[:, 0].sum(dim=1) / predicted.sum(dim=1)
         with torch.no_grad():
-            # Schulman 2020, "Approximating KL divergence": never negative, its mean that of the divergence
-            difference = reference[:, 0] + nats[:, 0] * answered[:, 0]
-            divergence = (difference.exp() - 1 - difference).sum(dim=1)
+            apart = preferences.token_divergence(-nats, reference[:, :2]) * answered[:, :2]
+            divergence = apart.sum(dim=(1, 2))
             lead = (sums - known[:, :2]) @ sums.new_tensor([1.0, -1.0])
             outputs = {"loss": losses.detach(), "divergence": divergence}
             for side, name in enumerate((CHOSEN, REJECTED)):
@@ -293,13 +294,16 @@ class PreferenceTuning(InstructionTuning, AddsColumns):
         """Return `loss`, `accuracy`, `reward_accuracy` and `kl`; see the evaluator."""
         from textmill.metrics.preferences import rightness
 
-        lead = outputs[CHOSEN] - outputs[REJECTED]
+        lead, tokens = (
+            (outputs[CHOSEN] - outputs[REJECTED]),
+            outputs[f"{CHOSEN}_tokens"] + outputs[f"{REJECTED}_tokens"],
+        )
         reference = outputs[f"reference_{CHOSEN}"] - outputs[f"reference_{REJECTED}"]
         return {
             "loss": float(outputs["loss"].mean(dtype=float)),
             "accuracy": float(rightness(lead).mean()),
             "reward_accuracy": float(rightness(lead - reference).mean()),
-            "kl": float(outputs["divergence"].sum(dtype=float) / outputs[f"{CHOSEN}_tokens"].sum(dtype=float)),
+            "kl": float(outputs["divergence"].sum(dtype=float) / tokens.sum(dtype=float)),
         }
 
     # -- serve ------------------------------------------------------------------------------

@@ -27,17 +27,17 @@ class PreferenceTuningEvaluator(InstructionTuningEvaluator):
     def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:
         """Return the texts, `right` and `right_per_token` (1, 0 or a half), `divergence` (nats), `targets`, rewards.
 
-        A reward is the log-likelihood of an answer less the reference's; `targets` are the chosen answer's tokens.
+        A reward is the log-likelihood of an answer less the reference's; `targets` are the tokens of both.
         """
         sums = [np.asarray(outputs[name], float) for name in (CHOSEN, REJECTED)]
         tokens = [np.asarray(outputs[f"{name}_tokens"], float) for name in (CHOSEN, REJECTED)]
         known = [np.asarray(outputs[f"reference_{name}"], float) for name in (CHOSEN, REJECTED)]
         per_token = sums[0] / tokens[0] - sums[1] / tokens[1]
-        table = _table(frame, sums[0] - sums[1], per_token, np.asarray(outputs["divergence"], float), tokens[0])
+        table = _table(frame, sums[0] - sums[1], per_token, np.asarray(outputs["divergence"], float), sum(tokens))
         return table.assign(chosen_reward=sums[0] - known[0], rejected_reward=sums[1] - known[1])
 
     def metrics(self, state: State) -> list[Metric]:
-        """Return accuracy by likelihood and by likelihood per token, and `kl`, the divergence in nats per token."""
+        """Return accuracy by likelihood and by likelihood per token, and `kl` in nats per token."""
         return preference_metrics()
 
     def baselines(

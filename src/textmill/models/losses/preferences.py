@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+_ALMOST_SURE = -1e-6
+"""Largest log-likelihood of a token for which that of all others is computed."""
+
 
 def dpo(chosen_ratio: Tensor, rejected_ratio: Tensor, beta: float) -> Tensor:
     """Compute direct preference optimisation (Rafailov et al. 2023)."""
@@ -39,6 +42,18 @@ def orpo(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
 def simpo(chosen: Tensor, rejected: Tensor, beta: float, margin: float) -> Tensor:
     """Compute simple preference optimisation (Meng et al. 2024) of likelihoods per token; `margin` is its gamma."""
     return -logsigmoid(beta * (chosen - rejected) - margin)
+
+
+def token_divergence(own: Tensor, reference: Tensor) -> Tensor:
+    """Return a lower bound of the divergence KL(model, reference) at each token, in nats, from its log-likelihoods.
+
+    It is the divergence of two coins: whether the next token is this one. Merging all other tokens can only lower the
+    divergence (data processing inequality). It needs no sample of the model, and is finite wherever the token is rare.
+    """
+    own, reference = own.clamp(max=_ALMOST_SURE), reference.clamp(max=_ALMOST_SURE)
+    probability = own.exp()
+    other = _log_1_minus_exp(own) - _log_1_minus_exp(reference)
+    return (probability * (own - reference) + (1 - probability) * other).clamp(min=0)
 
 
 def _log_1_minus_exp(value: Tensor) -> Tensor:
