@@ -258,16 +258,18 @@ class PreferenceTuning(InstructionTuning, AddsColumns):
         from textmill.models.losses import preferences
 
         beta, method = self.config.beta, self.config.method
+        ratios, means = sums - known, sums / tokens
         if method == "dpo":
-            return preferences.dpo(*(sums - known).unbind(1), beta)
+            return preferences.dpo(ratios[:, 0], ratios[:, 1], beta)
         if method == "ipo":
-            return preferences.ipo(*((sums - known) / tokens).unbind(1), beta)
+            ratios = ratios / tokens
+            return preferences.ipo(ratios[:, 0], ratios[:, 1], beta)
         if method == "orpo":
-            return preferences.orpo(*(sums / tokens).unbind(1), beta)
+            return preferences.orpo(means[:, 0], means[:, 1], beta)
         if method == "simpo":
-            return preferences.simpo(*(sums / tokens).unbind(1), beta, self.config.margin)
+            return preferences.simpo(means[:, 0], means[:, 1], beta, self.config.margin)
         assert divergence is not None, "prepared for kto"
-        return preferences.kto(*(sums - known).unbind(1), divergence, beta)
+        return preferences.kto(ratios[:, 0], ratios[:, 1], divergence, beta)
 
     def _divergence(
         self, model: LanguageModel, batch: Mapping[str, torch.Tensor], known: torch.Tensor

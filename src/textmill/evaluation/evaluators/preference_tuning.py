@@ -33,7 +33,9 @@ class PreferenceTuningEvaluator(InstructionTuningEvaluator):
         tokens = [np.asarray(outputs[f"{name}_tokens"], float) for name in (CHOSEN, REJECTED)]
         known = [np.asarray(outputs[f"reference_{name}"], float) for name in (CHOSEN, REJECTED)]
         per_token = sums[0] / tokens[0] - sums[1] / tokens[1]
-        table = _table(frame, sums[0] - sums[1], per_token, np.asarray(outputs["divergence"], float), sum(tokens))
+        table = _table(
+            frame, sums[0] - sums[1], per_token, np.asarray(outputs["divergence"], float), tokens[0] + tokens[1]
+        )
         return table.assign(chosen_reward=sums[0] - known[0], rejected_reward=sums[1] - known[1])
 
     def metrics(self, state: State) -> list[Metric]:
