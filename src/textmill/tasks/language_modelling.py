@@ -62,7 +62,7 @@ class CausalTask(Task, ContinuesText):
 
     config: Any
 
-    target_columns = ()
+    target_columns: tuple[str, ...] = ()
     monitor = "validation/loss"
     monitor_mode = "min"
 

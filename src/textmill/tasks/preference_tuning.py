@@ -207,7 +207,7 @@ class PreferenceTuning(InstructionTuning, AddsColumns):
             batch["reference"] = torch.zeros(where.shape).masked_scatter_(where, known)
         if self.config.method == "orpo":
             batch["all_labels"] = super().collate({"input_ids": ids})["labels"]
-        return {name: each.unflatten(0, (-1, len(sides))) for name, each in batch.items()}
+        return {name: each.view(-1, len(sides), each.size(-1)) for name, each in batch.items()}
 
     def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> StepOutput:
         """Compute the mean loss of the pairs; of prompts alone the likelihood of their tokens.
