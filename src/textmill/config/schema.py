@@ -70,6 +70,17 @@ def check_plugins(config: PipelineConfig) -> None:
                 raise ValidationError.from_exception_data("PipelineConfig", lines)
 
 
+def with_prepared_options(config: PipelineConfig) -> PipelineConfig:
+    """Return the configuration with those options of `prepare.task` that decide what is prepared.
+
+    A change of another one, as of a term of the loss, then does not rerun the stage.
+    """
+    task: Any = plugin_class(config.prepare.task)
+    options = {key: value for key, value in config.prepare.task.items() if key != TARGET}
+    spec = {TARGET: config.prepare.task[TARGET], **task.prepared_options(options)}
+    return config.model_copy(update={"prepare": config.prepare.model_copy(update={"task": spec})})
+
+
 def check_margins(config: PipelineConfig) -> None:
     """Check that the gate's margins are within half the range of the metric: a larger one hardly ever fails.
 

@@ -163,7 +163,7 @@ class SplitEncoder:
         columns = {name: chunk.column(name) for name in chunk.schema.names if name not in (FILE, ROW, "source")}
         columns["words"] = pa.array(self._words(texts), pa.string())
         columns["source"] = chunk.column("source")
-        return pa.table({**columns, **{name: _as_array(name, values) for name, values in encoded.items()}}), good
+        return pa.table({**columns, **{name: as_array(name, values) for name, values in encoded.items()}}), good
 
     def _count(self, counts: SplitCounts, part: pa.Table) -> None:
         counts.rows += part.num_rows
@@ -192,7 +192,7 @@ def _parts(staging: Staging, selection: Selection) -> Iterator[_Part]:
         yield chunk, selection.repeated_ids[span], selection.overlapping[span], selection.split[span]
 
 
-def _as_array(name: str, values: Sequence[Any]) -> pa.Array:
+def as_array(name: str, values: Sequence[Any]) -> pa.Array:
     """Return an encoded column as an array: token ids and lengths of 32 bits, other integers of 64."""
     first = next((value for value in values if value is not None), None)
     if isinstance(first, list):

@@ -25,6 +25,7 @@ from textmill.data.selection import DROPPED, select
 from textmill.data.tokenizing import make_tokenizer
 from textmill.errors import UserError
 from textmill.files import atomic_folder, sha256_folder, write_json
+from textmill.tasks.abilities import AddsColumns
 
 if TYPE_CHECKING:
     from textmill.tasks.base import Task
@@ -53,7 +54,7 @@ def prepare(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> No
             tempfile.TemporaryDirectory(dir=partial) as staged,
             _engine(config, runtime, layout) as engine,
         ):
-            report = _fill(config, task, layout, rejected, partial, Path(staged), engine)
+            report = _fill(config, task, layout, rejected, partial, Path(staged), engine, runtime.trainer.accelerator)
         write_json(partial / "statistics.json", report)
         write_report(report, partial / "report", partial / "rejects.csv", plots)
     shutil.rmtree(layout.state / "prepare", ignore_errors=True)
@@ -70,6 +71,7 @@ def _fill(
     partial: Path,
     staged: Path,
     engine: Engine,
+    accelerator: str,
 ) -> dict[str, Any]:
     """Run both passes and return the statistics."""
     reader = FirstPass(config, task, rejected)
@@ -84,6 +86,10 @@ def _fill(
         encoder = SplitEncoder(config, task, state, tokenizer)
         counts = encoder.run(staging, first_pass, selection, rejected, partial, engine)
     _check_rejected(config, rejected, first_pass.rows, layout, int((selection.overlapping != DROPPED).sum()))
+    if isinstance(task, AddsColumns):
+        from textmill.data.added_columns import add_columns
+
+        add_columns(task, partial, layout.pretrained, state, accelerator)
     write_json(partial / "state.json", state)
     _tell_of_earlier_splits(config, first_pass)
     return statistics(first_pass, selection, counts, rejected, config)

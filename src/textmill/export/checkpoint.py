@@ -58,8 +58,9 @@ def write_checkpoint(
     loaded.eval()
     examples = examples_of(task, prepared.split("test"))
     batch = task.collate(examples.__getitems__(list(range(min(_WINDOWS, len(examples))))))
+    ids = batch["input_ids"].flatten(0, -2)
     with torch.inference_mode():
-        difference = float((model(batch["input_ids"])["logits"] - loaded(batch["input_ids"]).logits).abs().max())
+        difference = float((model(ids)["logits"] - loaded(ids).logits).abs().max())
     return _required(difference, tolerance)
 
 

@@ -164,6 +164,8 @@ class TextContinuer(Predictor):
         import numpy as np
         import torch
 
+        if self.task.target_columns:
+            return self._outputs_of_rows(frame)
         columns = self._columns(frame[list(self.task.text_columns)])
         if isinstance(self.task, CutsExamples):  # parts of documents: they begin as a document does, and do not end
             columns["input_ids"] = [[self._end, *ids[:-1]] for ids in columns["input_ids"]]
@@ -180,6 +182,23 @@ class TextContinuer(Predictor):
                     nll[row] += float(outputs["nll"].sum())
                     targets[row] += int(outputs["targets"].sum())
         return {"nll": nll, "targets": targets}, frame.assign(input_ids=columns["input_ids"], length=targets)
+
+    def _outputs_of_rows(self, frame: pd.DataFrame) -> tuple[Outputs, pd.DataFrame]:
+        """Return the outputs of the task's loss for rows with targets, one after the other, and the rows."""
+        import torch
+
+        from textmill.text.batches import stack_rows
+
+        rows = {str(name): frame[name].tolist() for name in frame} | self._columns(frame)
+        chunks: dict[str, list[Any]] = {}
+        device = self.model.output_weight.device
+        with torch.inference_mode():
+            for row in range(len(frame)):
+                batch = self.task.collate({name: [values[row]] for name, values in rows.items()})
+                found = self.task.loss(self.model, {name: value.to(device) for name, value in batch.items()})
+                for name, values in found.outputs.items():
+                    chunks.setdefault(name, []).append(values.float().cpu().numpy())
+        return {name: stack_rows(parts) for name, parts in chunks.items()}, frame
 
     def _encoded(self, prompts: Sequence[Any]) -> list[list[int]]:
         task: Any = self.task  # a `ContinuesText`

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textmill.config.sections.generation import GenerationConfig
@@ -12,6 +12,8 @@ from textmill.tasks.base import State, Task
 from textmill.tasks.examples.rows import EncodedRows, Examples
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
     import pyarrow as pa
     import torch
@@ -45,6 +47,19 @@ class CutsExamples(ABC):
     def sequences(self, columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Sequence[int]]]:
         """Return the token ids of encoded rows by `Task.sequence_columns`, in the order of `examples`."""
         return {"input_ids": columns["input_ids"]}
+
+
+class AddsColumns(ABC):
+    """A task that needs what the pretrained model says of the encoded rows, computed once, by `prepare`."""
+
+    @abstractmethod
+    def column_adder(
+        self, pretrained: Path, state: State, accelerator: str
+    ) -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[Any]]]:
+        """Load the model of a folder; return a function from encoded rows to further columns of them.
+
+        `accelerator` is that of `runtime.trainer`.
+        """
 
 
 class ComparesRows(ABC):

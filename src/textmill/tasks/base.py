@@ -81,6 +81,14 @@ class Task(Plugin):
 
     # -- prepare ----------------------------------------------------------------------------
 
+    @classmethod
+    def prepared_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of the task's options that decide what `prepare` makes; by default all.
+
+        A change of another one, such as the weight of a term of the loss, then prepares nothing again.
+        """
+        return dict(options)
+
     def fit(self, frames: Iterable[pd.DataFrame]) -> State:
         """Learn the state from the training split; by default an empty one.
 

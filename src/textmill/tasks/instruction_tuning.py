@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -140,14 +140,8 @@ class InstructionTuning(CausalTask):
         any character of an answer is one of the assistant.
         """
         columns: dict[str, list[Any]] = {"input_ids": [], "answer": [], "answer_ids": [], "length": []}
-        ends = [str(tokenizer.id_to_token(end)) for end in state.get("end_ids", [state["end_of_text"]])]
-        located = [
-            chat.answer_spans(chat.parse_messages(value), state["chat_template"], state["special_tokens"], ends)
-            for value in frame["messages"]
-        ]
-        encodings = tokenizer.encode_batch([text for text, _ in located], add_special_tokens=False)
-        for encoding, (_, spans) in zip(encodings, located, strict=True):
-            ids, answer = encoding.ids[:max_length], chat.tokens_within(encoding.offsets[:max_length], spans)
+        conversations = [chat.parse_messages(value) for value in frame["messages"]]
+        for ids, answer in masked_answers(conversations, tokenizer, state, max_length):
             columns["input_ids"].append(ids)
             columns["answer"].append(answer)
             columns["answer_ids"].append([token for token, learned in zip(ids[1:], answer[1:], strict=True) if learned])
@@ -209,6 +203,27 @@ class InstructionTuning(CausalTask):
         template, special = state["chat_template"], state["special_tokens"]
         conversations = map(chat.parse_messages, frame["messages"].tolist())
         return [chat.render(messages, template, special, ask=True) for messages in conversations]
+
+
+def masked_answers(
+    conversations: Sequence[Sequence[chat.Message]],
+    tokenizer: Tokenizer,
+    state: State,
+    max_length: int,
+    counted: Sequence[int | None] | None = None,
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield the tokens of each conversation, at most `max_length`, and 1 for each token of its answers, else 0.
+
+    `counted` is the number of the last answers that count in each conversation; None counts all.
+    """
+    ends = [str(tokenizer.id_to_token(end)) for end in state.get("end_ids", [state["end_of_text"]])]
+    template, special = state["chat_template"], state["special_tokens"]
+    located = [chat.answer_spans(messages, template, special, ends) for messages in conversations]
+    encodings = tokenizer.encode_batch([text for text, _ in located], add_special_tokens=False)
+    for number, (encoding, (_, spans)) in enumerate(zip(encodings, located, strict=True)):
+        last = None if counted is None else counted[number]
+        spans = spans if last is None else spans[len(spans) - last :]
+        yield encoding.ids[:max_length], chat.tokens_within(encoding.offsets[:max_length], spans)
 
 
 def _ends(tokenizer: Tokenizer, template: str, special: Mapping[str, str], folder: Path) -> list[int]:

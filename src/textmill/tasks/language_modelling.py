@@ -65,7 +65,7 @@ class CausalTask(Task, ContinuesText):
 
     config: Any
 
-    target_columns = ()
+    target_columns: tuple[str, ...] = ()
     monitor = "validation/loss"
     monitor_mode = "min"
 

@@ -71,6 +71,24 @@ def parse_messages(value: str) -> list[dict[str, Any]]:
     return [{name: message[name] for name in _FIELDS if message.get(name) is not None} for message in messages]
 
 
+def messages_or_text(value: str, role: str) -> list[dict[str, Any]]:
+    """Parse messages from JSON; any other text is one message of a role.
+
+    Raises:
+        ValueError: The text is empty, or the messages are not valid; the text says why.
+    """
+    if not value.strip():
+        raise ValueError("is empty")
+    if value.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            parsed = json.loads(value)
+            if isinstance(parsed, list) and any(
+                isinstance(one, dict) and {"role", "content"} & set(one) for one in parsed
+            ):
+                role = ""
+    return [{"role": role, "content": value}] if role else parse_messages(value)
+
+
 def render(messages: Sequence[Message], template: str, special: Mapping[str, str], *, ask: bool) -> str:
     """Render a conversation as one text; with `ask`, the text ends where the assistant's answer begins.
 
