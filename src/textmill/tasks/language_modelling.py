@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -37,8 +37,6 @@ class LanguageModellingConfig(Options):
 
     Attributes:
         sequence_length: Targets of a training window; at most the model's context.
-        packing: How training windows are filled: documents joined and cut into full windows, or packed whole by
-            best fit into windows that padding fills.
         separate_documents: Whether attention stops at the ends of packed documents.
         end_of_text: Special token of the tokenizer that ends a document.
         prompts: Prompts that the evaluation continues; also the examples whose answers a registered
@@ -47,7 +45,6 @@ class LanguageModellingConfig(Options):
     """
 
     sequence_length: Annotated[int, Field(ge=2)] = 256
-    packing: Literal["concatenate", "best_fit"] = "concatenate"
     separate_documents: bool = True
     end_of_text: str = "<|endoftext|>"
     prompts: Annotated[list[str], Field(min_length=1)] = ["\n"]
@@ -125,11 +122,8 @@ class LanguageModelling(CausalTask, CutsExamples):
 
     def examples(self, table: pa.Table) -> Examples:
         """Return windows over the packed documents."""
-        from textmill.tasks.examples.best_fit import BestFitWindows
         from textmill.tasks.examples.packing import PackedWindows
 
-        if self.config.packing == "best_fit":
-            return BestFitWindows(table, self.config.sequence_length)
         return PackedWindows(table, self.config.sequence_length)
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
