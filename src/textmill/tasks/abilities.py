@@ -46,6 +46,10 @@ class CutsExamples(ABC):
         """Return the token ids of encoded rows by `Task.sequence_columns`, in the order of `examples`."""
         return {"input_ids": columns["input_ids"]}
 
+    def packing(self, table: pa.Table) -> dict[str, Any]:
+        """Return counts of a split whose rows are packed, for the data report; none by default."""
+        return {}
+
 
 class ComparesRows(ABC):
     """A task whose loss compares the rows of a batch, such as in-batch negatives, and so is not a mean over rows.
