@@ -165,8 +165,8 @@ def test_loss_of_packed_documents_is_that_of_single_ones(table: pa.Table) -> Non
     rows = [np.asarray(ids) % VOCABULARY for ids in columns["input_ids"]]
 
     def gradients(ids: list[Any], documents: list[Any]) -> tuple[float, list[torch.Tensor]]:
-        outputs = task.loss(model, task.collate({"input_ids": ids, "document_ids": documents})).outputs
-        loss = outputs["nll"].sum()
+        batch = task.collate({"input_ids": ids, "document_ids": documents})
+        loss = task.loss(model, batch).loss * task.target_count(batch)
         return loss.item(), list(torch.autograd.grad(loss, list(model.parameters())))
 
     single = []
@@ -174,7 +174,7 @@ def test_loss_of_packed_documents_is_that_of_single_ones(table: pa.Table) -> Non
         ends = [*(np.flatnonzero(np.diff(documents)) + 1).tolist(), len(ids) - 1]
         single += [ids[start : end + 1] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     assert len(single) > len(rows) == 4
-    packed = gradients(rows, columns["document_ids"])
+    packed = gradients(rows, list(columns["document_ids"]))
     alone = gradients(single, [np.zeros(len(ids)) for ids in single])
     assert packed[0] == pytest.approx(alone[0], rel=1e-5)
     for one, other in zip(packed[1], alone[1], strict=True):

@@ -175,7 +175,8 @@ def _mask(
     if plain_causal and (length == 1 or (start == 0 and not trains_faster_plain(states, dtype, length))):
         return None
     if document_ids is not None and not trains_faster_plain(states, dtype, length):
-        return group_documents(document_ids)
+        documents: Documents = group_documents(document_ids)
+        return documents
     keys = torch.arange(start + length, device=states.device)
     return additive_mask(keys[start:], keys, document_ids=document_ids, valid=valid, dtype=dtype)
 
