@@ -56,7 +56,7 @@ def tokenize(path: Path, tokenizer: Path) -> float:
 def main(counts: tuple[int, ...]) -> None:
     """Print the table."""
     os.environ.setdefault("TEXTMILL_HOME", str(ROOT))
-    found: list[tuple[int, float, float]] = []
+    found: list[tuple[int, float, float, float]] = []
     print("| lines | `prepare` | processor time | peak memory | `encode_batch` before, after | share | goal |")
     print("|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
@@ -72,7 +72,7 @@ def main(counts: tuple[int, ...]) -> None:
             spent = _children_seconds() - spent
             after = tokenize(path, root / "data/pretrained")
             share = (before + after) / 2 / seconds
-            found.append((count, seconds, peak / 1e6))
+            found.append((count, seconds, spent, peak / 1e6))
             print(
                 f"| {count:,} | {seconds:.1f} s, {size / seconds:.2f} MB/s | {spent:.1f} s | {peak / 1e6:.0f} MB "
                 f"| {size / before:.2f}, {size / after:.2f} MB/s | {share:.0%} | ≥ {GOAL:.0%} |",
@@ -82,24 +82,25 @@ def main(counts: tuple[int, ...]) -> None:
     lines = sorted(found)
     if len(lines) < 3:
         return
-    (fewer, short, _), (more, long, _) = lines[-2:]
+    (fewer, _, short, _), (more, _, long, _) = lines[-2:]
     growth = math.log(long / short) / math.log(more / fewer)
-    print(f"\nFrom {fewer:,} to {more:,} lines the time grows with the power {growth:.2f} of the lines.")
+    print(f"\nFrom {fewer:,} to {more:,} lines the processor time grows with the power {growth:.2f} of the lines.")
     draw(lines)
     print("\n![Time and memory of prepare by lines](prepare-lines.png)")
 
 
-def draw(found: list[tuple[int, float, float]]) -> None:
-    """Draw seconds and megabytes by lines; the broken line is the time of the most lines, divided evenly."""
+def draw(found: list[tuple[int, float, float, float]]) -> None:
+    """Draw seconds and megabytes by lines; the broken line is the processor time of the most lines, divided evenly."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    counts, seconds, megabytes = (list(values) for values in zip(*found, strict=True))
+    counts, seconds, spent, megabytes = (list(values) for values in zip(*found, strict=True))
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    left.loglog(counts, seconds, "o-", label="measured")
-    left.loglog(counts, [seconds[-1] * count / counts[-1] for count in counts], "--", label="linear")
+    left.loglog(counts, seconds, "s:", label="wall time")
+    left.loglog(counts, spent, "o-", label="processor time")
+    left.loglog(counts, [spent[-1] * count / counts[-1] for count in counts], "--", label="linear")
     left.set(xlabel="lines", ylabel="seconds")
     left.legend()
     right.semilogx(counts, megabytes, "o-")
