@@ -35,6 +35,7 @@ BENCHMARKS = {
     "likelihood": "Memory of the loss: in chunks, and all logits at once",
     "packing": "Rows packed and padded, for a model of transformers",
     "preferences": "Steps of preference tuning compared with instruction tuning",
+    "best_fit": "Documents packed by best fit, and attention within them",
     "semantic": "Similarity on STS-B, and search compared with BM25",
     "choose": "Choosing a model: the advice compared with training all",
     "tune": "Tuning compared with random search at equal time",

@@ -45,12 +45,12 @@ PLAYS: dict[str, Any] = {
     "mode": "min",
 }
 EXPERIMENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "reviews": (REVIEWS, {"experiment": "tiny", "train": {"max_epochs": 2, "validations_per_epoch": 3}}),
+    "reviews": (REVIEWS, {"experiment": "tiny", "train": {"max_epochs": 1, "validations_per_epoch": 6}}),
     "plays": (PLAYS, {"experiment": "plays"}),
 }
 PLAYS_DATA = """# @package _global_
 defaults:
-  - override /data: csv
+  - override /data: file
   - override /task: language_modelling
   - override /model: shakespeare_dense
   - override /train: language_model
@@ -62,7 +62,7 @@ fetch: {source: {_target_: textmill.fetching.sources.files.FilesSource, files: {
 prepare:
   read: {format: text, columns: {text: text}}
   tokenizer: {kind: character}
-  splits: {by: position, validation: 0.2, test: 0.2}
+  splits: {method: shuffled, by: position, validation: 0.2, test: 0.2}
   cleaning: {max_characters: 10000000}
   duplicates: {exact: false, near: false}
   max_length: 32

@@ -221,6 +221,18 @@ def test_tune_two_processes_may_try_the_same_values(project: Project) -> None:
     assert len({trial["value"] for trial in trials}) == 1
 
 
+def test_tune_trial_trains_in_the_process_of_the_study(project: Project) -> None:
+    """The project's launcher and devices are those of the stage `train`; a study has the processes that one starts."""
+    settings = "launcher: ray\nruntime: {launcher: {processes: 2}, trainer: {devices: 2, strategy: ddp}}\n"
+    with (project.root / "params.yaml").open("a") as file:
+        file.write(settings)
+    done = project.run(*TUNE, "small", "train.max_epochs=1", "--trials", "1", "--json")
+    assert [trial["state"] for trial in document(done)["trials"]] == ["complete"], done.stderr
+    assert "workers of Ray" not in done.stderr and "rank" not in done.stderr.lower()
+    [trial] = [run for run in runs(project.root) if "mlflow.parentRunId" in run.data.tags]
+    assert trial.info.status == "FINISHED"
+
+
 def test_tune_without_the_extra_is_one_line(project: Project, tmp_path: Path) -> None:
     (tmp_path / "optuna.py").write_text("raise ImportError\n")
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH", "")]))

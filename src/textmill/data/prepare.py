@@ -22,10 +22,11 @@ from textmill.data.prepared import SPLITS
 from textmill.data.rejected_rows_file import RejectedRowsFile
 from textmill.data.report import statistics, write_report
 from textmill.data.selection import DROPPED, select
+from textmill.data.shards import open_split
 from textmill.data.tokenizing import make_tokenizer
 from textmill.errors import UserError
 from textmill.files import atomic_folder, sha256_folder, write_json
-from textmill.tasks.abilities import AddsColumns
+from textmill.tasks.abilities import AddsColumns, CutsExamples
 
 if TYPE_CHECKING:
     from textmill.tasks.base import Task
@@ -92,7 +93,10 @@ def _fill(
         add_columns(task, partial, layout.pretrained, state, accelerator)
     write_json(partial / "state.json", state)
     _tell_of_earlier_splits(config, first_pass)
-    return statistics(first_pass, selection, counts, rejected, config)
+    values = statistics(first_pass, selection, counts, rejected, config)
+    if isinstance(task, CutsExamples) and (packing := task.packing(open_split(partial / "train"))):
+        values["packing"] = packing
+    return values
 
 
 def _engine(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> Engine:

@@ -178,6 +178,15 @@ def _text(values: dict[str, Any], rejected_file: str) -> str:
             shares = (f"{entry[key]:.2%}" for key in ("wanted", "share_characters", "share_tokens"))
             lines.append(f"| {_cell(name)} | {' | '.join(shares)} | {entry['rows']} |")
         lines.append("")
+    if packing := values.get("packing"):
+        lines += ["## Packing of the training split", ""]
+        lines += [f"Rows of at most {packing['length']} tokens; used: `{packing['used']}` (`task.packing`).", ""]
+        lines += ["| packing | rows | documents cut | share | of the rows filled |", "|---|---:|---:|---:|---:|"]
+        for name in ("concatenate", "best_fit"):
+            way = packing[name]
+            share = f"{way['cut'] / max(1, packing['documents']):.2%}"
+            lines.append(f"| {name} | {way['rows']} | {way['cut']} | {share} | {way['filled']:.2%} |")
+        lines.append("")
     lines += ["## Rejected rows", ""]
     if not values["rejected"]["total"]:
         return "\n".join([*lines, "None.", ""])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from textmill.models.architecture import Architecture
 from textmill.models.attention import CrossAttention, SelfAttention, additive_mask, padding_mask, trains_faster_plain
 from textmill.models.cache import KeyValueCache, LayerCache
+from textmill.models.documents import Documents, group_documents
 from textmill.models.experts import MixtureOfExperts
 from textmill.models.feed_forward import SwiGLU
 from textmill.models.norm import RMSNorm
@@ -59,7 +60,7 @@ class Block(nn.Module):
         states: Tensor,
         input_ids: Tensor,
         rotation: Rotation,
-        mask: Tensor | None,
+        mask: Tensor | Documents | None,
         cache: LayerCache | None = None,
         source: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, RoutingRecord | None]:
@@ -167,12 +168,15 @@ def initialise(module: nn.Module, architecture: Architecture) -> None:
 
 def _mask(
     states: Tensor, start: int, document_ids: Tensor | None, valid: Tensor | None, dtype: torch.dtype
-) -> Tensor | None:
-    """Return the additive mask, or None if a fused kernel needs none."""
+) -> Tensor | Documents | None:
+    """Return the additive mask, or None if a fused kernel needs none, or the documents of long packed rows."""
     length = states.size(1)
     plain_causal = document_ids is None and valid is None
     if plain_causal and (length == 1 or (start == 0 and not trains_faster_plain(states, dtype, length))):
         return None
+    if document_ids is not None and not trains_faster_plain(states, dtype, length):
+        documents: Documents = group_documents(document_ids)
+        return documents
     keys = torch.arange(start + length, device=states.device)
     return additive_mask(keys[start:], keys, document_ids=document_ids, valid=valid, dtype=dtype)
 

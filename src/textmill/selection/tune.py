@@ -21,7 +21,7 @@ import yaml
 from textmill.config import resolved
 from textmill.config.layout import Layout
 from textmill.config.sections.candidate import CandidateConfig
-from textmill.config.sections.runtime import RuntimeConfig
+from textmill.config.sections.runtime import LauncherConfig, RuntimeConfig
 from textmill.config.sections.train import TrainConfig
 from textmill.errors import UserError, first_line, is_disk_full
 from textmill.registry.runs.nested_runs import child_run, mark_running
@@ -314,9 +314,10 @@ def digest(values: Any) -> str:
 
 
 def _runtime(runtime: RuntimeConfig) -> RuntimeConfig:
-    """Return the settings of a trial: one device and one process, in the experiment of the studies."""
+    """Return the settings of a trial: one device, in this process, in the experiment of the studies."""
     trainer = runtime.trainer.model_copy(update={"devices": 1, "num_nodes": 1, "strategy": "auto"})
-    return runtime.model_copy(update={"trainer": trainer, "tracking_experiment": EXPERIMENT, "progress": "plain"})
+    own = {"trainer": trainer, "launcher": LauncherConfig(), "tracking_experiment": EXPERIMENT, "progress": "plain"}
+    return runtime.model_copy(update=own)
 
 
 def _short(value: Any) -> str:

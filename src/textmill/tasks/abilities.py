@@ -48,6 +48,10 @@ class CutsExamples(ABC):
         """Return the token ids of encoded rows by `Task.sequence_columns`, in the order of `examples`."""
         return {"input_ids": columns["input_ids"]}
 
+    def packing(self, table: pa.Table) -> dict[str, Any]:
+        """Return counts of a split whose rows are packed, for the data report; none by default."""
+        return {}
+
 
 class AddsColumns(ABC):
     """A task that needs what the pretrained model says of the encoded rows, computed once, by `prepare`."""
