@@ -37,6 +37,7 @@ class PretrainedEncoder(Model):
             pretrained_sha256: Required digest of the weights.
             architecture: Values of the library's configuration (`model_type`, `hidden_size`, ...) to
                 train from scratch, without a pretrained folder.
+            layers: Numbers of the pretrained layers to keep, from 0, in their order; None keeps all.
             pooling: How the token vectors of a text are pooled: their mean, or the first.
             dropout: Dropout of the task's head.
             hidden_dropout: Dropout of the encoder's layers; None keeps the architecture's value.
@@ -49,6 +50,7 @@ class PretrainedEncoder(Model):
         pretrained: str | None = None
         pretrained_sha256: Sha256 | None = None
         architecture: dict[str, Any] | None = None
+        layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
         pooling: Literal["mean", "cls"] = "mean"
         dropout: Fraction = 0.1
         hidden_dropout: Fraction | None = None
@@ -71,8 +73,10 @@ class PretrainedEncoder(Model):
         architecture = self._architecture(pretrained)
         backbone_class, options = _backbone_class(architecture)
         if pretrained is not None and (pretrained / WEIGHTS_FILE).is_file():
-            backbone = _load(backbone_class, architecture, pretrained, options)
+            backbone = _with_layers(_load(backbone_class, architecture, pretrained, options), self.config.layers)
         else:
+            if self.config.layers is not None:
+                architecture.num_hidden_layers = len(self.config.layers)
             backbone = backbone_class._from_config(architecture, attn_implementation=_attention(), **options)
         if self.config.lora is not None:
             add_adapters(backbone, self.config.lora)
@@ -159,6 +163,21 @@ def _load(backbone_class: Any, architecture: Any, folder: Path, options: dict[st
             fix="Choose another `pretrained` in conf/model/",
         )
     return restore_states(backbone)
+
+
+def _with_layers(backbone: Any, layers: list[int] | None) -> Any:
+    """Keep some layers of a loaded backbone, as a student begins (Sanh et al. 2019, "DistilBERT")."""
+    import torch
+
+    if layers is None:
+        return backbone
+    stack = getattr(getattr(backbone, "encoder", None), "layer", None)
+    if stack is None or max(layers) >= len(stack):
+        has = f"layers 0 to {len(stack) - 1}" if stack is not None else "no list of layers that is known here"
+        raise UserError(f"the encoder has {has}", where="model.layers", fix="Choose from these, or remove it")
+    backbone.encoder.layer = torch.nn.ModuleList([stack[number] for number in layers])
+    backbone.config.num_hidden_layers = len(layers)
+    return backbone
 
 
 def _set_first(architecture: Any, names: tuple[str, ...], value: float | None) -> None:
