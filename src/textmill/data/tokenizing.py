@@ -132,7 +132,7 @@ def _reduce(tokenizer: Any, texts: Iterable[str], least: int, folder: Path) -> A
     """Keep the tokens with at least `least` occurrences in the texts, ASCII characters and special tokens.
 
     WordPiece splits a word whose token is gone into the longest ones that are left (Abdaoui et al. 2020, "Load What
-    You Need"). `KEPT` beside the folder has the old id of each new one, by which training selects the rows of the embedding.
+    You Need"). `KEPT` beside the folder has the old id of each new one: training selects these rows of the embedding.
     """
     file = folder / FILE
     content = read_json(file)

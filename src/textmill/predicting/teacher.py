@@ -35,7 +35,9 @@ class ExportedTeacher(Plugin):
         theirs = exported.state.get("labels", [])
         if _OUTPUT not in exported.outputs or set(theirs) != set(labels):
             fix = "Choose a version that was trained for the same task and labels"
-            raise UserError(f"its labels are {theirs}, those of the data {list(labels)}", where="fetch.teacher", fix=fix)
+            raise UserError(
+                f"its labels are {theirs}, those of the data {list(labels)}", where="fetch.teacher", fix=fix
+            )
         self._folder, self._labels = folder, list(labels)
 
     def logits(self, frame: pd.DataFrame) -> list[list[float]]:

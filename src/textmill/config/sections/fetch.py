@@ -15,7 +15,8 @@ class FetchConfig(Section):
         teacher: Source of an exported model whose probabilities `prepare.teacher` computes for a student.
         pretrained: Pretrained model: `package:NAME==VERSION` (a package with weights), a hub id
             with an optional `@revision`, a local folder or a GGUF file; null trains from scratch.
-            `teacher` is the exported encoder of that model. `/FILE.gguf` after a package or a hub id names one GGUF file of it.
+            `teacher` is the exported encoder of that model. `/FILE.gguf` after a package or a hub id names one GGUF
+            file of it.
         pretrained_sha256: Digest of the `package:`, which needs one, else of the GGUF file, else over all
             files of a model of the hub or of a folder: `sha256` in `data/pretrained/provenance.json`. Another
             download is refused.

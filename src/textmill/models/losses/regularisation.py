@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return KL(teacher, student) of logits (B, labels) softened by a temperature, times its square, averaged over rows.
+    """Return KL(teacher, student) of logits (B, labels) over a temperature, times its square, averaged over rows.
 
     The square keeps the size of the gradients (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network").
     """
