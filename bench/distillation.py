@@ -71,11 +71,9 @@ def rates(models: dict[str, Path], texts: list[str]) -> dict[str, tuple[float, f
     taken: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in models}
     for repetition in range(REPETITIONS + 1):
         for name, side in loaded.items():
-            for part, run in enumerate(
-                (lambda side=side, name=name: side.outputs_of_ids(ids[name]), lambda side=side: side.predict(texts))
-            ):
+            for part, (run, given) in enumerate(((side.outputs_of_ids, ids[name]), (side.predict, texts))):
                 started = time.perf_counter()
-                run()
+                run(given)
                 if repetition:
                     taken[name][part].append(time.perf_counter() - started)
     found = {}

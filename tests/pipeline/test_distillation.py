@@ -185,21 +185,23 @@ def test_layers_and_units_are_kept_and_checked(tmp_path: Path) -> None:
     from support.project import write_tiny_bert
 
     write_tiny_bert(tmp_path)
-    whole, turned = (
-        PretrainedEncoder.from_options(layers=layers).build_encoder(tmp_path).backbone.encoder.layer
-        for layers in (None, [1, 0])
-    )
+
+    def build(**options: Any) -> Any:
+        encoder: Any = PretrainedEncoder.from_options(**options).build_encoder(tmp_path)
+        return encoder.backbone.encoder.layer
+
+    whole, turned = build(), build(layers=[1, 0])
     for number, other in enumerate((1, 0)):
         for mine, theirs in zip(turned[number].parameters(), whole[other].parameters(), strict=True):
             assert torch.equal(mine, theirs)
-    narrow = PretrainedEncoder.from_options(feed_forward=10).build_encoder(tmp_path).backbone
+    narrow = build(feed_forward=10)
     before, after = whole[0].intermediate.dense, whole[0].output.dense
     strength = before.weight.norm(dim=1) * after.weight.norm(dim=0)
     kept = sorted(strength.argsort(descending=True)[:10].tolist())
-    assert torch.equal(narrow.encoder.layer[0].intermediate.dense.weight, before.weight[kept])
-    assert torch.equal(narrow.encoder.layer[0].intermediate.dense.bias, before.bias[kept])
-    assert torch.equal(narrow.encoder.layer[0].output.dense.weight, after.weight[:, kept])
+    assert torch.equal(narrow[0].intermediate.dense.weight, before.weight[kept])
+    assert torch.equal(narrow[0].intermediate.dense.bias, before.bias[kept])
+    assert torch.equal(narrow[0].output.dense.weight, after.weight[:, kept])
     with pytest.raises(UserError, match="have 64 units"):
-        PretrainedEncoder.from_options(feed_forward=65).build_encoder(tmp_path)
+        build(feed_forward=65)
     with pytest.raises(UserError, match="layers 0 to 1"):
-        PretrainedEncoder.from_options(layers=[2]).build_encoder(tmp_path)
+        build(layers=[2])
