@@ -41,19 +41,23 @@ def params(seed: int, *, taught: bool) -> dict[str, Any]:
     return values
 
 
-def train(folder: Path, seed: int, *, taught: bool) -> Path:
-    """Run the stages in a new project; return the exported folder."""
+def train(folder: Path, seed: int, *, taught: bool, first: Path | None) -> Path:
+    """Run the stages in a new project, with the prepared data of the `first` one; return the exported folder."""
     import yaml
 
-    folder.mkdir(parents=True)
+    (folder / "data/own").mkdir(parents=True)
     for name in ("conf", "dvc.yaml", "constraints.txt", "src"):
         (folder / name).symlink_to(ROOT / name)
-    (folder / "data/own").mkdir(parents=True)
+    if first is not None:
+        for name in ("raw", "prepared"):
+            (folder / "data" / name).symlink_to(first / "data" / name)
+        (folder / "data/pretrained").symlink_to((first if taught else ROOT) / "data/pretrained")
     (folder / "params.yaml").write_text(yaml.safe_dump(params(seed, taught=taught)))
     environment = {**os.environ, "TEXTMILL_HOME": str(folder)}
     for stage in STAGES:
-        command = [sys.executable, "-m", f"textmill.stages.{stage}"]
-        subprocess.run(command, cwd=folder, env=environment, check=True, stdout=sys.stderr)
+        if first is None or stage not in ("fetch", "prepare"):
+            command = [sys.executable, "-m", f"textmill.stages.{stage}"]
+            subprocess.run(command, cwd=folder, env=environment, check=True, stdout=sys.stderr)
     return folder / "data/exported/model"
 
 
@@ -124,7 +128,10 @@ def main(seeds: list[int], keep: Path | None) -> None:
             for name in ("with", "without"):
                 folder = Path(scratch) / f"{name}-{seed}"
                 done = folder / "data/exported/model"
-                models[name].append(done if done.is_dir() else train(folder, seed, taught=name == "with"))
+                first = Path(scratch) / f"with-{seeds[0]}"
+                shared = None if folder == first else first
+                taught = name == "with"
+                models[name].append(done if done.is_dir() else train(folder, seed, taught=taught, first=shared))
         test = Prepared(ROOT / "data/prepared").split("test")
         labels = Prepared(ROOT / "data/prepared").state["labels"]
         texts, actual = test.column("text").to_pylist(), np.array(test.column("label_id"))

@@ -20,7 +20,7 @@ from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.train import TrainConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
-from textmill.files import read_json, write_json
+from textmill.files import read_json, sha256_file, write_json
 from textmill.models.encoder import keep_tokens
 from textmill.models.losses.regularisation import distillation_loss
 from textmill.models.pretrained_encoder import PretrainedEncoder
@@ -70,7 +70,7 @@ def test_student_of_an_alias_learns_the_registered_logits_and_names_the_version(
     fetch_teacher(layout, f"{NAME}@challenger")  # version 3, whose labels are swapped
     noted = read_json(layout.raw / "provenance.json")["teacher"]
     assert (noted["origin"], noted["version"]) == (NAME, "3")
-    assert noted["sha256"] == versions.sha256_file(layout.raw / "teacher/manifest.json")
+    assert noted["sha256"] == sha256_file(layout.raw / "teacher/manifest.json")
 
     prepared = prepare_with_teacher(layout)
     test = prepared.frame("test")
@@ -78,7 +78,7 @@ def test_student_of_an_alias_learns_the_registered_logits_and_names_the_version(
     expected = teacher.outputs(test[["text"]])["logits"]
     order = [teacher.exported.state["labels"].index(label) for label in prepared.state["labels"]]
     assert order == [1, 0], "in the order of the data's labels, not of the teacher's"
-    np.testing.assert_array_equal(np.stack(test["teacher_logits"]), expected[:, order])
+    np.testing.assert_array_equal(np.stack(test["teacher_logits"].tolist()), expected[:, order])
 
     taught, alone = train_student(layout, distillation=0.9), train_student(layout)
     assert any(not torch.equal(taught[name], alone[name]) for name in taught)
@@ -135,8 +135,8 @@ def test_teacher_that_does_not_fit_is_refused_in_one_line(three_versions: Layout
 def test_distillation_loss_is_hintons() -> None:
     student, teacher = torch.randn(5, 3, requires_grad=True), torch.randn(5, 3)
     temperature = 3.0
-    soft = [torch.log_softmax(logits / temperature, -1) for logits in (student, teacher)]
-    expected = torch.nn.functional.kl_div(*soft, reduction="batchmean", log_target=True) * temperature**2
+    ours, theirs = (torch.log_softmax(logits / temperature, -1) for logits in (student, teacher))
+    expected = torch.nn.functional.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
     torch.testing.assert_close(distillation_loss(student, teacher, temperature), expected)
     assert distillation_loss(teacher, teacher, temperature).abs() < 1e-6
 
