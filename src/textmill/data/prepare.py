@@ -97,7 +97,7 @@ def _teacher(config: PrepareConfig, task: Task, state: State, layout: Layout) ->
     if config.teacher is None:
         return None
     if not isinstance(task, LearnsFromTeacher):
-        fix = "Choose `task: text_classification`, or remove prepare.teacher"
+        fix = "Choose a task of one label for a text, or remove prepare.teacher"
         raise UserError(f"{task.name} does not learn from a teacher", where="prepare.teacher", fix=fix)
     folder = layout.raw / TEACHER
     if not folder.is_dir():
