@@ -28,6 +28,7 @@ BENCHMARKS = {
     "token_classification": "Entities of WNUT-17 compared with `transformers.Trainer`",
     "nanogpt": "Characters of tiny Shakespeare compared with nanoGPT",
     "generation": "Generation with and without a cache",
+    "distillation": "Distillation: a student compared with its teacher and with itself untaught",
     "inference": "Inference: exported int8 compared with eager fp32 PyTorch",
     "serving": "Serving: `textmill serve` compared with `mlflow models serve`",
     "dispatch": "Mixture of experts compared with dense at equal active FLOPs",

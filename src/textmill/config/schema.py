@@ -64,7 +64,8 @@ def check_plugins(config: PipelineConfig) -> None:
     for name, field in type(config).model_fields.items():
         section = getattr(config, name)
         for key, inner in type(section).model_fields.items():
-            if IS_PLUGIN in inner.metadata and (problems := _plugin_problems(getattr(section, key))):
+            spec = getattr(section, key) if IS_PLUGIN in inner.metadata else None
+            if spec is not None and (problems := _plugin_problems(spec)):
                 prefix = (field.alias or name, key)
                 lines = [InitErrorDetails(type=kind, loc=(*prefix, *loc), input=value) for kind, loc, value in problems]
                 raise ValidationError.from_exception_data("PipelineConfig", lines)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -29,11 +29,23 @@ from textmill.errors import UserError
 from textmill.text.rejected_rows import RejectedRow, excerpt
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from textmill.tasks.base import State, Task
 
 
 _Part = tuple[pa.Table, NDArray[np.bool_], NDArray[np.uint8], NDArray[np.uint8]]
 """Rows of a chunk, whether each repeats an id, the index of the texts that it overlaps with, and its split."""
+
+
+class Teacher(Protocol):
+    """A trained model whose outputs a student learns from; the class that `prepare.teacher` names."""
+
+    def open(self, folder: Path, labels: Sequence[str]) -> None:
+        """Choose the exported model in `folder`; raise UserError if its labels are not `labels`."""
+
+    def logits(self, frame: pd.DataFrame) -> list[list[float]]:
+        """Return the logits of each label, in the order of `labels`, for clean rows with the text columns."""
 
 
 @dataclass
@@ -73,14 +85,18 @@ def _training_chunks(staging: Staging, columns: Sequence[str], split: NDArray[np
 class SplitEncoder:
     """Write the splits: the staged columns, `words`, and the task's encoded columns.
 
-    The tokenizer is a `tokenizers.Tokenizer` without padding or truncation.
+    The tokenizer is a `tokenizers.Tokenizer` without padding or truncation. The column `teacher_logits` has what
+    the teacher, if any, answers.
     """
 
-    def __init__(self, config: PrepareConfig, task: Task, state: State, tokenizer: Any) -> None:
+    def __init__(
+        self, config: PrepareConfig, task: Task, state: State, tokenizer: Any, teacher: Teacher | None = None
+    ) -> None:
         self._config = config
         self._task = task
         self._state = state
         self._tokenizer = with_word_table(tokenizer)
+        self._teacher = teacher
         self._words = word_splitter(config.words)
 
     def run(
@@ -163,6 +179,8 @@ class SplitEncoder:
         columns = {name: chunk.column(name) for name in chunk.schema.names if name not in (FILE, ROW, "source")}
         columns["words"] = pa.array(self._words(texts), pa.string())
         columns["source"] = chunk.column("source")
+        if self._teacher is not None:
+            encoded["teacher_logits"] = self._teacher.logits(frame) if len(frame) else []
         return pa.table({**columns, **{name: as_array(name, values) for name, values in encoded.items()}}), good
 
     def _count(self, counts: SplitCounts, part: pa.Table) -> None:

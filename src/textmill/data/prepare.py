@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.layout import Layout
+from textmill.config.plugins import Plugin
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.runtime import RuntimeConfig
-from textmill.data.encoding import SplitEncoder, learn_state, training_texts
+from textmill.data.encoding import SplitEncoder, Teacher, learn_state, training_texts
 from textmill.data.first_pass import FirstPass, FirstPassResult
 from textmill.data.masking import masker
 from textmill.data.parallel import Engine
@@ -25,11 +26,12 @@ from textmill.data.selection import DROPPED, select
 from textmill.data.shards import open_split
 from textmill.data.tokenizing import make_tokenizer
 from textmill.errors import UserError
+from textmill.fetching.corpus import TEACHER
 from textmill.files import atomic_folder, sha256_folder, write_json
-from textmill.tasks.abilities import AddsColumns, CutsExamples
+from textmill.tasks.abilities import AddsColumns, CutsExamples, LearnsFromTeacher
 
 if TYPE_CHECKING:
-    from textmill.tasks.base import Task
+    from textmill.tasks.base import State, Task
 
 log = logging.getLogger("textmill")
 
@@ -84,7 +86,7 @@ def _fill(
         tokenizer = make_tokenizer(config.tokenizer, texts, layout.pretrained, partial / "tokenizer")
         state = learn_state(task, staging, selection.split)
         state = task.bind_tokenizer(state, tokenizer, partial / "tokenizer")
-        encoder = SplitEncoder(config, task, state, tokenizer)
+        encoder = SplitEncoder(config, task, state, tokenizer, _teacher(config, task, state, layout))
         counts = encoder.run(staging, first_pass, selection, rejected, partial, engine)
     _check_rejected(config, rejected, first_pass.rows, layout, int((selection.overlapping != DROPPED).sum()))
     if isinstance(task, AddsColumns):
@@ -97,6 +99,23 @@ def _fill(
     if isinstance(task, CutsExamples) and (packing := task.packing(open_split(partial / "train"))):
         values["packing"] = packing
     return values
+
+
+def _teacher(config: PrepareConfig, task: Task, state: State, layout: Layout) -> Teacher | None:
+    """Return the configured teacher with the model that `fetch` brought; None without one."""
+    if config.teacher is None:
+        return None
+    if not isinstance(task, LearnsFromTeacher):
+        fix = "Choose a task of one label for a text, or remove prepare.teacher"
+        raise UserError(f"{task.name} does not learn from a teacher", where="prepare.teacher", fix=fix)
+    folder = layout.raw / TEACHER
+    if not folder.is_dir():
+        fix = "Set fetch.teacher, and run `dvc repro fetch`"
+        raise UserError("no teacher was fetched", where="prepare.teacher", fix=fix)
+    teacher: Any = Plugin.build(config.teacher)
+    teacher.open(folder, state["labels"])
+    opened: Teacher = teacher
+    return opened
 
 
 def _engine(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> Engine:

@@ -22,6 +22,8 @@ _PATTERNS = {
 }  # fmt: skip
 _LARGEST = 1_000_000
 """Words of the table at most; it is then emptied, so that memory stays flat."""
+_LONGEST = 100
+"""Characters of a word that the table keeps."""
 
 
 class EncodedText:
@@ -44,32 +46,34 @@ class EncodedText:
 
 
 class _Table(dict[str, list[int]]):
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, largest: int) -> None:
+        self._tokenizer, self._largest = tokenizer, largest
 
     def __missing__(self, word: str) -> list[int]:
-        if len(self) >= _LARGEST:
+        if len(self) >= self._largest:
             self.clear()
         ids: list[int] = self._tokenizer.encode(word, add_special_tokens=False).ids
-        self[word] = ids
+        if len(word) <= _LONGEST:
+            self[word] = ids
         return ids
 
 
 class WordTableTokenizer:
     """A tokenizer whose `encode_batch_fast` uses a table; everything else is that of the `tokenizers.Tokenizer`."""
 
-    def __init__(self, tokenizer: Any, pattern: re.Pattern[str], added: re.Pattern[str] | None) -> None:
+    def __init__(self, tokenizer: Any, pattern: re.Pattern[str], added: re.Pattern[str] | None, largest: int) -> None:
         self._tokenizer = tokenizer
         self._words = pattern.findall
         self._added = added
-        self._table = _Table(tokenizer)
+        self._table = _Table(tokenizer, largest)
+        self._largest = largest
         inner, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
         start = next(start for start in range(len(whole)) if whole[start : start + len(inner)] == inner)
         self._before, self._after = whole[:start], whole[start + len(inner) :]
         self._printable = pattern is _PATTERNS["BertPreTokenizer"]  # its normaliser removes other characters
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return with_word_table, (self._tokenizer,)
+        return with_word_table, (self._tokenizer, self._largest)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
@@ -101,8 +105,11 @@ class WordTableTokenizer:
         return self._added is None or self._added.search(text) is None
 
 
-def with_word_table(tokenizer: Any) -> Any:
-    """Return a tokenizer with the same ids that encodes by a table, or the tokenizer itself if its kind has none."""
+def with_word_table(tokenizer: Any, largest: int | None = None) -> Any:
+    """Return a tokenizer with the same ids that encodes by a table, or the tokenizer itself if its kind has none.
+
+    The table has at most `largest` words; None: a million.
+    """
     settings = json.loads(tokenizer.to_str())
     kind: dict[str, Any] = settings["pre_tokenizer"] or {}
     normaliser = (settings["normalizer"] or {}).get("type")
@@ -122,4 +129,4 @@ def with_word_table(tokenizer: Any) -> Any:
     if not tokenizer.encode("a", add_special_tokens=False).ids or settings["model"].get("dropout"):
         return tokenizer
     pattern = re.compile("|".join(re.escape(token["content"]) for token in added)) if added else None
-    return WordTableTokenizer(tokenizer, _PATTERNS[kind["type"]], pattern)
+    return WordTableTokenizer(tokenizer, _PATTERNS[kind["type"]], pattern, largest or _LARGEST)

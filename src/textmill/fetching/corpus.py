@@ -15,9 +15,14 @@ from textmill.files import atomic_folder, folder_digests, write_json
 
 log = logging.getLogger("textmill")
 
+TEACHER = "teacher"
+"""Folder with the exported model that teaches, and its key in the provenance."""
+
 
 def fetch_corpus(config: FetchConfig, layout: Layout) -> None:
     """Write `data/raw`: the files of each split, and `provenance.json` with their digests.
+
+    The exported model of `fetch.teacher`, if any, is in `data/raw/teacher`.
 
     Raises:
         UserError: The source does not exist, cannot be reached, or has a wrong digest.
@@ -32,7 +37,12 @@ def fetch_corpus(config: FetchConfig, layout: Layout) -> None:
             raise UserError("the source has no files", where="fetch.source")
         held_out = {name: _held_out(name, config, partial, layout) for name in config.held_out}
         record = {**asdict(provenance), "files": digests}
-        write_json(partial / "provenance.json", {**record, "held_out": held_out} if held_out else record)
+        record |= {"held_out": held_out} if held_out else {}
+        if config.teacher is not None:
+            (partial / TEACHER).mkdir()
+            taught = Source.build(config.teacher).fetch(partial / TEACHER, layout.root)
+            record[TEACHER] = asdict(taught)
+        write_json(partial / "provenance.json", record)
     log.info("fetch: %d file(s) from %s", len(digests), provenance.origin)
 
 

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from textmill.config.layout import Layout
 from textmill.config.sections.fetch import FetchConfig
 from textmill.errors import UserError, first_line
+from textmill.fetching.corpus import TEACHER
 from textmill.fetching.gguf_file import dequantise
 from textmill.fetching.sources.archives import Archive, open_archive
 from textmill.fetching.sources.local import places
@@ -94,6 +95,8 @@ def is_local(source: str) -> bool:
 
 def _resolve(config: FetchConfig, source: str, layout: Layout) -> tuple[Callable[[Path], str | None], str | None]:
     """Return a function that fetches `source` into a folder and returns its version, and a package's digest."""
+    if source == TEACHER:
+        return (lambda folder: _from_folder(layout.raw / TEACHER, source, folder)), None
     candidates = [place / Path(source).expanduser() for place in places(layout.root)]
     local = next((path for path in candidates if path.exists()), candidates[0])
     if not source.startswith(_PACKAGE) and (is_local(source) or local.exists()):

@@ -32,10 +32,11 @@ class CandidateData:
             UserError: Corpus or weights cannot be fetched, or do not fit the task.
         """
         config, layout = candidate.config, candidate.layout
-        pretrained = config.fetch.model_dump_json(include={"pretrained", "pretrained_sha256"})
-        self._share("raw", config.fetch.source, layout, lambda at: fetch_corpus(config.fetch, at))
+        source = config.fetch.model_dump_json(include={"source", "teacher"})
+        pretrained = config.fetch.model_dump_json(include={"teacher", "pretrained", "pretrained_sha256"})
+        self._share("raw", source, layout, lambda at: fetch_corpus(config.fetch, at))
         self._share("pretrained", pretrained, layout, lambda at: fetch_pretrained(config.fetch, at))
-        parts = [config.fetch.source, config.prepare.model_dump_json()]
+        parts = [source, config.prepare.model_dump_json()]
         parts += [pretrained] if config.prepare.tokenizer.kind == "pretrained" else []
         self._share("prepared", parts, layout, lambda at: prepare(config.prepare, config.runtime, at))
         return Prepared(layout.prepared)

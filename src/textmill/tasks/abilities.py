@@ -37,6 +37,10 @@ class RealignsTargets(ABC):
         """
 
 
+class LearnsFromTeacher(ABC):  # noqa: B024 - a mark: the loss reads the column
+    """A task whose loss also compares with a teacher's logits, the encoded column `teacher_logits` (B, labels)."""
+
+
 class CutsExamples(ABC):
     """A task whose examples are not the rows of a split but, for example, windows over them."""
 

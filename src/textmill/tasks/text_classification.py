@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from textmill.config.section import Section as Options
+from textmill.config.types import Fraction
 from textmill.errors import UserError
 from textmill.metrics.base import Outputs
-from textmill.tasks.abilities import CalibratesWeights
+from textmill.tasks.abilities import CalibratesWeights, LearnsFromTeacher
 from textmill.tasks.base import State, StepOutput, Task
 from textmill.text import label_shares
 from textmill.text.checks import failed_rows
@@ -96,6 +97,9 @@ class TextClassificationConfig(PredictsLabelConfig):
             share of its label. `logit_adjustment`: the logarithm of the share is added to the logit in
             training only (Menon et al. 2021, "Long-tail learning via logit adjustment").
         balance_strength: The power, and the factor of the logarithm.
+        distillation: Weight of the teacher in the loss; the labels have the rest (Hinton et al. 2015). Above 0, the
+            data needs a teacher (`prepare.teacher`).
+        temperature: Divisor of both models' logits in the comparison with the teacher.
         offsets: Whether a number is added to each label's logit, chosen on validation for the best macro F1.
         offsets_lose: Largest loss of validation's weighted F1 by the offsets.
     """
@@ -104,11 +108,13 @@ class TextClassificationConfig(PredictsLabelConfig):
     r_drop: Annotated[float, Field(ge=0)] = 0.0
     balance: Literal["none", "class_weights", "logit_adjustment"] = "none"
     balance_strength: Annotated[float, Field(gt=0)] = 1.0
+    distillation: Fraction = 0.0
+    temperature: Annotated[float, Field(gt=0)] = 2.0
     offsets: bool = False
     offsets_lose: Annotated[float, Field(ge=0)] = 0.005
 
 
-class TextClassification(PredictsLabel, CalibratesWeights):
+class TextClassification(PredictsLabel, CalibratesWeights, LearnsFromTeacher):
     """One label for a text, by a softmax over the labels.
 
     State: `labels`, and with `balance` also `label_shares`, the labels' shares of the training split.
@@ -196,16 +202,20 @@ class TextClassification(PredictsLabel, CalibratesWeights):
         return network
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
-        """Return `input_ids`, `attention_mask` (B, T), and any `label_id` (B,), `label_probabilities` (B, labels)."""
+        """Return `input_ids`, `attention_mask` (B, T), and any targets: `label_id` (B,), others (B, labels)."""
         from textmill.text.batches import padded_batch
 
-        return padded_batch(rows, {"label_id": "int64", "label_probabilities": "float32"})
+        columns = {"label_id": "int64", "label_probabilities": "float32", "teacher_logits": "float32"}
+        return padded_batch(rows, columns)
 
     def loss(self, network: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> StepOutput:
-        """Compute the cross-entropy to the label or its probabilities, and `logits` (B, labels)."""
+        """Compute the cross-entropy to the label or its probabilities, and `logits` (B, labels).
+
+        In training, `distillation` replaces a share of it by the divergence from the teacher.
+        """
         import torch
 
-        from textmill.models.losses.regularisation import symmetric_divergence
+        from textmill.models.losses.regularisation import distillation_loss, symmetric_divergence
 
         twice = self.config.r_drop > 0 and network.training
         inputs = {name: batch[name].repeat(1 + twice, 1) for name in ("input_ids", "attention_mask")}
@@ -215,6 +225,9 @@ class TextClassification(PredictsLabel, CalibratesWeights):
             target = torch.cat([target, target])
         logits = outputs["logits"].float()  # autocast computes them in half precision
         loss = self._cross_entropy(logits, target, network)
+        if (share := self.config.distillation) and network.training:
+            teacher = _teacher_logits(batch).repeat(1 + twice, 1)
+            loss = (1 - share) * loss + share * distillation_loss(logits, teacher, self.config.temperature)
         if twice:
             loss = loss + self.config.r_drop * symmetric_divergence(*logits.chunk(2))
         return StepOutput(loss, outputs)
@@ -271,3 +284,10 @@ class TextClassification(PredictsLabel, CalibratesWeights):
         from textmill.metrics.categories import category_answers
 
         return category_answers(outputs["logits"], state["labels"])
+
+
+def _teacher_logits(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    if "teacher_logits" not in batch:
+        fix = "Set fetch.teacher and prepare.teacher (conf/experiment/movie_reviews_student.yaml shows both)"
+        raise UserError("the data has no teacher's logits", where="task.distillation", fix=fix)
+    return batch["teacher_logits"]

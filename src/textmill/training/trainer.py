@@ -31,6 +31,7 @@ from textmill.errors import UserError
 from textmill.files import read_json
 from textmill.metrics.base import Outputs
 from textmill.models.base import Model
+from textmill.models.encoder import keep_tokens
 from textmill.models.ranks import rank_count
 from textmill.processes import is_first_process, is_launched
 from textmill.tasks.abilities import CalibratesWeights, ComparesRows, examples_of
@@ -277,7 +278,9 @@ class Training:
 
         def build() -> nn.Module:
             with config_alone(self._pretrained) if self._pretrained else nullcontext() as shape:
-                return self._task.build_network(model, shape, state)
+                network = self._task.build_network(model, shape, state)
+            self._reduce(network)
+            return network
 
         return Tracer(self._task, build, state, self._config, self.precision)
 
@@ -341,11 +344,16 @@ class Training:
         """Build the network with the weights that the training starts from."""
         config = self._config
         network = self._task.build_network(Model.build(config.model), self._pretrained, self._prepared.state).train()
+        self._reduce(network)
         if self._start is not None:
             network.load_state_dict(load_file(self._start))
         if config.activation_checkpointing:
             checkpoint_activations(network)
         return network
+
+    def _reduce(self, network: nn.Module) -> None:
+        if self._pretrained is not None and (kept := self._prepared.kept_tokens) is not None:
+            keep_tokens(network, kept)
 
     def _module(self, network: nn.Module, faults: Path) -> TrainingModule:
         return TrainingModule(

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from textmill.config.section import Section
 from textmill.config.sections.quality import QualityConfig
-from textmill.config.types import Fraction, PluginSpec
+from textmill.config.types import Fraction, OptionalPluginSpec, PluginSpec
 
 
 def _keys_as_text(value: Any) -> Any:
@@ -247,12 +247,22 @@ class TokenizerConfig(Section):
         vocabulary_size: Vocabulary size of BPE and unigram, special tokens included.
         min_frequency: Smallest frequency of a pair that BPE merges.
         end_of_text: Special token at the end of a document.
+        least_count: A pretrained WordPiece vocabulary is reduced to the tokens that occur at least so often in the
+            training split, ASCII characters and special tokens. A word with another token is split into these.
+            None keeps all.
     """
 
     kind: Literal["pretrained", "character", "byte_bpe", "unigram"] = "pretrained"
     vocabulary_size: Annotated[int, Field(ge=258)] = 4096
     min_frequency: Annotated[int, Field(ge=1)] = 2
     end_of_text: Annotated[str, Field(min_length=1)] = "<|endoftext|>"
+    least_count: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _reduces_a_pretrained_one(self) -> Self:
+        if self.least_count is not None and self.kind != "pretrained":
+            raise ValueError("least_count needs kind: pretrained")
+        return self
 
 
 class HeldOutConfig(Section):
@@ -281,6 +291,7 @@ class PrepareConfig(Section):
         decontaminate: Texts whose passages are removed from the training split.
         mixture: Source (column `source`) -> its share of the training characters; null keeps all rows.
         mask: Personal data to replace by `[email]`, `[ip]`, `[phone]`, in text and text target columns.
+        teacher: Class that gives the outputs of the model in `fetch.teacher` for each row; null: no teacher.
         max_length: Tokens of a text.
         max_rejected: Largest share of rejected rows; those that `quality` drops do not count.
     """
@@ -296,6 +307,7 @@ class PrepareConfig(Section):
     mixture: dict[str, Annotated[float, Field(gt=0)]] | None = None
     words: WordsConfig = WordsConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
+    teacher: OptionalPluginSpec = None
     max_length: Annotated[int, Field(ge=8, le=131_072)] = 256
     rows_per_shard: Annotated[int, Field(ge=1)] = 50_000
     max_rejected: Fraction = 0.1

@@ -118,6 +118,9 @@ def version_tags(folder: Path, run_id: str, layout: Layout) -> dict[str, str]:
         tags[f"{PREFIX}precision"] = precision
     if corpus := provenance["corpus"].get("sha256"):
         tags[f"{PREFIX}data.corpus_sha256"] = corpus
+    if teacher := provenance["corpus"].get("teacher"):
+        tags[f"{PREFIX}teacher"] = "/".join(filter(None, (teacher["origin"], teacher["version"])))
+        tags[f"{PREFIX}data.teacher_sha256"] = teacher["sha256"]
     if lock := upstream_lock_digest(layout.root, "register"):
         tags[f"{PREFIX}dvc_lock_upstream_sha256"] = lock
     return tags
