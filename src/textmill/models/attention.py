@@ -105,7 +105,7 @@ def padding_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | Documents | None) -> Tensor:
     """Compute attention in the form that trains faster, and concatenate the heads: (B, T, H d_v)."""
     if isinstance(mask, Documents):
-        attended = attend_within(query, key, value, mask)
+        attended: Tensor = attend_within(query, key, value, mask)
     elif mask is not None and trains_faster_plain(query, query.dtype, key.size(2)):
         attended = scaled_dot_product_attention_plain(query, key, value, mask)
     else:

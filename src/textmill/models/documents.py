@@ -41,7 +41,7 @@ def group_documents(document_ids: Tensor) -> Documents:
     slots = torch.empty(document_ids.numel(), dtype=torch.int64, device=document_ids.device)
     groups: list[Tensor] = []
     offset = 0
-    for kind in kinds.unique().tolist():
+    for kind in torch.unique(kinds).tolist():
         start, size = starts[kinds == kind, None], sizes[kinds == kind, None]
         index = torch.arange(int(size.max()), device=starts.device)
         places = start + torch.minimum(index, size - 1)
@@ -67,10 +67,15 @@ def attend_within(query: Tensor, key: Tensor, value: Tensor, documents: Document
     """
     batch, heads, length, _ = query.shape
     tokens = [each.transpose(1, 2).flatten(0, 1) for each in (query, key, value)]
-    attended = []
+    attended: list[Tensor] = []
     for places in documents.groups:
-        chosen = (each.index_select(0, places.flatten()).unflatten(0, places.shape).transpose(1, 2) for each in tokens)
-        causal = places.size(1) > 1
-        output = F.scaled_dot_product_attention(*chosen, is_causal=causal, enable_gqa=heads != key.size(1))
+        chosen = [
+            each.index_select(0, places.flatten()).view(*places.shape, *each.shape[1:]).transpose(1, 2)
+            for each in tokens
+        ]
+        output = F.scaled_dot_product_attention(
+            chosen[0], chosen[1], chosen[2], is_causal=places.size(1) > 1, enable_gqa=heads != key.size(1)
+        )
         attended.append(output.transpose(1, 2).flatten(0, 1))
-    return torch.cat(attended).index_select(0, documents.slots).unflatten(0, (batch, length)).transpose(1, 2)
+    output = torch.cat(attended).index_select(0, documents.slots)
+    return output.view(batch, length, heads, -1).transpose(1, 2)
