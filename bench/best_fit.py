@@ -36,7 +36,7 @@ def peak_of(step: Callable[[], object]) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     now = most = 0
-    for event in profiler.profiler.kineto_results.events():  # type: ignore[union-attr]
+    for event in profiler.profiler.kineto_results.events():
         if event.name() == "[memory]":
             now += event.nbytes()
             most = max(most, now)
@@ -52,17 +52,20 @@ def attention(length: int) -> dict[str, Callable[[], object]]:
 
     draw = np.random.default_rng(0).lognormal(6.0, 1.2, length).astype(np.int64).clip(8, length)
     documents = torch.from_numpy(np.repeat(np.arange(length), draw)[:length])[None]
-    inputs = [torch.randn(1, 8, length, 64, requires_grad=True) for _ in range(3)]
+    query, key, value = (torch.randn(1, 8, length, 64, requires_grad=True) for _ in range(3))
     index = torch.arange(length)
 
     def by_mask() -> object:
         mask = additive_mask(index, index, document_ids=documents)
-        return scaled_dot_product_attention_fused(*inputs, mask).sum().backward()
+        return torch.autograd.grad(
+            scaled_dot_product_attention_fused(query, key, value, mask).sum(), [query, key, value]
+        )
 
-    return {
-        "mask": by_mask,
-        "documents": lambda: attend_within(*inputs, group_documents(documents)).sum().backward(),
-    }
+    def by_documents() -> object:
+        found = attend_within(query, key, value, group_documents(documents))
+        return torch.autograd.grad(found.sum(), [query, key, value])
+
+    return {"mask": by_mask, "documents": by_documents}
 
 
 def main() -> None:

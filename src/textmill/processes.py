@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from textmill.errors import UserError
 
@@ -85,7 +85,7 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def end_family(process: subprocess.Popen[bytes], seconds: float) -> None:
+def end_family(process: subprocess.Popen[Any], seconds: float) -> None:
     """Send SIGTERM to a process and all its descendants; send SIGKILL to those alive after `seconds`."""
     import psutil
 

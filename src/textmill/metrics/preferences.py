@@ -13,7 +13,7 @@ from textmill.metrics.likelihood import rate
 
 def rightness(lead: NDArray[Any]) -> NDArray[np.float64]:
     """Return 1 where the chosen answer leads, 0 where the rejected one does, a half at a tie; shape (n,)."""
-    return (np.sign(np.asarray(lead, float)) + 1) / 2
+    return np.asarray((np.sign(np.asarray(lead, float)) + 1) / 2, np.float64)
 
 
 def preference_metrics() -> list[Metric]:

@@ -131,7 +131,7 @@ def check_webhook(address: str) -> str:
     Raises:
         UserError: It is no http or https address.
     """
-    revealed = reveal(address, "--notify")
+    revealed = str(reveal(address, "--notify"))
     if urlsplit(revealed).scheme not in ("http", "https") or not urlsplit(revealed).hostname:
         raise UserError("not an http or https address", where="--notify", fix="Give https://HOST/PATH")
     return revealed

@@ -265,11 +265,11 @@ def load_mask(name: str) -> Callable[[str], str]:
         except (ImportError, AttributeError) as error:
             raise UserError(f"cannot be imported ({first_line(error)})", where=f"--capture-mask {name}") from error
         return lambda text: str(found(text))
-    kinds = [kind.strip() for kind in name.split(",")]
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
+    names = [kind.strip() for kind in name.split(",")]
+    if unknown := [kind for kind in names if kind not in KINDS]:
         fix = f"Use {', '.join(KINDS)}, none, or MODULE:FUNCTION"
         raise UserError(f"no mask {unknown[0]!r}", where="--capture-mask", fix=fix)
-    mask = masker(kinds)
+    mask = masker([kind for kind in KINDS if kind in names])
     assert mask is not None
     return lambda text: mask(text, Counter())
 
