@@ -23,8 +23,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENT = "movie_reviews_student"
 STAGES = ("compose", "fetch", "prepare", "train", "evaluate", "export")
-REPETITIONS = 7
-RESAMPLES = 2000
+REPETITIONS = 3
+RESAMPLES = 1000
 GOALS = {"f1": 0.97, "speed": 3.0, "size": 1 / 3}
 
 
@@ -143,9 +143,8 @@ def main(seeds: list[int], keep: Path | None) -> None:
         sizes = {name: megabytes(side[0]) for name, side in models.items()}
     names = {"teacher": "teacher, 6 layers", "with": "student with teacher", "without": "the same without"}
     rows = np.arange(len(actual))
-    print(
-        f"{len(texts)} test sentences; students are means of the seeds {', '.join(map(str, seeds))}, in brackets each."
-    )
+    listed = ", ".join(map(str, seeds))
+    print(f"{len(texts)} test sentences. Students: mean of the seeds {listed}; each in brackets if there are several.")
     print(f"Speeds on {len(os.sched_getaffinity(0))} threads, medians of {REPETITIONS} turns.\n")
     print("| model | weighted F1 | sentences/s, graph | by `predict` | served graph | weights |")
     print("|---|---:|---:|---:|---:|---:|")
