@@ -76,7 +76,7 @@ def test_commands_of_the_pods_exist() -> None:
     called = set()
     for path in (ROOT / "deploy").rglob("*.*"):
         called |= set(re.findall(r"textmill[, ]+(?!tune-|serve-)([a-z]+)(?=[, ])", _commands(path)))
-    assert {"tune", "serve", "promote"} <= called <= known
+    assert {"tune", "serve", "retrain"} <= called <= known
 
 
 def _commands(path: Path) -> str:
