@@ -136,7 +136,8 @@ def main(root: Path, unit: str = "", number: str = "") -> None:
         return step(self, *arguments)
 
     def dying(self: Meter, trainer: Any, *rest: Any) -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+        if unit == "memory":
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
         after_batch(self, trainer, *rest)
         (root / f"samples-{trainer.global_rank}").write_text(str(self.samples))
         if trainer.is_global_zero:
