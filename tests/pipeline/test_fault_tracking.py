@@ -178,7 +178,7 @@ def test_server_that_fails_midway_training_never_waits_and_sync_adds_no_duplicat
     assert done["slowest"] < 0.5
     warning = [text for text in done["errors"].splitlines() if "textmill sync" in text]
     assert len(warning) == 1, done["errors"]
-    assert ended < 4 + 20, "it does not wait for the server (a busy machine ends processes in seconds)"
+    assert ended < 4 + 5
     assert len(list(layout.spool.glob("[0-9]*"))) == 1
     line.set("refuse")
     assert sync(layout, line.address).returncode == 1
