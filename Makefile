@@ -20,6 +20,9 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_SERVER := $(VENV)/.installed-server
 INSTALLED_TEST := $(VENV)/.installed-test
 
+# Many tests wait for a process or a server: one more worker than cores, at most four.
+WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$(( cores < 4 ? cores + 1 : 4 )))
+
 .PHONY: help install repro test faults fuzz mutants lint format ui server bench bench-gpu routing-study clean
 
 help: ## List the targets
@@ -37,7 +40,7 @@ repro: $(INSTALLED) ## Rebuild what changed, from raw text to the registered mod
 
 test: $(INSTALLED_TEST) ## Run all tests, slow ones too; fail if over a tenth of src/ is not executed
 	@coverage erase
-	@coverage run -m pytest -n auto --maxprocesses 4 --dist loadfile --strict-skips
+	@coverage run -m pytest -n $(WORKERS) --dist loadfile --strict-skips
 	@coverage combine --quiet
 	@printf 'Percentage of the lines of src/ that were executed: '; coverage report --format=total
 
@@ -49,11 +52,12 @@ faults: $(INSTALLED_TEST) ## Plant every fault at full length, into docs/reliabi
 mutants: $(INSTALLED_TEST) ## Change gate, bootstrap, lock, lineage and resume; list changes that no test notices
 	@python -m bench.mutants
 
-lint: $(INSTALLED_TEST) ## Check style, types, words, insecure code and known vulnerabilities
+lint: $(INSTALLED_TEST) ## Check style, types, words, deploy/, insecure code and known vulnerabilities
 	@ruff check .
 	@ruff format --check .
 	@mypy
 	@python tools/words.py
+	@python tools/deployment.py
 	@bandit --quiet --recursive src --configfile pyproject.toml --severity-level medium
 	@python tools/audit.py
 

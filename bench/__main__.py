@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
-OTHER_PAGES = {"gate": ROOT / "docs" / "promotion.md"}
+OTHER_PAGES = {"gate": ROOT / "docs" / "promotion.md", "scale": ROOT / "docs" / "scale.md"}
 """Pages on which a benchmark's section stands in the text, between marks of the same form."""
 BENCHMARKS = {
     "pipeline": "The whole pipeline",
@@ -25,18 +25,26 @@ BENCHMARKS = {
     "translation": "Translation and translation memory",
     "summarisation": "Summaries and the beginning of the text",
     "finetuning": "Fine-tuning compared with `transformers.Trainer`",
+    "token_classification": "Entities of WNUT-17 compared with `transformers.Trainer`",
     "nanogpt": "Characters of tiny Shakespeare compared with nanoGPT",
     "generation": "Generation with and without a cache",
+    "distillation": "Distillation: a student compared with its teacher and with itself untaught",
     "inference": "Inference: exported int8 compared with eager fp32 PyTorch",
     "serving": "Serving: `textmill serve` compared with `mlflow models serve`",
     "dispatch": "Mixture of experts compared with dense at equal active FLOPs",
     "gpu": "Language models on one GPU",
     "likelihood": "Memory of the loss: in chunks, and all logits at once",
+    "packing": "Rows packed and padded, for a model of transformers",
+    "preferences": "Steps of preference tuning compared with instruction tuning",
+    "best_fit": "Documents packed by best fit, and attention within them",
     "semantic": "Similarity on STS-B, and search compared with BM25",
     "choose": "Choosing a model: the advice compared with training all",
+    "tune": "Tuning compared with random search at equal time",
     "plan": "Plans of trainings compared with what they took",
     "startup": "Start-up and fixed costs",
     "prepare": "Speed of `prepare` compared with its tokenizer alone",
+    "scale": "Limits of many GPUs",
+    "filters": "Quality filters compared with datatrove",
     "memory": "Memory of `prepare` on 1 GB of text",
     "gate": "Simulated promotions",
 }

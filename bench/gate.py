@@ -2,7 +2,8 @@
 
 The checks are the gate's own (`slice_checks`, `difference_checks`, `paired_gain`), on simulated answers.
 Beside them stands the method until November 2026, which tested each slice by percentiles of a bootstrap with
-Holm's correction and gave every comparison the same interval. `--quick` simulates a twentieth.
+Holm's correction and gave every comparison the same interval. `--quick` simulates a twentieth, `--growing` only
+the comparisons over growing data.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,7 +19,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from textmill.config.sections.gate import GateConfig
-from textmill.evaluation.gate import Costs, GateInputs, MeasuredVersion, difference_checks, slice_checks
+from textmill.evaluation.gate import (
+    Costs,
+    GateInputs,
+    MeasuredVersion,
+    UnseenRows,
+    deciding_inputs,
+    difference_checks,
+    slice_checks,
+)
 from textmill.metrics.base import Metric, mean_of
 from textmill.metrics.bootstrap import Bootstrap, paired_gain
 from textmill.metrics.holm import holm
@@ -141,6 +151,60 @@ def creep(with_anchor: bool, seed: int) -> bool:
     return True
 
 
+def growing(counted: bool, seed: int) -> bool:
+    """Whether any of the challengers, each worse by the margin, is promoted while the split grows to twice its rows.
+
+    Without `counted` each grown split starts the count of looks anew.
+    """
+    rng = np.random.default_rng(seed)
+    champion = rng.random(2 * ROWS) < 0.85
+    config = GateConfig()
+    bootstrap = Bootstrap(DRAWS, config.confidence, seed)
+    for look in range(1, CHALLENGERS + 1):
+        known = champion[: ROWS + ROWS * look // CHALLENGERS]
+        challenger = answers(rng, known, 0.005, 0.2)
+        gains = challenger.astype(int) - known
+        if gains.mean() + config.difference.margin <= 1.9 * gains.std() / np.sqrt(len(gains)):
+            continue  # every interval of the gate is wider than this one, which contains the margin
+        pair = Pair({"right": challenger.astype(float)}, {"right": known.astype(float)})
+        alpha = (1 - config.confidence) * config.looks.share(look if counted else 1)
+        if paired_gain(pair, ACCURACY, -config.difference.margin, bootstrap, alpha).low > -config.difference.margin:
+            return True
+    return False
+
+
+def grown_promotion(gain: float, unseen_only: bool, seed: int) -> bool:
+    """Whether a challenger is promoted if the champion was trained on a third of today's test rows.
+
+    The champion knows their answers; the challenger gains `gain` on the others, and has not seen any.
+    """
+    rng = np.random.default_rng(seed)
+    rows = 2 * ROWS
+    seen = np.arange(rows) < rows // 3
+    champion = rng.random(rows) < 0.85
+    challenger = answers(rng, champion, -gain, 0.2)
+    champion |= seen
+    whole = inputs(challenger, champion)
+    if not unseen_only:
+        return all(check.status == "pass" for check in difference_checks(whole, GateConfig()))
+    split = UnseenRows(
+        "version 2", rows, {"version 1": int(seen.sum())}, set(), inputs(challenger[~seen], champion[~seen])
+    )
+    deciding = deciding_inputs(replace(whole, unseen=[split]), GateConfig())
+    assert deciding is not None
+    return all(check.status == "pass" for check in difference_checks(deciding, GateConfig()))
+
+
+def growing_rows(run: Callable[[Callable[[int], bool], int], str], number: int) -> list[tuple[str, ...]]:
+    """Return the rows of the table for growing data."""
+    case = f"{CHALLENGERS} challengers worse by the margin, a split that grows to twice its rows: any promoted"
+    rows: list[tuple[str, ...]] = [(case, *(run(partial(growing, how), number) for how in (False, True)), "≤ 5 %")]
+    for gain, verb, goal in ((-0.005, "worse by the margin", "≤ 5 %"), (0.03, "better by 3 points", "≥ 80 %")):
+        case = f"a third of 3000 rows was in the champion's training split; a challenger {verb}: promoted"
+        rows.append((case, *(run(partial(grown_promotion, gain, how), number) for how in (False, True)), goal))
+    return rows
+
+
 def share(pool: ProcessPoolExecutor, promote: Callable[[int], bool], number: int) -> str:
     """The share of simulations with the event, as a percentage with their number if it is not the usual one."""
     found = sum(pool.map(promote, range(number), chunksize=max(1, number // 40)))
@@ -154,6 +218,11 @@ def main() -> None:
     part = partial(slice_promotion)
     with ProcessPoolExecutor(WORKERS) as pool:
         run = partial(share, pool)
+        if "--growing" in sys.argv:
+            print("| simulated | all rows, each split a first look | now | goal |\n|---|---:|---:|---:|")
+            for row in growing_rows(run, number):
+                print("| " + " | ".join(row) + " |")
+            return
         rows: list[tuple[str, ...]] = []
         for slices in (2, 10, 100, 500):
             for margin in (0.0, 0.02):
@@ -185,6 +254,7 @@ def main() -> None:
             looks = range(1, CHALLENGERS + 1)
             found = [run(partial(sequence, differ, -0.005, how, looks), number) for how in ("none", "decreasing")]
             rows.append((case, *found, "≤ 5 %"))
+        rows += growing_rows(run, number)
         by_ladder = run(partial(ladder, 0.2, -0.005), number)
         rows.append(
             (

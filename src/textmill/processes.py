@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from textmill.errors import UserError
 
@@ -27,6 +27,15 @@ _AGAIN_SECONDS = 0.05
 _IMPORT_SECONDS = 2.0
 _END_SECONDS = 30.0  # for a last checkpoint and the end of the run
 _WAIT_SECONDS = _END_SECONDS + 5.0
+
+
+LAUNCHED = "TEXTMILL_LAUNCHED"
+"""Environment variable of the ranks that a launcher started: the file where one notes an error that ends them all."""
+
+
+def is_launched() -> bool:
+    """Return whether a launcher started this process as a rank of a training."""
+    return LAUNCHED in os.environ
 
 
 def is_first_process() -> bool:
@@ -61,6 +70,13 @@ def exit_on_signals() -> None:
             signal.signal(number, handle)
 
 
+def end_on_signals() -> None:
+    """Let SIGTERM and Ctrl-C end the process at once: libraries print an exception that is raised while they close."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def _is_importing(frame: FrameType | None) -> bool:
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
@@ -69,7 +85,7 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def end_family(process: subprocess.Popen[bytes], seconds: float) -> None:
+def end_family(process: subprocess.Popen[Any], seconds: float) -> None:
     """Send SIGTERM to a process and all its descendants; send SIGKILL to those alive after `seconds`."""
     import psutil
 
@@ -86,13 +102,13 @@ def end_family(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def end_with_starter(name: str) -> None:
-    """End this process once the one that started it is dead: DVC for a stage, the first rank for another rank.
+    """End this process once the one that started it is dead: DVC for a stage, the first rank or a launcher for a rank.
 
     DVC that is killed cannot end its stage, which would write on beside the stage of the next
     `dvc repro`. The process gets SIGTERM, and SIGKILL with its descendants half a minute later. A
     stage that was started by hand is not watched: it may outlive its shell.
     """
-    is_rank = int(os.environ.get("LOCAL_RANK") or 0) > 0
+    is_rank = is_launched() or int(os.environ.get("LOCAL_RANK") or 0) > 0
     if not (is_rank or "DVC_STAGE" in os.environ):
         return
     import psutil

@@ -166,3 +166,28 @@ def test_compose_with_the_same_key_in_two_mappings_is_accepted(layout: Layout) -
     anchors = "candidate: null\nevaluate: &own\n  resamples: 100\nexport:\n  title: A\n"
     file.write_text(file.read_text() + anchors)
     assert compose(layout).evaluate.resamples == 100
+
+
+def test_file_of_conf_that_git_does_not_know_is_named_in_a_copy(
+    tmp_path: Path, repository_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, copy = tmp_path / "home", tmp_path / "copy"
+    for root in (home, copy):
+        shutil.copytree(repository_root / "conf", root / "conf")
+        (root / "params.yaml").write_text("experiment: mine\n")
+    (home / "conf/data/mine.yaml").write_text("# @package _global_\n")
+    experiment = "# @package _global_\ndefaults:\n  - override /data: mine\nname: mine\n"
+    (home / "conf/experiment/mine.yaml").write_text(experiment)
+    monkeypatch.setenv("TEXTMILL_HOME", str(home))
+    with pytest.raises(UserError, match=r"^conf/experiment/mine\.yaml: git does not know this file.*`git add conf/exp"):
+        compose(Layout(copy))
+    (copy / "conf/experiment/mine.yaml").write_text(experiment)
+    with pytest.raises(UserError, match=r"^conf/data/mine\.yaml: git does not know this file"):
+        compose(Layout(copy))
+
+
+def test_bare_no_as_a_label_says_to_quote_it(tmp_path: Path, repository_root: Path) -> None:
+    shutil.copytree(repository_root / "conf", tmp_path / "conf")
+    (tmp_path / "params.yaml").write_text("experiment: movie_reviews\ntask:\n  labels: [no, yes]\n")
+    with pytest.raises(UserError, match=r"params\.yaml:3: task\.labels\.0 = False: .*Put it into quotes"):
+        compose(Layout(tmp_path))

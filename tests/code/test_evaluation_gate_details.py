@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from scipy import stats
 from support.gate_inputs import DIGEST, ERROR, RIGHT, answers, gate, material, predictions
 
+from textmill.config.sections.gate import GateConfig
 from textmill.errors import UserError
 from textmill.evaluation.gate import Costs, GateInputs, MeasuredVersion, Verdict, _percent, judge
 from textmill.evaluation.slices import LENGTH, Slice, cut_slices, pool_small
@@ -359,3 +361,15 @@ def test_slices_have_at_least_two_rows_and_not_all() -> None:
     found = cut_slices(lengths, [], 1)
     assert [each.column for each in found] == [LENGTH] * len(found)
     assert [each.name for each in found] == ["1 to 2 tokens", "4 to 5 tokens"]
+
+
+@pytest.mark.parametrize(("option", "verdict"), [("report", "undecided"), ("fail", "fail")])
+def test_label_that_is_never_predicted_is_told(option: Any, verdict: str) -> None:
+    from textmill.evaluation.gate import _labels
+
+    predictions = pd.DataFrame({"label": ["a", "b", "b", "c"], "prediction": ["a", "b", "a", "a"]})
+    challenger = SimpleNamespace(name="version 3", predictions=predictions)
+    config = GateConfig(never_predicted=option)
+    [check] = _labels(SimpleNamespace(challenger=challenger), config)  # type: ignore[arg-type]
+    assert check.status == verdict
+    assert check.words == "version 3 never predicts the label c, which 1 evaluation rows have"

@@ -51,6 +51,38 @@ def test_rank_of_the_own_document() -> None:
     )
 
 
+def test_search_of_a_document_in_many_rows_counts_it_once_and_as_right_anywhere() -> None:
+    # Three rows share a document; the fourth query ranks it before its own
+    scores = np.array([[0.9, 0.9, 0.9, 0.1], [0.2, 0.2, 0.2, 0.8], [0.7, 0.7, 0.7, 0.3], [0.6, 0.6, 0.6, 0.5]])
+    found = retrieval.search(lambda part: scores[part], 4, ["a", "a", "a", "b"])
+    assert found.rank.tolist() == [1, 2, 1, 2]
+    assert found.best.tolist() == [0, 3, 0, 0]
+    frame = pd.DataFrame(
+        {"text_a": ["sort numbers", "number sort", "a graph"], "text_b": ["sorts numbers"] * 2 + ["graphs"]}
+    )
+    for found_in in retrieval.word_search(frame, frame, "text_a", "text_b", {"saturations": [1.2]}).values():
+        assert found_in(frame).rank.tolist() == [1, 1, 1]
+
+
+def test_contrast_rows_with_an_equal_text_are_no_negatives() -> None:
+    import torch
+
+    from textmill.tasks.semantic_search import SemanticSearch
+
+    task = SemanticSearch.from_options(symmetric=True)
+    frame = pd.DataFrame({"text_a": ["q1", "q2", "q3", "q1"], "text_b": ["same", "same", "other", "more"]})
+    batch = {name: torch.tensor(ids) for name, ids in task.encode_targets(frame, {}).items()}
+    first, second = torch.nn.functional.normalize(torch.randn(2, 4, 8, generator=torch.manual_seed(1)), dim=-1)
+    second[1] = second[0]  # the same text
+    scores = 20 * first @ second.T
+    scores[0, 1] = scores[1, 0] = scores[0, 3] = scores[3, 0] = -torch.inf
+    expected = -(scores.log_softmax(1).diag() + scores.log_softmax(0).diag()).mean() / 2
+    torch.testing.assert_close(task.pair_loss(first, second, batch), expected)
+    outputs = {"sentence_embedding_a": second.numpy(), "sentence_embedding_b": second.numpy()}
+    rows = {name: ids.tolist() for name, ids in batch.items()}
+    assert task.validation_metrics(outputs, rows, {})["recall_at_1"] == 1
+
+
 def test_search_in_parts_is_the_search_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.random.default_rng(0).normal(size=(2, 9, 4))
     whole = retrieval.search_embeddings(*vectors)

@@ -17,7 +17,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textmill.cli.choose import _MILLISECONDS, _SECONDS, _quantity
+from textmill.cli.choose import _MILLISECONDS, _SECONDS, quantity
 from textmill.config.compose import compose
 from textmill.config.layout import Layout
 from textmill.errors import UserError
@@ -297,13 +297,13 @@ def test_recommend_without_eligible_candidates_is_refused() -> None:
     [("5min", _SECONDS, 300), ("90 s", _SECONDS, 90), ("1.5h", _SECONDS, 5400), ("20ms", _MILLISECONDS, 20)],
 )
 def test_quantities(text: str, units: dict[str, float], value: float) -> None:
-    assert _quantity("--x", text, units) == value
+    assert quantity("--x", text, units) == value
 
 
 @pytest.mark.parametrize("text", ["5", "min", "-5min", "5 parsec", "0s", ""])
 def test_a_quantity_without_sense_is_one_line(text: str) -> None:
     with pytest.raises(UserError, match="Write a number with a unit"):
-        _quantity("--budget", text, _SECONDS)
+        quantity("--budget", text, _SECONDS)
 
 
 def test_every_candidate_of_conf_composes_for_its_task(repository_root: Path, tmp_path: Path) -> None:

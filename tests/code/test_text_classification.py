@@ -323,3 +323,54 @@ def test_serving_and_preparing_do_without_torch():
         assert not {"torch", "transformers", "sklearn", "matplotlib"} & set(sys.modules), "heavy"
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+
+
+@pytest.mark.parametrize("balance", ["class_weights", "logit_adjustment"])
+def test_balanced_loss_is_that_of_the_paper_in_training_only(balance: str) -> None:
+    import torch
+    from torch import nn
+    from torch.nn.functional import cross_entropy
+
+    from textmill.tasks.text_classification import TextClassification
+
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits = nn.Parameter(torch.tensor([[2.0, 0.5], [0.3, 0.1], [1.0, 3.0]]))
+            self.register_buffer("label_shares", torch.tensor([0.9, 0.1]), persistent=False)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"logits": self.logits}
+
+    task = TextClassification.from_options(balance=balance, balance_strength=0.5)
+    frames = [pd.DataFrame({"label": ["a"] * 9 + ["b"]})]
+    assert task.fit(frames) == {"labels": ["a", "b"], "label_shares": [0.9, 0.1]}
+    assert TextClassification.from_options().fit(frames) == {"labels": ["a", "b"]}
+    network, target = Fixed(), torch.tensor([0, 1, 1])
+    batch = {"input_ids": torch.ones(3, 1), "attention_mask": torch.ones(3, 1), "label_id": target}
+    each = cross_entropy(network.logits, target, reduction="none")
+    if balance == "class_weights":
+        weights = torch.tensor([0.9, 0.1]) ** -0.5
+        expected = (each * (weights / (0.9 * weights[0] + 0.1 * weights[1]))[target]).mean()
+    else:
+        expected = cross_entropy(network.logits + 0.5 * torch.tensor([0.9, 0.1]).log(), target)
+    torch.testing.assert_close(task.loss(network, batch).loss, expected)
+    shares = {"label_probabilities": nn.functional.one_hot(target, 2).float()}
+    torch.testing.assert_close(task.loss(network, batch | shares).loss, expected)
+    torch.testing.assert_close(task.loss(network.eval(), batch).loss, each.mean())
+
+
+def test_offsets_are_added_to_the_biases_of_the_best_weights() -> None:
+    import torch
+
+    from textmill.tasks.text_classification import TextClassification
+
+    task = TextClassification.from_options(offsets=True)
+    logits = np.array([[2.0, 1.5], [2.0, 1.6], [3.0, 0.0], [2.5, 0.0]], np.float32)
+    found = task.validation_metrics({"logits": logits}, {"label_id": [1, 1, 0, 0]}, {"labels": ["a", "b"]})
+    assert found["macro_f1"] == 1
+    weights = {"output.bias": torch.zeros(2)}
+    bias = task.calibrate_weights(weights, found)["output.bias"]
+    assert bias.tolist() == [found["offset_0"], found["offset_1"]]
+    assert ((logits + bias.numpy()).argmax(axis=1) == [1, 1, 0, 0]).all()
+    assert task.calibrates and not TextClassification.from_options().calibrates

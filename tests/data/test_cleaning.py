@@ -88,7 +88,7 @@ def test_values_as_text() -> None:
         "1",
         "2",
         "0.5",
-        "True",
+        "true",
         None,
         None,
         None,

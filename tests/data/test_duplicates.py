@@ -20,8 +20,8 @@ from scipy.sparse import csr_array
 from support.faults import rounds
 
 from textmill.data import shingles
+from textmill.data.chunks import hashes
 from textmill.data.duplicates import NearIndex, equal_groups, find_exact, find_near, find_repeated, find_similar
-from textmill.data.first_pass import hashes
 from textmill.data.passages import SHORTEST, Chunks, find_shared
 from textmill.data.splitting import assign_splits
 
@@ -78,7 +78,9 @@ def near(texts: list[str], ranks: list[int], threshold: float = 0.8, at_once: in
         index = NearIndex(Path(folder), len(texts), counts, threshold, 5)
         for start in range(0, len(rows), at_once):
             some = rows[start : start + at_once]
-            index.add(index.prefixes(some, [texts[row] for row in some]))
+            chosen = [texts[row] for row in some]
+            parts = shingles.batches(chosen)
+            index.add((some[part], shingles.prefixes(chosen[part], 5, counts, threshold)) for part in parts)
         find_near(found, index, rank, lambda positions: [texts[position] for position in positions])
     return found.exact | found.near
 

@@ -21,6 +21,7 @@ from textmill.errors import UserError
 from textmill.fetching.corpus import fetch_corpus
 from textmill.fetching.pretrained import fetch_pretrained
 from textmill.fetching.sources.archives import open_archive
+from textmill.fetching.sources.files import FilesSource
 from textmill.files import read_json, sha256_file
 
 FILES = "textmill.fetching.sources.files.FilesSource"
@@ -297,3 +298,25 @@ def test_a_hub_model_out_of_reach_is_one_line(layout: Layout) -> None:
     with pytest.raises(UserError) as error:
         pretrained(layout, "nobody/no-such-model@abc")
     assert "cannot be fetched from the hub" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_address_with_a_query_and_name_with_brackets_are_read_literally(tmp_path: Path) -> None:
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+    from threading import Thread
+
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "reviews [2024].csv").write_text("text,label\na,b\n")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(served)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/reviews%20%5B2024%5D.csv?token=a*b&x=[1]"
+    try:
+        for number, files in enumerate((address, "served/reviews [2024].csv")):
+            destination = tmp_path / f"files{number}"
+            destination.mkdir()
+            provenance = FilesSource.from_options(files={"all": files}).fetch(destination, tmp_path)
+            assert (destination / "all/reviews [2024].csv").read_text() == "text,label\na,b\n"
+            assert provenance.sha256 is not None
+    finally:
+        server.shutdown()

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from textmill.data.parallel import Engine
 from textmill.data.passages import find_shared
 from textmill.data.shards import ShardWriter, open_split
 from textmill.errors import UserError
@@ -314,6 +315,6 @@ def test_find_shared_finds_each_planted_sentence_and_none_in_shuffled_text() -> 
         ]
 
     for workers in (1, 3):
-        pairs = find_shared(chunks(held_out), chunks(texts), workers=workers)
+        pairs = find_shared(chunks(held_out), chunks(texts), engine=Engine(workers=workers))
         assert pairs.tolist() == [[number, row] for number, row in enumerate(planted)]
-        assert not len(find_shared(chunks(held_out), chunks(shuffled), workers=workers))
+        assert not len(find_shared(chunks(held_out), chunks(shuffled), engine=Engine(workers=workers)))

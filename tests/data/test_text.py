@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from textmill.config.sections.prepare import TextConfig, TokenizerConfig
@@ -109,3 +110,15 @@ def test_a_tokenizer_without_an_end_of_text_is_refused(project: Any) -> None:
     project.raw("all/poem.txt", VERSES)
     with pytest.raises(UserError, match=r"task\.end_of_text: the tokenizer has no token '<\|endoftext\|>'"):
         prepared(project, tokenizer={"kind": "pretrained"}, splits={"by": "position"})
+
+
+def test_report_counts_cut_documents_of_both_ways_to_pack(project: Any) -> None:
+    project.raw("all/poem.txt", "\n\n".join("la " * (1 + number % 7) for number in range(300)))
+    read = {"text": {"document": "paragraph"}}
+    found = prepared(project, read=read, task=TASK | {"packing": "best_fit"})
+    packing = found.statistics["packing"]
+    lengths = np.array(found.split("train").column("length"))
+    assert packing["documents"] == len(lengths) and packing["used"] == "best_fit"
+    assert packing["best_fit"]["cut"] == (lengths > 16).sum() < packing["concatenate"]["cut"]
+    report = (found.folder / "report" / "README.md").read_text()
+    assert f"| best_fit | {packing['best_fit']['rows']} | {packing['best_fit']['cut']} |" in report

@@ -76,6 +76,11 @@ def pair() -> dict[str, Any]:
     return {"input_ids": ids(), "pair_ids": ids()}
 
 
+def query() -> dict[str, Any]:
+    """Some queries have a document in common."""
+    return pair() | {"query_id": draw.getrandbits(40), "document_id": draw.randrange(6)}
+
+
 # Name: class of the task, its options, the model, and a function that draws a row.
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], Callable[[], dict[str, Any]]]] = {
     "classification": (
@@ -116,8 +121,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], Callable[[], dict[st
         ENCODER,
         lambda: pair() | {"scaled_score": draw.random()},
     ),
-    "search": ("semantic_search.SemanticSearch", {}, ENCODER, pair),
-    "one-way search": ("semantic_search.SemanticSearch", {"symmetric": False}, ENCODER, pair),
+    "search": ("semantic_search.SemanticSearch", {}, ENCODER, query),
+    "one-way search": ("semantic_search.SemanticSearch", {"symmetric": False}, ENCODER, query),
     "translation": (
         "translation.Translation",
         {"target_language": "eo", "examples": ["a"], "label_smoothing": 0.1},

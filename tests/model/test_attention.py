@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 from tiny_decoder import architecture, language_model, token_ids
+from torch._dynamo.testing import CompileCounter
+from torch.profiler import ProfilerActivity, profile
 
 from textmill.models import transformer
 from textmill.models.attention import (
@@ -15,6 +18,7 @@ from textmill.models.attention import (
     scaled_dot_product_attention_fused,
     scaled_dot_product_attention_plain,
 )
+from textmill.models.documents import attend_within, group_documents
 from textmill.models.rotary import RotaryPositions, rotate
 
 BATCH, LENGTH = 2, 9
@@ -142,3 +146,77 @@ def test_grouped_heads_have_fewer_weights() -> None:
     full, grouped = SelfAttention(architecture()), SelfAttention(architecture(n_key_value_heads=1))
     assert full.query_key_value.weight.shape == (3 * 32, 32)
     assert grouped.query_key_value.weight.shape == (32 + 2 * 8, 32)
+
+
+LONG = torch.cat([torch.arange(4).repeat_interleave(torch.tensor([130, 1, 60, 9])), torch.arange(200) // 37 + 9])
+
+
+@pytest.mark.parametrize("key_value_heads", [4, 1])
+def test_attention_within_documents_is_that_of_the_mask(key_value_heads: int) -> None:
+    documents, index = LONG.view(2, 200), torch.arange(200)
+    generator = torch.Generator().manual_seed(0)
+    results = []
+    for within in (True, False):
+        generator.manual_seed(0)
+        inputs = [
+            torch.randn(2, heads, 200, 8, generator=generator, requires_grad=True)
+            for heads in (4, key_value_heads, key_value_heads)
+        ]
+        if within:
+            output = attend_within(*inputs, group_documents(documents))
+        else:
+            output = scaled_dot_product_attention_plain(*inputs, additive_mask(index, index, document_ids=documents))
+        (output * torch.arange(8)).square().sum().backward()
+        results.append([output, *(tensor.grad for tensor in inputs)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_groups_hold_documents_of_similar_length() -> None:
+    groups = group_documents(LONG.view(2, 200)).groups
+    assert [tuple(places.shape) for places in groups] == [(1, 1), (2, 15), (6, 60), (1, 130)]
+    assert sum(places.numel() for places in groups) < 2 * 400
+
+
+def peak_memory(length: int, document: int) -> int:
+    """Most bytes that packed attention, forward and backward, holds at a time."""
+    inputs = [torch.randn(1, 4, length, 16, requires_grad=True) for _ in range(3)]
+    documents = torch.arange(length)[None] // document
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        attend_within(*inputs, group_documents(documents)).sum().backward()
+    now = most = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return most
+
+
+@pytest.mark.parametrize("share", [1, 16], ids=["one-document", "sixteen-documents"])
+def test_memory_of_packed_attention_grows_with_the_length(share: int) -> None:
+    peaks = [peak_memory(length, length // share) for length in (1024, 2048, 4096)]
+    assert all(1.5 < long / short < 2.2 for short, long in itertools.pairwise(peaks)), peaks
+    assert 1.8 < (peaks[2] - peaks[1]) / (peaks[1] - peaks[0]) < 2.2, "linear beside what every call takes"
+
+
+def test_long_packed_rows_have_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids = language_model(max_length=200), token_ids(2, 200)
+    documents = LONG.view(2, 200)
+    with torch.no_grad():
+        alone = model(ids[:1, 131:191])["logits"]
+        monkeypatch.setattr(transformer, "additive_mask", None)
+        packed = model(ids, document_ids=documents)["logits"]
+    torch.testing.assert_close(packed[:1, 131:191], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_layers_compile_once_for_all_batches_of_documents() -> None:
+    """Other documents in a batch are no reason to compile a layer again."""
+    model, counter = language_model(max_length=200), CompileCounter()
+    torch._dynamo.reset()
+    for block in model.decoder.blocks:
+        block.compile(backend=counter, dynamic=False)
+    ids, counts = token_ids(2, 200), []
+    for documents in (LONG, torch.arange(400) // 11, torch.arange(400) // 90):
+        model(ids, document_ids=documents.view(2, 200))["logits"].sum().backward()
+        counts.append(counter.frame_count)
+    assert counts[0] > 0 and len(set(counts)) == 1, counts

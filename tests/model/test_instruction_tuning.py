@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from textmill.config.sections.train import TrainConfig
 from textmill.data.prepare import prepare
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
-from textmill.models.generation import generate
+from textmill.models.generation import generate, generate_tokens
 from textmill.models.pretrained_decoder import PretrainedDecoder
 from textmill.predicting.loading import load_predictor
 from textmill.tasks.instruction_tuning import InstructionTuning
@@ -176,11 +179,58 @@ def test_tokenizers_without_a_template_and_templates_that_rewrite(tmp_path: Path
     layout = project(tmp_path / "project", conversations(30), template=None)
     with pytest.raises(UserError, match="no chat template"):
         prepare(prepare_config(), RUNTIME, layout)
-    forgetful = "{% for m in messages %}{{ loop.length }} {{ m['content'] }} {% endfor %}"
-    with pytest.raises(UserError, match="changes earlier messages when later ones follow"):
-        list(chat.segments(conversation("thanks", "thanks"), forgetful, {}))
     with pytest.raises(UserError, match="rejects these messages"):
-        list(chat.segments(conversation("thanks"), "{{ raise_exception('never') }}", {}))
+        chat.answer_spans(conversation("thanks"), "{{ raise_exception('never') }}", {}, [])
+    tail = "{% for m in messages %}{{ m['content'][-3:] if loop.first else m['content'] }}{% endfor %}"
+    with pytest.raises(UserError, match="changes the end of a message, so answers cannot be located"):
+        chat.answer_spans(conversation("thanks"), tail, {}, [])
+
+
+def test_conversation_whose_answer_is_cut_away_is_rejected_with_its_line(tmp_path: Path) -> None:
+    lines = conversations(30)
+    lines[6] = [{"role": "user", "content": "thanks " * 60}, *lines[6][1:]]
+    layout = project(tmp_path / "project", lines)
+    prepare(prepare_config(), RUNTIME, layout)
+    [reject] = pd.read_csv(layout.prepared / "rejects.csv").to_dict("records")
+    assert reject["row"] == 7
+    assert reject["reason"].startswith("has no token of an answer: prepare.max_length cuts it away")
+    prepared = Prepared(layout.prepared)
+    tables = [prepared.split(name).to_pydict() for name in ("train", "validation", "test")]
+    assert sum(len(table["id"]) for table in tables) == 29
+    assert all(map(any, (answer for table in tables for answer in table["answer"])))
+
+
+def test_answer_without_an_end_token_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bare = "{% for m in messages %}{{ m['content'] + ' ' }}{% endfor %}"
+    told = "no end token follows an answer in this chat template"
+    with caplog.at_level(logging.WARNING, "textmill"):
+        prepare(prepare_config(), RUNTIME, project(tmp_path / "good", conversations(30)))
+        assert told not in caplog.text
+        prepare(prepare_config(), RUNTIME, project(tmp_path / "bare", conversations(30), template=bare))
+    assert told in caplog.text
+
+
+def test_generation_ends_at_any_end_token(tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path / "llama")
+    model: Any = PretrainedDecoder.from_options().build_decoder(60, folder).eval()
+    for beams in (1, 2):
+        options = GenerationConfig(temperature=0, max_new_tokens=8, beams=beams)
+        [whole] = generate_tokens(model, [[1, 3, 6]], options, end=-1)
+        token = whole[3]
+        for end, others in ((token, ()), (-1, (-2, token))):
+            [cut] = generate_tokens(model, [[1, 3, 6]], options, end=end, other_ends=others)
+            if beams == 1:
+                assert cut == whole[: whole.index(token)]
+            else:
+                assert token not in cut
+
+
+def test_end_tokens_are_those_of_tokenizer_model_and_template(tmp_path: Path) -> None:
+    layout = project(tmp_path / "project", conversations(30))
+    (layout.pretrained / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 999_999]}))
+    prepare(prepare_config(), RUNTIME, layout)
+    state = Prepared(layout.prepared).state
+    assert state["end_ids"] == sorted({7, state["end_of_text"]})
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -211,3 +261,79 @@ def test_inputs_that_are_no_conversation() -> None:
     ):
         with pytest.raises(UserError, match=message):
             task.parse_inputs(values)
+
+
+_MEASURED = """
+import sys, threading, time
+from pathlib import Path
+import torch
+import peft
+from textmill.models.pretrained_decoder import PretrainedDecoder
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS"))
+
+model = PretrainedDecoder.from_options(lora={"rank": 8, "alpha": 16})
+model.build_decoder(60, Path(sys.argv[1]))  # imports what the measurement must not count
+before, peak, done = resident(), 0, threading.Event()
+
+def watch():
+    global peak
+    while not done.is_set():
+        peak = max(peak, resident())
+        time.sleep(0.002)
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+network = model.build_decoder(60, Path(sys.argv[2]))
+done.set()
+watcher.join()
+updates = sum(p.numel() * p.element_size() for p in network.parameters() if p.requires_grad)
+kinds = sorted({str(p.dtype) for p in network.parameters() if not p.requires_grad})
+print((max(peak, resident()) - before - updates) / (Path(sys.argv[2]) / "model.safetensors").stat().st_size, *kinds)
+assert all(p.dtype == torch.float32 for p in network.parameters() if p.requires_grad)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only: reads /proc")
+def test_frozen_weights_keep_their_precision_and_loading_adds_no_more_memory_than_their_file(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tiny = write_tiny_llama(tmp_path / "tiny")
+    shape = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8, "num_attention_heads": 16}
+    large = LlamaForCausalLM(LlamaConfig(vocab_size=8192, num_key_value_heads=16, tie_word_embeddings=True, **shape))
+    large.bfloat16().save_pretrained(tmp_path / "large")
+    assert (tmp_path / "large/model.safetensors").stat().st_size > 250 << 20
+    command = [sys.executable, "-c", _MEASURED, str(tiny), str(tmp_path / "large")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    share, kind = done.stdout.split()
+    assert kind == "torch.bfloat16" and float(share) <= 1.1
+
+
+def test_updates_of_frozen_bfloat16_weights_are_merged_in_float32(tmp_path: Path) -> None:
+    from textmill.models.lora import merge_adapters
+    from textmill.training.loading import load_network, save_network
+
+    folder = write_tiny_llama(tmp_path / "llama")
+    from transformers import AutoModelForCausalLM
+
+    stored: Any = AutoModelForCausalLM.from_pretrained(folder)
+    stored.bfloat16().save_pretrained(folder)
+    task, model = InstructionTuning.from_options(), PretrainedDecoder.from_options(lora={"rank": 4, "alpha": 8})
+    state = {"vocabulary_size": 20}
+    network: Any = task.build_network(model, folder, state)
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.02)
+    ids = torch.tensor([[1, 3, 6, 7, 8]])
+    loss = network(ids)["logits"].float().logsumexp(-1).sum()
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in network.parameters() if parameter.requires_grad)
+    save_network(tmp_path / "trained/model", network, network.state_dict())
+    loaded: Any = load_network(task, model, state, tmp_path / "trained")
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    before = loaded(ids)["logits"]
+    merge_adapters(loaded)
+    assert torch.allclose(loaded(ids)["logits"], before, atol=1e-5)

@@ -285,3 +285,18 @@ def test_a_killed_training_of_a_language_model_ends_with_the_very_bits_of_one_th
     assert [code for code, _ in ends] == [0, 0], ends
     whole, killed = (torch.load(root / "final.pt") for root in roots)
     assert [name for name in whole if not torch.equal(whole[name], killed[name])] == []
+
+
+def test_training_on_rows_of_whole_documents_learns_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows longer than 128 tokens, so that attention goes by documents; validation is the same for both."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    read = {"columns": {"text": "text"}, "text": {"document": "paragraph"}}
+    losses = []
+    for packing in ("concatenate", "best_fit"):
+        task = TASK | {"sequence_length": 160, "packing": packing}
+        layout = prepared_project(tmp_path / packing, task=task, read=read)
+        found = Prepared(layout.prepared).statistics["packing"]
+        assert found["best_fit"]["cut"] == 0 < found["concatenate"]["cut"]
+        run_stages(layout, MODEL | {"max_length": 160}, "train", task=task, batches={"tokens": 640})
+        losses.append(read_json(layout.trained / "metrics.json")["loss"])
+    assert losses[1] < min(1.1 * losses[0], 0.6 * math.log(300))

@@ -196,7 +196,6 @@ def test_two_ranks_share_the_rows_and_write_one_result(tmp_path: Path) -> None:
     code, errors = finish(start(root))
     assert code == 0, errors
     samples = [int((root / f"samples-{rank}").read_text()) for rank in range(2)]
-    assert sum(samples) == 2 * 200
-    assert min(samples) > 150
+    assert samples == [2 * 200] * 2, "each counts the rows of all"
     assert list(runs(root).values()) == ["FINISHED"]
     assert (root / "data/trained/model/model.safetensors").is_file()

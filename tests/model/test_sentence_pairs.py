@@ -145,6 +145,29 @@ def test_graphs_give_what_the_network_gave(made: tuple[str, Layout]) -> None:
     assert reference["outputs"] and len(reference["outputs"][0]) <= 32
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("made", ["search"], indirect=True)
+def test_mined_pairs_exported_encoder_ranks_by_its_cosines(made: tuple[str, Layout], tmp_path: Path) -> None:
+    from textmill.predicting.mined_pairs import MinedPairsSource
+
+    model = made[1].exported / "model"
+    lines = rows("search", 20)
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pairs = {"_target_": "textmill.fetching.sources.files.FilesSource", "files": {"test": "pairs.jsonl"}}
+    source = MinedPairsSource.from_options(pairs=pairs, query="one", document="other", encoder=str(model), depth=4)
+    source.fetch(tmp_path / "out", tmp_path)
+    found = [json.loads(line) for line in (tmp_path / "out/test/pairs.jsonl").read_text().splitlines()]
+    predictor = load_predictor(model)
+    queries, documents = (
+        np.array([answer["embedding"] for answer in predictor.predict([line[name] for line in lines])])
+        for name in ("one", "other")
+    )
+    place = {line["other"]: number for number, line in enumerate(lines)}
+    for row in found:
+        cosines = documents @ queries[[line["one"] for line in lines].index(row["query"])]
+        assert row["first_rank"] == 1 + (cosines > cosines[place[row["document"]]]).sum()
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

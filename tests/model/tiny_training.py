@@ -88,22 +88,23 @@ def train_config(**changes: Any) -> Any:
     return TrainConfig.model_validate(values | changes)
 
 
-def runtime_config(**trainer: Any) -> Any:
+def runtime_config(launcher: dict[str, Any] | None = None, **trainer: Any) -> Any:
     """One CPU process, plain lines."""
     from textmill.config.sections.runtime import RuntimeConfig
 
-    return RuntimeConfig.model_validate(
-        {"trainer": {"accelerator": "cpu", "devices": 1} | trainer, "plan": False, "progress": "plain"}
-    )
+    settings = {"trainer": {"accelerator": "cpu", "devices": 1} | trainer, "plan": False, "progress": "plain"}
+    return RuntimeConfig.model_validate(settings | {"launcher": launcher or {}})
 
 
-def make_project(root: Path, trainer: dict[str, Any] | None = None, **changes: Any) -> Path:
+def make_project(
+    root: Path, trainer: dict[str, Any] | None = None, launcher: dict[str, Any] | None = None, **changes: Any
+) -> Path:
     """A project's folder with prepared data and a configuration for `main` below."""
     root.mkdir(parents=True)
     (root / "dvc.yaml").write_text("stages: {}\n")
     write_prepared(root / "data" / "prepared")
     values = {"model": MODEL | {"architecture": ARCHITECTURE}} | changes
-    (root / "config.json").write_text(json.dumps({"train": values, "trainer": trainer or {}}))
+    (root / "config.json").write_text(json.dumps({"train": values, "trainer": trainer or {}, "launcher": launcher}))
     return root
 
 
@@ -113,7 +114,7 @@ def run_stage(root: Path) -> None:
     from textmill.stages import train
 
     values = json.loads((root / "config.json").read_text())
-    train.main(train_config(**values["train"]), runtime_config(**values["trainer"]), Layout(root))
+    train.main(train_config(**values["train"]), runtime_config(values["launcher"], **values["trainer"]), Layout(root))
 
 
 def main(root: Path, unit: str = "", number: str = "") -> None:

@@ -251,7 +251,8 @@ def test_earlier_version_is_compared(upgraded: Project, today: Path) -> None:
     assert "predicted the 72 rows of the test split now" in found["how"]
     assert "weighted_f1" in found["differences"]
     # The format is measured since, checkpoints follow their cost, and faulty steps are noticed.
-    assert set(found["params"]) <= {"precision", "train.checkpoint_seconds", "train.faulty_steps"}
+    new = {"precision", "train.checkpoint_seconds", "train.faulty_steps", "launcher.name", "launcher.ranks"}
+    assert set(found["params"]) <= new
 
 
 def test_todays_version_replaces_earlier_champion_and_rolls_back(

@@ -109,7 +109,7 @@ def test_chain_leads_from_version_to_environment(in_project: Project) -> None:
     assert (parts["commit"]["commit"], parts["commit"]["subject"]) == (first, "A tiny project")
     assert parts["lock"]["found_in"] == f"commit {results[:12]}"
     assert "data/trained" in parts["lock"]["outputs"]
-    assert set(parts["data"]) == {"test", "train", "validation"}
+    assert set(parts["data"]) == {"corpus", "test", "train", "validation"}
     assert parts["environment"]["python"]
 
 

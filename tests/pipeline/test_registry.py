@@ -80,12 +80,34 @@ def test_model_has_signature_example_and_no_pickle(registered_once: Layout) -> N
     assert {"input_example.json", "MLmodel", "served_model.py", "model.int8.onnx"} <= names
     assert folder.is_relative_to(registered_once.root / "mlruns/tiny")
     signature = mlflow.models.get_model_info(str(folder)).signature
-    assert [column.name for column in signature.inputs] == ["text"]
+    assert [column.name for column in signature.inputs] == [0, "text"]  # 0: a list of texts
     assert [column.name for column in signature.outputs] == ["label", "probability", "probabilities"]
     needed = (folder / "requirements.txt").read_text().splitlines()
     assert {line.split("==")[0] for line in needed} == {
         *("mlflow", "numpy", "pandas", "onnxruntime", "tokenizers", "pydantic", "ftfy")
     }
+
+
+def test_pyfunc_texts_in_a_list_and_in_a_frame_get_the_same_answers(registered_once: Layout) -> None:
+    client(registered_once)
+    program = f"""
+import mlflow, pandas as pd
+model = mlflow.pyfunc.load_model("models:/{NAME}/1")
+texts = ["great film", "a dreadful plot"]
+frame = pd.DataFrame({{"id": [7, 8], "text": texts}}, index=[3, 4])
+answers = model.predict(frame)
+assert list(answers.index) == [3, 4]
+for given in (texts, frame[["text"]], pd.Series(texts), [{{"text": text}} for text in texts]):
+    assert model.predict(given).to_dict("records") == answers.to_dict("records"), given
+try:
+    model.predict(pd.DataFrame({{"body": texts}}))
+except Exception as error:
+    print(error)
+"""
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{registered_once.root / 'mlflow.db'}"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "no input" in done.stdout, done.stdout
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from textmill.config.layout import Layout
 from textmill.predicting.exported import TamperedError
 from textmill.registry.runs.tracking import connect
 from textmill.registry.versions import version_manifest
+from textmill.registry.versions.bill_of_materials import bill_of_materials
 from textmill.registry.versions.version_files import fetch_folder
 from textmill.stages import export, register
 
@@ -305,6 +306,14 @@ def test_bill_of_materials_names_what_the_version_needs(model: Path) -> None:
     assert bill["metadata"]["component"]["name"] == NAME
     assert "sbom.cdx.json" in json.loads((model / version_manifest.MANIFEST).read_text())
     assert len(Bom.from_json(bill).components) == len(versions)
+
+
+def test_bill_of_materials_names_pretrained_weights_and_their_licence() -> None:
+    pretrained = {"origin": "package:w==1", "version": "1", "licence": "Apache-2.0"}
+    pretrained["files"] = {"model.safetensors": "a" * 64}
+    text = bill_of_materials("m", [], {"trained": "b" * 64, "pretrained": pretrained})
+    [weights] = json.loads(text)["components"]
+    assert (weights["name"], weights["licenses"]) == ("package:w==1", [{"license": {"id": "Apache-2.0"}}])
 
 
 # -- places ----------------------------------------------------------------------------------------

@@ -8,9 +8,13 @@ SLOW_FILES = frozenset(
         "test_drift",
         "test_fault_doctor",
         "test_fault_tracking",
+        "test_growing_data",
+        "test_launch",
         "test_lineage",
+        "test_new_tasks",
         "test_remote",
         "test_reproduce",
         "test_team_server",
+        "test_tune",
     }
 )

@@ -59,12 +59,12 @@ def choose(
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))  # an exit removes the workspace
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     limits = Limits(
-        _quantity("--budget", budget, _SECONDS),
-        _quantity("--max-latency", max_latency, _MILLISECONDS),
-        _quantity("--max-size", max_size, _MEGABYTES),
+        quantity("--budget", budget, _SECONDS),
+        quantity("--max-latency", max_latency, _MILLISECONDS),
+        quantity("--max-size", max_size, _MEGABYTES),
     )
     problem = Problem(data, task, experiment, text_column, label_column)
-    changes = _changes(setting or [])
+    changes = changes_of(setting or [], "--set")
     layout = find_layout()
     from textmill.stages.imports import quick_imports
 
@@ -78,7 +78,7 @@ def choose(
         _print(result)
 
 
-def _quantity(option: str, text: str | None, units: dict[str, float]) -> float | None:
+def quantity(option: str, text: str | None, units: dict[str, float]) -> float | None:
     """Parse a number above zero with a unit; return it in the unit of value 1."""
     if text is None:
         return None
@@ -88,12 +88,13 @@ def _quantity(option: str, text: str | None, units: dict[str, float]) -> float |
     return float(match[1]) * units[match[2]]
 
 
-def _changes(settings: list[str]) -> dict[str, object]:
+def changes_of(settings: list[str], where: str) -> dict[str, object]:
+    """Parse KEY=VALUE texts into nested settings; `where` is the option."""
     from omegaconf import OmegaConf
 
     for text in settings:
         if "=" not in text:
-            raise UserError(f"cannot read {text!r}", where="--set", fix="Write KEY=VALUE, as in train.max_epochs=1")
+            raise UserError(f"cannot read {text!r}", where=where, fix="Write KEY=VALUE, as in train.max_epochs=1")
     plain = OmegaConf.to_container(OmegaConf.from_dotlist(settings))
     return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
 

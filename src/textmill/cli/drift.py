@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Exit, Option
 
 from textmill.cli.output import INCONCLUSIVE, REFUSED, VERSION_HELP, AsJson, print_json, print_table
-from textmill.errors import UserError
+from textmill.cli.predict import Column, columns_from
 
 if TYPE_CHECKING:
     from textmill.evaluation.drift import Drift
 
 
 def drift(
-    file: Annotated[Path, Argument(help="CSV, TSV, JSON Lines or Parquet file; any other file: one text per line.")],
+    file: Annotated[Path, Argument(help="Table, as `textmill init` reads it; any other file: one text per line.")],
     reference: Annotated[str, Option(help=f"{VERSION_HELP} Or a folder with an exported model.")],
     html: Annotated[Path | None, Option(help="Write the report, one page with plots, to this file.")] = None,
-    column: Annotated[
-        list[str] | None, Option(help="TASK-COLUMN=FILE-COLUMN, where the names differ. Repeatable.")
-    ] = None,
+    column: Column = None,
     rows: Annotated[int, Option(min=1, help="Maximum rows; a larger file is sampled at random.")] = 2000,
     as_json: AsJson = False,
 ) -> None:
@@ -37,7 +35,7 @@ def drift(
     from textmill.predicting.loading import load_predictor
     from textmill.tasks.abilities import drift_features_of
 
-    columns = dict(_pair(text) for text in column or [])
+    columns = columns_from(column)
     folder = _folder(reference)
     predictor = load_predictor(folder, "fp32")
     expected = read_reference(folder)
@@ -66,13 +64,6 @@ def _folder(reference: str) -> Path:
 
     layout = find_layout()
     return exported_folder(find_origin(reference, layout), layout)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, sign, other = text.partition("=")
-    if not (name and sign and other):
-        raise UserError(f"cannot read {text!r}", where="--column", fix="Write TASK-COLUMN=FILE-COLUMN")
-    return name, other
 
 
 def _print_table(result: Drift, file: Path, reference: str, html: Path | None) -> None:

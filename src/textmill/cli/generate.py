@@ -65,11 +65,13 @@ def generate(
     generation = generator.options.changed(changes, lambda name: f"--{name.replace('_', '-')}")
     if as_json:
         _print_json(generator, texts, generation)
-    elif len(texts) == 1:
-        _stream(generator, texts[0], generation)
+        return
+    between = "\n\n" if generator.task.answers_prompt else ""
+    if len(texts) == 1:
+        _stream(generator, texts[0], between, generation)
     else:
         for text, answer in zip(texts, generator.generate(texts, generation), strict=True):
-            print(f"{text}{answer['text']}\n")
+            print(f"{text}{between}{answer['text']}\n")
 
 
 def _unescaped(text: str) -> str:
@@ -95,8 +97,9 @@ def _print_json(generator: TextContinuer, texts: list[str], options: GenerationC
     print_json(document)
 
 
-def _stream(generator: TextContinuer, text: str, options: GenerationConfig) -> None:
-    sys.stdout.write(text)
+def _stream(generator: TextContinuer, text: str, between: str, options: GenerationConfig) -> None:
+    sys.stdout.write(text + between)
+    sys.stdout.flush()
     for piece in generator.stream(text, options):
         sys.stdout.write(piece)
         sys.stdout.flush()

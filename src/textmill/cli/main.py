@@ -18,23 +18,28 @@ from textmill.cli.doctor import doctor
 from textmill.cli.drift import drift
 from textmill.cli.generate import generate
 from textmill.cli.history import history
+from textmill.cli.init import init
 from textmill.cli.lineage import lineage
+from textmill.cli.output import TextsCommand
 from textmill.cli.plan import plan
 from textmill.cli.predict import predict
 from textmill.cli.promote import promote, rollback
+from textmill.cli.report import report
 from textmill.cli.reproduce import reproduce
+from textmill.cli.retrain import retrain
 from textmill.cli.serve import serve
 from textmill.cli.server import server
 from textmill.cli.summary import summary
 from textmill.cli.sync import sync
+from textmill.cli.tune import tune
 from textmill.cli.verify import verify
 from textmill.cli.why import why
 from textmill.errors import one_line_errors
 
 # In the order of use; `--help` shows them so.
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Make": (why, choose, plan, summary, adopt, sync),
-    "Judge": (compare, promote, rollback, history),
+    "Make": (init, why, choose, tune, plan, summary, report, adopt, sync),
+    "Judge": (retrain, compare, promote, rollback, history),
     "Serve": (predict, generate, serve, server),
     "Inspect": (lineage, verify, reproduce, card, drift, doctor),
 }
@@ -42,7 +47,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for group, commands in COMMANDS.items():
     for command in commands:
-        app.command(rich_help_panel=group)(command)
+        app.command(rich_help_panel=group, cls=TextsCommand if command in (predict, generate) else None)(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Container, Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from typer import Option
+from typer.core import TyperCommand
 
 VERSION_HELP = "NAME/VERSION or NAME@ALIAS, also after models:/; or a version or alias of this project's model."
 MODEL_HELP = "Folder, models:/NAME/VERSION or models:/NAME@ALIAS."
@@ -19,6 +21,25 @@ REFUSED = 3
 """A check failed: the gate, a digest, a metric, or the champion changed meanwhile."""
 INCONCLUSIVE = 4
 """There is too little data to decide; nothing was changed."""
+UNCHANGED = 5
+"""There is nothing new to train on or to judge."""
+BUSY = 6
+"""Another process does the same in this project."""
+
+
+_OPTION = re.compile(r"--?[A-Za-z][\w-]*(=.*)?")
+
+
+class TextsCommand(TyperCommand):
+    """A command whose arguments are texts: `-5 stars` is one, and a misspelt option is still an error."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments; what does not look like an option may begin with a minus."""
+        own = args[: args.index("--")] if "--" in args else args
+        known = {name for parameter in self.params for name in parameter.opts} | {"--help"}
+        unknown = [arg for arg in own if _OPTION.fullmatch(arg) and arg.partition("=")[0] not in known]
+        ctx.ignore_unknown_options = not unknown
+        return super().parse_args(ctx, args)
 
 
 def print_json(document: Any) -> None:

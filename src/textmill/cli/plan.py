@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
@@ -10,7 +11,12 @@ from textmill.cli.output import AsJson, print_json, print_table
 from textmill.errors import UserError
 
 if TYPE_CHECKING:
+    from textmill.config.layout import Layout
     from textmill.planning.plan import Plan
+
+
+_TIMES = 10
+"""Operations of the predicted training, as a multiple of the largest tracked one's."""
 
 
 def plan(
@@ -29,6 +35,10 @@ def plan(
     ] = None,
     probe: Annotated[bool, Option("--probe/--no-probe", help="Measure this machine with real steps.")] = True,
     fresh: Annotated[bool, Option("--fresh", help="Measure again, even where the speed is remembered.")] = False,
+    from_runs: Annotated[
+        str | None, Option(help="MLflow experiment: fit loss and learning rate to its finished trainings.")
+    ] = None,
+    plot: Annotated[Path | None, Option(help="With --from-runs: file for a plot, such as scaling.png.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict operations, memory, time, energy and cost of a training before it runs.
@@ -36,18 +46,23 @@ def plan(
     On this machine at most 20 s of real steps give the speed. On the devices of conf/hardware/ the peak rates do,
     for 1 to 1,024 of them under DDP and FSDP. Needs the prepared data: `dvc repro prepare`.
 
+    With --from-runs it predicts bits per byte and learning rate of a training of --budget operations, by default ten
+    times the largest one, from smaller trainings that were tracked.
+
     Example: textmill plan train.max_epochs=4 --device h100
     """
     from textmill.config.layout import find_layout
     from textmill.stages.imports import quick_imports
 
     layout = find_layout()
-    with quick_imports():
-        from textmill.planning.report import report
-
-    overrides = [each if "=" in each else f"experiment={each}" for each in settings or ()]
     if (tokens is not None and tokens <= 0) or (budget is not None and budget <= 0):
         raise UserError("must be above 0", where="--tokens" if tokens is not None and tokens <= 0 else "--budget")
+    if from_runs is not None:
+        _scale(from_runs, budget, plot, layout, as_json=as_json)
+        return
+    overrides = [each if "=" in each else f"experiment={each}" for each in settings or ()]
+    with quick_imports():
+        from textmill.planning.report import report
     document, made = report(
         layout, overrides, device or [], devices, tokens=tokens, budget=budget, probe=probe, fresh=fresh
     )
@@ -55,6 +70,36 @@ def plan(
         print_json(document)
     else:
         _print(document, made, every=bool(device))
+
+
+def _scale(experiment: str, budget: float | None, plot: Path | None, layout: Layout, *, as_json: bool) -> None:
+    """Print the prediction from tracked trainings."""
+    from dataclasses import asdict
+
+    from textmill.config import resolved
+    from textmill.config.sections.runtime import RuntimeConfig
+    from textmill.planning.scaling import Scaling
+    from textmill.registry.runs.trainings import METRIC, read_trainings
+
+    runtime = resolved.read(layout.resolved).runtime if layout.resolved.is_file() else RuntimeConfig()
+    law = Scaling(read_trainings(experiment, layout, runtime))
+    found = law.predict(budget or _TIMES * law.points[-1].flops)
+    if plot is not None:
+        law.plot(found.flops, METRIC).savefig(plot)
+    if as_json:
+        print_json({"trainings": [asdict(point) for point in law.points], "prediction": asdict(found)})
+        return
+    rows = [
+        [point.name, f"{point.flops:.3g}", f"{point.rate:.3g}", f"{point.loss:.4f}", f"{value:.4f}"]
+        for point, value in zip(law.points, law.fitted(), strict=True)
+    ]
+    columns = ("training", "FLOPs", "learning rate", METRIC.replace("_", " "), "fitted")
+    print_table(columns, rows, title=f"{len(rows)} trainings of {experiment}", numeric=range(1, 5))
+    print(
+        f"  With {found.flops:.3g} FLOPs: {found.loss:.3f} {METRIC.replace('_', ' ')} "
+        f"[{found.loss_low:.3f}, {found.loss_high:.3f}]\n"
+        f"  at a learning rate of {found.rate:.2g} [{found.rate_low:.2g}, {found.rate_high:.2g}]"
+    )
 
 
 def _shortened(forecasts: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -29,7 +29,8 @@ def promote(
 ) -> None:
     """Make a version the champion if it passes the gate (conf/gate/).
 
-    The gate measures challenger, champion and anchor (the best version proven so far) on the same test split.
+    The gate measures challenger, champion and anchor (the best version proven so far) on the same test rows. If data
+    grew, these are rows that none of them has seen.
     Each comparison on this split is a look; a later one must be clearer (gate.looks).
 
     Exit status: 0 promoted (or would be), 1 error, 3 refused or champion changed, 4 the split is too small to tell.

@@ -21,6 +21,10 @@ def _limit(text: str, least: float = 1) -> Any:
     return Option(min=least, rich_help_panel="Limits", help=text)
 
 
+def _capturing(text: str, **options: Any) -> Any:
+    return Option(rich_help_panel="Capture", help=text, **options)
+
+
 def _batches(text: str, least: float = 1, show_default: bool | str = True) -> Any:
     return Option(min=least, rich_help_panel="Batches", help=text, show_default=show_default)
 
@@ -56,6 +60,17 @@ def serve(
     batch_tokens: Annotated[int, _batches("Maximum tokens of a batch, padding included.")] = 256,
     batch_rows: Annotated[int, _batches("Maximum inputs of a batch.")] = 32,
     batch_delay_ms: Annotated[float, _batches("Wait for more inputs while a worker is free.", least=0)] = 0.0,
+    capture: Annotated[
+        Path | None, _capturing("Folder to write requests, answers and feedback to; none is written without it.")
+    ] = None,
+    capture_share: Annotated[
+        float, _capturing("Share of the requests to write.", min=0, max=1, show_default="0.1")
+    ] = 0.1,
+    capture_max_mb: Annotated[int, _capturing("Maximum size of the folder.", min=1)] = 1024,
+    capture_days: Annotated[int, _capturing("Days after which captured requests are removed.", min=1)] = 90,
+    capture_mask: Annotated[
+        str, _capturing("Personal data to mask: email, phone, card, ip; or none; or MODULE:FUNCTION.")
+    ] = "email,phone,card",
     as_json: Annotated[
         bool, Option("--json", help="Print one JSON document with the address once the server listens.")
     ] = False,
@@ -90,6 +105,7 @@ def _source(model: str | None) -> ModelSource:
     """Return the source of the model; by default the champion of the project's registered model."""
     from textmill.config.layout import find_layout
     from textmill.config.resolved import trust_project
+    from textmill.predicting.exported import read_specification
     from textmill.registry.versions.registered_source import RegisteredSource
     from textmill.registry.versions.versions import CHAMPION
     from textmill.serving.loading import FolderSource
@@ -102,4 +118,8 @@ def _source(model: str | None) -> ModelSource:
     if model.startswith("models:/"):
         return RegisteredSource(model, find_layout())
     trust_project()
+    if not Path(model).is_dir():
+        fix = f"Give a folder, or a registered version, such as models:/{model}@champion"
+        raise UserError("no such folder", where=model, fix=fix)
+    read_specification(Path(model))
     return FolderSource(Path(model))

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.cli.output import AsJson, print_json, print_table
 from textmill.errors import UserError
+from textmill.files import read_optional
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
     from textmill.config.layout import Layout
 
-_PREDICT = 'textmill predict "I love this product" "This product is bad"'
-_GENERATE = 'textmill generate "To be"'
+_GOOD_EXAMPLE, _LONGEST_EXAMPLE = 50, 200
+"""Characters of the input that a hint shows."""
 _NEXT = (
-    "mlflow ui                # compare runs on http://127.0.0.1:5000",
+    "textmill report          # the report of the evaluation",
+    "mlflow ui                # compare runs on http://127.0.0.1:5000/#/experiments/{experiment}/runs",
     "dvc exp run -S train.max_epochs=1 && dvc exp show",
 )
 
@@ -28,12 +34,29 @@ def summary(as_json: AsJson = False) -> None:
     metrics = _read(layout.evaluation / "metrics.json")
     registered = _read(layout.registered / "registered.json")
     now = _registry_now(registered, layout)
+    warnings = read_optional(layout.evaluation / "figures.json").get("warnings", [])
     if as_json:
-        print_json({"metrics": metrics, "registered": {**registered, **now}})
+        print_json({"warnings": warnings, "metrics": metrics, "registered": {**registered, **now}})
         return
-    specification = layout.exported / "model" / "textmill.json"
-    generates = specification.is_file() and _read(specification).get("generation") is not None
-    _print_table(metrics, _standing(registered, now), _GENERATE if generates else _PREDICT)
+    experiment = str(now.get("experiment") or "EXPERIMENT")
+    _print_table(metrics, _standing(registered, now), _command(layout), experiment, warnings)
+
+
+def _command(layout: Layout) -> str:
+    """Return the command that asks the exported model, with an input of its own test split."""
+    from textmill.tasks.abilities import ContinuesText
+    from textmill.tasks.base import Task
+
+    specification = read_optional(layout.exported / "model" / "textmill.json")
+    inputs = read_optional(layout.exported / "examples.json").get("inputs", [])
+    if not specification or not inputs:
+        return "textmill predict TEXT"
+    task = Task.find(str(specification["task"]["_target_"]))
+    texts = [next(iter(row.values())) if len(row) == 1 else json.dumps(row, ensure_ascii=False) for row in inputs]
+    text = min((text for text in texts if text.strip()), key=lambda text: abs(len(text) - _GOOD_EXAMPLE))
+    if len(text) > _LONGEST_EXAMPLE:
+        return "textmill predict --file FILE"
+    return f"textmill {'generate' if issubclass(task, ContinuesText) else 'predict'} {shlex.quote(text)}"
 
 
 def _read(path: Path) -> Any:
@@ -57,12 +80,30 @@ def _registry_now(registered: dict[str, Any], layout: Layout) -> dict[str, Any]:
         with open_client(RuntimeConfig(tracking_uri=configured_uri(layout)), layout) as client:
             find_version(f"{name}/{number}", client, layout)
             aliases = {alias: str(of) for alias, of in client.get_registered_model(name).aliases.items()}
+            run = _run(str(registered["run_id"]), client)
     except UnreachableError as error:
         return {"alias": None, "aliases": None, "problem": str(error)}
     except UserError as error:
         return {"alias": None, "aliases": {}, "problem": str(error)}
+    experiment = run.info.experiment_id if run else None
+    alias = next(iter(_own(aliases, number)), None)
+    return {"alias": alias, "aliases": aliases, "problem": None, "experiment": experiment}
+
+
+def _run(run_id: str, client: MlflowClient) -> Run | None:
+    """Return the run, or None if it was deleted."""
+    from textmill.registry.runs.addresses import find_run
+
+    try:
+        return find_run(run_id, client)
+    except UserError:
+        return None
+
+
+def _own(aliases: dict[str, str], number: str) -> list[str]:
+    """Return the aliases of a version; one that was promoted is no challenger any more."""
     own = sorted(alias for alias, of in aliases.items() if of == number)
-    return {"alias": own[0] if own else None, "aliases": aliases, "problem": None}
+    return [alias for alias in own if alias != "challenger" or "champion" not in own]
 
 
 def _standing(registered: dict[str, Any], now: dict[str, Any]) -> str:
@@ -72,7 +113,7 @@ def _standing(registered: dict[str, Any], now: dict[str, Any]) -> str:
     if now["problem"]:
         again = "" if now["aliases"] is None else " `dvc repro --force register` registers it again."
         return f"  Registered as {version}. {now['problem']}{again}"
-    own = sorted(alias for alias, of in now["aliases"].items() if of == number)
+    own = _own(now["aliases"], number)
     text = f"  Registered as {version}, alias {' and '.join(own)}." if own else f"  Registered as {version}, no alias."
     challenger = now["aliases"].get("challenger")
     if challenger != number and "champion" not in own:
@@ -81,7 +122,7 @@ def _standing(registered: dict[str, Any], now: dict[str, Any]) -> str:
     return text
 
 
-def _print_table(metrics: dict[str, Any], standing: str, first: str) -> None:
+def _print_table(metrics: dict[str, Any], standing: str, first: str, experiment: str, warnings: list[str]) -> None:
     from rich.console import Console
 
     baselines = metrics["baselines"]
@@ -98,10 +139,14 @@ def _print_table(metrics: dict[str, Any], standing: str, first: str) -> None:
     ]
     print_table(columns, rows, title="On the test split", numeric=range(1, len(columns)))
     console = Console()
+    for warning in warnings:
+        console.print(f"  Warning: {warning}", style="bold red", highlight=False, markup=False, soft_wrap=True)
     console.print(standing, highlight=False, soft_wrap=True)
     console.print("\n  Try next, after `source .venv/bin/activate`:", highlight=False)
     for command in (first, *_NEXT):
-        console.print(f"    {command}", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"    {command.replace('{experiment}', experiment)}", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 def _interval(metric: dict[str, float]) -> str:

@@ -7,9 +7,10 @@ that group's file (`model: minilm`). Any other value replaces the experiment's; 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,7 +27,7 @@ from pydantic import ValidationError
 from textmill.config import problems
 from textmill.config.layout import Layout
 from textmill.config.plugins import packages_in, trust
-from textmill.config.schema import PipelineConfig, check_margins, check_plugins
+from textmill.config.schema import PipelineConfig, check_margins, check_plugins, with_prepared_options
 from textmill.config.secrets import STORAGE_OPTIONS, find_literal, keep_references
 from textmill.config.yaml_limits import require_bounded
 from textmill.errors import UserError, did_you_mean
@@ -47,10 +49,11 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
     params = _read_params(layout.params)
     if key := find_literal(params):
         raise _literal_secret(key, problems.locate_in_file(layout.params, key, layout.root))
-    all_overrides = _merge(list(_from_params(params, layout.conf)), list(overrides), layout)
+    groups, values = _choices(params, layout.conf)
+    all_overrides = _parse(overrides, groups, layout)
     for group, choice in all_overrides.groups.items():
         _require_choice(layout, group, choice, overrides)
-    composed, choices = _compose(layout, all_overrides.strings)
+    composed, choices = _compose(layout, all_overrides, values)
     trace = problems.Trace(layout, composed, choices, list(overrides))
     for path, _ in trace.files():
         if path != layout.params:
@@ -69,6 +72,7 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
         config = PipelineConfig.model_validate(sections)
         check_plugins(config)
         check_margins(config)
+        config = with_prepared_options(config)
     except ValidationError as error:
         raise problems.explain(error, sections, trace) from error
     trust(packages_in(sections))
@@ -87,11 +91,11 @@ def section_names() -> list[str]:
 
 
 class _Overrides:
-    """Hydra overrides in order, and their group choices."""
+    """Overrides of the command line in order, and the groups' choices of it and of params.yaml."""
 
-    def __init__(self) -> None:
-        self.strings: list[str] = []
-        self.groups: dict[str, str] = {}
+    def __init__(self, groups: dict[str, str]) -> None:
+        self.values: list[Override] = []
+        self.groups = groups
 
 
 def _read_params(path: Path) -> dict[str, Any]:
@@ -110,48 +114,34 @@ def _read_params(path: Path) -> dict[str, Any]:
     return params or {}
 
 
-def _from_params(params: Mapping[str, Any], conf: Path) -> Iterator[str]:
-    for key, value in params.items():
-        if isinstance(value, str) and (conf / key).is_dir():
-            yield f"{key}={value}"
-        else:
-            yield from _value_overrides((str(key),), value)
+def _choices(params: Mapping[str, Any], conf: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the groups' choices of params.yaml, and its other values without nulls, which keep the experiment's."""
+    groups = {str(key): value for key, value in params.items() if isinstance(value, str) and (conf / str(key)).is_dir()}
+    return groups, _without_nulls({key: value for key, value in params.items() if key not in groups})
 
 
-def _value_overrides(path: tuple[str, ...], value: Any) -> Iterator[str]:
-    if value is None:
-        return
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _value_overrides((*path, str(key)), inner)
-    else:
-        # Forced (`++`): keys that conf/ leaves at the schema's default may be set here too.
-        yield f"++{'.'.join(path)}={json.dumps(value, default=str)}"  # YAML reads a date from 2024-01-01
+def _without_nulls(values: Mapping[Any, Any]) -> dict[str, Any]:
+    inner = {str(key): _without_nulls(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    dates = (date, bytes)  # YAML reads a date from 2024-01-01
+    return {key: str(value) if isinstance(value, dates) else value for key, value in inner.items() if value is not None}
 
 
-def _merge(params: list[str], command_line: list[str], layout: Layout) -> _Overrides:
-    """Merge overrides; the command line replaces choices of params.yaml, Hydra uses the last value of a key."""
+def _parse(command_line: Sequence[str], groups: dict[str, str], layout: Layout) -> _Overrides:
+    """Parse overrides; the choices of the command line replace those of params.yaml."""
     parser = OverridesParser.create()
-    merged = _Overrides()
-    parsed: list[tuple[str, Any]] = []
-    for strings, where in ((params, layout.params.name), (command_line, "command line")):
-        for string in strings:
-            try:
-                parsed.append((string, parser.parse_override(string)))
-            except HydraException as error:
-                raise UserError(
-                    f"cannot read {string!r}", where=where, fix="Write key=value, as in train.max_epochs=1"
-                ) from error
-    for string, override in parsed:
+    merged = _Overrides(groups)
+    for string in command_line:
+        try:
+            override = parser.parse_override(string)
+            value = override.value()
+        except HydraException as error:
+            fix = "Write key=value, as in train.max_epochs=1; quote a value with other signs: 'title=\"Größe, Preis\"'"
+            raise UserError(f"cannot read {string!r}", where="command line", fix=fix) from error
         key = override.key_or_group
-        if (layout.conf / key).is_dir() and isinstance(override.value(), str):
-            merged.groups[key] = override.value()
+        if (layout.conf / key).is_dir() and isinstance(value, str):
+            merged.groups[key] = value
         else:
-            # Forced, so that a key which conf/ leaves at its default can be set; the schema
-            # refuses those it does not know, with a better message than Hydra's.
-            plain = override.is_add() or override.is_delete() or override.is_force_add()
-            merged.strings.append(string if plain else f"++{string}")
-    merged.strings[:0] = [f"{group}={choice}" for group, choice in merged.groups.items()]
+            merged.values.append(override)
     return merged
 
 
@@ -161,11 +151,21 @@ def _require_choice(layout: Layout, group: str, choice: str, overrides: Sequence
         return
     on_command_line = any(override.lstrip("+").startswith(f"{group}=") for override in overrides)
     where = "command line" if on_command_line else problems.locate_in_file(layout.params, (group,), layout.root)
+    if unknown := _unknown_to_git(layout, f"{group}/{choice}.yaml"):
+        raise unknown
     raise UserError(
         f"{group} = {choice!r}: there is no conf/{group}/{choice}.yaml",
         where=where,
         fix=f"{did_you_mean(choice, known)}Allowed: {', '.join(known)}",
     )
+
+
+def _unknown_to_git(layout: Layout, name: str) -> UserError | None:
+    """Return the error of a file of conf/ that only the project has, not the copy of it that this one is."""
+    if (layout.conf / name).is_file() or not (layout.home / "conf" / name).is_file():
+        return None
+    fix = f"Run `git add conf/{name}` in {layout.home}"
+    return UserError("git does not know this file, so a copy of the project lacks it", where=f"conf/{name}", fix=fix)
 
 
 def _require_known_keys(layout: Layout, composed: Any, params: Mapping[str, Any]) -> None:
@@ -181,7 +181,7 @@ def _require_known_keys(layout: Layout, composed: Any, params: Mapping[str, Any]
         raise UserError(f"{key}: unknown key", where=where, fix=fix)
 
 
-def _compose(layout: Layout, overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+def _compose(layout: Layout, overrides: _Overrides, values: Mapping[str, Any]) -> tuple[DictConfig, dict[str, str]]:
     if not (layout.conf / f"{ROOT_CONFIG}.yaml").is_file():
         raise UserError(f"no {ROOT_CONFIG}.yaml", where=str(layout.conf), fix="Restore it with git")
     for path in layout.conf.rglob("*.yaml"):
@@ -189,7 +189,14 @@ def _compose(layout: Layout, overrides: list[str]) -> tuple[DictConfig, dict[str
             require_bounded(path.read_text(encoding="utf-8"), str(path.relative_to(layout.root)))
     try:
         with initialize_config_dir(config_dir=str(layout.conf), version_base="1.3"):
-            composed = hydra_compose(ROOT_CONFIG, overrides=overrides, return_hydra_config=True)
+            chosen = [f"{group}={choice}" for group, choice in overrides.groups.items()]
+            composed = hydra_compose(ROOT_CONFIG, overrides=chosen, return_hydra_config=True)
+        choices = {group: str(name) for group, name in composed.hydra.runtime.choices.items() if name is not None}
+        OmegaConf.set_struct(composed, False)
+        # Merged, not passed to Hydra: its grammar takes no keys with spaces or dots, and only ASCII
+        composed = cast(DictConfig, OmegaConf.merge(composed, values))
+        for override in overrides.values:
+            _apply(override, composed)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         if mark and "duplicate key" in str(error):
@@ -198,11 +205,25 @@ def _compose(layout: Layout, overrides: list[str]) -> tuple[DictConfig, dict[str
     except RecursionError as error:
         raise UserError("a file is nested too deeply", where="conf/") from error
     except (HydraException, OmegaConfBaseException) as error:
+        for name in re.findall(r"['\"]([\w./-]+)['\"]", str(error)):
+            if unknown := _unknown_to_git(layout, f"{name}.yaml"):
+                raise unknown from error
         raise UserError(_first_line(error), where="conf/", fix="Check the defaults lists and the keys there") from error
-    choices = {group: str(choice) for group, choice in composed.hydra.runtime.choices.items() if choice is not None}
-    OmegaConf.set_struct(composed, False)
     del composed["hydra"]
     return composed, choices
+
+
+def _apply(override: Override, composed: DictConfig) -> None:
+    """Set or delete the value of an override; a key that conf/ leaves at the schema's default may be set too."""
+    key = override.key_or_group
+    if override.is_delete():
+        parent, _, last = key.rpartition(".")
+        node = OmegaConf.select(composed, parent) if parent else composed
+        if not OmegaConf.is_dict(node) or last not in node:
+            raise UserError(f"~{key}: there is no such key", where="command line", fix="Remove the override")
+        del node[last]
+    else:
+        OmegaConf.update(composed, key, override.value(), merge=True, force_add=True)
 
 
 def _first_line(error: Exception) -> str:

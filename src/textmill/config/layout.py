@@ -28,7 +28,8 @@ class Layout:
 
     Attributes:
         root: The folder with `dvc.yaml`, where a stage runs. It is a temporary copy under
-            `dvc exp run --temp` or `--queue`, and for a candidate of `textmill choose`.
+            `dvc exp run --temp` or `--queue`, and for a candidate of `textmill choose` or a
+            trial of `textmill tune`.
     """
 
     root: Path
@@ -75,6 +76,11 @@ class Layout:
     def choosing(self) -> Path:
         """Temporary copies, one per candidate."""
         return self.state / "choose"
+
+    @property
+    def tuning(self) -> Path:
+        """A folder per study of `textmill tune`: its data, checkpoints and temporary copies."""
+        return self.state / "tune"
 
     @property
     def spool(self) -> Path:

@@ -90,7 +90,10 @@ def explain(error: ValidationError, sections: Mapping[str, Any], trace: Trace) -
             f"{'.'.join(shown)}: required but not set{others}", where=where, fix="Set it in conf/ or params.yaml"
         )
     message = problem["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    return UserError(f"{'.'.join(shown)} = {problem['input']!r}: {message}{others}", where=where)
+    bare = problem["type"] == "string_type" and isinstance(problem["input"], bool | int | float)
+    quote = 'Put it into quotes, as in "no" or "1": YAML reads a bare yes, no, true, false or number as such'
+    what = f"{'.'.join(shown)} = {problem['input']!r}: {message}{others}"
+    return UserError(what, where=where, fix=quote if bare else None)
 
 
 def require_unique_keys(path: Path, root: Path) -> None:

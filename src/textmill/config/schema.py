@@ -64,10 +64,22 @@ def check_plugins(config: PipelineConfig) -> None:
     for name, field in type(config).model_fields.items():
         section = getattr(config, name)
         for key, inner in type(section).model_fields.items():
-            if IS_PLUGIN in inner.metadata and (problems := _plugin_problems(getattr(section, key))):
+            spec = getattr(section, key) if IS_PLUGIN in inner.metadata else None
+            if spec is not None and (problems := _plugin_problems(spec)):
                 prefix = (field.alias or name, key)
                 lines = [InitErrorDetails(type=kind, loc=(*prefix, *loc), input=value) for kind, loc, value in problems]
                 raise ValidationError.from_exception_data("PipelineConfig", lines)
+
+
+def with_prepared_options(config: PipelineConfig) -> PipelineConfig:
+    """Return the configuration with those options of `prepare.task` that decide what is prepared.
+
+    A change of another one, as of a term of the loss, then does not rerun the stage.
+    """
+    task: Any = plugin_class(config.prepare.task)
+    options = {key: value for key, value in config.prepare.task.items() if key != TARGET}
+    spec = {TARGET: config.prepare.task[TARGET], **task.prepared_options(options)}
+    return config.model_copy(update={"prepare": config.prepare.model_copy(update={"task": spec})})
 
 
 def check_margins(config: PipelineConfig) -> None:

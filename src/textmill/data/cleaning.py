@@ -19,7 +19,7 @@ class Cleaner:
     def __init__(self, config: CleaningConfig) -> None:
         self.config = config
         self._step = _step(config)
-        self._language = _language_detector(config.languages) if config.languages else None
+        self._language = language_detector(config.languages) if config.languages else None
 
     def clean(self, text: str) -> str:
         """Return the text repaired (ftfy), normalised and stripped."""
@@ -63,7 +63,7 @@ def _step(config: CleaningConfig) -> Callable[[str], str]:
     return partial(unicodedata.normalize, config.normal_form) if config.normal_form else str
 
 
-def _language_detector(languages: Sequence[str]) -> Callable[[str], str | None]:
+def language_detector(languages: Sequence[str]) -> Callable[[str], str | None]:
     """Return a function that maps a text to its ISO 639-1 code; lingua's high-accuracy models would take 1 GB."""
     from lingua import IsoCode639_1, LanguageDetectorBuilder
 

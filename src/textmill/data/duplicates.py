@@ -129,14 +129,8 @@ class NearIndex:
         self._parts = max(1, -(-rows // _ROWS_A_PART))
         self._paths = [folder / f"{part:03d}.near" for part in range(self._parts)]
 
-    def prefixes(self, rows: NDArray[np.int64], texts: Sequence[str]) -> list[tuple[NDArray[np.int64], Prefixes]]:
-        """Return what `add` needs of normalised texts and the numbers of their rows."""
-        return [
-            (rows[some], prefixes(texts[some], self.shingle, self._counts, self.threshold)) for some in batches(texts)
-        ]
-
     def add(self, parts: Iterable[tuple[NDArray[np.int64], Prefixes]]) -> None:
-        """Add rows by the result of `prefixes`."""
+        """Add rows by the numbers of the rows and the prefixes of their normalised texts, batch by batch."""
         for of_row, found in parts:
             self.sizes[of_row], self.marks[of_row] = found.sizes, found.marks
             shared = self._counts.of(found.shingles) > 1
@@ -202,10 +196,10 @@ def _candidates(entries: NDArray[Any], index: NearIndex) -> Iterator[NDArray[np.
     group = np.repeat(np.arange(len(begins)), lengths)
 
     def paired(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
-        pair = np.sort(np.stack([rows[first], rows[second]], axis=1), axis=1)
-        one, other = pair.T
-        marks = index.marks[one], index.marks[other]
-        return pair[may_be_similar((index.sizes[one], index.sizes[other]), marks, index.threshold)]
+        pair = rows[first], rows[second]
+        marks = index.marks.view(np.ndarray)
+        close = may_be_similar((sizes[first], sizes[second]), (marks, marks), pair, index.threshold)
+        return np.sort(np.stack([pair[0][close], pair[1][close]], axis=1), axis=1)
 
     every = np.arange(len(entries))
     others = np.delete(every, begins)
@@ -310,8 +304,8 @@ def find_similar(
             pairs = np.stack([rows[positions], theirs.rows[of]], axis=1)
             pairs = np.unique(pairs[~found[pairs[:, 0]]], axis=0)
             ours, their = pairs.T
-            close = (sizes[ours], theirs.sizes[their]), (marks[ours], theirs.marks[their])
-            pairs = pairs[may_be_similar(*close, threshold)]
+            both = sizes[ours], theirs.sizes[their]
+            pairs = pairs[may_be_similar(both, (marks, theirs.marks), (ours, their), threshold)]
             for one, other in ((own, chunk), *(zip(texts, columns, strict=True) if len(texts) > 1 else ())):
                 numbered = pairs + np.array([0, len(one)])
                 pairs = pairs[_similar(numbered, _picker([*one, *other[some]]), threshold, shingle)]

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-from pandas.util import hash_array
-
-from textmill.config.sections.prepare import PrepareConfig
-from textmill.data.cleaning import Cleaner
-from textmill.data.mapping import ColumnMap
-from textmill.data.reading import RawRows, read_rows
+from textmill.config.sections.prepare import PrepareConfig, ReadConfig
+from textmill.data.chunks import SPLIT_CODES, ChunkCleaner, RawChunk, column_map
+from textmill.data.formats import detect
+from textmill.data.parallel import Engine
+from textmill.data.quality import Tally
+from textmill.data.reading import read_rows
 from textmill.data.rejected_rows_file import RejectedRowsFile
-from textmill.data.shingles import ShingleCounts, batches, normalise, shingle_hashes
-from textmill.data.staging import FILE, ROW, Staging
+from textmill.data.shingles import ShingleCounts
+from textmill.data.staging import Staging
 from textmill.data.text import WHOLE, Part
 from textmill.errors import UserError
-from textmill.tasks.abilities import RealignsTargets
-from textmill.text.rejected_rows import RejectedRow, excerpt
 
 if TYPE_CHECKING:
     from textmill.tasks.base import Task
 
-SPLIT_CODES = {"test": 0, "validation": 1, "train": 2, "all": 3}
-"""Splits that a source may provide; of equal rows, the one with the lower code stays."""
-_SEPARATOR = "\x1f"
-_MAX_PENDING = 3
-"""Chunks that wait for their shingles to be counted at most."""
+_NO_PARTITION = ("", "__HIVE_DEFAULT_PARTITION__")
 
 
 @dataclass
@@ -41,7 +32,10 @@ class FirstPassResult:
     """Summary of the rows read, rejected ones included.
 
     `files` are named as in messages, and `splits` are those that the source provides. Without
-    near-duplicate removal, `shingles` is None. `classes` maps hashes to names.
+    near-duplicate removal, `shingles` is None. `classes` and `sources` map hashes to names.
+    `quality` counts what the filters dropped, and `masked` the personal data masked, by kind. `formats` maps what
+    was detected to files, `unified` labels that were written otherwise to their rows. `ungrouped` rows lack the value
+    by which the splits keep groups together.
     """
 
     files: list[str] = field(default_factory=list)
@@ -50,6 +44,12 @@ class FirstPassResult:
     has_ids: bool = False
     shingles: ShingleCounts | None = None
     classes: dict[int, str] = field(default_factory=dict)
+    sources: dict[int, str] = field(default_factory=dict)
+    quality: Tally = field(default_factory=Tally)
+    masked: Counter[str] = field(default_factory=Counter)
+    formats: dict[str, list[str]] = field(default_factory=dict)
+    unified: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    ungrouped: int = 0
 
 
 class FirstPass:
@@ -63,11 +63,11 @@ class FirstPass:
         self._config = config
         self._task = task
         self._rejected = rejected
-        self._map = ColumnMap(config.read, [*task.text_columns, *task.target_columns])
-        if config.splits.group is not None and config.splits.group not in self._map.names:
-            fix = "Map it in prepare.read.columns"
-            raise UserError(f"the column {config.splits.group!r} is not mapped", where="prepare.splits.group", fix=fix)
-        self._cleaner = Cleaner(config.cleaning)
+        self._map = column_map(config.read, task)
+        for key, column in (("group", config.splits.group), ("time", config.splits.time)):
+            if column is not None and column not in self._map.names:
+                fix = "Map it in prepare.read.columns"
+                raise UserError(f"the column {column!r} is not mapped", where=f"prepare.splits.{key}", fix=fix)
         shingles = ShingleCounts() if config.duplicates.near else None
         self.result = FirstPassResult(has_ids="id" in self._map.names, shingles=shingles)
 
@@ -81,31 +81,52 @@ class FirstPass:
     def staging(self, folder: Path) -> Staging:
         """Create the staging area that `run` writes to."""
         numbers = ["split", "key", "target", "stratum", *(["source_id"] if self.result.has_ids else [])]
-        numbers += ["group"] if self._config.splits.by == "group" else []
+        numbers += [self._config.splits.by] if self._config.splits.by in ("group", "time") else []
+        numbers += ["source", "characters"] if self._config.mixture is not None else []
         return Staging(folder, self.columns, numbers)
 
-    def run(self, raw: Path, staging: Staging) -> FirstPassResult:
-        """Read all files of `raw` (`SPLIT/FILE`) into `staging`.
+    def run(self, raw: Path, staging: Staging, engine: Engine) -> FirstPassResult:
+        """Read all files of `raw` (`SPLIT/FILE`) into `staging`; `engine` cleans the chunks.
 
         Raises:
             UserError: A file is empty or lacks a column.
         """
-        # NumPy counts shingles in a thread while Python reads the next chunk
-        with ThreadPoolExecutor(1) as pool:
-            pending: deque[Future[None]] = deque()
-            for split, path, part in self._parts(raw):
-                if split not in self.result.splits:
-                    self.result.splits.append(split)
-                for columns, numbers, texts in self._rows(split, path, part):
-                    staging.append(columns, numbers)
-                    if self.result.shingles is not None:
-                        pending.append(pool.submit(self._count_shingles, texts))
-                    if len(pending) > _MAX_PENDING:
-                        pending.popleft().result()
-            while pending:
-                pending.popleft().result()
+        cleaner = ChunkCleaner(self._config, self._task, staging.schema)
+        result = self.result
+        for chunk in engine.map(cleaner, self._chunks(raw), "cleaned"):
+            result.rows += chunk.rows
+            result.ungrouped += chunk.ungrouped
+            self._rejected.add(chunk.rejected)
+            self._rejected.filtered += chunk.filtered
+            result.quality.merge(chunk.quality)
+            result.masked.update(chunk.masked)
+            result.unified.update(chunk.unified)
+            result.classes.update(chunk.classes)
+            result.sources.update(chunk.sources)
+            if chunk.table is not None:
+                staging.append(chunk.table, chunk.numbers)
+            for hashes in chunk.shingles:
+                assert result.shingles is not None, "near-duplicates are not removed"
+                result.shingles.add(hashes)
         staging.finish()
-        return self.result
+        return result
+
+    def _chunks(self, raw: Path) -> Iterator[RawChunk]:
+        """Read all files, chunk by chunk."""
+        config = self._config.read
+        for split, path, part in self._parts(raw):
+            if split not in self.result.splits:
+                self.result.splits.append(split)
+            folder, _, name = path.relative_to(raw).as_posix().partition("/")
+            label = f"data/raw/files/{folder}/{name}"
+            self.result.files.append(label)
+            constants = path_columns(name, config)
+            wanted = [column for column in self._map.wanted if column not in constants]
+            found = detect(path, label, config, wanted)
+            self.result.formats.setdefault(str(found), []).append(label)
+            for rows in read_rows(path, label, config, wanted, part, found):
+                rows.columns |= {column: [value] * len(rows.lines) for column, value in constants.items()}
+                yield RawChunk(rows, split, name, label, len(self.result.files) - 1)
 
     def _parts(self, raw: Path) -> Iterator[tuple[str, Path, Part]]:
         """Yield the fetched files and their splits; files of `all` are cut here when splits are cut by position."""
@@ -121,132 +142,22 @@ class FirstPass:
             if shares.test:
                 yield "test", path, (round(1 - shares.test, 12), 1.0)
 
-    def _rows(
-        self, split: str, path: Path, part: Part
-    ) -> Iterator[tuple[dict[str, Any], dict[str, NDArray[np.uint64]], list[str]]]:
-        """Yield the clean rows of a file, chunk by chunk: columns, numbers, normalised texts."""
-        label = f"data/raw/files/{path.parent.name}/{path.name}"
-        self.result.files.append(label)
-        stem = path.name.partition(".")[0]
-        file_column = self._config.read.file_column
-        wanted = [name for name in self._map.wanted if name != file_column]
-        for raw in read_rows(path, label, self._config.read, wanted, part):
-            if file_column is not None:
-                raw.columns[file_column] = [stem] * len(raw.lines)
-            self.result.rows += len(raw.lines) + len(raw.rejected)
-            self._rejected.add(raw.rejected)
-            columns = self._good(raw, label)
-            count = len(columns[ROW])
-            if not count:
-                continue
-            columns["source"] = [value or stem for value in columns.get("source") or [None] * count]
-            ids = columns.get("id") or [None] * count
-            columns["id"] = [
-                value or f"{split}/{path.name}:{row}" for value, row in zip(ids, columns[ROW], strict=True)
-            ]
-            columns[FILE] = [len(self.result.files) - 1] * count
-            texts = [normalise(text) for text in _joined(columns, self._task.text_columns)]
-            yield columns, self._numbers(columns, texts, split), texts
 
-    def _good(self, raw: RawRows, label: str) -> dict[str, list[Any]]:
-        """Return the rows that pass mapping, cleaning and the task's check; reject the others."""
-        mapped, problems = self._map.apply(raw.columns)
-        uncleaned = {name: mapped[name] for name in self._task.text_columns}
-        for name in (*self._task.text_columns, *self._task.text_target_columns):
-            mapped[name] = self._cleaned(name, mapped[name], problems)
-        if isinstance(self._task, RealignsTargets):
-            for position, problem in self._task.realign_targets(uncleaned, mapped).items():
-                problems.setdefault(position, problem)
-        self._reject(label, raw.lines, mapped, problems)
-        columns: dict[str, list[Any]] = _without({**mapped, ROW: raw.lines}, problems)
-        names = [*self._task.text_columns, *self._task.target_columns]
-        frame = pd.DataFrame({name: pd.Series(columns[name], dtype="str") for name in names})
-        failed: dict[int, tuple[str, str]] = {}
-        if len(frame):
-            for row in self._task.check(frame, None):
-                failed.setdefault(row.row, (row.column, row.reason))
-        self._reject(label, columns[ROW], columns, failed)
-        return _without(columns, failed)
-
-    def _cleaned(
-        self, name: str, values: Sequence[str | None], problems: dict[int, tuple[str, str]]
-    ) -> list[str | None]:
-        """Clean texts; add the reasons to reject a row to `problems`."""
-        clean, problem = self._cleaner.clean, self._cleaner.problem
-        result: list[str | None] = []
-        for position, value in enumerate(values):
-            if value is None:
-                result.append(None)
-                continue
-            reason = self._cleaner.too_long(value)
-            if reason is None:
-                value = clean(value)
-                reason = problem(value)
-            if reason is not None:
-                problems.setdefault(position, (name, reason))
-            result.append(value)
-        return result
-
-    def _reject(
-        self, label: str, lines: Sequence[int], columns: dict[str, Any], problems: dict[int, tuple[str, str]]
-    ) -> None:
-        shown = self._task.text_columns[0]
-        self._rejected.add(
-            RejectedRow(lines[position], column, reason, label, excerpt(columns[shown][position]))
-            for position, (column, reason) in sorted(problems.items())
-        )
-
-    def _numbers(self, columns: dict[str, Any], texts: list[str], split: str) -> dict[str, NDArray[np.uint64]]:
-        code = SPLIT_CODES[split]
-        numbers = {
-            "split": np.full(len(texts), code, np.uint64),
-            "key": hashes(texts),
-            "target": hashes(_joined(columns, self._task.target_columns)),
-            "stratum": np.zeros(len(texts), np.uint64),
-        }
-        if (group := self._config.splits.group) is not None:
-            numbers["group"] = hashes([value or "" for value in columns[group]])
-        if self.result.has_ids:
-            numbers["source_id"] = hashes([f"{code}{_SEPARATOR}{value}" for value in columns["id"]])
-        if (stratify := self._task.stratify_column) is not None:
-            names = columns[stratify]
-            numbers["stratum"] = hashes(names)
-            new, first = np.unique(numbers["stratum"], return_index=True)
-            self.result.classes.update((int(code), names[index]) for code, index in zip(new, first, strict=True))
-        return numbers
-
-    def _count_shingles(self, texts: list[str]) -> None:
-        assert self.result.shingles is not None, "near-duplicates are not removed"
-        for some in batches(texts):
-            self.result.shingles.add(shingle_hashes(texts[some], self._config.duplicates.shingle)[0])
-
-
-def hashes(values: Sequence[str]) -> NDArray[np.uint64]:
-    """Return a 64-bit hash of each string."""
-    hashed: NDArray[np.uint64] = hash_array(np.array(values, dtype=object), categorize=False)
-    return hashed
-
-
-def _joined(columns: dict[str, Any], names: Sequence[str]) -> list[str]:
-    if not names:  # a task without targets
-        return [""] * len(columns[ROW])
-    if len(names) == 1:
-        return list(columns[names[0]])
-    return [_SEPARATOR.join(values) for values in zip(*(columns[name] for name in names), strict=True)]
-
-
-def _without(columns: dict[str, Any], dropped: dict[int, Any]) -> dict[str, list[Any]]:
-    if not dropped:
-        return columns
-    return {
-        name: [value for position, value in enumerate(values) if position not in dropped]
-        for name, values in columns.items()
-    }
+def path_columns(name: str, config: ReadConfig) -> dict[str, str | None]:
+    """Return the columns that a file's path has: its stem, its folder, and `column=value` folders as Spark writes."""
+    *folders, file = name.split("/")
+    parts = (folder.partition("=") for folder in folders if "=" in folder)
+    values: dict[str, str | None] = {key: None if value in _NO_PARTITION else unquote(value) for key, _, value in parts}
+    if config.file_column is not None:
+        values[config.file_column] = file.partition(".")[0]
+    if config.folder_column is not None:
+        values[config.folder_column] = folders[-1] if folders else None
+    return values
 
 
 def _list_files(raw: Path) -> list[tuple[str, Path]]:
     """Return the fetched files with their splits, in a fixed order."""
-    files = [(split, path) for split in SPLIT_CODES for path in sorted((raw / split).glob("*")) if path.is_file()]
+    files = [(split, path) for split in SPLIT_CODES for path in sorted((raw / split).rglob("*")) if path.is_file()]
     if not files:
         raise UserError("no fetched files here", where=str(raw), fix="Run `dvc repro fetch`")
     return files

@@ -5,12 +5,23 @@ from __future__ import annotations
 import bisect
 import json
 import math
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
+from string import Formatter
 from typing import Any
 
 from textmill.config.sections.prepare import BinsConfig, ColumnConfig, ReadConfig
 from textmill.errors import UserError
+
+INVISIBLE = " \t\r\n\v\f\xa0\u200b\u200c\u200d\u2060\ufeff"
+_BOOLEANS = {
+    **dict.fromkeys(("true", "yes", "on", "y"), "true"),
+    **dict.fromkeys(("false", "no", "off", "n"), "false"),
+}
 
 Convert = Callable[[Any], str | None]
 """Convert a file's value to the task's; raises `ValueError` with the reason to reject the row."""
@@ -19,15 +30,31 @@ Convert = Callable[[Any], str | None]
 class ColumnMap:
     """Map the columns of a file, as `config.columns` says, to those that the task requires, and further ones.
 
+    Args:
+        config: Options to read the file.
+        required: Columns that must be mapped.
+        texts: Those of them with texts: a list of words there becomes one text.
+        labels: Those with labels, which get one spelling.
+        numbers: Those that may hold numbers, whose decimal comma becomes a point.
+
     Raises:
         UserError: A required column is not mapped.
     """
 
-    def __init__(self, config: ReadConfig, required: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: ReadConfig,
+        required: Sequence[str],
+        texts: Sequence[str] = (),
+        labels: Sequence[str] = (),
+        numbers: Sequence[str] = (),
+    ) -> None:
         self._columns = {
             name: column if isinstance(column, ColumnConfig) else ColumnConfig(source=column)
             for name, column in config.columns.items()
         }
+        self._texts = texts
+        self._unify = dict.fromkeys(numbers, with_point) | dict.fromkeys(labels, unified_label)
         for name in required:
             if name not in self._columns:
                 fix = f"Set which column of the file is the {name}"
@@ -42,34 +69,91 @@ class ColumnMap:
     @property
     def wanted(self) -> list[str]:
         """Names of the file's columns that are needed, each once."""
-        return list(dict.fromkeys(column.source for column in self._columns.values()))
+        return list(dict.fromkeys(source for column in self._columns.values() for source in column.sources))
 
     def apply(
-        self, columns: Mapping[str, Sequence[Any]]
+        self, columns: Mapping[str, Sequence[Any]], unified: Counter[tuple[str, str, str]] | None = None
     ) -> tuple[dict[str, list[str | None]], dict[int, tuple[str, str]]]:
-        """Return the task's columns, and the rows that cannot be converted: position -> (column, reason)."""
+        """Return the task's columns, and the rows that cannot be converted: position -> (column, reason).
+
+        Count in `unified` labels written otherwise than they are read: (column, as written, as read) -> rows.
+        """
         mapped: dict[str, list[str | None]] = {}
         failed: dict[int, tuple[str, str]] = {}
         for name, column in self._columns.items():
-            values = columns[column.source]
+            values = self._values(name, column, columns)
             convert = self._convert[name]
             if convert is as_text and all(value is None or type(value) is str for value in values):
                 mapped[name] = list(values)
-                continue
-            mapped[name] = converted = []
-            for position, value in enumerate(values):
-                try:
-                    converted.append(convert(value))
-                except ValueError as error:
-                    converted.append(None)
-                    failed.setdefault(position, (name, str(error)))
+            else:
+                mapped[name] = converted = []
+                for position, value in enumerate(values):
+                    try:
+                        converted.append(convert(value))
+                    except ValueError as error:
+                        converted.append(None)
+                        failed.setdefault(position, (name, str(error)))
+            if name in self._unify:
+                written, unify = mapped[name], self._unify[name]
+                read = [None if value is None else unify(value) for value in written]
+                if unified is not None:
+                    pairs = zip(written, read, strict=True)
+                    unified.update((name, was, now) for was, now in pairs if was and now is not None and was != now)
+                mapped[name] = [value or None for value in read]
         return mapped, failed
+
+    def _values(self, name: str, column: ColumnConfig, columns: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
+        """Return the values of a column's source; texts of several sources, and lists of words, as one text."""
+        values = columns[column.sources[0]]
+        if name in self._texts and any(type(value) is list for value in values):
+            values = [" ".join(value) if _is_words(value) else value for value in values]
+        if isinstance(column.source, str) and column.template is None:
+            return values
+        rows = zip(*(columns[source] for source in column.sources), strict=True)
+        texts = ({source: as_text(cell) for source, cell in zip(column.sources, row, strict=True)} for row in rows)
+        return [_filled(column.template, row) for row in texts]
+
+
+def unified_label(label: str) -> str:
+    """Return a label without surrounding white space and invisible signs, in Unicode's form NFC, a number in one form.
+
+    `1.0` is `1`, and `4,5` is `4.5`. Each label of a JSON list is changed so.
+    """
+    if label.startswith("["):
+        with suppress(ValueError, RecursionError):
+            parts = json.loads(label)
+            if _is_words(parts):
+                return json.dumps([unified_label(part) for part in parts], ensure_ascii=False)
+    if label.isascii() and label.isalpha():
+        return label
+    label = " ".join(unicodedata.normalize("NFC", label).strip(INVISIBLE).split())
+    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", with_point(label))
+
+
+def with_point(number: str) -> str:
+    """Return a number with a decimal point in place of a comma; `1,000` may be a thousand and stays."""
+    return re.sub(r"^\s*([+-]?\d+),(\d{1,2}|\d{4,})\s*$", r"\1.\2", number)
+
+
+def _filled(template: str | None, texts: Mapping[str, str | None]) -> str | None:
+    """Return several texts as one: in a template, or each on its line; None if all are missing."""
+    given = [text for text in texts.values() if text]
+    if template is None or not given:
+        return "\n".join(given) or None
+    pieces = Formatter().parse(template)
+    return "".join(before + (texts[name] or "" if name is not None else "") for before, name, _, _ in pieces)
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(word, str) for word in value)
 
 
 def as_text(value: Any) -> str | None:
     """Return a value as a string: integers without a fraction, lists and records as JSON, missing values as None."""
     if value is None or isinstance(value, str):
         return value or None
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float):
         if math.isnan(value):
             return None
@@ -108,7 +192,7 @@ def _bin_converter(bins: BinsConfig) -> Convert:
         if value is None:
             return None
         try:
-            number = float(value)
+            number = float(with_point(value) if isinstance(value, str) else value)
         except (TypeError, ValueError):
             raise ValueError(f"is not a number: {str(value)[:40]!r}") from None
         if math.isnan(number):
@@ -120,11 +204,16 @@ def _bin_converter(bins: BinsConfig) -> Convert:
 
 def _name_converter(names: Mapping[str, str]) -> Convert:
     allowed = ", ".join(map(repr, list(names)[:20]))
+    unified = {unified_label(name): name for name in names}
 
     def convert(value: Any) -> str | None:
         key = as_text(value)
         if key is None:
             return None
+        if key not in names:
+            key = unified.get(unified_label(key), key)
+        if key not in names and key.strip().lower() in _BOOLEANS:  # YAML reads a bare no as false, the file has no
+            key = _BOOLEANS[key.strip().lower()]
         if key not in names:
             raise ValueError(f"is {key[:40]!r}, not one of {allowed}")
         return names[key]

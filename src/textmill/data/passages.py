@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pandas.util import hash_array
 
 from textmill.data.duplicates import join_ranges
-from textmill.data.parallel import map_in_order
+from textmill.data.parallel import Engine
 from textmill.data.shingles import batches, normalise
 
 _BASE = 0x9E3779B97F4A7C15
@@ -33,12 +33,12 @@ _SEPARATOR, _PART, _WORD, _APOSTROPHE = range(4)
 WORDS = 13
 SHORTEST = 6
 _SHORTEST_OF_SEVERAL = 3
-_BOILERPLATE = 10
+BOILERPLATE = 10
 _FILTER_BITS = 27
 
 
 @cache
-def _kinds() -> NDArray[np.uint8]:
+def character_kinds() -> NDArray[np.uint8]:
     """Return the kind of every character: part of a word, a word by itself, ignored, or none of these.
 
     Scripts without spaces between words (Chinese, Japanese, Thai, ...) count each character as a word.
@@ -68,7 +68,7 @@ class Words:
         folded = [_plain(text) for text in texts]
         codes = np.frombuffer("".join(folded).encode("utf-32-le", "surrogatepass"), np.uint32)
         owner = np.repeat(np.arange(len(folded)), np.fromiter(map(len, folded), np.int64, len(folded)))
-        kinds = _kinds()[codes]
+        kinds = character_kinds()[codes]
         codes, owner, kinds = (values[kinds != _APOSTROPHE] for values in (codes, owner, kinds))
         new = np.ones(len(codes), bool)
         new[1:] = (kinds[1:] == _WORD) | (kinds[:-1] != _PART) | (owner[1:] != owner[:-1])
@@ -80,7 +80,7 @@ class Words:
         values = (codes.astype(np.uint64) + np.uint64(1)) * _MIX
         values ^= values >> np.uint64(29)
         values[new] += _FIRST
-        values *= _powers(_BASE, len(values))
+        values *= powers(_BASE, len(values))
         self._sums = np.append(np.zeros(1, np.uint64), np.cumsum(values, dtype=np.uint64))
 
     def runs(self, length: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -91,7 +91,7 @@ class Words:
         first = np.flatnonzero(self.texts[:count] == self.texts[length - 1 :])
         start, end = self._starts[first], self._starts[first + length]
         # Sum of value * base^position; dividing by the power of the start makes it independent of the position
-        hashes = (self._sums[end] - self._sums[start]) * _powers(_INVERSE, len(self._sums))[start]
+        hashes = (self._sums[end] - self._sums[start]) * powers(_INVERSE, len(self._sums))[start]
         hashes ^= hashes >> np.uint64(32)
         return hashes * _MIX + np.uint64(length), self.texts[first]
 
@@ -109,7 +109,9 @@ Chunks = Callable[[], Iterable[tuple[NDArray[np.int64], list[list[str]]]]]
 """Yields numbers of rows and, for each text column, their texts; ascending, and the same at each call."""
 
 
-def find_shared(held_out: Chunks, others: Chunks, words: int = WORDS, workers: int | None = None) -> NDArray[np.int64]:
+def find_shared(
+    held_out: Chunks, others: Chunks, words: int = WORDS, engine: Engine | None = None
+) -> NDArray[np.int64]:
     """Return pairs of an evaluation row and another row that shares a passage with it, shape (pairs, 2), ascending.
 
     Rows of several texts share a passage in each of them, or have equal ones. Memory holds neither texts
@@ -119,7 +121,7 @@ def find_shared(held_out: Chunks, others: Chunks, words: int = WORDS, workers: i
         held_out: The evaluation rows.
         others: The rows to search.
         words: Words of a passage.
-        workers: Number of threads, as for `map_in_order`.
+        engine: Computes the chunks; None computes them in this thread.
     """
     column, shortest = _most_different(held_out)
     characters = sum(len(text) for _, texts in held_out() for text in texts[column])
@@ -143,7 +145,7 @@ def find_shared(held_out: Chunks, others: Chunks, words: int = WORDS, workers: i
             ]
         )
 
-    theirs = _Hits.joined(list(map_in_order(passing, others(), workers)))
+    theirs = _Hits.joined(list((engine or Engine(workers=1)).map(passing, others())))
     known = np.unique(theirs.hashes)
     if not len(known):
         return np.zeros((0, 2), np.int64)
@@ -179,7 +181,7 @@ class _Hits:
         assert self.texts is not None, "only evaluation rows have boilerplate"
         different = np.unique(np.stack([self.hashes, self.texts], axis=1), axis=0)[:, 0]
         hashes, counts = np.unique(different, return_counts=True)
-        kept = ~np.isin(self.hashes, hashes[counts > _BOILERPLATE])
+        kept = ~np.isin(self.hashes, hashes[counts > BOILERPLATE])
         return _Hits(self.hashes[kept], self.rows[kept])
 
 
@@ -268,7 +270,7 @@ def _shares(text: str, other: str, words: int) -> bool:
 _tables: dict[int, NDArray[np.uint64]] = {}
 
 
-def _powers(base: int, count: int) -> NDArray[np.uint64]:
+def powers(base: int, count: int) -> NDArray[np.uint64]:
     """Return the first powers of a number modulo 2**64."""
     table = _tables.get(base, np.ones(1, np.uint64))
     if len(table) < count:

@@ -44,6 +44,14 @@ class Prepared:
         """The folder with the tokenizer's files, such as `tokenizer.json`."""
         return self.folder / "tokenizer"
 
+    @property
+    def kept_tokens(self) -> list[int] | None:
+        """The ids that a reduced vocabulary keeps of the pretrained one, in the order of the new ids; None for all."""
+        from textmill.data.tokenizing import KEPT
+
+        path = self.folder / KEPT
+        return list(read_json(path)) if path.is_file() else None
+
     def split(self, name: str) -> pa.Table:
         """Return the rows: `id`, text and target columns, `words`, `source` and the encoded columns.
 

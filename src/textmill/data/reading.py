@@ -1,17 +1,19 @@
-"""Read CSV, TSV, JSON Lines, Parquet, SQuAD and raw text files in chunks of rows."""
+"""Read tables, JSON, workbooks and raw text files in chunks of rows."""
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, NamedTuple, TextIO
 
-from textmill.config.sections.prepare import Format, ReadConfig
-from textmill.data import squad
+from textmill.config.sections.prepare import ReadConfig
+from textmill.data.formats import FileFormat, damage_named, detect, open_file, open_text
+from textmill.data.separated import records
 from textmill.data.text import COLUMN, WHOLE, Part, read_documents
 from textmill.errors import UserError, did_you_mean, first_line
 from textmill.text.rejected_rows import RejectedRow, excerpt
@@ -20,21 +22,17 @@ ROWS = 10_000
 """Maximum rows of a chunk."""
 CHARACTERS = 4_000_000
 """Approximate maximum characters of a chunk; a longer row is a chunk of its own."""
-_LONGEST_FIELD = 1 << 24
-"""Maximum characters of a CSV field; a longer one means a quote that was never closed."""
 
-_FORMATS: dict[str, Format] = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".txt": "text",
-}
-TABLE_ENDINGS = tuple(ending for ending, format_ in _FORMATS.items() if format_ != "text")
-"""Endings of the names of files with rows and columns."""
+
+class Bad(NamedTuple):
+    """A row that cannot be read: the reason, and what is shown of it."""
+
+    reason: str
+    shown: object = ""
+
+
+Numbered = Iterable[tuple[int, Mapping[str, Any] | Bad]]
+"""Rows with their first line, or with their number in a binary file."""
 
 
 class MissingColumnError(UserError):
@@ -50,288 +48,327 @@ class RawRows:
     rejected: list[RejectedRow] = field(default_factory=list)
 
 
-def is_table(path: Path) -> bool:
-    """Return whether a file's ending names a format of rows and columns."""
-    return path.suffix.lower() in TABLE_ENDINGS
+@dataclass
+class Input:
+    """A file to read, its name in messages, options, the wanted columns (none: all), what it is, and a part of it.
+
+    Attributes:
+        size: Characters that a reader has read so far; one that does not count them leaves it.
+    """
+
+    path: Path
+    label: str
+    config: ReadConfig
+    wanted: Sequence[str]
+    found: FileFormat
+    part: Part = WHOLE
+    size: int = 0
+
+    def counted(self, lines: Iterable[str]) -> Iterator[str]:
+        """Yield lines and count their characters."""
+        for line in lines:
+            self.size += len(line)
+            yield line
 
 
 def read_rows(
-    path: Path, label: str, config: ReadConfig, wanted: Sequence[str], part: Part = WHOLE
+    path: Path,
+    label: str,
+    config: ReadConfig,
+    wanted: Sequence[str],
+    part: Part = WHOLE,
+    found: FileFormat | None = None,
 ) -> Iterator[RawRows]:
     """Read the columns `wanted` of a file, chunk by chunk; raw text can be read in part.
 
-    A row that cannot be read (invalid UTF-8, a wrong number of fields, invalid JSON) is rejected.
-    An empty field of a text file is null. Messages call the file `label`.
+    A row that cannot be read (invalid bytes, a wrong number of fields, invalid JSON, an open quote) is rejected.
+    An empty field of a text file is null. Messages call the file `label`. `found` is the result of `detect`.
 
     Raises:
         UserError: The file is empty, lacks a column, or does not have its format.
     """
-    format_ = config.format or _FORMATS.get(path.suffix.lower())
-    if format_ is None:
-        fix = f"Set prepare.read.format, or end the name in {', '.join(_FORMATS)}"
-        raise UserError(f"unknown format of a file that ends in {path.suffix!r}", where=label, fix=fix)
-    if path.stat().st_size == 0:
-        raise UserError("the file is empty", where=label)
-    if part != WHOLE and format_ != "text":
-        fix = "Set it to content: only raw text can be cut by position"
-        raise UserError(f"{label} is read as {format_}", where="prepare.splits.by", fix=fix)
-    chunks: Iterable[RawRows]
-    if format_ == "squad":
-        chunks = _read_squad(path, label, wanted)
-    elif format_ == "text":
-        chunks = _read_text(path, label, config, wanted, part)
-    elif format_ == "parquet":
-        chunks = _read_parquet(path, label, wanted)
-    elif format_ == "jsonl":
-        chunks = _read_json_lines(path, label, wanted)
-    else:
-        chunks = _read_separated(path, label, config, wanted, "\t" if format_ == "tsv" else ",")
-    empty = True
-    for chunk in chunks:
-        empty = empty and not (chunk.lines or chunk.rejected)
-        yield chunk
+    found = found or detect(path, label, config, wanted)
+    file = Input(path, label, config, wanted, found, part)
+    chunk, start, empty = RawRows(), 0, True
+    uncounted = found.format in ("json", "parquet", "arrow", "excel")
+    with damage_named(label, found.format.capitalize()):
+        for number, row in chain(_selected(file), [(0, None)]):
+            if isinstance(row, Bad):
+                chunk.rejected.append(RejectedRow(number, "row", row.reason, label, excerpt(_printable(row.shown))))
+            elif row is not None:
+                chunk.lines.append(number)
+                for name, value in zip(wanted, row, strict=True):
+                    chunk.columns.setdefault(name, []).append(value)
+                    file.size += len(value) if uncounted and type(value) is str else 0
+            if row is None or max(len(chunk.lines), len(chunk.rejected)) >= ROWS or file.size - start >= CHARACTERS:
+                empty = empty and not (chunk.lines or chunk.rejected)
+                yield RawRows(chunk.lines, {name: chunk.columns.get(name, []) for name in wanted}, chunk.rejected)
+                chunk, start = RawRows(), file.size
     if empty:
         raise UserError("the file is empty: it has no rows", where=label)
 
 
-# -- CSV and TSV ----------------------------------------------------------------------------
+def preview(path: Path, label: str, config: ReadConfig, found: FileFormat, rows: int) -> list[Mapping[str, Any] | Bad]:
+    """Return the first rows of a file with all columns."""
+    with damage_named(label, found.format.capitalize()):
+        return [row for _, row in islice(_READERS[found.format](Input(path, label, config, (), found)), rows)]
 
 
-class _CountedLines:
-    """Yield the lines of a file and count their characters."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-        self.characters = 0
-
-    def __iter__(self) -> Iterator[str]:
-        for line in self._file:
-            self.characters += len(line)
-            yield line
-
-
-def _read_separated(
-    path: Path, label: str, config: ReadConfig, wanted: Sequence[str], delimiter: str
-) -> Iterator[RawRows]:
-    csv.field_size_limit(_LONGEST_FIELD)
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if config.quoted else csv.QUOTE_NONE
-    # Invalid UTF-8 becomes lone surrogates, so that only its row is rejected
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        lines = _CountedLines(file)
-        reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)
-        line = 1
-        try:
-            header = config.header or next(reader, [])
-            positions = _positions(header, wanted, label, headerless=config.header is not None)
-            expected = range(len(header), sys.maxsize if config.more_fields else len(header) + 1)
-            line = reader.line_num + 1
-            rows: list[list[str]] = []
-            starts: list[int] = []
-            read = lines.characters
-            for row in reader:
-                if row:
-                    rows.append(row)
-                    starts.append(line)
-                line = reader.line_num + 1
-                if len(rows) >= ROWS or lines.characters - read >= CHARACTERS:
-                    yield _separated_chunk(rows, starts, positions, expected, label)
-                    rows, starts, read = [], [], lines.characters
-        except csv.Error as error:
-            fix = "Close the quote, or set prepare.read.quoted to false if quotes are ordinary characters"
-            raise UserError(f"cannot be read as CSV ({error})", where=f"{label}:{line}", fix=fix) from error
-        yield _separated_chunk(rows, starts, positions, expected, label)
+def _selected(file: Input) -> Iterator[tuple[int, list[Any] | Bad]]:
+    """Yield the wanted values of each row; raise an error for a column in no row: it is misspelt, not null."""
+    wanted, found = file.wanted, file.found
+    if file.part != WHOLE and (found.format != "text" or found.compression or not found.encoding.startswith("utf-8")):
+        fix = "Set it to content: only raw text in UTF-8 can be cut by position"
+        raise UserError(f"{file.label} is read as {found}", where="prepare.splits.by", fix=fix)
+    getters = {name: _getter(name) for name in wanted}
+    missing, there, count = set(wanted), dict[str, None](), 0
+    for number, row in _READERS[found.format](file):
+        if isinstance(row, Bad):
+            yield number, row
+            continue
+        values, count = [get(row) for get in getters.values()], count + 1
+        if missing:
+            there.update(dict.fromkeys(row))
+            missing -= {name for name, value in zip(wanted, values, strict=True) if value is not None or name in row}
+            if missing and count == ROWS:
+                break
+        broken = next((name for name, value in zip(wanted, values, strict=True) if _undecoded(value)), None)
+        reason = f"is not {found.encoding.upper().removesuffix('-SIG') or 'UTF-8'} in {broken!r}"
+        yield number, Bad(reason, " | ".join(str(value) for value in values)) if broken else values
+    if there and missing:
+        raise missing_column(next(name for name in wanted if name in missing), there, file.label, file.config)
 
 
-def _positions(header: Sequence[str], wanted: Sequence[str], label: str, *, headerless: bool) -> dict[str, int]:
-    for name in wanted:
-        if name not in header:
-            raise _missing_column(name, header, label, headerless=headerless)
-    return {name: header.index(name) for name in wanted}
-
-
-def _missing_column(name: str, there: Iterable[str], label: str, *, headerless: bool = False) -> MissingColumnError:
+def missing_column(name: str, there: Iterable[str], label: str, config: ReadConfig) -> MissingColumnError:
+    """Return the error of a column that a file lacks."""
     names = [excerpt(known) for known in there]
-    near = did_you_mean(name, names).strip()
+    near = did_you_mean(name, [known for known in names if name not in re.split(r"\W+", known)]).strip()
     fix = near or "Name one of them in prepare.read.columns"
-    if not near and not headerless:
-        fix += ", or set prepare.read.header if the file has no header line"
+    fix += "" if near or config.header else ", or set prepare.read.header if the file has no header line"
     return MissingColumnError(f"no column {name!r}; there are {', '.join(map(repr, names))}", where=label, fix=fix)
 
 
-def _separated_chunk(
-    rows: list[list[str]], starts: list[int], positions: dict[str, int], expected: range, label: str
-) -> RawRows:
-    bad: dict[int, str] = {
-        index: f"has {len(row)} fields, {expected.start} are expected"
-        for index, row in enumerate(rows)
-        if len(row) not in expected
-    }
-    for name, position in positions.items():
-        for index in _not_utf8([row[position] if len(row) > position else "" for row in rows]):
-            bad.setdefault(index, f"is not UTF-8 in {name!r}")
-    rejected = [
-        RejectedRow(starts[index], "row", reason, label, excerpt(_printable(" | ".join(rows[index]))))
-        for index, reason in sorted(bad.items())
-    ]
-    if bad:
-        starts = [line for index, line in enumerate(starts) if index not in bad]
-        rows = [row for index, row in enumerate(rows) if index not in bad]
-    columns: dict[str, list[Any]] = {
-        name: [row[position] or None for row in rows] for name, position in positions.items()
-    }
-    return RawRows(starts, columns, rejected)
-
-
-def _not_utf8(values: list[str]) -> list[int]:
-    """Return the positions of the strings with an undecoded byte."""
-    if _encodable("".join(values)):
-        return []
-    return [index for index, value in enumerate(values) if not _encodable(value)]
-
-
-def _encodable(text: str) -> bool:
-    if text.isascii():
+def _undecoded(value: Any) -> bool:
+    """Return whether a string has a lone surrogate, or bytes are not UTF-8."""
+    if isinstance(value, UnicodeDecodeError):
         return True
+    return type(value) is str and not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value)
+
+
+def _printable(value: object) -> str:
+    """Return a value with undecoded bytes as hexadecimal escapes."""
+    return str(value)[:1000].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _getter(name: str) -> Callable[[Mapping[str, Any]], Any]:
+    """Return a function that looks up a column: the key of that name, else the path of a nested value."""
+    parts = [part for part in re.split(r"[.\[\]]+", name) if part]
+
+    def get(record: Mapping[str, Any]) -> Any:
+        if name in record or len(parts) == 1:
+            return record.get(name)
+        value: Any = record
+        for part in parts:
+            if isinstance(value, list) and part.isdigit():
+                value = dict(enumerate(value)).get(int(part))
+            else:
+                value = value.get(part) if isinstance(value, Mapping) else None
+        return value
+
+    return get
+
+
+# -- Formats --------------------------------------------------------------------------------
+
+
+def _read_separated(file: Input) -> Numbered:
+    config, header = file.config, file.config.header
+    with open_text(file.path, file.found.encoding) as text:
+        for number, row in records(file.counted(text), file.found.dialect):
+            if isinstance(row, tuple):
+                yield number, Bad(*row)
+            elif header is None:
+                header = None if number == 1 and re.fullmatch("sep=.?", "".join(row)) else _header(row, file)
+            elif len(row) == len(header) or (config.more_fields and len(row) > len(header)):
+                yield number, {name: value or None for name, value in zip(header, row, strict=False)}
+            else:
+                yield number, Bad(f"has {len(row)} fields, {len(header)} are expected", " | ".join(row))
+
+
+def _header(row: Iterable[Any], file: Input) -> list[str]:
+    header = ["" if name is None else str(name).strip() for name in row]
+    for name in file.wanted:
+        if header.count(name) > 1:
+            fix = "Rename one of them, or set prepare.read.header"
+            raise UserError(f"two columns are named {name!r}", where=file.label, fix=fix)
+        if header and name not in header and re.split(r"[.\[]", name)[0] not in header:
+            raise missing_column(name, header, file.label, file.config)
+    return header
+
+
+def _read_json_lines(file: Input) -> Numbered:
+    with open_text(file.path, file.found.encoding.removesuffix("-sig"), newline="\n") as text:
+        for number, line in enumerate(text, start=1):
+            if line.strip():
+                file.size += len(line) if line.isascii() else len(line.encode("utf-8", "replace"))
+                yield number, _record(line.removeprefix("\ufeff"))
+
+
+def _record(line: str) -> Mapping[str, Any] | Bad:
+    if _undecoded(line):
+        return Bad("is not UTF-8", line)
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _printable(text: str) -> str:
-    """Return the text with undecoded bytes as hexadecimal escapes."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-# -- JSON Lines -----------------------------------------------------------------------------
-
-
-def _read_json_lines(path: Path, label: str, wanted: Sequence[str]) -> Iterator[RawRows]:
-    chunk = _empty(wanted)
-    keys: set[str] = set()
-    size = 0
-    checked = False
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            size += len(line)
-            record = _record(line, number, label, chunk.rejected)
-            if record is not None:
-                keys.update(record)
-                chunk.lines.append(number)
-                for name in wanted:
-                    chunk.columns[name].append(record.get(name))
-            if len(chunk.lines) >= ROWS or size >= CHARACTERS:
-                checked = checked or _check_keys(keys, wanted, label)
-                yield chunk
-                chunk, size = _empty(wanted), 0
-    if chunk.lines and not checked:
-        _check_keys(keys, wanted, label)
-    yield chunk
-
-
-def _empty(wanted: Sequence[str]) -> RawRows:
-    return RawRows(columns={name: [] for name in wanted})
-
-
-def _record(line: bytes, number: int, label: str, rejected: list[RejectedRow]) -> dict[str, Any] | None:
-    """Return the object on a line, or add a rejected row and return None."""
-    try:
-        record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        record = json.loads(line)
         if not isinstance(record, dict):
-            reason = "is not a JSON object"
-        elif b"\\ud" in line.lower() and not _encodable(json.dumps(record, ensure_ascii=False)):
-            reason = "contains half a surrogate pair"
-        else:
-            return record
-    except UnicodeDecodeError:
-        reason = "is not UTF-8"
+            return Bad("is not a JSON object", line)
+        halved = "\\ud" in line.lower() and _undecoded(json.dumps(record, ensure_ascii=False))
+        return Bad("contains half a surrogate pair", line) if halved else record
     except (ValueError, RecursionError) as error:
-        reason = f"is not JSON ({str(error).partition(':')[0]})"
-    shown = excerpt(line[:1000].decode("utf-8", "backslashreplace"))
-    rejected.append(RejectedRow(number, "row", reason, label, shown))
-    return None
+        return Bad(f"is not JSON ({str(error).partition(':')[0]})", line)
 
 
-def _check_keys(keys: set[str], wanted: Sequence[str], label: str) -> bool:
-    """Return whether keys are known; raise an error for a column in no object: it is misspelt, not null."""
-    for name in wanted:
-        if keys and name not in keys:
-            raise _missing_column(name, sorted(keys), label, headerless=True)
-    return bool(keys)
+def _read_json(file: Input) -> Numbered:
+    import ijson
+
+    first, *inner = file.found.records.split(".")
+    number = 0
+    with open_text(file.path, file.found.encoding) as text:
+        try:
+            for value in ijson.items(_Utf8(text), f"{first}.item".lstrip("."), use_float=True):
+                for row in _exploded(value, inner):
+                    number += 1
+                    yield number, row if isinstance(row, dict) else Bad("is not a JSON object", row)
+        except (ijson.JSONError, UnicodeDecodeError) as error:
+            raise UserError(f"is not JSON behind row {number} ({first_line(error)})", where=file.label) from error
+    if number == 0:
+        kind = "articles under 'data'" if file.found.format == "squad" else f"rows at {file.found.records!r}"
+        fix = "Set prepare.read.records to the path of the rows" if file.found.format == "json" else None
+        raise UserError(f"there is no list of {kind}, or it has no rows", where=file.label, fix=fix)
 
 
-# -- Parquet --------------------------------------------------------------------------------
+class _Utf8:
+    """A text file as the bytes of UTF-8, which ijson reads."""
+
+    def __init__(self, text: TextIO) -> None:
+        self._text = text
+
+    def read(self, size: int = -1) -> bytes:
+        """Read so many characters; a byte that was not decoded stays as it is."""
+        return self._text.read(size).encode("utf-8", "surrogateescape")
 
 
-def _read_parquet(path: Path, label: str, wanted: Sequence[str]) -> Iterator[RawRows]:
+def _exploded(value: Any, path: Sequence[str]) -> Iterator[Any]:
+    """Yield the records of a nested list, each with the values of those around it."""
+    if not path or not isinstance(value, dict):
+        yield value
+        return
+    for inner in value.get(path[0]) or []:
+        for row in _exploded(inner, path[1:]):
+            around = {name: cell for name, cell in value.items() if name != path[0]}
+            yield {**around, **row} if isinstance(row, dict) else row
+
+
+def _read_squad(file: Input) -> Numbered:
+    """Read questions in the format of SQuAD (Rajpurkar et al. 2016, 2018): one without an answer has an empty list."""
+    for number, row in _read_json(file):
+        if isinstance(row, Bad) or not isinstance(row.get("answers", []), list):
+            yield number, Bad("is not a SQuAD question", row)
+        else:
+            file.size += len(row.get("context") or "")
+            texts = {name: str(row[name]) if row.get(name) not in (None, "") else None for name in _SQUAD_TEXTS}
+            yield number, {**texts, "answers": [] if row.get("is_impossible") else row.get("answers", [])}
+
+
+_SQUAD_TEXTS = ("id", "title", "question", "context")
+
+
+def _read_batches(file: Input) -> Numbered:
+    """Read Parquet, and Arrow as a file or as a stream."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(path) as file:
-            _positions(file.schema_arrow.names, wanted, label, headerless=True)
-            row = 1
-            for batch in file.iter_batches(batch_size=ROWS // 4, columns=list(wanted)):
-                bad: dict[int, str] = {}
-                columns = {name: _cells(batch.column(name), name, bad) for name in wanted}
-                good = [index for index in range(batch.num_rows) if index not in bad]
-                if bad:
-                    columns = {name: [values[index] for index in good] for name, values in columns.items()}
-                rejected = [RejectedRow(row + index, "row", reason, label) for index, reason in sorted(bad.items())]
-                yield RawRows([row + index for index in good], columns, rejected)
-                row += batch.num_rows
-    except (pa.ArrowException, OSError) as error:  # an OSError without a number for a damaged page
-        raise UserError(f"cannot be read as Parquet ({first_line(error)})", where=label) from error
+    reader: Any
+    with pa.memory_map(str(file.path)) as source:
+        if file.found.format == "parquet":
+            reader = pq.ParquetFile(source)
+            names = reader.schema_arrow.names
+            _header(names, file)
+            used = [name for name in names if any(re.split(r"[.\[]", want)[0] in (name, want) for want in file.wanted)]
+            batches = reader.iter_batches(ROWS // 4, columns=[*{*used, *(set(names) & set(file.wanted))}] or None)
+        elif source.read(6) == b"ARROW1":
+            reader = pa.ipc.open_file(source)
+            _header(reader.schema.names, file)
+            batches = map(reader.get_batch, range(reader.num_record_batches))
+        else:
+            source.seek(0)
+            batches = pa.ipc.open_stream(source)
+        number = 0
+        for batch in batches:
+            columns = {name: _cells(batch.column(name)) for name in batch.schema.names}
+            for values in zip(*columns.values(), strict=True):
+                number += 1
+                yield number, dict(zip(columns, values, strict=True))
 
 
-def _cells(column: Any, name: str, bad: dict[int, str]) -> list[Any]:
-    """Return the values of an Arrow column; add the rows with invalid UTF-8, which Arrow does not check."""
+def _cells(column: Any) -> list[Any]:
+    """Return the values of an Arrow column; bytes are decoded, and the error stands for a cell that is not UTF-8."""
     try:
-        return list(column.to_pylist())
+        values = column.to_pylist()
     except UnicodeDecodeError:
-        pass
-    values: list[Any] = []
-    for index, cell in enumerate(column):
-        try:
-            values.append(cell.as_py())
-        except UnicodeDecodeError:
-            values.append(None)
-            bad.setdefault(index, f"is not UTF-8 in {name!r}")
-    return values
+        values = column.cast("binary").to_pylist()
+    return [_decoded(value) if type(value) is bytes else value for value in values]
 
 
-# -- SQuAD and raw text ---------------------------------------------------------------------
+def _decoded(value: bytes) -> str | UnicodeDecodeError:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        return error
 
 
-def _read_squad(path: Path, label: str, wanted: Sequence[str]) -> Iterator[RawRows]:
-    _positions(squad.COLUMNS, wanted, label, headerless=True)
-    return _chunks(squad.read_questions(path, label), wanted, "context")
+def _read_workbook(file: Input) -> Numbered:
+    """Read the named sheet or the first one with rows; its header is the first row with the most names."""
+    import python_calamine as calamine
+
+    try:
+        with open_file(file.path) as raw:
+            book = calamine.CalamineWorkbook.from_filelike(raw)
+        names = [file.config.sheet] if file.config.sheet else book.sheet_names
+        if not set(names) <= set(book.sheet_names):
+            fix = f"There are {', '.join(map(repr, book.sheet_names))}"
+            raise UserError(f"no sheet {file.config.sheet!r}", where=file.label, fix=fix)
+        sheets = (book.get_sheet_by_name(name).to_python(skip_empty_area=False) for name in names)
+        rows = next((sheet for sheet in sheets if any(cell != "" for row in sheet for cell in row)), [])
+    except (calamine.CalamineError, zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"cannot be read as a workbook ({first_line(error)})", where=file.label) from error
+    counts = [sum(cell != "" for cell in row) for row in rows[:20]]
+    top = counts.index(max(counts)) if counts and file.config.header is None else -1
+    header = file.config.header or (_header((cell for cell in rows[top]), file) if rows else [])
+    for number, row in enumerate(rows[top + 1 :], start=top + 2):
+        cells = [None if cell == "" else cell for cell in row]
+        if any(cell is not None for cell in cells[len(header) :]):
+            yield number, Bad(f"has {len(row)} cells, {len(header)} are expected", cells)
+        elif any(cell is not None for cell in cells):
+            yield number, dict(zip(header, cells, strict=False))
 
 
-def _read_text(path: Path, label: str, config: ReadConfig, wanted: Sequence[str], part: Part) -> Iterator[RawRows]:
-    _positions([COLUMN], wanted, label, headerless=True)
-    documents = read_documents(path, label, config.text, part)
-    rows = ((line, {COLUMN: document} if isinstance(document, str) else document) for line, document in documents)
-    return _chunks(rows, wanted, COLUMN)
+def _read_text(file: Input) -> Numbered:
+    for line, document in read_documents(file.path, file.label, file.config.text, file.part, file.found.encoding):
+        if isinstance(document, RejectedRow):
+            yield line, Bad(document.reason, document.excerpt)
+        else:
+            file.size += len(document)
+            yield line, {COLUMN: document}
 
 
-def _chunks(
-    rows: Iterable[tuple[int, Mapping[str, Any] | RejectedRow]], wanted: Sequence[str], long_column: str
-) -> Iterator[RawRows]:
-    """Collect numbered rows in chunks; `long_column` counts for the size of a chunk."""
-    chunk, size = _empty(wanted), 0
-    for number, row in rows:
-        if isinstance(row, RejectedRow):
-            chunk.rejected.append(row)
-            continue
-        chunk.lines.append(number)
-        for name in wanted:
-            chunk.columns[name].append(row[name])
-        size += len(row[long_column] or "")
-        if len(chunk.lines) >= ROWS or size >= CHARACTERS:
-            yield chunk
-            chunk, size = _empty(wanted), 0
-    yield chunk
+_READERS: dict[str, Callable[[Input], Numbered]] = {
+    "csv": _read_separated,
+    "tsv": _read_separated,
+    "jsonl": _read_json_lines,
+    "json": _read_json,
+    "squad": _read_squad,
+    "parquet": _read_batches,
+    "arrow": _read_batches,
+    "excel": _read_workbook,
+    "text": _read_text,
+}

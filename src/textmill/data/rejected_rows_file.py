@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -14,11 +15,21 @@ _EXAMPLES = 3
 
 
 class RejectedRowsFile:
-    """`rejects.csv`, written row by row, and its counts."""
+    """`rejects.csv`, written row by row, and its counts.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The file.
+        mask: Replaces personal data in the beginnings of the texts, which may not have been cleaned.
+
+    Attributes:
+        filtered: Rows of `total` that were dropped on purpose, by filters of quality.
+    """
+
+    def __init__(self, path: Path, mask: Callable[[str, Counter[str]], str] | None = None) -> None:
         self.path = path
         self.total = 0
+        self.filtered = 0
+        self._mask = mask
         self.by_reason: Counter[str] = Counter()
         self.examples: list[RejectedRow] = []
         self._file = path.open("w", encoding="utf-8", newline="")
@@ -28,6 +39,8 @@ class RejectedRowsFile:
     def add(self, rows: Iterable[RejectedRow]) -> None:
         """Append rows."""
         for row in rows:
+            if self._mask is not None:
+                row = replace(row, excerpt=self._mask(row.excerpt, Counter()))
             self._writer.writerow([row.file, row.row, row.column, row.reason, row.excerpt])
             self.total += 1
             self.by_reason[f"{row.column} {row.reason}"] += 1

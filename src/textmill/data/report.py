@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textmill.config.sections.prepare import PrepareConfig
+from textmill.data.chunks import SPLIT_CODES
 from textmill.data.encoding import SplitCounts
-from textmill.data.first_pass import SPLIT_CODES, FirstPassResult
+from textmill.data.first_pass import FirstPassResult
 from textmill.data.plots import SHOWN_CLASSES, PlotProcess, classes_by_count
+from textmill.data.prepared import SPLITS
 from textmill.data.rejected_rows_file import RejectedRowsFile
 from textmill.data.selection import Selection
 
@@ -33,6 +36,8 @@ def statistics(
     return {
         "rows_read": first_pass.rows,
         "files": len(set(first_pass.files)),
+        "read_as": first_pass.formats,
+        "labels_unified": [[*key, rows] for key, rows in first_pass.unified.most_common(50)],
         "splits": {name: _split(split, config.max_length) for name, split in counts.items()},
         "duplicates": {
             "total": exact + near,
@@ -42,7 +47,40 @@ def statistics(
             "across": across,
         },
         "rejected": {"total": rejected.total, "reasons": dict(rejected.by_reason.most_common(50))},
+        **_optional(first_pass, selection, counts, config),
     }
+
+
+def _optional(
+    first_pass: FirstPassResult, selection: Selection, counts: dict[str, SplitCounts], config: PrepareConfig
+) -> dict[str, Any]:
+    """Return the counts of what is off by default."""
+    values: dict[str, Any] = {}
+    if tally := first_pass.quality.counts:
+        samples = first_pass.quality.samples
+        values["quality"] = {rule: {"count": count, "samples": samples[rule]} for rule, count in tally.most_common()}
+    if first_pass.masked:
+        values["masked"] = dict(sorted(first_pass.masked.items()))
+    if config.decontaminate:
+        found = np.bincount(selection.overlapping, minlength=len(SPLITS) + len(config.decontaminate)).tolist()
+        names = [held_out.name for held_out in config.decontaminate]
+        values["contaminated"] = {name: found[len(SPLITS) + number] for number, name in enumerate(names)}
+    if config.mixture is not None:
+        values["mixture"] = _mixture(config.mixture, selection, counts["train"])
+    return values
+
+
+def _mixture(weights: dict[str, float], selection: Selection, counts: SplitCounts) -> dict[str, Any]:
+    """Return the wanted and the actual share of each source in the training split."""
+    units = ("characters", "tokens")
+    sums = {unit: max(1, sum(source[unit] for source in counts.sources.values())) for unit in units}
+    sources: dict[str, dict[str, float]] = {}
+    for name, weight in weights.items():
+        of_source = counts.sources.get(name, Counter())
+        sources[name] = {"wanted": round(weight / sum(weights.values()), 6), "rows": of_source["rows"]}
+        for unit in units:
+            sources[name] |= {unit: of_source[unit], f"share_{unit}": round(of_source[unit] / sums[unit], 6)}
+    return {"left_out": int(selection.left_out.sum()), "sources": sources}
 
 
 def _split(counts: SplitCounts, max_length: int) -> dict[str, Any]:
@@ -106,6 +144,15 @@ def _text(values: dict[str, Any], rejected_file: str) -> str:
     lines += ["![Lengths](lengths.png)", ""]
     if any(split["classes"] for split in splits.values()):
         lines += ["## Balance", "", *_class_table(splits), "", "![Classes](classes.png)", ""]
+    lines += ["## Files", "", "| read as | files | such as |", "|---|---:|---|"]
+    lines += [f"| {_cell(how)} | {len(set(files))} | `{files[0]}` |" for how, files in values["read_as"].items()]
+    lines += ["", "Another format, encoding, separator or sheet: set it in `prepare.read`.", ""]
+    if values["labels_unified"]:
+        lines += ["Labels that are written otherwise in the files:", "", "| column | written | read | rows |"]
+        lines += ["|---|---|---|---:|"]
+        for column, written, read, rows in values["labels_unified"]:
+            lines.append(f"| {column} | `{_cell(ascii(written)[1:-1])}` | `{_cell(read)}` | {rows} |")
+        lines.append("")
     lines += ["## Duplicates", "", "| what | rows |", "|---|---:|"]
     lines += [f"| equal to another row except for case and white space | {duplicates['exact']} |"]
     lines += [f"| nearly equal to another row | {duplicates['near']} |"]
@@ -113,6 +160,33 @@ def _text(values: dict[str, Any], rejected_file: str) -> str:
         own, _, other = pair.partition("_in_")
         lines.append(f"| of these: dropped from `{own}` for a duplicate in `{other}` | {count} |")
     lines += [f"| texts with different targets (the first row stays) | {duplicates['conflicting_targets']} |", ""]
+    if quality := values.get("quality"):
+        lines += ["## Quality filters", "", "| a text, or a line of one, | number | samples |", "|---|---:|---|"]
+        for rule, entry in quality.items():
+            lines.append(f"| {_cell(rule)} | {entry['count']} | {_cell(' / '.join(entry['samples']))} |")
+        lines.append("")
+    if masked := values.get("masked"):
+        lines += ["## Personal data masked", "", "| kind | number |", "|---|---:|"]
+        lines += [*(f"| {kind} | {count} |" for kind, count in masked.items()), ""]
+    if contaminated := values.get("contaminated"):
+        lines += ["## Passages of held-out texts", "", "| held-out texts | training rows removed |", "|---|---:|"]
+        lines += [*(f"| {_cell(name)} | {count} |" for name, count in contaminated.items()), ""]
+    if mixture := values.get("mixture"):
+        lines += ["## Mixture of the training split", "", f"{mixture['left_out']} rows were left out.", ""]
+        lines += ["| source | wanted | of characters | of tokens | rows |", "|---|---:|---:|---:|---:|"]
+        for name, entry in mixture["sources"].items():
+            shares = (f"{entry[key]:.2%}" for key in ("wanted", "share_characters", "share_tokens"))
+            lines.append(f"| {_cell(name)} | {' | '.join(shares)} | {entry['rows']} |")
+        lines.append("")
+    if packing := values.get("packing"):
+        lines += ["## Packing of the training split", ""]
+        lines += [f"Rows of at most {packing['length']} tokens; used: `{packing['used']}` (`task.packing`).", ""]
+        lines += ["| packing | rows | documents cut | share | of the rows filled |", "|---|---:|---:|---:|---:|"]
+        for name in ("concatenate", "best_fit"):
+            way = packing[name]
+            share = f"{way['cut'] / max(1, packing['documents']):.2%}"
+            lines.append(f"| {name} | {way['rows']} | {way['cut']} | {share} | {way['filled']:.2%} |")
+        lines.append("")
     lines += ["## Rejected rows", ""]
     if not values["rejected"]["total"]:
         return "\n".join([*lines, "None.", ""])

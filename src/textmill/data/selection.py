@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,13 +12,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from textmill.config.sections.prepare import PrepareConfig, SplitsConfig
+from textmill.data.chunks import SPLIT_CODES
+from textmill.data.decontamination import contaminated
 from textmill.data.duplicates import Duplicates, NearIndex, find_exact, find_near, find_repeated
-from textmill.data.first_pass import SPLIT_CODES, FirstPassResult
-from textmill.data.parallel import map_in_order
+from textmill.data.first_pass import FirstPassResult
+from textmill.data.mixture import left_out
+from textmill.data.parallel import Engine
 from textmill.data.passages import Chunks, find_shared
 from textmill.data.prepared import SPLITS
-from textmill.data.shingles import Prefixes, normalise
+from textmill.data.shingles import Prefixes, batches, normalise, prefixes
 from textmill.data.splitting import assign_groups, assign_splits
+from textmill.data.stable_splits import assign_stable, assign_stable_groups, assign_times
 from textmill.data.staging import Staging
 from textmill.errors import UserError
 from textmill.tasks.abilities import CutsExamples
@@ -36,27 +41,36 @@ class Selection:
         split: Index into `SPLITS`, or `DROPPED`.
         repeated_ids: Rows whose id an earlier row of their split has.
         duplicates: Rows dropped as duplicates.
-        overlapping: Rows that share a passage with a split that is evaluated: `DROPPED`, or the index of that
-            split in `SPLITS`.
+        overlapping: Rows that share a passage with a split that is evaluated, or with held-out texts: `DROPPED`, or
+            the index of that split in `SPLITS`, or behind these the index in `prepare.decontaminate`.
+        left_out: Rows that the mixture leaves out.
     """
 
     split: NDArray[np.uint8]
     repeated_ids: NDArray[np.bool_]
     duplicates: Duplicates
     overlapping: NDArray[np.uint8]
+    left_out: NDArray[np.bool_]
 
 
 def select(
-    config: PrepareConfig, task: Task, first_pass: FirstPassResult, staging: Staging, workers: int | None = None
+    config: PrepareConfig,
+    task: Task,
+    first_pass: FirstPassResult,
+    staging: Staging,
+    raw: Path,
+    engine: Engine | None = None,
 ) -> Selection:
-    """Drop rows with repeated ids and duplicates, cut the splits that the source lacks, drop overlapping rows.
+    """Drop rows with repeated ids and duplicates, cut the splits that the source lacks, drop overlapping rows, mix.
+
+    Held-out texts are in the folder `raw`.
 
     Raises:
         UserError: A class has too few rows to be split, or a split would be empty.
     """
     codes = staging.numbers("split").astype(np.uint8)
     again = find_repeated(staging.numbers("source_id")) if first_pass.has_ids else np.zeros(staging.rows, bool)
-    duplicates = _duplicates(config, first_pass, staging, codes, ~again, task.text_columns, workers)
+    duplicates = _duplicates(config, first_pass, staging, codes, ~again, task.text_columns, engine)
     kept = ~(again | duplicates.exact | duplicates.near)
     split = np.full(staging.rows, DROPPED, np.uint8)
     for index, name in enumerate(SPLITS):
@@ -65,13 +79,14 @@ def select(
     pool = np.flatnonzero(kept & (codes == SPLIT_CODES[pool_name]))
     shares = _shares(config.splits, first_pass.splits)
     if len(pool) and (shares or pool_name == "all"):
-        if config.splits.by == "group":
-            names = assign_groups(staging.numbers("group")[pool], shares, config.splits.seed)
-        else:
-            strata = staging.numbers("stratum")[pool]
-            names = assign_splits(staging.numbers("key")[pool], strata, shares, config.splits.seed, first_pass.classes)
+        names = _assign(config.splits, first_pass, staging, pool, shares)
         split[pool] = np.select([names == name for name in SPLITS], list(range(len(SPLITS))))
-    overlapping = _overlapping(config.duplicates.passage_words, task, staging, split, workers)
+    overlapping = _overlapping(config.duplicates.passage_words, task, staging, split, engine)
+    train = SPLITS.index("train")
+    columns = (*task.text_columns, *task.text_target_columns)
+    for number, held_out in enumerate(config.decontaminate):
+        rows = _rows_of((split == train) & (overlapping == DROPPED), staging, columns)
+        overlapping[contaminated(held_out, raw, rows, engine)] = len(SPLITS) + number
     split[overlapping != DROPPED] = DROPPED
     for index, name in enumerate(SPLITS):
         if not np.any(split == index):
@@ -80,7 +95,35 @@ def select(
                 raise UserError(f"all rows of the split {name!r} share a passage with evaluation rows", fix=fix)
             fix = "Provide more rows, or a file for this split"
             raise UserError(f"the split {name!r} has no rows", where="prepare.splits", fix=fix)
-    return Selection(split, again, duplicates, overlapping)
+        if task.needs_different_targets and len(np.unique(staging.numbers("target")[split == index])) == 1:
+            what = f"all rows of the split {name!r} have the same {task.target_columns[0]}: there is no correlation"
+            raise UserError(what, where=f"fetch.source.files.{name}", fix="Provide rows with different ones")
+    excess = np.zeros(staging.rows, bool)
+    if config.mixture is not None:
+        pool = np.flatnonzero(split == train)
+        source, characters, key = (staging.numbers(name)[pool] for name in ("source", "characters", "key"))
+        excess[pool] = left_out(config.mixture, first_pass.sources, source, characters, key, config.splits.seed)
+        split[excess] = DROPPED
+    return Selection(split, again, duplicates, overlapping, excess)
+
+
+def _assign(
+    config: SplitsConfig,
+    first_pass: FirstPassResult,
+    staging: Staging,
+    pool: NDArray[np.int64],
+    shares: dict[str, float],
+) -> NDArray[np.str_]:
+    """Return the split of each row of the pool."""
+    if config.by == "time":
+        return assign_times(staging.numbers("time")[pool], shares)
+    by_group, by_row = (
+        (assign_stable_groups, assign_stable) if config.method == "stable" else (assign_groups, assign_splits)
+    )
+    if config.by == "group":
+        return by_group(staging.numbers("group")[pool], shares, config.seed)
+    strata = staging.numbers("stratum")[pool]
+    return by_row(staging.numbers("key")[pool], strata, shares, config.seed, first_pass.classes)
 
 
 def _duplicates(
@@ -90,7 +133,7 @@ def _duplicates(
     codes: NDArray[np.uint8],
     usable: NDArray[np.bool_],
     text_columns: tuple[str, ...],
-    workers: int | None,
+    engine: Engine | None,
 ) -> Duplicates:
     if not config.duplicates.exact:
         usable = np.zeros_like(usable)
@@ -100,40 +143,52 @@ def _duplicates(
         index = NearIndex(staging.folder, staging.rows, first_pass.shingles, options.threshold, options.shingle)
         among = usable & ~duplicates.exact
 
-        def of_chunk(part: tuple[int, pa.Table]) -> list[tuple[NDArray[np.int64], Prefixes]]:
-            start, chunk = part
-            rows = np.flatnonzero(among[start : start + chunk.num_rows])
-            return index.prefixes(start + rows, normalised(chunk.take(pa.array(rows))))
+        def of_chunk(part: tuple[int, NDArray[np.int64], pa.Table]) -> list[tuple[NDArray[np.int64], Prefixes]]:
+            start, rows, chunk = part
+            texts, rows = normalised(chunk.take(pa.array(rows))), start + rows
+            return [
+                (rows[some], prefixes(texts[some], options.shingle, counts, options.threshold))
+                for some in batches(texts)
+            ]
 
-        for found in map_in_order(of_chunk, staging.chunks(text_columns), workers):
+        counts = first_pass.shingles
+        chunks = (
+            (start, np.flatnonzero(among[start : start + chunk.num_rows]), chunk)
+            for start, chunk in staging.chunks(text_columns)
+        )
+
+        for found in (engine or Engine(workers=1)).map(of_chunk, chunks):
             index.add(found)
         find_near(duplicates, index, codes, lambda positions: normalised(staging.take(positions, text_columns)))
     return duplicates
 
 
 def _overlapping(
-    words: int | None, task: Task, staging: Staging, split: NDArray[np.uint8], workers: int | None
+    words: int | None, task: Task, staging: Staging, split: NDArray[np.uint8], engine: Engine | None
 ) -> NDArray[np.uint8]:
     """Return for each row the evaluated split that it shares a passage with, or `DROPPED`; the test split first."""
     result = np.full(len(split), DROPPED, np.uint8)
     if words is None or isinstance(task, CutsExamples):  # one quotation is no reason to drop a whole book
         return result
 
-    def rows_of(mask: NDArray[np.bool_]) -> Chunks:
-        def chunks() -> Iterator[tuple[NDArray[np.int64], list[list[str]]]]:
-            for start, chunk in staging.chunks(task.text_columns):
-                positions = np.flatnonzero(mask[start : start + chunk.num_rows])
-                table = chunk.take(pa.array(positions))
-                yield start + positions, [column.to_pylist() for column in table.columns]
-
-        return chunks
-
     for name in ("test", "validation"):
         held_out = SPLITS.index(name)
         others = (split < held_out) & (result == DROPPED)
-        pairs = find_shared(rows_of((split == held_out) & (result == DROPPED)), rows_of(others), words, workers)
+        own = (split == held_out) & (result == DROPPED)
+        chunks = [_rows_of(mask, staging, task.text_columns) for mask in (own, others)]
+        pairs = find_shared(chunks[0], chunks[1], words, engine)
         result[pairs[:, 1]] = held_out
     return result
+
+
+def _rows_of(mask: NDArray[np.bool_], staging: Staging, names: Sequence[str]) -> Chunks:
+    def chunks() -> Iterator[tuple[NDArray[np.int64], list[list[str]]]]:
+        for start, chunk in staging.chunks(names):
+            positions = np.flatnonzero(mask[start : start + chunk.num_rows])
+            table = chunk.take(pa.array(positions))
+            yield start + positions, [column.to_pylist() for column in table.columns]
+
+    return chunks
 
 
 def normalised(table: pa.Table) -> list[str]:

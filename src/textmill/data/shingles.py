@@ -127,16 +127,29 @@ def prefixes(texts: Sequence[str], size: int, counts: ShingleCounts, threshold: 
 def may_be_similar(
     sizes: tuple[NDArray[np.int32], NDArray[np.int32]],
     marks: tuple[NDArray[np.uint64], NDArray[np.uint64]],
+    rows: tuple[NDArray[np.int64], NDArray[np.int64]],
     threshold: float,
 ) -> NDArray[np.bool_]:
     """Return a mask of the pairs that can reach the threshold.
 
     Two texts have at least as many different shingles as different marks (Sandes et al. 2020).
+
+    Args:
+        sizes: Sizes of both texts of each pair, shape (pairs,).
+        marks: Marks of texts, of which the first and the second of a pair are taken, shape (texts, 8).
+        rows: Rows of `marks`, shape (pairs,).
+        threshold: Minimum Jaccard similarity.
     """
     both = sizes[0].astype(np.int64) + sizes[1]
     least = np.ceil(threshold / (1 + threshold) * both - _ROUNDING)
-    different = np.bitwise_count(marks[0] ^ marks[1]).sum(axis=1, dtype=np.int64)
-    possible: NDArray[np.bool_] = (different <= both - 2 * least) & (np.minimum(*sizes) >= least)
+    most = both - 2 * least
+    possible: NDArray[np.bool_] = np.minimum(*sizes) >= least
+    # An eighth of the marks rules out nearly all pairs
+    different = np.bitwise_count(marks[0][:, 0][rows[0]] ^ marks[1][:, 0][rows[1]])
+    left = np.flatnonzero(possible & (different <= most))
+    different = np.bitwise_count(marks[0][rows[0][left]] ^ marks[1][rows[1][left]]).sum(axis=1, dtype=np.int64)
+    possible[:] = False
+    possible[left[different <= most[left]]] = True
     return possible
 
 
@@ -157,11 +170,10 @@ def jaccard(first: NDArray[np.intp], second: NDArray[np.intp], texts: Sequence[s
 
 def batches(texts: Sequence[str]) -> Iterator[slice]:
     """Yield slices of texts with few enough characters to hash at once, one text at least."""
-    start = characters = 0
-    for position, text in enumerate(texts):
-        if position > start and characters + len(text) > _CHARACTERS_AT_ONCE:
-            yield slice(start, position)
-            start, characters = position, 0
-        characters += len(text)
-    if len(texts) > start:
-        yield slice(start, len(texts))
+    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+    start = 0
+    while start < len(texts):
+        before = ends[start - 1] if start else 0
+        end = max(start + 1, int(np.searchsorted(ends, before + _CHARACTERS_AT_ONCE, side="right")))
+        yield slice(start, end)
+        start = end

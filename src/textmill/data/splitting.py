@@ -34,17 +34,12 @@ def assign_splits(
     Raises:
         UserError: A class has fewer rows than there are splits.
     """
-    order = _shuffled(keys, seed)
+    order = shuffled(keys, seed)
     result = np.full(len(keys), "train", dtype="<U10")
     by_stratum = np.lexsort((np.arange(len(keys)), order, strata))
     begins = np.flatnonzero(np.diff(strata[by_stratum])) + 1
     for rows in np.split(by_stratum, begins):
-        if len(rows) <= len(shares):
-            name = names.get(int(strata[rows[0]]), "?")
-            needed = len(shares) + 1
-            message = f"the class {name!r} has {len(rows)} row(s), too few for one in each of {needed} splits"
-            fix = f"Add rows of the class, remove it, or provide the splits {' and '.join(shares)}"
-            raise UserError(message, fix=fix)
+        require_rows(len(rows), names.get(int(strata[rows[0]]), "?"), shares)
         begin = 0
         for split, count in _counts(len(rows), shares).items():
             result[rows[begin : begin + count]] = split
@@ -59,11 +54,21 @@ def assign_groups(groups: NDArray[np.uint64], shares: Mapping[str, float], seed:
         UserError: There are fewer groups than splits.
     """
     unique, group_of_row = np.unique(groups, return_inverse=True)
-    if len(unique) <= len(shares):
-        message = f"{len(unique)} group(s) of rows, too few for one in each of {len(shares) + 1} splits"
+    require_rows(len(unique), None, shares)
+    return assign_splits(unique, np.zeros_like(unique), shares, seed, {})[group_of_row]
+
+
+def require_rows(count: int, name: str | None, shares: Mapping[str, float]) -> None:
+    """Raise UserError if a class of this name, or the groups (None), are fewer than the splits."""
+    if count > len(shares):
+        return
+    if name is None:
+        message = f"{count} group(s) of rows, too few for one in each of {len(shares) + 1} splits"
         fix = "Choose a column with more values, or split by content"
         raise UserError(message, where="prepare.splits.group", fix=fix)
-    return assign_splits(unique, np.zeros_like(unique), shares, seed, {})[group_of_row]
+    message = f"the class {name!r} has {count} row(s), too few for one in each of {len(shares) + 1} splits"
+    fix = f"Add rows of the class, remove it, or provide the splits {' and '.join(shares)}"
+    raise UserError(message, fix=fix)
 
 
 def _counts(rows: int, shares: Mapping[str, float]) -> dict[str, int]:
@@ -78,7 +83,7 @@ def _counts(rows: int, shares: Mapping[str, float]) -> dict[str, int]:
     return counts
 
 
-def _shuffled(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+def shuffled(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     """Hash each key with the seed (finaliser of SplitMix64; Steele et al. 2014)."""
     mixed = keys ^ np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX

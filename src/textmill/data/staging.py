@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -33,9 +33,8 @@ class Staging:
         self._stack = ExitStack()
         self._numbers = {name: self._stack.enter_context((folder / f"{name}.u64").open("wb")) for name in numbers}
 
-    def append(self, columns: Mapping[str, Any], numbers: Mapping[str, NDArray[np.uint64]]) -> None:
-        """Append a chunk of rows with one value for each row and column of numbers."""
-        table = pa.table({name: pa.array(columns[name], self.schema.field(name).type) for name in self.schema.names})
+    def append(self, table: pa.Table, numbers: Mapping[str, NDArray[np.uint64]]) -> None:
+        """Append a chunk of rows, a table of `schema`, with one value for each row and column of numbers."""
         if not table.num_rows:
             return
         with pa.ipc.new_file(str(self._path(len(self._offsets) - 1)), self.schema) as writer:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from textmill.config.sections.prepare import TokenizerConfig
 from textmill.errors import UserError
-from textmill.files import DIGESTS, write_json
+from textmill.files import DIGESTS, read_json, read_optional, write_json
 
 log = logging.getLogger("textmill")
 
 FILE = "tokenizer.json"
+KEPT = "kept_tokens.json"
+"""The ids of a reduced vocabulary before it was reduced, in the order of the new ones."""
 UNKNOWN = "<|unknown|>"
 """Stands for characters that are not in the training split."""
-_NOT_TOKENIZER_FILES = ("config.json", "generation_config.json", "provenance.json", DIGESTS)
+_NOT_TOKENIZER_FILES = ("config.json", "provenance.json", DIGESTS)  # the generation's names the end tokens
+_TEXTS_AT_ONCE = 1000
 _CHARACTERS_AT_ONCE = 10_000
 """Long documents are passed to the trainers in pieces of about this size, cut at line ends."""
 
@@ -25,14 +31,15 @@ _CHARACTERS_AT_ONCE = 10_000
 def make_tokenizer(config: TokenizerConfig, texts: Iterable[str], pretrained: Path, folder: Path) -> Any:
     """Write the tokenizer's files into `folder` and return the tokenizer, without padding or truncation.
 
-    The texts are read only to train a tokenizer. transformers' `AutoTokenizer` can read the folder.
+    The texts are read only to train or reduce a tokenizer. transformers' `AutoTokenizer` can read the folder.
 
     Raises:
-        UserError: There is no pretrained tokenizer.
+        UserError: There is no pretrained tokenizer, or it cannot be reduced.
     """
     folder.mkdir()
     if config.kind == "pretrained":
-        return _copy_pretrained(pretrained, folder)
+        tokenizer = _copy_pretrained(pretrained, folder)
+        return tokenizer if config.least_count is None else _reduce(tokenizer, texts, config.least_count, folder)
     tokenizer = train_tokenizer(config, texts)
     tokenizer.save(str(folder / FILE))
     # Settings that transformers expects beside the tokenizer
@@ -118,4 +125,49 @@ def _copy_pretrained(pretrained: Path, folder: Path) -> Any:
     for path in sorted(pretrained.iterdir()):
         if path.name not in _NOT_TOKENIZER_FILES and ".safetensors" not in path.name:
             shutil.copyfile(path, folder / path.name)
+    return load_tokenizer(folder)
+
+
+def _reduce(tokenizer: Any, texts: Iterable[str], least: int, folder: Path) -> Any:
+    """Keep the tokens with at least `least` occurrences in the texts, ASCII characters and special tokens.
+
+    WordPiece splits a word whose token is gone into the longest ones that are left (Abdaoui et al. 2020, "Load What
+    You Need"). `KEPT` beside the folder has the old id of each new one: training selects these rows of the embedding.
+    """
+    file = folder / FILE
+    content = read_json(file)
+    if content["model"].get("type") != "WordPiece":
+        fix = "Remove prepare.tokenizer.least_count"
+        raise UserError("only a WordPiece vocabulary can be reduced", where="prepare.tokenizer.least_count", fix=fix)
+    counts: Counter[int] = Counter()
+    remaining = iter(texts)
+    while some := list(islice(remaining, _TEXTS_AT_ONCE)):
+        for encoding in tokenizer.encode_batch_fast(some):
+            counts.update(encoding.ids)
+    prefix = content["model"]["continuing_subword_prefix"]
+    vocabulary: dict[str, int] = content["model"]["vocab"]
+    special = {token["content"] for token in content["added_tokens"]}
+    characters = {start + chr(code) for code in range(128) for start in ("", prefix)}
+    kept = sorted(
+        (old, token)
+        for token, old in vocabulary.items()
+        if counts[old] >= least or token in special or token in characters
+    )
+    new = {old: number for number, (old, _) in enumerate(kept)}
+    content["model"]["vocab"] = {token: new[old] for old, token in kept}
+    for token in content["added_tokens"]:
+        token["id"] = new[token["id"]]
+    after = content["post_processor"] or {}
+    for token in after.get("special_tokens", {}).values():  # a template
+        token["ids"] = [new[old] for old in token["ids"]]
+    after |= {name: [after[name][0], new[after[name][1]]] for name in ("sep", "cls") if name in after}  # of BERT
+    file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    if (listed := folder / "vocab.txt").is_file():
+        listed.write_text("".join(f"{token}\n" for _, token in kept), encoding="utf-8")
+    settings = folder / "tokenizer_config.json"
+    if added := read_optional(settings).get("added_tokens_decoder"):
+        decoder = {str(new[int(old)]): token for old, token in added.items()}
+        write_json(settings, read_json(settings) | {"added_tokens_decoder": decoder})
+    write_json(folder.parent / KEPT, list(new))
+    log.info("prepare: %d of %d tokens are kept", len(new), len(vocabulary))
     return load_tokenizer(folder)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from textmill.evaluation.gate import Costs
-from textmill.evaluation.report import Table, render_page, shown, words
+from textmill.evaluation.measurements import words
+from textmill.evaluation.report import Table, render_page, shown
 from textmill.metrics.bootstrap import Interval
 from textmill.metrics.plots import data_uri, interval_chart, png
 

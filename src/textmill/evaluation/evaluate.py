@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +17,23 @@ from textmill.config.sections.evaluate import EvaluateConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.data.prepared import SPLITS, Prepared
 from textmill.errors import UserError
-from textmill.evaluation.evaluator import Evaluator, ExaminesNetwork, Report, evaluator_of
+from textmill.evaluation.evaluator import Evaluator, ExaminesNetwork, FindsLabelIssues, Report, evaluator_of
 from textmill.evaluation.measurements import Measurements, measure
 from textmill.evaluation.slices import LENGTH, cut_slices
-from textmill.files import sha256_folder
+from textmill.files import read_optional, sha256_folder
 from textmill.metrics.base import Outputs, Section
 from textmill.metrics.bootstrap import Bootstrap
 from textmill.models.base import Model
 from textmill.tasks.abilities import GeneratesText, examples_of
 from textmill.tasks.base import Task
+from textmill.text.occlusion import shown_gains, without_each_word
 
 if TYPE_CHECKING:
     import torch
 
 _TOKENS_PER_BATCH = 4096
+_EXPLAINED, _MOST_WORDS, _SHOWN_WORDS = 10, 100, 3
+"""Worst errors that are explained, words of a text that are left out, and words that are shown."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Evaluation:
         errors: Wrong predictions, worst first, at most `evaluate.worst`.
         own_metrics: Metrics of the task's evaluator without an interval.
         rows: Number of rows of each split.
+        warnings: Sentences on what nobody should overlook.
+        label_issues: Training rows whose label is likely wrong, the likeliest first; None where not searched.
+        training: Metrics of the stage `train`, such as its seconds.
     """
 
     task: Task
@@ -54,6 +60,9 @@ class Evaluation:
     sections: list[Section]
     own_metrics: dict[str, float]
     rows: dict[str, int]
+    warnings: list[str]
+    label_issues: pd.DataFrame | None = None
+    training: Mapping[str, float] = field(default_factory=dict)
 
 
 def fingerprint(config: EvaluateConfig, layout: Layout) -> str:
@@ -95,7 +104,8 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
     slices = cut_slices(frame, config.slice_columns, config.min_slice)
     with ThreadPoolExecutor(1) as pool:
         baselines = pool.submit(_baseline_predictions, evaluator, prepared, frame, config)
-        outputs, examined = _predict(evaluator, model, prepared, layout.trained, runtime.trainer.accelerator)
+        issues = pool.submit(_label_issues, evaluator, prepared, config)
+        network, outputs, examined = _predict(evaluator, model, prepared, layout.trained, runtime.trainer.accelerator)
     _require_finite(outputs, task, examples)
     predictions = evaluator.predictions(outputs, frame, state)
     report = evaluator.report(predictions, state)
@@ -107,16 +117,20 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
         slices,
         Bootstrap(config.resamples, config.confidence, config.seed),
     )
+    errors = (pd.DataFrame() if report.errors is None else report.errors).head(config.worst)
     return Evaluation(
         task=task,
         model=model,
         measurements=measurements,
         predictions=predictions.assign(**{name: frame[name].to_numpy() for name in (LENGTH, *config.slice_columns)}),
         outputs=outputs,
-        errors=(pd.DataFrame() if report.errors is None else report.errors).head(config.worst),
+        errors=_explained(errors, task, network, prepared),
         sections=[*report.sections, *examined.sections],
         own_metrics={**report.metrics, **examined.metrics},
         rows={name: prepared.split(name).num_rows for name in SPLITS},
+        warnings=[*report.warnings, *examined.warnings],
+        label_issues=issues.result(),
+        training=read_optional(layout.trained / "metrics.json"),
     )
 
 
@@ -154,14 +168,47 @@ def _baseline_predictions(
     return {name: predict(frame) for name, predict in fitted.items()}
 
 
+def _explained(errors: pd.DataFrame, task: Task, network: torch.nn.Module, prepared: Prepared) -> pd.DataFrame:
+    """Add a column `why` to errors of one label a text: the words that most raise or lower the predicted label."""
+    if errors.empty or not {"text", "label", "prediction"} <= set(errors) or len(task.text_columns) != 1:
+        return errors
+    if not (prepared.tokenizer_folder / "tokenizer.json").is_file():
+        return errors
+    import pyarrow as pa
+
+    from textmill.data.tokenizing import load_tokenizer
+    from textmill.metrics.categories import encode, softmax
+    from textmill.training.inference import predict_table
+
+    parts = [without_each_word(text, _MOST_WORDS) for text in errors["text"].head(_EXPLAINED)]
+    texts = [text for (_, others), whole in zip(parts, errors["text"], strict=False) for text in (whole, *others)]
+    longest = max(prepared.split("test").column("length").to_pylist())
+    tokenizer = load_tokenizer(prepared.tokenizer_folder)
+    encoded = task.encode(pd.DataFrame({"text": texts}), tokenizer, prepared.state, longest)
+    probabilities = softmax(predict_table(network, task, pa.table(encoded))["logits"])
+    predicted, start, why = encode(errors["prediction"].to_numpy(), prepared.state["labels"]), 0, []
+    for row, (found, others) in enumerate(parts):
+        of_label = probabilities[start : start + 1 + len(others), predicted[row]]
+        why.append(shown_gains(found, (of_label[0] - of_label[1:]).tolist(), _SHOWN_WORDS))
+        start += 1 + len(others)
+    return errors.assign(why=[*why, *[""] * (len(errors) - len(why))])
+
+
+def _label_issues(evaluator: Evaluator, prepared: Prepared, config: EvaluateConfig) -> pd.DataFrame | None:
+    if not config.label_issues or not isinstance(evaluator, FindsLabelIssues) or len(evaluator.task.text_columns) > 1:
+        return None  # the label of a pair does not follow from the words of its texts
+    train = prepared.frame("train", evaluator.baseline_columns)
+    return evaluator.label_issues(train, prepared.state, config.seed)
+
+
 def _predict(
     evaluator: Evaluator, model: Model, prepared: Prepared, trained: Path, accelerator: str
-) -> tuple[Outputs, Report]:
+) -> tuple[torch.nn.Module, Outputs, Report]:
     network = load_for_answers(evaluator.task, model, prepared, trained, accelerator)
     outputs = split_outputs(evaluator.task, network, prepared, "test")
     if not isinstance(evaluator, ExaminesNetwork):
-        return outputs, Report()
-    return outputs, evaluator.examine(network, outputs, prepared.tokenizer_folder, prepared.state)
+        return network, outputs, Report()
+    return network, outputs, evaluator.examine(network, outputs, prepared.tokenizer_folder, prepared.state)
 
 
 def load_for_answers(task: Task, model: Model, prepared: Prepared, trained: Path, accelerator: str) -> torch.nn.Module:

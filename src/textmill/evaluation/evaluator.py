@@ -28,11 +28,13 @@ class Report:
         sections: Tables and plots, in order.
         errors: Wrong predictions, worst first; None for a report without a list of errors.
         metrics: Metrics without an interval.
+        warnings: Sentences on what nobody should overlook, such as a label that is never predicted.
     """
 
     sections: Sequence[Section] = ()
     errors: pd.DataFrame | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 class Evaluator(ABC):
@@ -78,6 +80,17 @@ class ExaminesNetwork(ABC):
 
         `network` is in evaluation mode, `outputs` are for the test split, `tokenizer` is the folder
         with `tokenizer.json`.
+        """
+
+
+class FindsLabelIssues(ABC):
+    """An evaluator that can tell which training rows are likely to have a wrong label."""
+
+    @abstractmethod
+    def label_issues(self, train: pd.DataFrame, state: State, seed: int) -> pd.DataFrame:
+        """Return the rows with a likely wrong label, the likeliest first; the columns of `baseline_columns` are given.
+
+        See `textmill.metrics.label_issues.find_label_issues` for the columns of the result.
         """
 
 

@@ -8,8 +8,8 @@ inconclusive, then pass. A slice that cannot be decided is reported and, unless 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from textmill.config.sections.gate import BudgetConfig, GateConfig, SlicesConfig
@@ -18,6 +18,7 @@ from textmill.evaluation.measurements import GROUP
 from textmill.evaluation.slices import LENGTH, Slice, cut_slices, pool_small, value_names
 from textmill.metrics.base import Metric
 from textmill.metrics.bootstrap import Bootstrap, checked_pair, intervals, paired_gain
+from textmill.metrics.categories import never_predicted
 from textmill.metrics.swaps import PartTest, joint_tests
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ class GateInputs:
         look: How many comparisons were made on this evaluation set, with this one.
         digest: SHA-256 of the current evaluation set.
         frame: `length` and slice columns of the set, in the order of the challenger's predictions.
+        unseen: If the versions were made with different test splits: the rows of each split that is at hand
+            which none of them has seen, the challenger's first.
+        sketch: Result of `data.seen.row_sketch` for the rows.
         overlap: Evaluation rows whose normalised text is also in the challenger's training split;
             None if that split is not available.
     """
@@ -81,6 +85,8 @@ class GateInputs:
     overlap: int | None
     anchor: MeasuredVersion | None = None
     look: int = 1
+    unseen: Sequence[UnseenRows] = ()
+    sketch: Sequence[int] = ()
 
     @property
     def opponents(self) -> dict[str, MeasuredVersion]:
@@ -90,6 +96,34 @@ class GateInputs:
         if self.anchor is not None and self.anchor.digest != self.digest:
             del found["anchor"]
         return found
+
+
+@dataclass(frozen=True)
+class UnseenRows:
+    """Rows of one test split that no compared version has seen.
+
+    Attributes:
+        owner: Name of the version whose test split it is.
+        total: Rows of the split.
+        seen: Rows left out for each version that has seen them.
+        unknown: Challenger or champion, if it is not known what they have seen.
+        inputs: The measurements on the rows that are left.
+    """
+
+    owner: str
+    total: int
+    seen: Mapping[str, int]
+    unknown: Collection[str]
+    inputs: GateInputs
+
+    def missing(self, least: int) -> int:
+        """Return how many rows are missing to compare on `least`."""
+        return max(0, least - len(self.inputs.frame))
+
+    def __str__(self) -> str:
+        left_out = "; ".join(f"{name} has seen {rows}" for name, rows in self.seen.items())
+        left = f"{len(self.inputs.frame)} of {self.total} rows of the test split of {self.owner} are unseen"
+        return f"{left} ({left_out})" if left_out else left
 
 
 @dataclass(frozen=True)
@@ -139,10 +173,15 @@ def judge(inputs: GateInputs, config: GateConfig) -> Verdict:
         return Verdict(digests)  # metrics of different evaluation sets cannot be compared
     bootstrap = Bootstrap(config.resamples, config.confidence, config.seed)
     checks = [*digests, _overlap(inputs, config.max_overlap)]
+    checks += _closed("labels", lambda: _labels(inputs, config))
     checks += _closed("floors", lambda: _floors(inputs, config, bootstrap))
     if inputs.champion is not None:
-        checks += _closed("difference", lambda: difference_checks(inputs, config))
-        checks += _closed("slices", lambda: slice_checks(inputs, config))
+        deciding = deciding_inputs(inputs, config)
+        checks += unseen_checks(inputs, deciding, config.min_unseen)
+        if deciding is not None:
+            checks += _closed("difference", lambda: difference_checks(deciding, config))
+            checks += _closed("slices", lambda: slice_checks(deciding, config))
+            checks += _closed("proven", lambda: _proven(inputs, deciding, config))
     for name, budget in (
         ("latency", config.budgets.latency),
         ("memory", config.budgets.memory),
@@ -150,6 +189,43 @@ def judge(inputs: GateInputs, config: GateConfig) -> Verdict:
     ):
         checks += _budget(inputs, name, budget)
     return Verdict(checks)
+
+
+def deciding_inputs(inputs: GateInputs, config: GateConfig) -> GateInputs | None:
+    """Return the measurements that decide: on the common test split, or on the first one with enough unseen rows."""
+    if not inputs.unseen:
+        return inputs
+    enough = (rows for rows in inputs.unseen if not rows.unknown and not rows.missing(config.min_unseen))
+    return next((replace(rows.inputs, look=inputs.look, unseen=()) for rows in enough), None)
+
+
+def unseen_checks(inputs: GateInputs, deciding: GateInputs | None, least: int) -> Iterator[Check]:
+    """Say which rows decide, how many were left out, and what is missing if none can."""
+    for rows in inputs.unseen:
+        numbers = {"rows": len(rows.inputs.frame), "total": rows.total, "seen": dict(rows.seen)}
+        if rows.unknown:
+            who = " and ".join(sorted(rows.unknown))
+            fix = "run `dvc pull` where a remote has its training rows"
+            words = f"it is not known which rows {who} has seen, since no record or data of it is at hand; {fix}"
+            yield Check("unseen", "undecided" if deciding else "inconclusive", words, numbers)
+        elif missing := rows.missing(least):
+            words = f"{rows}, {least} are required: {missing} are missing"
+            yield Check("unseen", "undecided" if deciding else "inconclusive", words, numbers)
+        elif deciding is not None and rows.inputs.digest == deciding.digest:
+            yield Check("unseen", "pass", f"{rows}: these decide", numbers)
+
+
+def _proven(inputs: GateInputs, deciding: GateInputs, config: GateConfig) -> Iterator[Check]:
+    """Compare on the split that the champion was proven on too: only a proven loss there matters."""
+    for rows in inputs.unseen:
+        known = not rows.unknown and not rows.missing(config.min_unseen)
+        if not known or rows.inputs.champion is None or rows.inputs.digest == deciding.digest:
+            continue
+        metric = _metric(inputs, config.difference.metric)
+        alpha = (1 - config.confidence) * config.looks.share(inputs.look)
+        check = _difference(rows.inputs, "champion", rows.inputs.champion, metric, config, alpha)
+        status: Status = check.status if check.status in ("pass", "fail") else "undecided"
+        yield replace(check, name="proven", status=status, words=f"{check.words}, where {rows}")
 
 
 def _closed(name: str, checks: Callable[[], Iterator[Check]]) -> list[Check]:
@@ -171,6 +247,9 @@ def _digests(inputs: GateInputs) -> Iterator[Check]:
             else f"{side.name} was built with another evaluation set "
             f"({(side.digest or 'unknown')[:12]} instead of {inputs.digest[:12]})"
         )
+        if not same and inputs.unseen and side is inputs.champion:
+            words = f"{side.name} was made with another test split, so that rows decide which neither has seen"
+            same = True
         yield Check("digest", "pass" if same else "fail", words)
 
 
@@ -181,6 +260,16 @@ def _overlap(inputs: GateInputs, most: float) -> Check:
     share = inputs.overlap / rows if rows else math.nan
     words = f"{inputs.overlap} of {rows} evaluation rows are also in the training split, {most:.2%} allowed"
     return Check("overlap", "pass" if share <= most else "fail", words, {"rows": inputs.overlap, "share": share})
+
+
+def _labels(inputs: GateInputs, config: GateConfig) -> Iterator[Check]:
+    """Tell each label that the challenger never predicts; only a task of one label a row has the columns."""
+    predictions = inputs.challenger.predictions
+    if not {"label", "prediction"} <= set(predictions):
+        return
+    for label, rows in never_predicted(predictions["label"].to_numpy(), predictions["prediction"].to_numpy()).items():
+        words = f"{inputs.challenger.name} never predicts the label {label}, which {rows} evaluation rows have"
+        yield Check("labels", "fail" if config.never_predicted == "fail" else "undecided", words, {"rows": rows})
 
 
 def _floors(inputs: GateInputs, config: GateConfig, bootstrap: Bootstrap) -> Iterator[Check]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,14 @@ _FORBIDDEN = re.compile(r"[^\w\-. /:]")
 """Characters that MLflow forbids in a metric's name."""
 
 Intervals = dict[str, Interval]
+
+
+_SPELLING = {"f1": "F1", "tfidf": "TF-IDF"}
+
+
+def words(name: str) -> str:
+    """Convert an identifier to words in their usual spelling."""
+    return " ".join(_SPELLING.get(word, word) for word in name.split("_"))
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class Measurements:
     def summary(self) -> dict[str, Any]:
         """Return the content of `metrics.json`: headline metrics, and the main one's lead over baselines.
 
-        It keeps `dvc metrics show` short: only `details` has the intervals of the baselines' other metrics.
+        Only `details` has the intervals of the baselines' other metrics.
         """
         return {
             "test": {name: self.test[name].as_dict() for name in self.headline},
@@ -74,6 +84,27 @@ class Measurements:
                 baseline: {self.main: metrics[self.main].as_dict()} for baseline, metrics in self.difference.items()
             },
         }
+
+    def decision(self) -> dict[str, float]:
+        """Return the content of `decision.json`, which `dvc metrics show` prints: what decides on a model.
+
+        That is the main metric with its interval, and its lead over the strongest baseline, positive where better.
+        """
+        values = {self.main: self.test[self.main]}
+        if (strongest := self.strongest_baseline) is not None:
+            lead = self.difference[strongest][self.main]
+            values["lead_over_baseline"] = lead.as_gain(higher_is_better=self.higher_is_better[self.main])
+        return {
+            f"{name}{ending}": round(number, 4)
+            for name, interval in values.items()
+            for ending, number in (("", interval.value), ("_low", interval.low), ("_high", interval.high))
+        }
+
+    @property
+    def strongest_baseline(self) -> str | None:
+        """Name of the baseline with the best main metric, or None without baselines."""
+        sign = 1 if self.higher_is_better[self.main] else -1
+        return max(self.baselines, key=lambda name: sign * self.baselines[name][self.main].value, default=None)
 
     def details(self) -> dict[str, Any]:
         """Return the content of `figures.json`: every metric with its interval."""
@@ -106,7 +137,24 @@ class Measurements:
             *(f"difference/{of}/{self.main}" for of in self.difference),
         ):
             flat |= {f"{name}_low": named[name].low, f"{name}_high": named[name].high}
-        return {_FORBIDDEN.sub("_", name): value for name, value in flat.items()}
+        names = mlflow_names(list(flat))
+        return {names[name]: value for name, value in flat.items()}
+
+
+def mlflow_names(names: Sequence[str]) -> dict[str, str]:
+    """Return names that MLflow takes: other signs become `_`, or their Unicode names where that tells names apart."""
+    plain = {name: _FORBIDDEN.sub("_", name) for name in names}
+    counts = Counter(plain.values())
+    result: dict[str, str] = {}
+    for name, short in plain.items():
+        if counts[short] > 1 or not re.search(r"[^\W_]", short.rpartition(GROUP)[2]):
+            spelled = _FORBIDDEN.sub(lambda sign: f" {unicodedata.name(sign[0], hex(ord(sign[0]))).lower()} ", name)
+            short = re.sub(r" *([/ ]) *", r"\1", spelled.strip()).strip()
+            short = _FORBIDDEN.sub("_", short)
+        while short in result.values():
+            short += "_"
+        result[name] = short
+    return result
 
 
 def measure(

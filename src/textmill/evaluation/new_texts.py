@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textmill.config.sections.prepare import CleaningConfig, ReadConfig
+from textmill.config.sections.prepare import CleaningConfig, ReadConfig, TextConfig
 from textmill.data.cleaning import Cleaner
-from textmill.data.mapping import as_text
-from textmill.data.reading import MissingColumnError, is_table, read_rows
+from textmill.data.formats import detect, is_table
+from textmill.data.mapping import INVISIBLE, ColumnMap
+from textmill.data.reading import MissingColumnError, preview, read_rows
 from textmill.errors import UserError
+from textmill.text.rejected_rows import RejectedRow, excerpt
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,23 +37,19 @@ class NewTexts:
 
 
 def read_new_texts(path: Path, task: Task, cleaning: CleaningConfig, columns: Mapping[str, str], most: int) -> NewTexts:
-    """Read a table (CSV, TSV, JSON Lines, Parquet); any other file has one text per line.
-
-    `columns` maps task columns to file columns of another name. A file with more than `most` rows is
-    sampled at random.
+    """Read the rows of a file as `read_inputs_of` does; a file with more than `most` rows is sampled at random.
 
     Raises:
         UserError: The file is missing, empty, lacks a text column, or has no usable row.
     """
     import numpy as np
 
-    if not path.is_file():
-        raise UserError("no such file", where=str(path), fix="Check the path")
+    clean = _cleaner(cleaning)
     chooser = np.random.default_rng(0)
     kept: list[dict[str, Any]] = []  # by reservoir sampling (Vitter 1985)
     seen = skipped = 0
-    for row in _table_rows(path, task, columns) if is_table(path) else _lines(path, task):
-        if row is None or any(not str(row[name] or "").strip() for name in task.text_columns):
+    for _, row in read_inputs_of(path, task, cleaning, columns):
+        if isinstance(row, RejectedRow):
             skipped += 1
             continue
         seen += 1
@@ -63,51 +60,54 @@ def read_new_texts(path: Path, task: Task, cleaning: CleaningConfig, columns: Ma
     if not kept:
         raise UserError("the file has no row with a text", where=str(path), fix="Check the file and --column")
     frame = task.parse_inputs([{name: row[name] for name in task.text_columns} for row in kept])
-    # The language filter selects training data; new texts in any language count as drift.
-    clean = Cleaner(cleaning.model_copy(update={"languages": None})).clean
     frame = frame.assign(**{name: [clean(text) for text in frame[name]] for name in task.text_columns})
     named = [name for name in task.target_columns if name in kept[0]]
     return NewTexts(frame, {name: [row[name] for row in kept if row[name] is not None] for name in named}, skipped)
 
 
-def _table_rows(path: Path, task: Task, columns: Mapping[str, str]) -> Iterator[dict[str, Any] | None]:
-    """Yield rows by the task's columns; None for an invalid row."""
-    wanted = {name: columns.get(name, name) for name in task.text_columns}
-    for name in task.target_columns:
-        if name in columns or _has_column(path, name):
-            wanted[name] = columns.get(name, name)
+def read_inputs_of(
+    path: Path, task: Task, cleaning: CleaningConfig, columns: Mapping[str, str]
+) -> Iterator[tuple[int, dict[str, Any] | RejectedRow]]:
+    """Yield the rows of a file by the task's columns, or why one is rejected, each with its line.
+
+    The stage `prepare` reads with the same code. A file that is not a table has one text per line, or one JSON
+    record. `columns` maps task columns to file columns of another name.
+
+    Raises:
+        UserError: The file is missing, empty, or lacks a text column.
+    """
+    if not path.is_file():
+        raise UserError("no such file", where=str(path), fix="Check the path")
+    clean, texts = _cleaner(cleaning), task.text_columns
+    config = ReadConfig(columns={}) if is_table(path) else (_LINES if len(texts) == 1 else _RECORDS)
+    found = detect(path, path.name, config, [columns.get(name, name) for name in texts])
+    there = {key: None for row in preview(path, path.name, config, found, 1000) if isinstance(row, dict) for key in row}
+    wanted = {name: columns.get(name, name) for name in texts}
+    if len(texts) == 1 == len(there) and texts[0] not in columns:
+        wanted[texts[0]] = next(iter(there))
+    wanted |= {name: columns.get(name, name) for name in task.target_columns if name in columns or name in there}
+    targets = [name for name in wanted if name not in texts]
+    mapping = ColumnMap(config.model_copy(update={"columns": wanted}), list(texts), texts, targets)
     try:
-        for chunk in read_rows(path, path.name, ReadConfig(columns=wanted), list(wanted.values())):
-            yield from (None for _ in chunk.rejected)
-            values = [[as_text(value) for value in chunk.columns[column]] for column in wanted.values()]
-            yield from (dict(zip(wanted, row, strict=True)) for row in zip(*values, strict=True))
+        for chunk in read_rows(path, path.name, config, list(dict.fromkeys(wanted.values())), found=found):
+            yield from ((row.row, row) for row in chunk.rejected)
+            mapped, failed = mapping.apply(chunk.columns)
+            for position, (line, *values) in enumerate(zip(chunk.lines, *mapped.values(), strict=True)):
+                row = dict(zip(mapped, values, strict=True))
+                if config is _LINES:
+                    row = {name: (text or "").strip() for name, text in row.items()}
+                empty = next((name for name in texts if not clean(row[name] or "").strip(INVISIBLE)), None)
+                column, reason = failed.get(position, (empty, "is empty after cleaning"))
+                shown = excerpt(row[texts[0]])
+                yield line, row if column is None else RejectedRow(line, column, reason, path.name, shown)
     except MissingColumnError as error:
-        fix = f"Add --column {task.text_columns[0]}=FILE-COLUMN"
-        raise UserError(error.what, where=error.where, fix=fix) from error
+        raise UserError(error.what, where=error.where, fix=f"Add --column {texts[0]}=FILE-COLUMN") from error
 
 
-def _has_column(path: Path, name: str) -> bool:
-    try:
-        next(iter(read_rows(path, path.name, ReadConfig(columns={name: name}), [name])), None)
-    except MissingColumnError:
-        return False
-    return True
+_LINES = ReadConfig(format="text", text=TextConfig(document="pattern", begins="."), columns={})
+_RECORDS = ReadConfig(format="jsonl", columns={})
 
 
-def _lines(path: Path, task: Task) -> Iterator[dict[str, Any] | None]:
-    """Yield one text per line, or one JSON record per line if the task has several text columns."""
-    with path.open(encoding="utf-8-sig") as file:
-        try:
-            for line in file:
-                text = line.strip()
-                yield dict.fromkeys(task.text_columns, text) if len(task.text_columns) == 1 else _record(text, task)
-        except UnicodeDecodeError as error:
-            raise UserError("not UTF-8", where=str(path), fix="Save the file as UTF-8") from error
-
-
-def _record(text: str, task: Task) -> dict[str, Any] | None:
-    try:
-        record = json.loads(text)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and all(name in record for name in task.text_columns) else None
+def _cleaner(cleaning: CleaningConfig) -> Callable[[str], str]:
+    # The language filter selects training data; new texts in any language count as drift
+    return Cleaner(cleaning.model_copy(update={"languages": None})).clean

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.sections.evaluate import EvaluateConfig
-from textmill.evaluation.measurements import GROUP, Measurements
+from textmill.evaluation.brief import write_brief, write_pdf
+from textmill.evaluation.measurements import GROUP, Measurements, words
 from textmill.metrics.bootstrap import Interval
 from textmill.metrics.plots import data_uri, interval_chart, png
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 _TEMPLATE = "report.html.jinja"
 _MODELS = "models"
 _SLICES = "slices"
-_SPELLING = {"f1": "F1", "tfidf": "TF-IDF"}
+
+_SHOWN_ISSUES = 15
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,18 @@ def write_evaluation(evaluation: Evaluation, config: EvaluateConfig, title: str,
     plots.mkdir(parents=True)
     measurements = evaluation.measurements
     summary = measurements.summary() | ({"findings": evaluation.own_metrics} if evaluation.own_metrics else {})
-    for name, values in (("metrics.json", summary), ("figures.json", measurements.details())):
+    for name, values in (
+        ("metrics.json", summary),
+        ("decision.json", measurements.decision()),
+        ("figures.json", measurements.details() | {"warnings": evaluation.warnings}),
+    ):
         # keys unsorted: the main metric stays first
         (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     evaluation.predictions.to_parquet(folder / "predictions.parquet", index=False)
     np.savez(folder / "outputs.npz", allow_pickle=False, **evaluation.outputs)
     evaluation.errors.round(6).to_csv(folder / "errors.csv", index=False)
+    if evaluation.label_issues is not None:
+        evaluation.label_issues.to_csv(folder / "label_issues.csv", index=False)
     slices_table(measurements).to_csv(plots / "slices.csv", index=False)
     for section in evaluation.sections:
         for name, table in section.plots.items():
@@ -54,6 +62,8 @@ def write_evaluation(evaluation: Evaluation, config: EvaluateConfig, title: str,
     images = draw_plots(evaluation)
     for name, image in images.items():
         (plots / f"{name}.png").write_bytes(image)
+    brief = write_brief(evaluation, title, config.confidence)
+    write_pdf(folder / "report.pdf", title, brief, images)
     (folder / "report.html").write_text(render_report(evaluation, config, title, images), encoding="utf-8")
 
 
@@ -99,6 +109,8 @@ def render_report(evaluation: Evaluation, config: EvaluateConfig, title: str, im
         confidence=f"{100 * config.confidence:g} %",
         config=config,
         rows=evaluation.rows,
+        warnings=evaluation.warnings,
+        brief=write_brief(evaluation, title, config.confidence),
         models_plot=uris[_MODELS],
         models_table=_models_table(measurements),
         groups_table=_groups_table(measurements),
@@ -113,8 +125,10 @@ def render_report(evaluation: Evaluation, config: EvaluateConfig, title: str, im
             }
             for section in evaluation.sections
         ],
+        issues=_issues(evaluation),
         errors=frame_table(evaluation.errors),
         wrong=len(evaluation.errors),
+        explained="why" in evaluation.errors,
     )
 
 
@@ -130,11 +144,6 @@ def render_page(template: str, **content: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template(template).render(**content)
-
-
-def words(name: str) -> str:
-    """Convert an identifier to words in their usual spelling."""
-    return " ".join(_SPELLING.get(word, word) for word in name.split("_"))
 
 
 def frame_table(frame: pd.DataFrame) -> Table:
@@ -190,6 +199,15 @@ def _groups_table(measurements: Measurements) -> Table | None:
     columns = list(dict.fromkeys(metric for row in cells.values() for metric in row))
     rows = [[group, *(row.get(metric, "") for metric in columns)] for group, row in cells.items()]
     return Table(["", *map(words, columns)], rows, [False] + [True] * len(columns))
+
+
+def _issues(evaluation: Evaluation) -> dict[str, Any] | None:
+    """Return the number of likely wrong labels, of those that a near-duplicate contradicts, and the first rows."""
+    issues = evaluation.label_issues
+    if issues is None or issues.empty:
+        return None
+    table = frame_table(issues.drop(columns="similar_to").head(_SHOWN_ISSUES))
+    return {"rows": len(issues), "near": int((issues["similar_to"] != "").sum()), "table": table}
 
 
 def _slices_table(measurements: Measurements) -> Table:

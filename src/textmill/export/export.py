@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from textmill.config.layout import Layout
 from textmill.config.sections.export import ExportConfig
 from textmill.data.prepared import SPLITS, Prepared
+from textmill.data.seen import write_seen
 from textmill.errors import UserError
 from textmill.export.parity import Parity, file_sizes, int8_verdict, measure_parity, require_parity
 from textmill.files import read_optional, sha256_folder, write_json
@@ -29,6 +30,7 @@ HEAD = "head.onnx"
 MODEL_FOLDER = "model"
 PROVENANCE_FILE = "provenance.json"
 EXAMPLES_FILE = "examples.json"
+SEEN_FILE = "seen.parquet"
 EXAMPLES = 32
 _LEAST_AGREEMENT = 0.9
 
@@ -71,13 +73,13 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     """Write the exported model to `folder`/model and check its answers against the trained model's.
 
     `examples.json` beside it has inputs and the exported model's answers: every later load of the
-    model must reproduce them.
+    model must reproduce them. `seen.parquet` records the rows that the model was made with.
 
     Raises:
         UserError: An input is missing, or the fp32 graph exceeds its tolerance.
     """
     from textmill.evaluation.reference import write_reference
-    from textmill.export.checkpoint import CHECKPOINT_FOLDER, write_checkpoint
+    from textmill.export.checkpoint import CHECKPOINT_FOLDER, check_encoder, write_checkpoint
     from textmill.export.model_card import render_card
     from textmill.training.loading import load_network
 
@@ -102,14 +104,17 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
         exported = exported.model_copy(update={"precision": "int8" if serves_int8 else "fp32"})
         write_specification(target, exported)
         parity = graphs.numbers() | {"int8_serves": float(serves_int8)}
+        parity |= check_encoder(network, task, prepared, target, config.checkpoint_tolerance)
         served = _served_names(task, exported) + ([network.pair_head.output_name] if exported.head else [])
         write_reference(task, prepared, expected if set(expected) == set(served) else {}, config.words, target)
     sizes = file_sizes(target, {"safetensors": "model.safetensors", **exported.graphs})
-    card = render_card(config.title, task, prepared, layout, parity, sizes, verdict)
+    card = render_card(config.title, task, prepared, layout, parity, sizes, verdict, target)
     (target / "README.md").write_text(card, encoding="utf-8")
     write_json(target / PROVENANCE_FILE, _provenance(layout, prepared))
     manifest_sha256 = write_manifest(target)
     _write_examples(task, prepared, target, folder / EXAMPLES_FILE)
+    made_with = [prepared.split(name).select(list(task.text_columns)) for name in ("train", "validation")]
+    write_seen(folder / SEEN_FILE, made_with, prepared.digest("train") + prepared.digest("validation"))
     return Export(parity, sizes, manifest_sha256, verdict)
 
 
@@ -119,11 +124,11 @@ def write_served(config: ExportConfig, task: Task, prepared: Prepared, network: 
     These are tokenizer, weights, specification, and ONNX graphs for a model that does not generate
     text. `network` is in evaluation mode, in float32, on the CPU, without adapters.
     """
-    from textmill.predicting.weights import write_weights
-
     shutil.copytree(prepared.tokenizer_folder, target)
-    write_weights(network, target)
     if generates(task):
+        from textmill.predicting.weights import write_weights
+
+        write_weights(network, target)
         generation = task.generation if isinstance(task, GeneratesText) else config.generation
         exported = _specification(config, prepared, outputs=[], graphs={}, generation=generation)
     else:
@@ -133,12 +138,14 @@ def write_served(config: ExportConfig, task: Task, prepared: Prepared, network: 
 
 
 def _write_graphs(config: ExportConfig, task: Task, prepared: Prepared, network: Any, target: Path) -> ExportedModel:
+    from textmill.export.checkpoint import write_encoder
     from textmill.export.graphs import output_names, write_fp32, write_head, write_int8
 
     names = output_names(network)
     write_fp32(network, names, target / GRAPHS["fp32"])
     write_int8(target / GRAPHS["fp32"], target / GRAPHS["int8"])
     max_length = min([config.max_length, *_positions(network)])
+    write_encoder(network, task, prepared.state, target, max_length)
     exported = _specification(config, prepared, outputs=names, graphs=GRAPHS, max_length=max_length)
     if (head := getattr(network, "pair_head", None)) is None:
         return exported

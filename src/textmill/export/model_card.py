@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from textmill.data.prepared import SPLITS
 from textmill.evaluation.evaluator import evaluator_of
+from textmill.export.checkpoint import auto_class
 from textmill.files import read_optional
 from textmill.metrics.bootstrap import Interval
 from textmill.tasks.abilities import ContinuesText, generates
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from textmill.config.layout import Layout
     from textmill.data.prepared import Prepared
     from textmill.tasks.base import Task
+
+_PIPELINES = {"AutoModelForSequenceClassification": "text-classification"}
 
 
 def render_card(
@@ -25,13 +30,18 @@ def render_card(
     parity: dict[str, float],
     sizes: dict[str, float],
     verdict: str,
+    folder: Path,
 ) -> str:
-    """Return the card as Markdown, from the outputs of earlier stages; `verdict` says which graph serves."""
+    """Return the card as Markdown, from the outputs of earlier stages; `verdict` says which graph serves.
+
+    `folder` is the exported folder, whose files the card describes.
+    """
     from jinja2 import Environment, StrictUndefined
 
     name = "generator_card.md.jinja" if generates(task) else "card.md.jinja"
     template = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
     # Markdown, in which HTML's escapes would be read as text
+    configuration = read_optional(folder / "config.json")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # nosec B701
     metrics = read_optional(layout.evaluation / "metrics.json")
     records = task.example_inputs()
@@ -55,6 +65,10 @@ def render_card(
         parity=parity,
         verdict=verdict,
         sizes=sizes,
+        auto_class=auto_class(folder),
+        pipeline=_PIPELINES.get(auto_class(folder)) if len(task.text_columns) == 1 else None,
+        configuration=configuration,
+        sentence_vectors=(folder / "modules.json").is_file(),
     )
 
 

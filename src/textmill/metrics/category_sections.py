@@ -9,7 +9,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from textmill.metrics.base import Section
-from textmill.metrics.categories import calibration_bins, encode, expected_calibration_error, probabilities_of
+from textmill.metrics.categories import (
+    calibration_bins,
+    encode,
+    expected_calibration_error,
+    never_predicted,
+    probabilities_of,
+)
 from textmill.metrics.plots import confusion_matrix_plot, reliability_plot
 
 _MOST_CONFUSIONS = 10
@@ -22,6 +28,16 @@ def category_sections(predictions: pd.DataFrame, labels: Sequence[str]) -> list[
     return [
         _confusions(predictions, actual, predicted, labels),
         _calibration(probabilities_of(columns, labels).max(axis=1), actual == predicted),
+    ]
+
+
+def category_warnings(predictions: pd.DataFrame) -> list[str]:
+    """Return a line for each label that is never predicted."""
+    missed = never_predicted(predictions["label"].to_numpy(), predictions["prediction"].to_numpy())
+    return [
+        f"The label {label} is never predicted: the model finds none of its {rows} test rows "
+        f"({rows / len(predictions):.1%} of all). Try task.balance or task.offsets, or get more rows of it."
+        for label, rows in missed.items()
     ]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from textmill.config.section import Section
-from textmill.metrics.base import Metric, Score
+from textmill.metrics.base import Columns, Metric, Score
 from textmill.metrics.baselines.options import check_options
 from textmill.metrics.baselines.word_vectors import TfidfVectors, stems
 
@@ -41,11 +41,11 @@ class Options(Section):
 
 @dataclass(frozen=True)
 class Ranking:
-    """The result of each query's search in the documents of all rows.
+    """The result of each query's search in the documents of all rows, each different document once.
 
     Attributes:
         rank: Rank of the query's own document, shape (n,), from 1; documents of equal score share their mean rank.
-        best: Row number of the document with the highest score, shape (n,).
+        best: Number of the first row of the document with the highest score, shape (n,).
         score: Score of the query's own document, shape (n,).
     """
 
@@ -54,28 +54,31 @@ class Ranking:
     score: Floats
 
 
-def search(scores: Callable[[slice], NDArray[Any]], rows: int) -> Ranking:
+def search(scores: Callable[[slice], NDArray[Any]], rows: int, documents: Sequence[Any] | None = None) -> Ranking:
     """Rank each row's own document.
 
     Args:
         scores: Computes the scores of all documents for a part of the queries, shape (part, n).
         rows: Number of queries, n.
+        documents: Texts or other keys of the documents, n; equal ones are one document. None: all differ.
     """
+    keys = np.arange(rows) if documents is None else np.unique(np.asarray(documents), return_inverse=True)[1].ravel()
+    firsts, place = np.unique(keys, return_index=True)[1], keys
     rank, best, own_score = np.empty(rows), np.empty(rows, np.intp), np.empty(rows)
     for start in range(0, rows, _ROWS_AT_ONCE):
         part = slice(start, min(start + _ROWS_AT_ONCE, rows))
-        values = np.asarray(scores(part), float)
-        own = values[np.arange(len(values)), np.arange(part.start, part.stop)]
+        values = np.asarray(scores(part), float)[:, firsts]
+        own = values[np.arange(len(values)), place[part]]
         higher = (values > own[:, None]).sum(axis=1)
         equal = (values == own[:, None]).sum(axis=1)
-        rank[part], best[part], own_score[part] = higher + (equal + 1) / 2, values.argmax(axis=1), own
+        rank[part], best[part], own_score[part] = higher + (equal + 1) / 2, firsts[values.argmax(axis=1)], own
     return Ranking(rank, best, own_score)
 
 
-def search_embeddings(queries: NDArray[Any], documents: NDArray[Any]) -> Ranking:
-    """Rank by the cosine of unit vectors, both (n, D)."""
+def search_embeddings(queries: NDArray[Any], documents: NDArray[Any], keys: Sequence[Any] | None = None) -> Ranking:
+    """Rank by the cosine of unit vectors, both (n, D); `keys` as `documents` of `search`."""
     columns = np.asarray(documents, float).T
-    return search(lambda part: np.asarray(queries[part], float) @ columns, len(queries))
+    return search(lambda part: np.asarray(queries[part], float) @ columns, len(queries), keys)
 
 
 def retrieval_metrics() -> list[Metric]:
@@ -113,8 +116,10 @@ def word_search(
     checked = check_options(Options, options)
 
     def rank(scorer: Scorer, frame: pd.DataFrame) -> Ranking:
-        scores = scorer(frame[query].tolist(), frame[document].tolist())
-        return search(lambda part: scores[part], len(frame))
+        texts = frame[document].tolist()
+        different = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        scores = scorer(frame[query].tolist(), list(different))[:, [different[text] for text in texts]]
+        return search(lambda part: scores[part], len(frame), texts)
 
     candidates = [bm25(k1, b) for k1, b in product(checked.saturations, checked.length_weights)]
     best = max(candidates, key=lambda scorer: reciprocal_rank(rank(scorer, validation)))
@@ -134,3 +139,49 @@ def bm25(saturation: float, length_weight: float) -> Scorer:
         return np.stack([index.get_scores(words) if (words := stems(text)) else zeros for text in queries])
 
     return scores
+
+
+def reranked(
+    queries: Sequence[Any], scores: Floats, relevant: NDArray[np.bool_], first_ranks: NDArray[Any], depth: int
+) -> Floats:
+    """Return the rank of each document of a first stage after the best `depth` of each query were scored again.
+
+    Documents are ranked by falling score among those of the query within `depth`, without other relevant ones; equal
+    scores share their mean rank. A document beyond `depth` keeps its rank of the first stage.
+
+    Args:
+        queries: The query of each row, n of them.
+        scores: New scores, shape (n,).
+        relevant: Whether each document is relevant, shape (n,).
+        first_ranks: Ranks in the first stage, from 1, shape (n,).
+        depth: Documents that are scored again.
+    """
+    groups: dict[Any, list[int]] = {}
+    for row, query in enumerate(queries):
+        groups.setdefault(query, []).append(row)
+    ranks = np.asarray(first_ranks, float).copy()
+    for members in groups.values():
+        within = np.array([row for row in members if first_ranks[row] <= depth], np.intp)
+        others = scores[within[~relevant[within]]]
+        for row in within.tolist():
+            rivals = others if relevant[row] else scores[within[within != row]]
+            ranks[row] = 1 + (rivals > scores[row]).sum() + (rivals == scores[row]).sum() / 2
+    return ranks
+
+
+def reranking_metrics() -> list[Metric]:
+    """Return the mean reciprocal rank and recalls over the rows where `is_relevant` is 1; 0 in a draw without one."""
+
+    def mean(values: Callable[[Columns], Floats]) -> Score:
+        def score(columns: Columns, index: NDArray[np.intp]) -> Floats:
+            weights = columns["is_relevant"]
+            sums = (values(columns) * weights)[index].sum(axis=1)
+            return np.asarray(sums / np.maximum(1, weights[index].sum(axis=1)))
+
+        return score
+
+    def within(depth: int) -> Score:
+        return mean(lambda columns: (columns["rank"] <= depth).astype(float))
+
+    first = Metric("mean_reciprocal_rank", mean(lambda columns: columns["reciprocal_rank"]))
+    return [first, Metric("recall_at_1", within(1)), Metric("recall_at_3", within(3))]

@@ -26,11 +26,18 @@ class Sample:
     tokens: list[int]
 
 
-def draw(model: LanguageModel, tokenizer: Any, prompts: Sequence[str], end: int, tokens: int) -> list[Sample]:
+def draw(
+    model: LanguageModel,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    end: int,
+    tokens: int,
+    other_ends: Sequence[int] = (),
+) -> list[Sample]:
     """Generate greedy and sampled continuations of each prompt; the same for the same weights.
 
     The model is in evaluation mode, and the tokenizer a `tokenizers.Tokenizer`. A continuation stops before the
-    token with the id `end`, which ends a document, or after `tokens` tokens.
+    token with the id `end`, which ends a document, one of `other_ends`, or after `tokens` tokens.
     """
     from textmill.config.sections.generation import GenerationConfig
     from textmill.models.generation import generate
@@ -39,7 +46,7 @@ def draw(model: LanguageModel, tokenizer: Any, prompts: Sequence[str], end: int,
     samples = []
     for temperature in TEMPERATURES:
         options = GenerationConfig(max_new_tokens=tokens, temperature=temperature, seed=SEED)
-        steps = list(generate(model, encoded, options, end))
+        steps = list(generate(model, encoded, options, end, other_ends=other_ends))
         for number, prompt in enumerate(prompts):
             row = [token for step in steps if (token := step[number]) is not None]
             samples.append(Sample(temperature, prompt, tokenizer.decode(row), row))

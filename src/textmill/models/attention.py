@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from textmill.models.architecture import Architecture
 from textmill.models.cache import LayerCache
+from textmill.models.documents import Documents, attend_within
 from textmill.models.norm import RMSNorm
 from textmill.models.rotary import Rotation, rotate
 
@@ -101,9 +102,11 @@ def padding_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)[:, None, None]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | Documents | None) -> Tensor:
     """Compute attention in the form that trains faster, and concatenate the heads: (B, T, H d_v)."""
-    if mask is not None and trains_faster_plain(query, query.dtype, key.size(2)):
+    if isinstance(mask, Documents):
+        attended: Tensor = attend_within(query, key, value, mask)
+    elif mask is not None and trains_faster_plain(query, query.dtype, key.size(2)):
         attended = scaled_dot_product_attention_plain(query, key, value, mask)
     else:
         attended = scaled_dot_product_attention_fused(query, key, value, mask)
@@ -122,9 +125,11 @@ class SelfAttention(nn.Module):
         self.query_norm, self.key_norm = _head_norms(architecture)
 
     def forward(
-        self, states: Tensor, rotation: Rotation, mask: Tensor | None, cache: LayerCache | None = None
+        self, states: Tensor, rotation: Rotation, mask: Tensor | Documents | None, cache: LayerCache | None = None
     ) -> Tensor:
         """Map normalised states (B, T, D) to (B, T, D); a mask of None stands for plain causal input.
+
+        Packed rows have a mask, or their documents.
 
         The keys and values of `states` are appended to the cache of earlier tokens.
         """

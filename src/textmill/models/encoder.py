@@ -71,6 +71,19 @@ class Encoder(nn.Module):
         return [before, *groups]
 
 
+def keep_tokens(network: nn.Module, kept: list[int]) -> None:
+    """Reduce the vocabulary of each encoder in a network to the rows `kept` of its embedding, in their order."""
+    for encoder in [module for module in network.modules() if isinstance(module, Encoder)]:
+        old = encoder.backbone.get_input_embeddings()
+        first = kept.index(old.padding_idx) if old.padding_idx in kept else None
+        new = nn.Embedding(len(kept), old.embedding_dim, first, device=old.weight.device, dtype=old.weight.dtype)
+        with torch.no_grad():
+            new.weight.copy_(old.weight[kept])
+        new.weight.requires_grad_(old.weight.requires_grad)
+        encoder.backbone.set_input_embeddings(new)
+        encoder.config.vocab_size = len(kept)
+
+
 def _learned_positions(backbone: nn.Module) -> int | None:
     """Return the number of BERT's learned positions, without those before the first token (RoBERTa)."""
     for name, module in backbone.named_modules():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
@@ -78,8 +79,11 @@ class MixtureOfExperts(nn.Module):
         assignment = routing.assignment.padded() if _needs_few_shapes(flat) else routing.assignment
         rows = self.experts(assignment.dispatch(flat), assignment.counts)
         output = assignment.combine(rows).view(states.shape)
-        if self.training:
-            self.router.load = routing.assignment.load.detach()
         if self.shared is not None:
             output = output + self.shared(states)
-        return output, RoutingRecord.of(routing)
+        record = RoutingRecord.of(routing)
+        if self.router.idle:
+            record = replace(record, load=torch.zeros_like(record.load))
+        if self.training:
+            self.router.load = record.load.detach()
+        return output, record

@@ -5,7 +5,7 @@ Temperature, top-k, top-p, min-p and repetition penalty are processors of the tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,13 +36,16 @@ def generate(
     is_done: Done | None = None,
     cached: bool = True,
     source: Source | None = None,
+    other_ends: Collection[int] = (),
+    observe: Callable[[Tensor, list[int]], None] | None = None,
 ) -> Iterator[list[int | None]]:
     """Continue prompts in parallel; yield the next token of each, None for finished rows.
 
-    A row ends with the token `end` (not yielded), when `is_done` returns True, or after
+    A row ends with the token `end` or one of `other_ends` (not yielded), when `is_done` returns True, or after
     `max_new_tokens`. A row's samples depend on the seed and its number, not on other rows. An empty
     prompt starts a new document. Without `cached`, keys and values are recomputed for each token.
-    `source` has the sources of the rows, for a model that reads them.
+    `source` has the sources of the rows, for a model that reads them. `observe` is called at each step with the
+    logits (R, V) of the R open rows, before temperature and the like, and the chosen tokens.
     """
     device = model.output_weight.device
     process = _processors(options)
@@ -52,12 +55,15 @@ def generate(
     new_tokens: list[list[int]] = [[] for _ in prompts]
     open_rows = list(range(len(prompts)))
     for _ in range(options.max_new_tokens):
-        logits = process(window.ids, window.next_logits())
+        raw = window.next_logits()
+        logits = process(window.ids, raw.clone() if observe is not None else raw)
         chosen = _choose(logits, [generators[row] for row in open_rows], greedy=options.temperature == 0)
+        if observe is not None:
+            observe(raw, chosen)
         step: list[int | None] = [None] * len(prompts)
         kept = []
         for place, (row, token) in enumerate(zip(open_rows, chosen, strict=True)):
-            if token == end:
+            if token == end or token in other_ends:
                 continue
             step[row] = token
             new_tokens[row].append(token)
@@ -80,6 +86,7 @@ def search(
     end: int,
     *,
     source: Source | None = None,
+    other_ends: Collection[int] = (),
 ) -> list[list[int]]:
     """Return the best continuation of each prompt by beam search, scored by log-likelihood / length^penalty.
 
@@ -91,16 +98,17 @@ def search(
     rows = [list(prompt) or [end] for prompt in prompts for _ in range(beams)]
     window = _Window(model, rows, options.max_new_tokens, cached=True, source=source, rows_per_source=beams)
     state = _Beams(len(prompts), options, device)
+    ends = torch.tensor([end, *other_ends], device=device)
     open_prompts = list(range(len(prompts)))
     results: list[list[int]] = [[] for _ in prompts]
     for length in range(1, options.max_new_tokens + 1):
         log_likelihood = window.next_logits().log_softmax(dim=-1).view(len(open_prompts), beams, -1)
-        origins = state.step(log_likelihood, length, end)
+        origins = state.step(log_likelihood, length, ends)
         goes_on = state.can_improve(length) if length < options.max_new_tokens else [False] * len(open_prompts)
         kept = [place for place, open_ in enumerate(goes_on) if open_]
         for place, (prompt, open_) in enumerate(zip(open_prompts, goes_on, strict=True)):
             if not open_:
-                results[prompt] = [token for token in state.best(place) if token != end]
+                results[prompt] = [token for token in state.best(place) if token not in (end, *other_ends)]
         if not kept:
             break
         open_prompts = [open_prompts[place] for place in kept]
@@ -117,12 +125,13 @@ def generate_tokens(
     end: int,
     *,
     source: Source | None = None,
+    other_ends: Collection[int] = (),
 ) -> list[list[int]]:
     """Return the result of `search`, or for one beam all tokens of `generate`; the arguments are theirs."""
     if options.beams > 1:
-        return search(model, prompts, options, end, source=source)
+        return search(model, prompts, options, end, source=source, other_ends=other_ends)
     rows: list[list[int]] = [[] for _ in prompts]
-    for step in generate(model, prompts, options, end, source=source):
+    for step in generate(model, prompts, options, end, source=source, other_ends=other_ends):
         for row, token in zip(rows, step, strict=True):
             row += [] if token is None else [token]
     return rows
@@ -150,10 +159,10 @@ class _Beams:
         self.ended_scores = torch.full(shape, _IMPOSSIBLE, device=device)
         self.ended_tokens = self.tokens.clone()
 
-    def step(self, log_likelihood: Tensor, length: int, end: int) -> list[list[int]]:
+    def step(self, log_likelihood: Tensor, length: int, end: Tensor) -> list[list[int]]:
         """Extend the beams by their `length`-th token; return the previous beam of each new one.
 
-        `log_likelihood` (P, K, V) is that of every next token.
+        `log_likelihood` (P, K, V) is that of every next token, and `end` has the tokens that end a text.
         """
         beams = self._options.beams
         candidates = log_likelihood + self.scores[:, :, None]
@@ -162,7 +171,7 @@ class _Beams:
         origins, added = places // candidates.size(2), places % candidates.size(2)
         tokens = _take(self.tokens, origins)
         tokens[:, :, length - 1] = added
-        ends = (added == end) | (length == self._options.max_new_tokens)
+        ends = torch.isin(added, end) | (length == self._options.max_new_tokens)
         values = scores / length**self._options.length_penalty
         # Only the best K candidates may end a text, the others merely keep K beams open
         ending = ends & (torch.arange(ends.size(1), device=ends.device) < beams)

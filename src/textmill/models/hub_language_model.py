@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from textmill.errors import UserError
 from textmill.models.cache import check_length
 from textmill.models.language_model import Hidden
+from textmill.models.transformer import positions_in_documents
 
 _TIED = "backbone.lm_head.weight"
 _TOLERANCE = 1e-3
+_ROUNDING = 0.05  # of the largest state: more than bfloat16 rounds, much less than another document changes
 
 
 class HubLanguageModel(nn.Module):
@@ -56,14 +59,19 @@ class HubLanguageModel(nn.Module):
     ) -> Hidden:
         """Return the last hidden states (B, T, D) of token ids (B, T); the mask (B, T) is 0 at padding.
 
+        With `document_ids` (B, T), for packed input without padding or cache, tokens see only their own document.
+
         Raises:
-            UserError: Several documents are packed into a row, or the row is too long.
+            UserError: The architecture mixes packed documents, or the row is too long.
         """
-        if document_ids is not None:
-            fix = "Set task.separate_documents to false"
-            raise UserError("models of transformers cannot separate packed documents", fix=fix)
         check_length(input_ids.size(1), self.architecture.max_length)
         options: dict[str, Any] = {"use_cache": False}
+        if document_ids is not None:
+            if not self._separates:
+                message = f"{self.backbone.config.model_type} of transformers mixes documents packed into a row"
+                raise UserError(message, fix="Set task.separate_documents to false")
+            # transformers finds the documents by their positions, which begin at 0
+            options["position_ids"] = positions_in_documents(document_ids)
         if cache is not None:
             options = {"use_cache": True, self._cache_option: cache.keys_and_values}
             attention_mask = cache.append_mask(input_ids, attention_mask)
@@ -86,6 +94,21 @@ class HubLanguageModel(nn.Module):
         """
         check_length(length, self.architecture.max_length)
         return HubCache()
+
+    @cached_property
+    def _separates(self) -> bool:
+        """Whether a document has the same states packed behind another one as by itself."""
+        device = self.output_weight.device
+        ids = torch.tensor([[0, 1, 1, 0]], device=device)
+        was_training = self.training
+        self.eval()
+        with torch.no_grad():
+            positions = torch.tensor([[0, 1, 0, 1]], device=device)
+            packed = self.backbone.base_model(input_ids=ids, position_ids=positions, use_cache=False)
+            alone = self.backbone.base_model(input_ids=ids[:, 2:], use_cache=False)
+            difference = (packed.last_hidden_state[:, 2:] - alone.last_hidden_state).abs().max()
+        self.train(was_training)
+        return bool(difference <= _ROUNDING * alone.last_hidden_state.abs().max())
 
     @torch.no_grad()
     def _check(self) -> None:

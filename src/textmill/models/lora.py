@@ -37,7 +37,7 @@ class LoraConfig(Section):
 
 
 def add_adapters(backbone: nn.Module, config: LoraConfig) -> None:
-    """Freeze a model of transformers and add trainable updates to its linear layers, in place.
+    """Freeze a model of transformers and add trainable float32 updates to its linear layers, in place.
 
     Raises:
         UserError: No linear layer has such a name.
@@ -61,6 +61,9 @@ def add_adapters(backbone: nn.Module, config: LoraConfig) -> None:
             ),
             backbone,
         )
+    for parameter in backbone.parameters():
+        if parameter.requires_grad:  # peft gives updates the precision of the weights
+            parameter.data = parameter.data.float()
 
 
 def merge_adapters(network: nn.Module) -> None:

@@ -55,7 +55,9 @@ class PretrainedDecoder(Model):
         automatic: Any = AutoModelForCausalLM
         try:
             if (pretrained / _WEIGHTS).is_file():
-                backbone = automatic.from_pretrained(pretrained, **FROM_FOLDER, dtype="float32")
+                # Frozen weights keep the precision in which they are stored
+                dtype = "float32" if self.config.lora is None else "auto"
+                backbone = automatic.from_pretrained(pretrained, **FROM_FOLDER, dtype=dtype)
             else:
                 shape = AutoConfig.from_pretrained(pretrained, **FROM_FOLDER)  # local  # nosec B615
                 backbone = automatic.from_config(shape, trust_remote_code=False)

@@ -37,6 +37,9 @@ class PretrainedEncoder(Model):
             pretrained_sha256: Required digest of the weights.
             architecture: Values of the library's configuration (`model_type`, `hidden_size`, ...) to
                 train from scratch, without a pretrained folder.
+            layers: Numbers of the pretrained layers to keep, from 0, in their order; None keeps all.
+            feed_forward: Units of each pretrained feed-forward network to keep, those with the largest weights; None
+                keeps all.
             pooling: How the token vectors of a text are pooled: their mean, or the first.
             dropout: Dropout of the task's head.
             hidden_dropout: Dropout of the encoder's layers; None keeps the architecture's value.
@@ -49,6 +52,8 @@ class PretrainedEncoder(Model):
         pretrained: str | None = None
         pretrained_sha256: Sha256 | None = None
         architecture: dict[str, Any] | None = None
+        layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+        feed_forward: Annotated[int, Field(ge=1)] | None = None
         pooling: Literal["mean", "cls"] = "mean"
         dropout: Fraction = 0.1
         hidden_dropout: Fraction | None = None
@@ -72,7 +77,13 @@ class PretrainedEncoder(Model):
         backbone_class, options = _backbone_class(architecture)
         if pretrained is not None and (pretrained / WEIGHTS_FILE).is_file():
             backbone = _load(backbone_class, architecture, pretrained, options)
+            _keep_layers(backbone, self.config.layers)
+            _keep_units(backbone, self.config.feed_forward)
         else:
+            if self.config.layers is not None:
+                architecture.num_hidden_layers = len(self.config.layers)
+            if self.config.feed_forward is not None:
+                architecture.intermediate_size = self.config.feed_forward
             backbone = backbone_class._from_config(architecture, attn_implementation=_attention(), **options)
         if self.config.lora is not None:
             add_adapters(backbone, self.config.lora)
@@ -136,6 +147,8 @@ def _load(backbone_class: Any, architecture: Any, folder: Path, options: dict[st
     import torch
     from safetensors import SafetensorError
 
+    from textmill.models.heads_to_transformers import restore_states
+
     try:
         backbone, report = backbone_class.from_pretrained(
             folder,
@@ -156,7 +169,50 @@ def _load(backbone_class: Any, architecture: Any, folder: Path, options: dict[st
             where=str(folder / WEIGHTS_FILE),
             fix="Choose another `pretrained` in conf/model/",
         )
-    return backbone
+    return restore_states(backbone)
+
+
+def _keep_layers(backbone: Any, layers: list[int] | None) -> None:
+    """Keep some layers of a loaded backbone, as a student begins (Sanh et al. 2019, "DistilBERT")."""
+    import torch
+
+    if layers is None:
+        return
+    stack = _layers_of(backbone, "model.layers")
+    if max(layers) >= len(stack):
+        what = f"the encoder has layers 0 to {len(stack) - 1}"
+        raise UserError(what, where="model.layers", fix="Choose from these, or remove it")
+    backbone.encoder.layer = torch.nn.ModuleList([stack[number] for number in layers])
+    backbone.config.num_hidden_layers = len(layers)
+
+
+def _keep_units(backbone: Any, count: int | None) -> None:
+    """Keep the units of each feed-forward network whose weights in and out have the largest product of norms."""
+    import torch
+
+    if count is None:
+        return
+    for layer in _layers_of(backbone, "model.feed_forward"):
+        before, after = layer.intermediate.dense, layer.output.dense
+        if count > before.out_features:
+            what = f"the encoder's feed-forward networks have {before.out_features} units"
+            raise UserError(what, where="model.feed_forward", fix="Choose at most so many, or remove it")
+        strength = before.weight.norm(dim=1) * after.weight.norm(dim=0)
+        kept = strength.topk(count).indices.sort().values
+        before.weight = torch.nn.Parameter(before.weight.detach()[kept])
+        before.bias = torch.nn.Parameter(before.bias.detach()[kept])
+        after.weight = torch.nn.Parameter(after.weight.detach()[:, kept])
+        before.out_features = after.in_features = count
+    backbone.config.intermediate_size = count
+
+
+def _layers_of(backbone: Any, where: str) -> Any:
+    """Return the layers of a backbone that is built as BERT."""
+    stack = getattr(getattr(backbone, "encoder", None), "layer", None)
+    if stack is None or not hasattr(stack[0], "intermediate"):
+        fix = "Remove it, or choose an encoder such as BERT or MiniLM"
+        raise UserError(f"a {backbone.config.model_type} encoder cannot be reduced", where=where, fix=fix)
+    return stack
 
 
 def _set_first(architecture: Any, names: tuple[str, ...], value: float | None) -> None:

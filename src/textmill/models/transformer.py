@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from textmill.models.architecture import Architecture
 from textmill.models.attention import CrossAttention, SelfAttention, additive_mask, padding_mask, trains_faster_plain
 from textmill.models.cache import KeyValueCache, LayerCache
+from textmill.models.documents import Documents, group_documents
 from textmill.models.experts import MixtureOfExperts
 from textmill.models.feed_forward import SwiGLU
 from textmill.models.norm import RMSNorm
@@ -59,7 +60,7 @@ class Block(nn.Module):
         states: Tensor,
         input_ids: Tensor,
         rotation: Rotation,
-        mask: Tensor | None,
+        mask: Tensor | Documents | None,
         cache: LayerCache | None = None,
         source: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, RoutingRecord | None]:
@@ -167,12 +168,15 @@ def initialise(module: nn.Module, architecture: Architecture) -> None:
 
 def _mask(
     states: Tensor, start: int, document_ids: Tensor | None, valid: Tensor | None, dtype: torch.dtype
-) -> Tensor | None:
-    """Return the additive mask, or None if a fused kernel needs none."""
+) -> Tensor | Documents | None:
+    """Return the additive mask, or None if a fused kernel needs none, or the documents of long packed rows."""
     length = states.size(1)
     plain_causal = document_ids is None and valid is None
     if plain_causal and (length == 1 or (start == 0 and not trains_faster_plain(states, dtype, length))):
         return None
+    if document_ids is not None and not trains_faster_plain(states, dtype, length):
+        documents: Documents = group_documents(document_ids)
+        return documents
     keys = torch.arange(start + length, device=states.device)
     return additive_mask(keys[start:], keys, document_ids=document_ids, valid=valid, dtype=dtype)
 
@@ -180,10 +184,15 @@ def _mask(
 def _positions(start: int, length: int, document_ids: Tensor | None, valid: Tensor | None) -> Tensor | slice:
     """Return positions (B, T), restarted in every document and without padding; a slice if all rows agree."""
     if document_ids is not None:
-        index = torch.arange(length, device=document_ids.device).expand_as(document_ids)
-        begins = torch.ones_like(document_ids, dtype=torch.bool)
-        begins[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
-        return index - torch.where(begins, index, 0).cummax(dim=1).values
+        return positions_in_documents(document_ids)
     if valid is not None:
         return (valid.long().cumsum(dim=1) - 1).clamp(min=0)[:, start:]
     return slice(start, start + length)
+
+
+def positions_in_documents(document_ids: Tensor) -> Tensor:
+    """Return the position (B, T) of each token in its document; tokens of a document are neighbours."""
+    index = torch.arange(document_ids.size(1), device=document_ids.device).expand_as(document_ids)
+    begins = torch.ones_like(document_ids, dtype=torch.bool)
+    begins[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    return index - torch.where(begins, index, 0).cummax(dim=1).values

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "int8", "fp32"]
 
+_KEPT_WORDS = 50_000
+"""Words whose tokens a predictor remembers: about 15 MB."""
+
 
 def load_predictor(folder: Path, precision: Precision = "auto", *, threads: int | None = None) -> Predictor:
     """Check an exported folder against its manifest and load it.
@@ -48,7 +51,8 @@ def load_predictor(folder: Path, precision: Precision = "auto", *, threads: int 
     if chosen not in exported.graphs:
         raise UserError(f"no {chosen} graph here", where=str(folder), fix=f"Choose among {sorted(exported.graphs)}")
     from textmill.data.tokenizing import load_tokenizer
+    from textmill.data.word_table import with_word_table
 
     head = open_session(folder / exported.head, threads) if exported.head is not None else None
     graph = open_session(folder / exported.graphs[chosen], threads)
-    return Predictor(exported, load_tokenizer(folder), graph, head=head)
+    return Predictor(exported, with_word_table(load_tokenizer(folder), _KEPT_WORDS), graph, head=head)

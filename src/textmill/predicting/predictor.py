@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from textmill.errors import UserError
 from textmill.predicting.exported import ExportedModel
 from textmill.tasks.abilities import sequences_of
 from textmill.tasks.base import Task
 from textmill.text.batches import length_batches, pad, restore_order
+from textmill.text.occlusion import without_each_word
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -30,6 +32,8 @@ _SLOW_FUSIONS = ["SkipLayerNormFusion"]
 
 _WIDTH_STEP = 4
 """Padded lengths are multiples of it: fewer batches of other lengths, more padding."""
+
+_MOST_WORDS = 300  # of an explanation: each is a text to predict
 
 _SEQUENCE = "sequence"  # axis of an output with a value for each token
 
@@ -80,6 +84,30 @@ class Predictor:
         """
         raw = self.task.parse_inputs(values)
         return self.answer_rows(self._cleaned(raw), raw)[1]
+
+    def explain(self, value: Any, answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return each word of a text with its `gain`: what it adds to the probability of the answered label.
+
+        The gain is the probability less that without the word. Words after the first `_MOST_WORDS` have none.
+
+        Args:
+            value: A natural input.
+            answer: The answer to it.
+
+        Raises:
+            UserError: The task has several text fields, or its answer has no probabilities of labels.
+        """
+        if len(self.task.text_columns) != 1 or "probabilities" not in answer:
+            fix = "Leave --explain out; it needs one text and an answer with probabilities of labels"
+            raise UserError(f"an answer of {self.task.name.replace('_', ' ')} cannot be explained", fix=fix)
+        [text] = self.task.parse_inputs([value])[self.task.text_columns[0]]
+        words, others = without_each_word(text, _MOST_WORDS)
+        label = answer["label"]
+        without = self.predict(others) if others else []
+        return [
+            {"word": word, "gain": answer["probabilities"][label] - other["probabilities"][label]}
+            for word, other in zip(words, without, strict=True)
+        ]
 
     def answer_rows(self, frame: pd.DataFrame, raw: pd.DataFrame) -> tuple[Outputs, list[dict[str, Any]]]:
         """Return raw outputs and natural answers for clean rows and the same rows before cleaning."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.sections.generation import GenerationConfig
+from textmill.errors import UserError
 from textmill.predicting.predictor import Predictor
 from textmill.predicting.text_generator import load_network
 from textmill.tasks.abilities import CutsExamples
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
     from tokenizers import Tokenizer
 
     from textmill.metrics.base import Outputs
@@ -25,6 +29,32 @@ _REPLACEMENT = "\ufffd"
 """The character that a decoder writes for an incomplete UTF-8 sequence."""
 
 
+@dataclass(frozen=True)
+class TokenScore:
+    """A generated token: its text, its log-likelihood in nats, and the likeliest tokens at its place with theirs."""
+
+    text: str
+    log_likelihood: float
+    likeliest: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a continuation.
+
+    Attributes:
+        text: Characters that are final; may be empty.
+        tokens: Number of tokens since the piece before.
+        scores: Their scores, if they were asked for.
+        finish: In the last piece, `length` if the largest number of tokens ended the text, else `stop`.
+    """
+
+    text: str
+    tokens: int
+    scores: list[TokenScore]
+    finish: str | None = None
+
+
 class TextContinuer(Predictor):
     """An exported language model, in evaluation mode, that continues prompts (see `ContinuesText`)."""
 
@@ -33,6 +63,7 @@ class TextContinuer(Predictor):
         self.model = model
         self.options = exported.generation or GenerationConfig()
         self._end = int(exported.state["end_of_text"])
+        self._other_ends = frozenset(exported.state.get("end_ids", ()))
 
     @classmethod
     def load_verified(cls, folder: Path, exported: ExportedModel, *, threads: int | None = None) -> TextContinuer:
@@ -52,7 +83,8 @@ class TextContinuer(Predictor):
 
         encoded = self._encoded(prompts)
         if options.beams > 1:
-            return [self._answer(row, options) for row in search(self.model, encoded, options, self._end)]
+            found = search(self.model, encoded, options, self._end, other_ends=self._other_ends)
+            return [self._answer(row, options) for row in found]
         rows: list[list[int]] = [[] for _ in prompts]
         for step in self._steps(encoded, options):
             for row, token in zip(rows, step, strict=True):
@@ -61,20 +93,52 @@ class TextContinuer(Predictor):
 
     def stream(self, prompt: str, options: GenerationConfig) -> Iterator[str]:
         """Yield the continuation of one prompt in pieces, each when its characters are final."""
+        for piece in self.pieces(self.encode_prompt(prompt), options):
+            yield piece.text
+
+    def encode_prompt(self, prompt: Any, *, plain: bool = False) -> list[int]:
+        """Return the tokens of a natural input, or with `plain` those of a text as it is.
+
+        Raises:
+            UserError: The input is invalid, or longer than the model's context.
+        """
+        ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids if plain else self._encoded([prompt])[0]
+        context = self.model.architecture.max_length
+        if len(ids) >= context:
+            message = f"the prompt has {len(ids)} tokens, the model's context {context}"
+            raise UserError(message, fix="Send a shorter prompt")
+        return list(ids)
+
+    def pieces(self, prompt: Sequence[int], options: GenerationConfig, likeliest: int | None = None) -> Iterator[Piece]:
+        """Yield the continuation of tokens in pieces, each when its characters are final; the last has `finish`.
+
+        With `likeliest`, pieces have the scores of their tokens, and of that many likeliest ones at each place.
+        """
+        from textmill.models.generation import search
+
         if options.beams > 1:
-            yield str(self.generate([prompt], options)[0]["text"])
+            [tokens] = search(self.model, [list(prompt)], options, self._end, other_ends=self._other_ends)
+            yield Piece(self._answer(tokens, options)["text"], len(tokens), [], self._finish(tokens, options))
             return
+        scores: list[TokenScore] = []
+
+        def observe(logits: torch.Tensor, chosen: list[int]) -> None:
+            scores.append(self._score(logits[0], chosen[0], likeliest or 0))
+
         withheld = max((len(stop) - 1 for stop in options.stop), default=0)
-        tokens: list[int] = []
+        tokens, told = [], 0
         sent = ""
-        for [token] in self._steps(self._encoded([prompt]), options):
-            tokens += [] if token is None else [token]
+        for [token] in self._steps([list(prompt)], options, observe if likeliest is not None else None):
+            if token is None:
+                continue
+            tokens.append(token)
             text = self._answer(tokens, options)["text"].rstrip(_REPLACEMENT)
             final = text[: len(text) - withheld] if withheld else text
             if len(final) > len(sent):
-                yield final[len(sent) :]
-                sent = final
-        yield self._answer(tokens, options)["text"][len(sent) :]
+                yield Piece(final[len(sent) :], len(tokens) - told, scores[told : len(tokens)])
+                sent, told = final, len(tokens)
+        rest = self._answer(tokens, options)["text"][len(sent) :]
+        yield Piece(rest, len(tokens) - told, scores[told : len(tokens)], self._finish(tokens, options))
 
     def outputs(self, frame: pd.DataFrame) -> Outputs:
         """Return `nll` (nats) and `targets` of each token, one row per text, truncated to the context."""
@@ -100,6 +164,8 @@ class TextContinuer(Predictor):
         import numpy as np
         import torch
 
+        if self.task.target_columns:
+            return self._outputs_of_rows(frame)
         columns = self._columns(frame[list(self.task.text_columns)])
         if isinstance(self.task, CutsExamples):  # parts of documents: they begin as a document does, and do not end
             columns["input_ids"] = [[self._end, *ids[:-1]] for ids in columns["input_ids"]]
@@ -117,12 +183,46 @@ class TextContinuer(Predictor):
                     targets[row] += int(outputs["targets"].sum())
         return {"nll": nll, "targets": targets}, frame.assign(input_ids=columns["input_ids"], length=targets)
 
+    def _outputs_of_rows(self, frame: pd.DataFrame) -> tuple[Outputs, pd.DataFrame]:
+        """Return the outputs of the task's loss for rows with targets, one after the other, and the rows."""
+        import torch
+
+        from textmill.text.batches import stack_rows
+
+        rows = {str(name): frame[name].tolist() for name in frame} | self._columns(frame)
+        chunks: dict[str, list[Any]] = {}
+        device = self.model.output_weight.device
+        with torch.inference_mode():
+            for row in range(len(frame)):
+                batch = self.task.collate({name: [values[row]] for name, values in rows.items()})
+                found = self.task.loss(self.model, {name: value.to(device) for name, value in batch.items()})
+                for name, values in found.outputs.items():
+                    chunks.setdefault(name, []).append(values.float().cpu().numpy())
+        return {name: stack_rows(parts) for name, parts in chunks.items()}, frame
+
     def _encoded(self, prompts: Sequence[Any]) -> list[list[int]]:
         task: Any = self.task  # a `ContinuesText`
         texts = task.prompts(task.parse_inputs(prompts), self.exported.state)
         return [self.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
 
-    def _steps(self, prompts: list[list[int]], options: GenerationConfig) -> Iterator[list[int | None]]:
+    def _score(self, logits: torch.Tensor, token: int, likeliest: int) -> TokenScore:
+        """Return the score of a chosen token, given the logits (V) at its place."""
+        values = logits.float().log_softmax(dim=-1)
+        best, places = values.topk(likeliest)
+        decode = partial(self.tokenizer.decode, skip_special_tokens=False)
+        others = [(decode([place]), value) for place, value in zip(places.tolist(), best.tolist(), strict=True)]
+        return TokenScore(decode([token]), float(values[token]), others)
+
+    def _finish(self, tokens: Sequence[int], options: GenerationConfig) -> str:
+        stopped = any(stop in self.tokenizer.decode(list(tokens)) for stop in options.stop)
+        return "length" if len(tokens) == options.max_new_tokens and not stopped else "stop"
+
+    def _steps(
+        self,
+        prompts: list[list[int]],
+        options: GenerationConfig,
+        observe: Callable[[torch.Tensor, list[int]], None] | None = None,
+    ) -> Iterator[list[int | None]]:
         from textmill.models.generation import generate
 
         longest = max(map(len, options.stop), default=0)
@@ -132,7 +232,9 @@ class TextContinuer(Predictor):
             tail = self.tokenizer.decode(tokens[-4 * longest - 1 :])
             return any(stop in tail for stop in options.stop)
 
-        return generate(self.model, prompts, options, self._end, is_done=is_done if options.stop else None)
+        done = is_done if options.stop else None
+        ends = self._other_ends
+        return generate(self.model, prompts, options, self._end, is_done=done, other_ends=ends, observe=observe)
 
     def _answer(self, tokens: list[int], options: GenerationConfig) -> dict[str, Any]:
         text: str = self.tokenizer.decode(tokens)

@@ -15,10 +15,15 @@ from textmill.selection.candidates import Candidate
 
 
 class CandidateData:
-    """Creates `data/raw`, `data/pretrained` and `data/prepared` of each candidate, shared where equal."""
+    """Creates `data/raw`, `data/pretrained` and `data/prepared` of each candidate, shared where equal.
 
-    def __init__(self) -> None:
+    Args:
+        store: Folder that keeps them for other processes and later calls; None keeps them in the candidates' folders.
+    """
+
+    def __init__(self, store: Path | None = None) -> None:
         self._folders: dict[str, Path] = {}
+        self._store = store
 
     def prepare_network(self, candidate: Candidate) -> Prepared:
         """Return the prepared splits of a network, and fetch its weights and tokenizer.
@@ -27,10 +32,11 @@ class CandidateData:
             UserError: Corpus or weights cannot be fetched, or do not fit the task.
         """
         config, layout = candidate.config, candidate.layout
-        pretrained = config.fetch.model_dump_json(include={"pretrained", "pretrained_sha256"})
-        self._share("raw", config.fetch.source, layout, lambda at: fetch_corpus(config.fetch, at))
+        source = config.fetch.model_dump_json(include={"source", "teacher"})
+        pretrained = config.fetch.model_dump_json(include={"teacher", "pretrained", "pretrained_sha256"})
+        self._share("raw", source, layout, lambda at: fetch_corpus(config.fetch, at))
         self._share("pretrained", pretrained, layout, lambda at: fetch_pretrained(config.fetch, at))
-        parts = [config.fetch.source, config.prepare.model_dump_json()]
+        parts = [source, config.prepare.model_dump_json()]
         parts += [pretrained] if config.prepare.tokenizer.kind == "pretrained" else []
         self._share("prepared", parts, layout, lambda at: prepare(config.prepare, config.runtime, at))
         return Prepared(layout.prepared)
@@ -50,5 +56,18 @@ class CandidateData:
             own.parent.mkdir(exist_ok=True)
             own.symlink_to(self._folders[digest], target_is_directory=True)
             return
-        create(layout)
-        self._folders[digest] = own
+        if self._store is None:
+            create(layout)
+            self._folders[digest] = own
+            return
+        from filelock import FileLock
+
+        kept = self._store / f"{name}-{digest[:16]}"
+        self._store.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{kept}.lock"):
+            if not kept.is_dir():
+                create(layout)
+                own.rename(kept)
+        self._folders[digest] = kept
+        own.parent.mkdir(exist_ok=True)
+        own.symlink_to(kept, target_is_directory=True)

@@ -8,7 +8,8 @@ from typing import Any
 
 from textmill.config.layout import Layout
 from textmill.config.sections.prepare import ReadConfig
-from textmill.data.reading import TABLE_ENDINGS, MissingColumnError, is_table, read_rows
+from textmill.data.formats import TABLE_ENDINGS, is_table
+from textmill.data.reading import MissingColumnError, read_rows
 from textmill.errors import UserError, did_you_mean
 
 _OWN_FILE = "file"

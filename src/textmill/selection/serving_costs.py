@@ -32,6 +32,7 @@ def measure_network(candidate: Candidate, prepared: Prepared) -> ServingCost:
     import torch
 
     from textmill.export.export import write_served
+    from textmill.models.encoder import keep_tokens
     from textmill.models.lora import merge_adapters
     from textmill.predicting.exported import write_manifest
     from textmill.registry.promotion.costs import latencies, size
@@ -42,6 +43,8 @@ def measure_network(candidate: Candidate, prepared: Prepared) -> ServingCost:
     torch.manual_seed(config.train.seed)
     pretrained = with_architecture(layout.pretrained)
     network: Any = task.build_network(Model.build(config.train.model), pretrained, prepared.state).eval().float()
+    if pretrained is not None and (kept := prepared.kept_tokens) is not None:
+        keep_tokens(network, kept)
     merge_adapters(network)
     folder = layout.root / "served"
     write_served(config.export, task, prepared, network, folder)

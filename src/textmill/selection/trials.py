@@ -117,7 +117,7 @@ class NetworkTrial(Trial):
         data = PreparedDataModule(self.task, prepared, config.batches, config.seed)
         self._epoch_batches = len(data.plan(0).batches)
         self._batches = sum(len(data.plan(epoch).batches) for epoch in range(config.max_epochs))
-        self._rows = data.rows_of_rank() * config.max_epochs
+        self._rows = data.rows() * config.max_epochs
         self._done = 0
         self._step = 0
 

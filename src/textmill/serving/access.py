@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 TOKEN = "TEXTMILL_TOKEN"
 _MIN_TOKEN_LENGTH = 16
-# Probes of a container or a load balancer send no token, nor does a browser that opens a page. The page
-# /docs has a field for the token and sends it with its requests.
-_OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
+# Probes of a container or a load balancer send no token, nor does a browser that opens a page. The pages
+# / and /docs have a field for the token and send it with their requests.
+_OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json"})
 _OPEN_FOLDER = "/docs/static/"
 _LIVENESS = "/health"  # says nothing of the model, and probes send any name
 
@@ -126,7 +126,7 @@ def _hostname(authority: str) -> str:
 class BearerToken:
     """ASGI middleware that answers 401 to requests without the token, before reading their body.
 
-    Probes and the documentation page, which shows nothing of the model, need no token.
+    Probes and the two pages, which show nothing of the model by themselves, need no token.
     """
 
     def __init__(self, app: ASGIApp, token: str) -> None:

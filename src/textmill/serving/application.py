@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from base64 import b64encode
 from contextlib import asynccontextmanager
+from hashlib import sha256
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
@@ -14,13 +18,23 @@ from starlette.exceptions import HTTPException
 from textmill import __version__
 from textmill.serving.access import BearerToken, LocalRequests, is_loopback
 from textmill.serving.batching import MicroBatcher
+from textmill.serving.capture import REQUEST_HEADER, Capture
 from textmill.serving.documentation import openapi_document
-from textmill.serving.limits import BodyMemory, ParsedRequest, RequestError, parse_request, read_body, unavailable
+from textmill.serving.limits import (
+    BodyMemory,
+    ParsedRequest,
+    RequestError,
+    parse_feedback,
+    parse_request,
+    read_body,
+    unavailable,
+)
+from textmill.serving.openai_protocol import add_openai_routes
 from textmill.serving.streaming import GenerationPool, StreamingGenerator, server_sent_events
 from textmill.serving.traffic import Traffic, TrafficMiddleware
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -44,6 +58,7 @@ class Service:
         self.batcher = MicroBatcher(settings, metrics)
         self.generations = GenerationPool(settings)
         self.bodies = BodyMemory(settings.max_held_bytes)
+        self.capture = Capture(settings.capture, settings, metrics) if settings.capture else None
 
     def model(self) -> LoadedModel:
         """Return the current model; a request uses it from beginning to end.
@@ -61,7 +76,8 @@ class Service:
         with self.bodies.reserve() as reserve:
             parsed = parse_request(await read_body(request, reserve, self.settings), self.settings)
             answers = await self.batcher.answer(model, parsed.values)
-        return _json({"output": answers[0]} if parsed.single else {"outputs": answers}, model)
+        content = {"output": answers[0]} if parsed.single else {"outputs": answers}
+        return _json(content, model, self._capture(model, parsed.values, answers))
 
     async def generate(self, request: Request) -> Response:
         """Generate text for one input; with `"stream": true` as server-sent events during generation."""
@@ -76,7 +92,23 @@ class Service:
         if stream:
             headers = {MODEL_HEADER: _model_header(model), "Cache-Control": "no-store"}
             return StreamingResponse(server_sent_events(pieces), media_type="text/event-stream", headers=headers)
-        return _json({"output": "".join([piece async for piece in pieces])}, model)
+        text = "".join([piece async for piece in pieces])
+        return _json({"output": text}, model, self._capture(model, [value], [text]))
+
+    async def feedback(self, request: Request) -> Response:
+        """Store the right answer to an input: `{"request": ID, "answer": ...}`, and `position` of several inputs."""
+        if self.capture is None:
+            raise RequestError(404, "this server takes no feedback; start it with --capture")
+        with self.bodies.reserve() as reserve:
+            given = parse_feedback(await read_body(request, reserve, self.settings))
+        if not await asyncio.to_thread(self.capture.knows, given.request, given.position):
+            raise RequestError(404, f"no request {given.request!r} with an input {given.position} is known")
+        self.capture.give(given.request, given.position, given.answer)
+        return JSONResponse({"accepted": True}, 202)
+
+    def _capture(self, model: LoadedModel, values: list[Any], answers: Sequence[Any]) -> dict[str, str]:
+        """Return the header that names the request for feedback."""
+        return {REQUEST_HEADER: self.capture.take(model, values, answers)} if self.capture else {}
 
     async def health(self) -> Response:
         """Answer 200 while the process runs."""
@@ -100,6 +132,15 @@ class Service:
                 "textmill": __version__,
             }
         )
+
+    async def page(self) -> Response:
+        """Return the page on which a person tries the model. It shows nothing of the model before it is asked."""
+        text = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+        script = text.partition("<script>")[2].partition("</script>")[0]
+        digest = b64encode(sha256(script.encode()).digest()).decode()
+        sources = f"script-src 'sha256-{digest}'; style-src 'unsafe-inline'; connect-src 'self'; form-action 'none'"
+        headers = {"Content-Security-Policy": f"default-src 'none'; {sources}; frame-ancestors 'none'; base-uri 'none'"}
+        return Response(text, media_type="text/html; charset=utf-8", headers=headers)
 
     async def metric_page(self) -> Response:
         """Return metrics for Prometheus."""
@@ -138,6 +179,8 @@ def build_application(service: Service, token: str | None = None) -> FastAPI:
         yield
         service.batcher.close()
         service.generations.close()
+        if service.capture:
+            service.capture.close()
 
     app = FastAPIOffline(  # serves the script of /docs itself: a browser needs no other server
         static_url="/docs/static",
@@ -148,11 +191,14 @@ def build_application(service: Service, token: str | None = None) -> FastAPI:
         lifespan=lifespan,
         exception_handlers={RequestError: _refused, HTTPException: _not_served, Exception: _failed},
     )
-    for path, endpoint in (("/predict", service.predict), ("/generate", service.generate)):
+    posted = (("/predict", service.predict), ("/generate", service.generate), ("/feedback", service.feedback))
+    for path, endpoint in posted:
         app.add_api_route(path, endpoint, methods=["POST"], name=path[1:], response_model=None)
     probes = (("/health", service.health), ("/ready", service.ready))
     for path, probe in (*probes, ("/version", service.version), ("/metrics", service.metric_page)):
         app.add_api_route(path, probe, methods=["GET"], name=path[1:], response_model=None)
+    app.add_api_route("/", service.page, methods=["GET"], include_in_schema=False)
+    add_openai_routes(app, service)
     app.openapi = lambda: openapi_document(  # type: ignore[method-assign]
         app, service.watcher.current, service.settings, token=token is not None
     )
@@ -175,8 +221,9 @@ def _generation(parsed: ParsedRequest) -> tuple[Any, dict[str, Any], bool]:
     return parsed.values[0], options, stream
 
 
-def _json(content: dict[str, Any], model: LoadedModel) -> Response:
-    return Response(to_json(content), media_type="application/json", headers={MODEL_HEADER: _model_header(model)})
+def _json(content: dict[str, Any], model: LoadedModel, headers: dict[str, str]) -> Response:
+    headers = {MODEL_HEADER: _model_header(model), **headers}
+    return Response(to_json(content), media_type="application/json", headers=headers)
 
 
 def _model_header(model: LoadedModel) -> str:

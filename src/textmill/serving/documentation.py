@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 
 _RECORD = {"type": "object", "additionalProperties": True}
 _ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+_FEEDBACK = {
+    "application/json": {
+        "schema": {
+            "type": "object",
+            "properties": {
+                "request": {"type": "string", "description": "The header X-Textmill-Request of the answer."},
+                "position": {"type": "integer", "minimum": 0, "default": 0},
+                "answer": {"description": "The right answer, such as a label."},
+            },
+            "required": ["request", "answer"],
+            "additionalProperties": False,
+        }
+    }
+}
 _REFUSALS = {
     "400": "The body is not JSON.",
     "401": "The bearer token is missing or wrong.",
@@ -48,8 +62,11 @@ def openapi_document(
         "responses": _answers(_predict_shape()),
     }
     paths["/generate"]["post"] |= {"requestBody": _body(_generate_shape(given)), "responses": _answers(_stream_shape())}
+    paths["/feedback"]["post"] |= {"requestBody": {"required": True, "content": _FEEDBACK}, "responses": _accepted()}
     if model is None or not isinstance(model.predictor, StreamingGenerator):
         del paths["/generate"]
+    if settings.capture is None:
+        del paths["/feedback"]
     if model is not None and not token:
         inputs, answers = [_natural(value) for value, _ in model.examples], [answer for _, answer in model.examples]
         content = paths["/predict"]["post"]["requestBody"]["content"]["application/json"]
@@ -109,6 +126,17 @@ def _stream_shape() -> dict[str, Any]:
 
 def _body(shape: dict[str, Any]) -> dict[str, Any]:
     return {"required": True, "content": {"application/json": {"schema": shape}}}
+
+
+def _accepted() -> dict[str, Any]:
+    refusals = {name: value for name, value in _answers({}).items() if name != "200"}
+    error = {"application/json": {"schema": _ERROR}}
+    return {
+        "202": {"description": "The answer will be written.", "content": {"application/json": {"schema": _RECORD}}},
+        "404": {"description": "No such request is known.", "content": error},
+        "507": {"description": "The folder of captured requests is full.", "content": error},
+        **refusals,
+    }
 
 
 def _answers(content: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 RETRY_AFTER_SECONDS = 1
 _JSON = "application/json"
+_FEEDBACK = ("request", "position", "answer")
 _MESSAGE_CHARACTERS = 300
 # Bytes of a too large body that are still read: otherwise a client that is sending gets a broken connection and
 # does not see the error.
@@ -55,6 +56,15 @@ class ParsedRequest:
     values: list[Any]
     single: bool
     options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """The right answer to an input of an earlier request."""
+
+    request: str
+    position: int
+    answer: Any
 
 
 class BodyMemory:
@@ -133,11 +143,7 @@ def parse_request(body: bytes, settings: ServeSettings, *, options: bool = False
     Raises:
         RequestError: 400 if it is not JSON, 422 for another form or an input that is too long.
     """
-    try:
-        content = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise RequestError(400, f"the body is not JSON: {error}") from None
-    json.loads(body, object_pairs_hook=_unique)
+    content = parse_json(body)
     allowed = {"input", "inputs", "options", "stream"} if options else {"input", "inputs"}
     if not isinstance(content, dict) or ("input" in content) == ("inputs" in content):
         raise RequestError(422, 'send {"inputs": [...]} or {"input": ...}')
@@ -154,6 +160,38 @@ def parse_request(body: bytes, settings: ServeSettings, *, options: bool = False
             raise RequestError(422, f"input {position} has {length} characters, more than {settings.max_characters}")
     rest = {name: content[name] for name in ("options", "stream") if name in content}
     return ParsedRequest(values, single, rest)
+
+
+def parse_feedback(body: bytes) -> Feedback:
+    """Parse a body: `{"request": ID, "answer": ...}`, with `position` (from 0) among several inputs.
+
+    Raises:
+        RequestError: 400 if it is not JSON, 422 for another form.
+    """
+    content = parse_json(body)
+    form = 'send {"request": ID, "answer": ...}, and "position" (from 0) of several inputs'
+    if not isinstance(content, dict) or not {"request", "answer"} <= content.keys() <= {*_FEEDBACK}:
+        raise RequestError(422, form)
+    request, position, answer = content["request"], content.get("position", 0), content["answer"]
+    if not isinstance(request, str) or type(position) is not int or position < 0:
+        raise RequestError(422, form)
+    if answer is None or (isinstance(answer, str) and not answer.strip()):
+        raise RequestError(422, "the answer is empty")
+    return Feedback(request, position, answer)
+
+
+def parse_json(body: bytes) -> Any:
+    """Parse a body as JSON without repeated keys.
+
+    Raises:
+        RequestError: 400 if it is not JSON, 422 if a key is repeated.
+    """
+    try:
+        content = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError(400, f"the body is not JSON: {error}") from None
+    json.loads(body, object_pairs_hook=_unique)
+    return content
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

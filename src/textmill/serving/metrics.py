@@ -50,6 +50,12 @@ class ServingMetrics:
         self.refused = Counter(
             "textmill_model_refusals", "Failed attempts to load a version.", ("version",), registry=registry
         )
+        self.captured = Counter(
+            "textmill_captured_rows",
+            "Captured rows: requests and feedback written, or dropped.",
+            ("what",),
+            registry=registry,
+        )
         self.registry_up = Gauge(
             "textmill_registry_up", "Whether the registry answered the last request.", registry=registry
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -32,6 +33,11 @@ class ServeSettings(Section):
         receive_seconds: Timeout for receiving the head of a request, and again its body.
         poll_seconds: Interval between checks of the registry.
         drain_seconds: Time to finish requests after SIGTERM.
+        capture: Folder to write requests and answers to; None writes none.
+        capture_share: Share of the requests that are written.
+        capture_max_mb: Maximum size of the folder in megabytes; nothing more is written above it.
+        capture_days: Days after which captured requests are removed.
+        capture_mask: Kinds of personal data to mask, or `MODULE:FUNCTION`; see `serving.capture.load_mask`.
     """
 
     host: str = "127.0.0.1"
@@ -52,3 +58,8 @@ class ServeSettings(Section):
     receive_seconds: Annotated[float, Field(gt=0)] = 10.0
     poll_seconds: Annotated[float, Field(gt=0)] = 5.0
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
+    capture: Path | None = None
+    capture_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    capture_max_mb: Annotated[int, Field(ge=1)] = 1024
+    capture_days: Annotated[int, Field(ge=1)] = 90
+    capture_mask: str = "email,phone,card"

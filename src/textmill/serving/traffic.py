@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Other paths count as one, so that a client cannot create any number of metrics.
-_PATHS = frozenset({"/predict", "/generate", "/health", "/ready", "/metrics", "/version", "/docs", "/openapi.json"})
+_PATHS = frozenset(
+    {
+        *("/predict", "/generate", "/feedback", "/health", "/ready", "/metrics", "/version", "/docs", "/openapi.json"),
+        *("/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/embeddings"),
+    }
+)
 
 
 class Traffic:

@@ -13,7 +13,14 @@ from textmill.config.layout import Layout, find_layout
 from textmill.config.schema import PipelineConfig
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import one_line_errors
-from textmill.processes import end_with_starter, exit_on_signals, only_writer
+from textmill.processes import (
+    end_on_signals,
+    end_with_starter,
+    exit_on_signals,
+    is_first_process,
+    is_launched,
+    only_writer,
+)
 from textmill.stages.reasons import note
 from textmill.stages.seals import check_inputs, seal_outputs
 
@@ -31,9 +38,14 @@ def run_stage(stage: str, main: Main) -> None:
 
     def program() -> None:
         layout = find_layout()
+        if is_launched():  # the process that launched it holds the lock, and checks inputs and output
+            config = _configuration(layout, sys.argv[1:])
+            main(config.section(stage), config.runtime, layout)
+            return
         with only_writer(layout.writing / f"{stage}.lock", f"the output of {stage} in {layout.root}"):
             config = _configuration(layout, sys.argv[1:])
-            note(stage, layout, config.section(stage).model_dump(mode="json", by_alias=True))
+            if is_first_process():
+                note(stage, layout, config.section(stage).model_dump(mode="json", by_alias=True))
             check_inputs(stage, layout)
             main(config.section(stage), config.runtime, layout)
             seal_outputs(stage, layout)
@@ -50,7 +62,8 @@ def run_program(name: str, program: Callable[[], None]) -> None:
     # Libraries make hundreds of thousands of objects that live to the end; to look through them again and
     # again took a fifth of the time of importing them.
     gc.set_threshold(200_000, 50, 1000)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    level = logging.INFO if is_first_process() else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     exit_on_signals()
     end_with_starter(name)
     started = time.perf_counter()
@@ -60,8 +73,11 @@ def run_program(name: str, program: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print(f"textmill {name}: interrupted", file=sys.stderr)
         sys.exit(130)
+    finally:
+        end_on_signals()
     gc.freeze()  # the end of the process would look through all of them once more
-    log.info("%s: done in %.1f s", name, time.perf_counter() - started)
+    if not is_launched():
+        log.info("%s: done in %.1f s", name, time.perf_counter() - started)
 
 
 def _configuration(layout: Layout, overrides: list[str]) -> PipelineConfig:

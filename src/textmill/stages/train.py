@@ -11,7 +11,9 @@ from textmill.config.layout import Layout
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.config.sections.train import TrainConfig
 from textmill.errors import first_line
+from textmill.processes import is_first_process, is_launched
 from textmill.stages.imports import quick_imports
+from textmill.stages.launch import launch, noted_errors
 from textmill.stages.runner import run_stage
 
 if TYPE_CHECKING:
@@ -28,10 +30,22 @@ _PROBE_SHARE = 0.02
 
 
 def main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
-    """Make `data/trained` from `data/prepared` and `data/pretrained`."""
+    """Make `data/trained` from `data/prepared` and `data/pretrained`, in the processes of `runtime.launcher`."""
+    if is_launched():
+        with noted_errors():
+            _main(config, runtime, layout)
+    elif runtime.launcher.name == "local":
+        _main(config, runtime, layout)
+    else:
+        launch(main, config, runtime, layout)
+
+
+def _main(config: TrainConfig, runtime: RuntimeConfig, layout: Layout) -> None:
     with quick_imports():
         from textmill.data.prepared import Prepared
-        from textmill.processes import is_first_process
+        from textmill.training import distributed
+
+        distributed.connect(runtime.trainer.accelerator)  # first, as the other ranks wait for it
         from textmill.training.trainer import Training
 
         if is_first_process():
@@ -108,6 +122,10 @@ def _log_inputs(
 ) -> None:
     run.log_params({"train": config.model_dump(mode="json"), "precision": training.precision})
     run.log_params({"trainer": runtime.trainer.model_dump(mode="json")})
+    run.log_params({"launcher": {"name": runtime.launcher.name, "ranks": training.ranks}})
+    if mixture := prepared.statistics.get("mixture"):
+        shares = {name: source["share_tokens"] for name, source in mixture["sources"].items()}
+        run.log_params({"mixture": shares})
     for name, context in (("train", "training"), ("validation", "validation")):
         table = prepared.split(name)
         readable = [field.name for field in table.schema if field.type == "string"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textmill.config.sections.generation import GenerationConfig
 from textmill.metrics.base import Outputs
@@ -12,6 +12,8 @@ from textmill.tasks.base import State, Task
 from textmill.tasks.examples.rows import EncodedRows, Examples
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
     import pyarrow as pa
     import torch
@@ -35,6 +37,10 @@ class RealignsTargets(ABC):
         """
 
 
+class LearnsFromTeacher(ABC):  # noqa: B024 - a mark: the loss reads the column
+    """A task whose loss also compares with a teacher's logits, the encoded column `teacher_logits` (B, labels)."""
+
+
 class CutsExamples(ABC):
     """A task whose examples are not the rows of a split but, for example, windows over them."""
 
@@ -45,6 +51,23 @@ class CutsExamples(ABC):
     def sequences(self, columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Sequence[int]]]:
         """Return the token ids of encoded rows by `Task.sequence_columns`, in the order of `examples`."""
         return {"input_ids": columns["input_ids"]}
+
+    def packing(self, table: pa.Table) -> dict[str, Any]:
+        """Return counts of a split whose rows are packed, for the data report; none by default."""
+        return {}
+
+
+class AddsColumns(ABC):
+    """A task that needs what the pretrained model says of the encoded rows, computed once, by `prepare`."""
+
+    @abstractmethod
+    def column_adder(
+        self, pretrained: Path, state: State, accelerator: str
+    ) -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[Any]]]:
+        """Load the model of a folder; return a function from encoded rows to further columns of them.
+
+        `accelerator` is that of `runtime.trainer`.
+        """
 
 
 class ComparesRows(ABC):
@@ -76,6 +99,11 @@ class ComparesRows(ABC):
 class CalibratesWeights(ABC):
     """A task that stores a choice made on validation, such as a threshold, in the best weights."""
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether the task's options ask for the choice."""
+        return True
+
     @abstractmethod
     def calibrate_weights(
         self, weights: dict[str, torch.Tensor], metrics: Mapping[str, float]
@@ -84,7 +112,13 @@ class CalibratesWeights(ABC):
 
 
 class ContinuesText(ABC):
-    """A task whose network continues a prompt token by token."""
+    """A task whose network continues a prompt token by token.
+
+    Attributes:
+        answers_prompt: Whether the continuation is an answer to the prompt, and not the same text.
+    """
+
+    answers_prompt: ClassVar[bool] = False
 
     @abstractmethod
     def prompts(self, frame: pd.DataFrame, state: State) -> list[str]:
@@ -107,7 +141,7 @@ class GeneratesText(ABC):
 
 
 class DriftFeatures(ABC):
-    """A task whose outputs grow with the length of a text."""
+    """A task whose outputs grow with the length of a text, or of which some tell nothing about drift."""
 
     @abstractmethod
     def drift_features(self, outputs: Outputs) -> Outputs:

@@ -58,9 +58,11 @@ class Task(Plugin):
         sequence_columns: Encoded columns of token ids that the network reads separately, by the suffix
             of the names of its outputs for them.
         stratify_column: Column whose shares a seeded split keeps, or None.
+        needs_different_targets: Whether a split whose targets are all equal cannot be measured.
         main_metric: Name of the metric that decides parity and promotion.
         monitor: Lightning's name of the validation metric that picks the best checkpoint.
         monitor_mode: `max` or `min`.
+        problem_type: transformers' name of the problem of a head over labels, for the exported `config.json`.
     """
 
     name: ClassVar[str]
@@ -71,11 +73,21 @@ class Task(Plugin):
     optional_columns: tuple[str, ...] = ()
     sequence_columns: ClassVar[Mapping[str, str]] = {"": "input_ids"}
     stratify_column: str | None = None
+    needs_different_targets: ClassVar[bool] = False
     main_metric: str
     monitor: str
     monitor_mode: str = "max"
+    problem_type: ClassVar[str | None] = None
 
     # -- prepare ----------------------------------------------------------------------------
+
+    @classmethod
+    def prepared_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of the task's options that decide what `prepare` makes; by default all.
+
+        A change of another one, such as the weight of a term of the loss, then prepares nothing again.
+        """
+        return dict(options)
 
     def fit(self, frames: Iterable[pd.DataFrame]) -> State:
         """Learn the state from the training split; by default an empty one.
@@ -112,6 +124,10 @@ class Task(Plugin):
         Where the frame has the target columns, the encoded target comes too (`label_id`, say).
         `tokenizer` is a `tokenizers.Tokenizer` without padding or truncation.
         """
+
+    def check_encoded(self, columns: Mapping[str, Sequence[Any]]) -> list[RejectedRow]:
+        """Return the rows that `encode` left without anything to learn; `prepare` rejects them by line."""
+        return []
 
     # -- train ------------------------------------------------------------------------------
 

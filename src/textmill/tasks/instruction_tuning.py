@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from textmill.config.section import Section as Options
 from textmill.errors import UserError
+from textmill.files import read_optional
 from textmill.metrics.base import Outputs
 from textmill.tasks.base import State, StepOutput
 from textmill.tasks.language_modelling import CausalTask
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from textmill.models.language_model import LanguageModel
+
+log = logging.getLogger("textmill")
 
 
 class InstructionTuningConfig(Options):
@@ -81,7 +86,10 @@ class InstructionTuning(CausalTask):
     The column `messages` holds conversations as JSON: lists of records with `role` (`system`, `user`
     or `assistant`) and `content`.
 
-    State: `vocabulary_size`; `end_of_text`, the id that ends an answer; `chat_template`; `special_tokens`.
+    A tool's result has the role `tool`; an answer with `tool_calls` needs no text.
+
+    State: `vocabulary_size`; `end_of_text`, the id that ends a text; `end_ids`, those that end an answer;
+    `chat_template`; `special_tokens`.
     """
 
     Config: ClassVar[type[Options]] = InstructionTuningConfig
@@ -92,6 +100,7 @@ class InstructionTuning(CausalTask):
     text_columns = ("messages",)
     input_model = Conversation
     main_metric = "loss"
+    answers_prompt = True
 
     def bind_tokenizer(self, state: State, tokenizer: Tokenizer, folder: Path) -> State:
         """Return the state with the vocabulary's size, the chat template with its special tokens, and the end's id.
@@ -108,10 +117,13 @@ class InstructionTuning(CausalTask):
             where, fix = str(folder / "tokenizer_config.json"), "Choose a tokenizer that names one"
             raise UserError("the tokenizer names no eos_token", where=where, fix=fix)
         chat.try_template(template, special, str(folder))
+        ends = _ends(tokenizer, template, special, folder)
+        _tell_missing_end(template, special, [str(tokenizer.id_to_token(end)) for end in ends])
         return {
             **state,
             "vocabulary_size": tokenizer.get_vocab_size(),
             "end_of_text": tokenizer.token_to_id(special["eos_token"]),
+            "end_ids": ends,
             "chat_template": template,
             "special_tokens": special,
         }
@@ -124,23 +136,23 @@ class InstructionTuning(CausalTask):
     def encode(self, frame: pd.DataFrame, tokenizer: Tokenizer, state: State, max_length: int) -> dict[str, list[Any]]:
         """Return `input_ids`; `answer`, 1 at tokens of the assistant; `answer_ids`, these tokens; `length`.
 
-        Conversations are cut after `max_length` tokens. The first token of each is never predicted.
+        Conversations are cut after `max_length` tokens. The first token of each is never predicted. A token with
+        any character of an answer is one of the assistant.
         """
         columns: dict[str, list[Any]] = {"input_ids": [], "answer": [], "answer_ids": [], "length": []}
-        for value in frame["messages"]:
-            ids: list[int] = []
-            answer: list[int] = []
-            pieces = chat.segments(chat.parse_messages(value), state["chat_template"], state["special_tokens"])
-            for text, learned in pieces:
-                new = tokenizer.encode(text, add_special_tokens=False).ids
-                ids += new
-                answer += [int(learned)] * len(new)
-            ids, answer = ids[:max_length], answer[:max_length]
+        conversations = [chat.parse_messages(value) for value in frame["messages"]]
+        for ids, answer in masked_answers(conversations, tokenizer, state, max_length):
             columns["input_ids"].append(ids)
             columns["answer"].append(answer)
             columns["answer_ids"].append([token for token, learned in zip(ids[1:], answer[1:], strict=True) if learned])
             columns["length"].append(len(ids))
         return columns
+
+    def check_encoded(self, columns: Mapping[str, Sequence[Any]]) -> list[RejectedRow]:
+        """Return the conversations without a token of an answer."""
+        reason = "has no token of an answer: prepare.max_length cuts it away, or the chat template leaves it out"
+        empty = (position for position, ids in enumerate(columns["answer_ids"]) if not ids)
+        return [RejectedRow(position, "messages", reason) for position in empty]
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
         """Return `input_ids` and `labels` (B, T): -100 where the next token is not the assistant's.
@@ -191,6 +203,47 @@ class InstructionTuning(CausalTask):
         template, special = state["chat_template"], state["special_tokens"]
         conversations = map(chat.parse_messages, frame["messages"].tolist())
         return [chat.render(messages, template, special, ask=True) for messages in conversations]
+
+
+def masked_answers(
+    conversations: Sequence[Sequence[chat.Message]],
+    tokenizer: Tokenizer,
+    state: State,
+    max_length: int,
+    counted: Sequence[int | None] | None = None,
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield the tokens of each conversation, at most `max_length`, and 1 for each token of its answers, else 0.
+
+    `counted` is the number of the last answers that count in each conversation; None counts all.
+    """
+    ends = [str(tokenizer.id_to_token(end)) for end in state.get("end_ids", [state["end_of_text"]])]
+    template, special = state["chat_template"], state["special_tokens"]
+    located = [chat.answer_spans(messages, template, special, ends) for messages in conversations]
+    encodings = tokenizer.encode_batch([text for text, _ in located], add_special_tokens=False)
+    for number, (encoding, (_, spans)) in enumerate(zip(encodings, located, strict=True)):
+        last = None if counted is None else counted[number]
+        spans = spans if last is None else spans[len(spans) - last :]
+        yield encoding.ids[:max_length], chat.tokens_within(encoding.offsets[:max_length], spans)
+
+
+def _ends(tokenizer: Tokenizer, template: str, special: Mapping[str, str], folder: Path) -> list[int]:
+    """Return the ids of the tokens that end an answer: the tokenizer's, the model's, the chat template's."""
+    of_model = read_optional(folder / "generation_config.json").get("eos_token_id") or []
+    added = tokenizer.get_added_tokens_decoder()
+    names = {token.content: number for number, token in added.items()}
+    ends = {tokenizer.token_to_id(special["eos_token"]), *(of_model if isinstance(of_model, list) else [of_model])}
+    ends |= {names[text] for text in chat.ends_of_turn(template, special) if text in names}
+    return sorted(end for end in ends if isinstance(end, int) and tokenizer.id_to_token(end) is not None)
+
+
+def _tell_missing_end(template: str, special: Mapping[str, str], ends: list[str]) -> None:
+    """Warn if an answer in a conversation is not followed by a token that ends it."""
+    messages = [{"role": role, "content": "Hello"} for role in ("user", "assistant", "user")]
+    with suppress(UserError):  # not a conversation that this template accepts
+        text, spans = chat.answer_spans(messages, template, special, ends)
+        answer = "".join(text[start:end] for start, end in spans).rstrip()
+        if not any(answer.endswith(end) for end in ends):
+            log.warning("prepare: no end token follows an answer in this chat template: the model learns no end")
 
 
 def _problem(value: Any) -> str | None:

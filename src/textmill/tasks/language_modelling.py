@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -37,6 +37,8 @@ class LanguageModellingConfig(Options):
 
     Attributes:
         sequence_length: Targets of a training window; at most the model's context.
+        packing: How training fills its rows: `concatenate` joins all documents and cuts them into windows of equal
+            length; `best_fit` cuts only documents longer than `sequence_length`, and pads a little.
         separate_documents: Whether attention stops at the ends of packed documents.
         end_of_text: Special token of the tokenizer that ends a document.
         prompts: Prompts that the evaluation continues; also the examples whose answers a registered
@@ -45,6 +47,7 @@ class LanguageModellingConfig(Options):
     """
 
     sequence_length: Annotated[int, Field(ge=2)] = 256
+    packing: Literal["concatenate", "best_fit"] = "concatenate"
     separate_documents: bool = True
     end_of_text: str = "<|endoftext|>"
     prompts: Annotated[list[str], Field(min_length=1)] = ["\n"]
@@ -62,7 +65,7 @@ class CausalTask(Task, ContinuesText):
 
     config: Any
 
-    target_columns = ()
+    target_columns: tuple[str, ...] = ()
     monitor = "validation/loss"
     monitor_mode = "min"
 
@@ -121,10 +124,16 @@ class LanguageModelling(CausalTask, CutsExamples):
         return {"input_ids": input_ids, "length": [len(ids) for ids in input_ids]}
 
     def examples(self, table: pa.Table) -> Examples:
-        """Return windows over the packed documents."""
+        """Return windows over the packed documents; training may read other rows (`packing`)."""
         from textmill.tasks.examples.packing import PackedWindows
 
-        return PackedWindows(table, self.config.sequence_length)
+        return PackedWindows(table, self.config.sequence_length, best_fit=self.config.packing == "best_fit")
+
+    def packing(self, table: pa.Table) -> dict[str, Any]:
+        """Return the cut documents of both ways to pack, and which one is `used`."""
+        from textmill.tasks.examples.packing import packing_counts
+
+        return packing_counts(table, self.config.sequence_length) | {"used": self.config.packing}
 
     def collate(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
         """Return `input_ids` and `labels` (B, T), and `document_ids` where a window holds several documents.

@@ -57,6 +57,7 @@ class SemanticSimilarity(SentencePairs):
     name = "semantic_similarity"
     evaluator = "textmill.evaluation.evaluators.semantic_similarity.SemanticSimilarityEvaluator"
     target_columns = ("score",)
+    needs_different_targets = True
     encoded_targets: ClassVar[Mapping[str, str]] = {"scaled_score": "float32"}
     main_metric = "spearman"
     monitor = "validation/spearman"

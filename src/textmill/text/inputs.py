@@ -69,7 +69,7 @@ def read_inputs(values: Sequence[Any], model: type[InputT]) -> list[InputT]:
     if len(values) == 0:
         raise UserError("no input", fix=model.form())
     try:
-        return TypeAdapter(list[model]).validate_python(list(values))  # type: ignore[valid-type]
+        return _list_of(model).validate_python(list(values))
     except ValidationError as error:
         problem = error.errors()[0]
         position, *path = problem["loc"]
@@ -86,6 +86,12 @@ def read_inputs(values: Sequence[Any], model: type[InputT]) -> list[InputT]:
         else:
             what = f"{field}: {problem['msg'].removeprefix('Value error, ')}"
         raise UserError(what, where=f"input {int(position) + 1}", fix=model.form()) from error
+
+
+@lru_cache
+def _list_of(model: type[InputT]) -> TypeAdapter[list[InputT]]:
+    """Return the checker of a list of records; to build one takes longer than to check a text."""
+    return TypeAdapter(list[model])  # type: ignore[valid-type]
 
 
 def _shown(value: Any) -> str:

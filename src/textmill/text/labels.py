@@ -17,4 +17,6 @@ def label_names(column: pd.Series[Any]) -> pd.Series[str]:
     def name(value: Any) -> str:
         return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
+    if str(column.dtype) == "str":  # few different labels: each is converted once
+        return column.map({value: name(value) for value in column.dropna().unique()})
     return column.map(name, na_action="ignore")

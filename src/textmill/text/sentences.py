@@ -33,3 +33,8 @@ def unit_texts(text: str, units: Units) -> list[str]:
     """Return the units, each on one line; a text without units is one unit."""
     cut = [" ".join(text[start:end].split()) for start, end in unit_spans(text, units)]
     return cut or [" ".join(text.split())]
+
+
+def sentence_count(line: str) -> int:
+    """Return the number of sentences of a line; white space around it does not count."""
+    return len([end for end in _SENTENCE_END.finditer(line) if end.end() < len(line)]) + 1 if line else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from textmill.errors import UserError
@@ -21,6 +22,12 @@ def truncated(encoding: Any, max_length: int) -> list[int]:
             break
         kept += 1
     return ids[: max_length - kept] + ids[len(ids) - kept :]
+
+
+def encoded_texts(texts: Sequence[str], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
+    """Return `input_ids` of texts, at most `max_length` tokens each, and their `length`."""
+    input_ids = [truncated(encoding, max_length) for encoding in tokenizer.encode_batch_fast(list(texts))]
+    return {"input_ids": input_ids, "length": [len(ids) for ids in input_ids]}
 
 
 def token_bytes(tokenizer: Any) -> list[int]:

@@ -1,7 +1,7 @@
 """Gradients of micro-batches that sum to the gradient of one batch of all their rows.
 
-A step has the micro-batches of one window on every rank. A loss that averages over targets is weighted by the share
-of the step's targets. Two kinds of loss are not such means:
+A step has the micro-batches of one window, each divided over the ranks. A loss that averages over targets is weighted
+by the share of the step's targets. Two kinds of loss are not such means:
 
 - A loss that compares rows (`ComparesRows`) needs the vectors of all rows. Gradient caching (Gao et al. 2021)
   computes them without activations, and then the gradients of one micro-batch after the other.
@@ -13,7 +13,7 @@ Both cost one more forward pass, only with several micro-batches. The first pass
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -32,21 +32,21 @@ Tensors = Mapping[str, Tensor]
 
 
 class MicroBatch(NamedTuple):
-    """One of the batches whose gradients form a step of the optimizer.
+    """One of the batches whose gradients form a step of the optimizer, as far as this rank computes it.
 
     Attributes:
         batch: Collated batch.
         number: Its number in the window of the step, from 0.
-        targets: Number of its targets; see `Task.target_count`.
-        total: Number of targets of the window.
-        window: All batches of the window, in the first micro-batch of several; else none.
+        targets: Number of its targets, see `Task.target_count`; 0 where this rank has no rows of the batch.
+        total: Number of targets of the window on this rank.
+        window: All batches of the window with their targets, in the first micro-batch of several; else none.
     """
 
     batch: Tensors
     number: int
     targets: int
     total: int
-    window: tuple[Tensors, ...]
+    window: tuple[tuple[Tensors, int], ...]
 
 
 class WindowLoader:
@@ -56,30 +56,35 @@ class WindowLoader:
         loader: Loader of collated batches.
         size: Micro-batches of a window; the last window of an epoch may have fewer.
         task: Counts the targets.
+        without_rows: Numbers of the batches of which this rank has no rows: theirs do not count.
     """
 
-    def __init__(self, loader: Any, size: int, task: Task) -> None:
+    def __init__(self, loader: Any, size: int, task: Task, without_rows: Iterable[int] = ()) -> None:
         self._loader = loader
         self._size = size
         self._task = task
+        self._without_rows = frozenset(without_rows)
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        batches = iter(self._loader)
-        while window := tuple(islice(batches, self._size)):
-            targets = [self._task.target_count(batch) for batch in window]
-            for number, batch in enumerate(window):
-                whole = window if number == 0 and len(window) > 1 else ()
-                yield MicroBatch(batch, number, targets[number], sum(targets), whole)
+        batches = enumerate(self._loader)
+        while window := tuple(
+            (batch, 0 if position in self._without_rows else self._task.target_count(batch))
+            for position, batch in islice(batches, self._size)
+        ):
+            total = sum(targets for _, targets in window)
+            for number, (batch, targets) in enumerate(window):
+                yield MicroBatch(batch, number, targets, total, window if number == 0 and len(window) > 1 else ())
 
 
 class Accumulation:
     """Computes the losses of a step's micro-batches, and updates the routers after the step.
 
     Attributes:
-        loss: Loss of the step so far, of this rank: at its end, the mean over its targets, without gradient.
+        loss: Loss of the step so far, without gradient: at its end, once `end_window` has summed over the ranks,
+            the mean over the targets of all ranks.
         terms: Scalars to log, in the same way.
         window: Batches of the step so far.
     """
@@ -100,12 +105,18 @@ class Accumulation:
         """Name of a router that assigns the tokens of a batch together; None without one."""
         return next((type(router).__name__ for router in self._routers if router.assigns_batch), None)
 
-    def check(self, size: int) -> None:
-        """Check that a step can have `size` micro-batches.
+    def check(self, size: int, ranks: int = 1) -> None:
+        """Check that a step can have `size` micro-batches, and that each can be divided over `ranks`.
 
         Raises:
             UserError: A router assigns the tokens of a batch together.
         """
+        if ranks > 1 and self.whole_batch_router:
+            raise UserError(
+                f"the router {self.whole_batch_router} assigns a batch as a whole; {ranks} processes cannot share it",
+                where="trainer.devices",
+                fix="Train with one process, or choose another router of conf/router/",
+            )
         if size > 1 and self.whole_batch_router:
             raise UserError(
                 f"the router {self.whole_batch_router} assigns a batch as a whole, so it cannot be split",
@@ -125,6 +136,8 @@ class Accumulation:
         self.window.append(micro.batch)
         ranks = rank_count()
         task = self._task
+        for router in self._routers:
+            router.idle = micro.targets == 0
         scale: Tensor | float
         if isinstance(task, ComparesRows) and task.compares_rows and (self._cached or ranks > 1):
             loss, value, scale = *self._compared_loss(task, micro), size * ranks
@@ -133,10 +146,18 @@ class Accumulation:
             step = task.loss(self._network, micro.batch)
             loss, value, terms = step.loss, step.loss.detach(), step.logged
             scale = size * ranks * micro.targets / self._total
-        share = micro.targets / max(1, micro.total)
-        self._log(micro.number, share, value, terms)
+        self._log(micro, value, terms)
         whole = size == 1 and ranks == 1 and micro.targets > 0
         return loss if whole else loss * scale
+
+    def end_window(self) -> None:
+        """Sum the logged scalars over the ranks. All ranks must call this, once a step."""
+        if rank_count() == 1:
+            return
+        names = sorted(self.terms)
+        summed = sum_over_ranks(torch.stack([self.loss.float(), *(self.terms[name].float() for name in names)]))
+        self.loss, *terms = summed.unbind()
+        self.terms = dict(zip(names, terms, strict=True))
 
     def end_step(self, *, update: bool = True) -> None:
         """Update the routers by the load of the whole step, unless the step was skipped."""
@@ -145,21 +166,28 @@ class Accumulation:
             if update and router.before is not None:
                 router.update(sum_over_ranks(router.before))
             router.before = router.step_load = router.step_tokens = None
+            router.idle = False
 
     # -- inner ------------------------------------------------------------------------------
 
     def _begin(self, micro: MicroBatch) -> None:
-        """Count the step's targets; do the first pass where one is needed."""
+        """Count the step's targets and tokens; do the first pass where one is needed."""
         self._total = max(1, micro.total)
-        if rank_count() > 1:
-            counted = torch.tensor(float(micro.total), device=micro.batch["input_ids"].device)
-            self._total = sum_over_ranks(counted).clamp(min=1)
         self._cached = []
         self.window = []
+        tokens: int | None = None
+        if micro.window or rank_count() > 1:
+            parts = micro.window or ((micro.batch, micro.targets),)
+            tokens = sum(batch["input_ids"].numel() for batch, targets in parts if targets)
+        if rank_count() > 1:
+            device = micro.batch["input_ids"].device
+            counted = sum_over_ranks(torch.tensor([micro.total, tokens], device=device))
+            self._total = counted[0].clamp(min=1)
+            tokens = int(counted[1]) if self._routers else None
+        for router in self._routers:
+            router.step_tokens = tokens
         if not micro.window:
             return
-        for router in self._routers:
-            router.step_tokens = sum(batch["input_ids"].numel() for batch in micro.window)
         task = self._task
         if isinstance(task, ComparesRows) and task.compares_rows:
             self._cache_gradients(task, micro.window)
@@ -172,11 +200,13 @@ class Accumulation:
             if router.load is not None:
                 router.before = router.load if router.before is None else router.before + router.load
 
-    def _count_loads(self, window: tuple[Tensors, ...]) -> None:
+    def _count_loads(self, window: tuple[tuple[Tensors, int], ...]) -> None:
         """Route all micro-batches, and tell the routers the load of the step."""
         state = random_state.capture()
         with torch.no_grad():
-            for batch in window:
+            for batch, targets in window:
+                for router in self._routers:
+                    router.idle = targets == 0
                 self._task.loss(self._network, batch)
                 self._count_earlier()
         random_state.restore(state)
@@ -184,18 +214,19 @@ class Accumulation:
             if router.before is not None:
                 router.step_load, router.before = sum_over_ranks(router.before), None
 
-    def _cache_gradients(self, task: ComparesRows, window: tuple[Tensors, ...]) -> None:
+    def _cache_gradients(self, task: ComparesRows, window: tuple[tuple[Tensors, int], ...]) -> None:
         """Compute the loss of all rows, and its gradients by the vectors of each micro-batch."""
         states, parts = [], []
         state = random_state.capture()
         with torch.no_grad():
-            for batch in window:
+            for batch, _ in window:
                 states.append(random_state.capture())
                 parts.append(task.embed(self._network, batch))
         random_state.restore(state)
         leaves = [{name: each.requires_grad_() for name, each in vectors.items()} for vectors in parts]
-        targets = [task.compared_targets(batch) for batch in window]
-        loss = _loss_over_ranks(task, _joined(leaves), _joined(targets))
+        counted = [_counted(vectors, targets) for vectors, (_, targets) in zip(leaves, window, strict=True)]
+        targets = [_counted(task.compared_targets(batch), targets) for batch, targets in window]
+        loss = _loss_over_ranks(task, _joined(counted), _joined(targets))
         flat = torch.autograd.grad(loss, [each for vectors in leaves for each in vectors.values()])
         gradients = iter(flat)
         self._cached = [
@@ -207,8 +238,8 @@ class Accumulation:
     def _compared_loss(self, task: ComparesRows, micro: MicroBatch) -> tuple[Tensor, Tensor]:
         """Return a scalar with the gradient of the step's loss by a micro-batch, and the step's loss."""
         if not self._cached:
-            vectors = task.embed(self._network, micro.batch)
-            loss = _loss_over_ranks(task, vectors, task.compared_targets(micro.batch))
+            vectors = _counted(task.embed(self._network, micro.batch), micro.targets)
+            loss = _loss_over_ranks(task, vectors, _counted(task.compared_targets(micro.batch), micro.targets))
             return loss, loss.detach()
         state, gradients = self._cached[micro.number]
         random_state.restore(state)
@@ -216,15 +247,21 @@ class Accumulation:
         products = [(vectors[name] * gradient).sum() for name, gradient in gradients.items()]
         return torch.stack(products).sum(), self._whole_loss
 
-    def _log(self, number: int, share: float, loss: Tensor, terms: Tensors) -> None:
-        if share == 1:
+    def _log(self, micro: MicroBatch, loss: Tensor, terms: Tensors) -> None:
+        if rank_count() == 1 and 0 < micro.targets == micro.total:
             self.loss, self.terms = loss, {name: value.detach() for name, value in terms.items()}
             return
-        if number == 0:
+        share = micro.targets / self._total
+        if micro.number == 0:
             self.loss, self.terms = torch.zeros_like(loss), {}
         self.loss = self.loss + share * loss
         for name, value in terms.items():
             self.terms[name] = self.terms.get(name, 0) + share * value.detach()
+
+
+def _counted(rows: dict[str, Tensor], targets: int) -> dict[str, Tensor]:
+    """Return the rows if they count, else none, with a gradient of zero."""
+    return rows if targets else {name: each[:0] for name, each in rows.items()}
 
 
 def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

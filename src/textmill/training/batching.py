@@ -15,17 +15,21 @@ _BATCHES_IN_A_POOL = 50
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The batches of one epoch for one rank.
+    """The batches of one epoch; all ranks together compute each of them.
 
     Attributes:
         batches: Row numbers of each batch, in training order.
         tokens: Tokens of each batch, without padding.
-        padding_share: Padding over all positions of all ranks.
+        padding_share: Padding over all positions.
     """
 
     batches: Sequence[NDArray[np.int64]]
     tokens: Sequence[int]
     padding_share: float
+
+    def parts(self, rank: int, ranks: int) -> list[NDArray[np.int64]]:
+        """Return the rows of each batch that one of `ranks` computes: none where a batch has fewer rows than ranks."""
+        return [np.array_split(batch, ranks)[rank] for batch in self.batches]
 
 
 @dataclass(frozen=True)
@@ -34,16 +38,14 @@ class EpochPlanner:
 
     Rows are shuffled, cut into pools of about fifty batches, sorted by length within a pool and cut into
     batches; the batches are then shuffled. Rows thus meet different rows each epoch, and padding stays small.
-    An epoch has each row at most once. All ranks get the same number of batches, and the batches of one step
-    have similar lengths on all of them.
+    An epoch has each row at most once. The plan does not depend on the number of ranks.
 
     Attributes:
         lengths: Tokens of each row, shape (n,).
         tokens: Largest number of positions of a batch, with padding.
         max_rows: Largest number of rows of a batch; None for no limit.
         seed: Seed of the order.
-        world_size: Number of ranks.
-        limit: Number of batches of each rank that ends an epoch early; None for no limit.
+        limit: Number of batches that ends an epoch early; None for no limit.
     """
 
     lengths: NDArray[np.int64]
@@ -51,33 +53,26 @@ class EpochPlanner:
     tokens: int
     max_rows: int | None
     seed: int
-    world_size: int = 1
     limit: int | None = None
 
-    def plan(self, epoch: int, rank: int = 0) -> BatchPlan:
-        """Return the batches of `rank` in `epoch`."""
-        steps = self._steps(epoch)
-        all_batches = [batch for step in steps for batch in step]
-        real = sum(int(self.lengths[batch].sum()) for batch in all_batches)
-        padded = sum(len(batch) * int(self.lengths[batch].max()) for batch in all_batches)
-        batches = [step[rank] for step in steps]
+    def plan(self, epoch: int) -> BatchPlan:
+        """Return the batches of `epoch`."""
+        batches = self._batches(epoch)
         tokens = [int(self.lengths[batch].sum()) for batch in batches]
-        return BatchPlan(batches, tokens, 1 - real / padded if padded else 0.0)
+        padded = sum(len(batch) * int(self.lengths[batch].max()) for batch in batches)
+        return BatchPlan(batches, tokens, 1 - sum(tokens) / padded if padded else 0.0)
 
     def count(self, epoch: int) -> int:
-        """Return the number of batches of each rank in `epoch`."""
-        return len(self._steps(epoch))
+        """Return the number of batches in `epoch`."""
+        return len(self._batches(epoch))
 
-    def _steps(self, epoch: int) -> list[list[NDArray[np.int64]]]:
-        """Return one batch a rank for each step, in training order."""
+    def _batches(self, epoch: int) -> list[NDArray[np.int64]]:
         order = np.random.default_rng((self.seed, epoch))
         rows = order.permutation(len(self.lengths)).astype(np.int64)
         batches: list[NDArray[np.int64]] = []
         for pool in np.array_split(rows, self._pools()):
-            cut = [pool[inside] for inside in length_batches(self.lengths[pool], self.tokens, self.max_rows)]
-            batches += _divisible(cut, self.world_size)
-        steps = [batches[start : start + self.world_size] for start in range(0, len(batches), self.world_size)]
-        return [steps[number] for number in order.permutation(len(steps))[: self.limit]]
+            batches += [pool[inside] for inside in length_batches(self.lengths[pool], self.tokens, self.max_rows)]
+        return [batches[number] for number in order.permutation(len(batches))[: self.limit]]
 
     def _pools(self) -> int:
         mean = max(1.0, float(self.lengths.mean()))
@@ -103,14 +98,3 @@ class BatchSampler:
 
     def __len__(self) -> int:
         return len(self._batches)
-
-
-def _divisible(batches: list[NDArray[np.int64]], divisor: int) -> list[NDArray[np.int64]]:
-    """Halve the batches with most rows until their number is a multiple of `divisor`."""
-    while len(batches) % divisor:
-        largest = max(range(len(batches)), key=lambda number: len(batches[number]))
-        batch = batches[largest]
-        # With fewer rows than ranks a batch has one row; two ranks then get the same row.
-        halves = np.array_split(batch, 2) if len(batch) > 1 else [batch, batch]
-        batches = [*batches[:largest], *halves, *batches[largest + 1 :]]
-    return batches

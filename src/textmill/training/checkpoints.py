@@ -3,25 +3,33 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 import socket
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from torch.utils._pytree import tree_leaves
+from torch.distributed import tensor as dtensor
+from torch.distributed.checkpoint import filesystem, state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.utils._pytree import tree_leaves, tree_map
 
 from textmill.errors import UserError, name_full_disk
-from textmill.files import read_json, read_optional, sha256_file, write_json
+from textmill.files import folder_digests, read_json, read_optional, sha256_file, write_json
 from textmill.training import random_state
-from textmill.training.distributed import gather_all
+from textmill.training.distributed import gather_all, max_over_ranks
 from textmill.training.history import History
 from textmill.training.interruption import Interruption
 from textmill.training.module import ends_step
@@ -40,13 +48,17 @@ _ORPHANS_LIVE = 6.0
 _HOLDER_FILE = "holder.json"
 _MENTIONED_FILE = "mentioned"
 _PARTS_FILE = "parts.json"
+_PLAIN_FILE = "plain.pt"
+"""File of a checkpoint folder with all that is not divided over the ranks."""
+_DIVIDED = "textmill.divided"
+"""Key that stands for a divided tensor there."""
 
 
 class CheckpointFolder:
     """The checkpoints of one training: of one fingerprint of inputs, parameters and code.
 
-    Each `step-N.ckpt` has a `step-N.json` beside it with its digest and the weights file that was
-    the best so far. A checkpoint without one was never finished.
+    Each `step-N.ckpt`, a file or a folder of the ranks' parts, has a `step-N.json` beside it with its digest and the
+    weights file that was the best so far. A checkpoint without one was never finished.
 
     Args:
         path: Absolute; made when missing.
@@ -106,7 +118,7 @@ class CheckpointFolder:
             with suppress(OSError, ValueError, KeyError):
                 facts = read_json(note)
                 best = facts.get("best_sha256")
-                if sha256_file(checkpoint) == facts["sha256"] and (
+                if _digest(checkpoint) == facts["sha256"] and (
                     best is None or sha256_file(self.path / facts["best"]) == best
                 ):
                     return checkpoint
@@ -115,10 +127,13 @@ class CheckpointFolder:
 
     def add(self, written: Path, step: int, best: str | None, best_sha256: str | None = None) -> None:
         """Take in a written checkpoint by renaming it, and let older ones go."""
-        with written.open("rb") as file:
-            os.fsync(file.fileno())
+        for path in filter(Path.is_file, written.iterdir() if written.is_dir() else [written]):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
         final = self.path / f"step-{step:010d}.ckpt"
-        digest = sha256_file(written)
+        digest = _digest(written)
+        if written.is_dir() or final.is_dir():
+            _delete(final)
         written.replace(final)
         write_json(final.with_suffix(".json"), {"sha256": digest, "best": best, "best_sha256": best_sha256})
         self._prune()
@@ -169,7 +184,7 @@ class CheckpointFolder:
     def _prune(self) -> None:
         notes = self._notes()
         for note in notes[:-_KEPT]:
-            note.with_suffix(".ckpt").unlink(missing_ok=True)
+            _delete(note.with_suffix(".ckpt"))
             note.unlink(missing_ok=True)
         kept = {read_optional(note).get("best") for note in notes[-_KEPT:]}
         for weights in self.path.glob("best-*.safetensors"):
@@ -178,7 +193,16 @@ class CheckpointFolder:
 
 
 class CheckpointFile(TorchCheckpointIO):
-    """Writes a checkpoint straight to its file; Lightning's own writes to memory and `$TMPDIR` first."""
+    """Writes a checkpoint straight to its file; Lightning's own writes to memory and `$TMPDIR` first.
+
+    A checkpoint with divided tensors becomes a folder: each rank writes its parts, the first one all else. Any number
+    of ranks can read it.
+
+    Attributes:
+        mesh: The ranks over which tensors are divided when they are read; None reads them as wholes.
+    """
+
+    mesh: DeviceMesh | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write the checkpoint.
@@ -187,9 +211,81 @@ class CheckpointFile(TorchCheckpointIO):
             UserError: The disk is full.
         """
         tensors = [leaf for leaf in tree_leaves(checkpoint) if isinstance(leaf, torch.Tensor)]
+        divided = [tensor for tensor in tensors if isinstance(tensor, DTensor)]
+        if divided:
+            self._save_folder(checkpoint, Path(path), divided)
+            return
+        if Path(path).is_dir():
+            _delete(Path(path))
         # A path would be written by C++, whose errors do not say that the disk is full.
         with name_full_disk(Path(path), sum(each.nbytes for each in tensors)), Path(path).open("wb") as file:
             torch.save(checkpoint, file)
+
+    def _save_folder(self, checkpoint: dict[str, Any], path: Path, divided: list[DTensor]) -> None:
+        first = torch.distributed.get_rank() == 0
+        if first:
+            _delete(path)
+            path.mkdir()
+        torch.distributed.barrier()
+        names = {id(tensor): f"tensor-{number}" for number, tensor in enumerate(divided)}
+        plain = tree_map(lambda leaf: {_DIVIDED: names[id(leaf)]} if isinstance(leaf, DTensor) else leaf, checkpoint)
+        with name_full_disk(path, sum(tensor.to_local().nbytes for tensor in divided)):
+            with _quiet():
+                state_dict_saver.save({names[id(tensor)]: tensor for tensor in divided}, checkpoint_id=path)
+            if first:
+                torch.save(plain, path / _PLAIN_FILE)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint; of a folder, all ranks together."""
+        if not Path(path).is_dir():
+            loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
+            return loaded
+        plain = torch.load(Path(path) / _PLAIN_FILE, map_location="cpu", weights_only=weights_only)
+        described = filesystem.FileSystemReader(path).read_metadata().state_dict_metadata
+        tensors = {
+            name: self._empty(about.size, about.properties.dtype)
+            for name, about in described.items()
+            if isinstance(about, TensorStorageMetadata)
+        }
+        with _quiet():
+            state_dict_loader.load(tensors, checkpoint_id=path, no_dist=not torch.distributed.is_initialized())
+        complete: dict[str, Any] = tree_map(
+            lambda leaf: tensors[leaf[_DIVIDED]] if _stands_for_tensor(leaf) else leaf,
+            plain,
+            is_leaf=_stands_for_tensor,
+        )
+        return complete
+
+    def _empty(self, size: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+        if self.mesh is None:
+            return torch.empty(size, dtype=dtype)
+        return dtensor.empty(size, dtype=dtype, device_mesh=self.mesh, placements=[Shard(0)])
+
+
+def _stands_for_tensor(value: Any) -> bool:
+    return isinstance(value, dict) and _DIVIDED in value
+
+
+def _digest(checkpoint: Path) -> str:
+    """Return the digest of a checkpoint, a file or a folder."""
+    if not checkpoint.is_dir():
+        return sha256_file(checkpoint)
+    return sha256(json.dumps(folder_digests(checkpoint), sort_keys=True).encode()).hexdigest()
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the advice of torch.distributed.checkpoint."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class CheckpointWriter(Callback):
@@ -219,16 +315,15 @@ class CheckpointWriter(Callback):
         self._random_states: list[dict[str, Any]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, and handle signals. Several ranks leave them to Lightning, which tells the others."""
+        """Start the clock, and handle signals. Lightning's handlers would send to the other ranks within a step."""
         self._written = time.monotonic()
-        if trainer.world_size == 1:
-            self._interruption.install()
+        self._interruption.install()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Before the first batch of a resumed training: put the random generators back."""
         if self._random_states:
-            # With another number of ranks there would be another fingerprint, so every rank has its state.
-            random_state.restore(self._random_states[trainer.global_rank])
+            if trainer.global_rank < len(self._random_states):  # a new rank keeps its own seed
+                random_state.restore(self._random_states[trainer.global_rank])
             self._random_states = []
 
     def on_train_batch_end(
@@ -264,6 +359,8 @@ class CheckpointWriter(Callback):
 
     def _due(self, trainer: Trainer, count: int) -> bool:
         """Whether enough time went by. The ranks agree on the answer of the first, but not at every count."""
+        if trainer.world_size > 1:  # a signal to one rank is for all
+            self._interruption.requested = max_over_ranks(self._interruption.requested or 0) or None
         if self._interruption.requested is not None:
             return True
         if trainer.world_size > 1 and count % _RANKS_AGREE_EVERY:

@@ -51,12 +51,12 @@ class PreparedDataModule(LightningDataModule):
             if len(examples) == 0:
                 raise UserError(f"the {name} split is empty", where=str(prepared.folder / name), fix="Add rows")
         self._position = (0, 0)
-        self._plan = lru_cache(maxsize=2)(lambda epoch: self._planner().plan(epoch, self._rank()))
+        self._plan = lru_cache(maxsize=2)(lambda epoch: self._planner().plan(epoch))
 
     # -- training ---------------------------------------------------------------------------
 
     def plan(self, epoch: int) -> BatchPlan:
-        """Return the batches of this rank in `epoch`."""
+        """Return the batches of all ranks in `epoch`."""
         return self._plan(epoch)
 
     def optimizer_steps(self, epochs: int) -> int:
@@ -65,7 +65,7 @@ class PreparedDataModule(LightningDataModule):
         return sum(-(-planner.count(epoch) // accumulate) for epoch in range(epochs))
 
     def shapes(self, epoch: int) -> NDArray[np.int64]:
-        """Return rows and longest length of each training batch of this rank, shape (batches, 2)."""
+        """Return rows and longest length of each training batch, shape (batches, 2)."""
         lengths = self._train.in_epoch(epoch, self._seed).lengths
         return np.array([(len(rows), int(lengths[rows].max())) for rows in self.plan(epoch).batches])
 
@@ -80,19 +80,24 @@ class PreparedDataModule(LightningDataModule):
         batch: Mapping[str, Any] = self._task.collate(self._train.in_epoch(0, self._seed).__getitems__(rows))
         return batch
 
-    def rows_of_rank(self) -> int:
-        """Return the approximate number of rows of a rank in an epoch."""
-        if self._config.per_epoch is not None:
-            return sum(map(len, self.plan(0).batches))
-        return len(self._train) // self._world_size()
+    def rows(self) -> int:
+        """Return the approximate number of rows in an epoch."""
+        return len(self._train) if self._config.per_epoch is None else sum(map(len, self.plan(0).batches))
 
     def train_dataloader(self) -> Any:
-        """Return the loader of the epoch's batches, from the position of a resumed training."""
+        """Return the loader of this rank's parts of the epoch's batches, from the position of a resumed training.
+
+        A rank without rows of a batch computes the batch's first row, which does not count.
+        """
         epoch = self._processed_epochs()
         at_epoch, at_batch = self._position
-        sampler = BatchSampler(self.plan(epoch).batches, at_batch if epoch == at_epoch else 0)
-        loader = self._loader(self._train.in_epoch(epoch, self._seed), sampler, self._workers)
-        return WindowLoader(loader, self._config.accumulate, self._task)
+        start = at_batch if epoch == at_epoch else 0
+        plan = self.plan(epoch)
+        parts = plan.parts(self._rank(), self._world_size())
+        rows = [part if len(part) else batch[:1] for part, batch in zip(parts, plan.batches, strict=True)]
+        loader = self._loader(self._train.in_epoch(epoch, self._seed), BatchSampler(rows, start), self._workers)
+        without_rows = [number for number, part in enumerate(parts[start:]) if not len(part)]
+        return WindowLoader(loader, self._config.accumulate, self._task, without_rows)
 
     def reached(self, epoch: int, batch: int) -> None:
         """Set the next batch of training: number `batch` of `epoch`."""
@@ -110,13 +115,22 @@ class PreparedDataModule(LightningDataModule):
     # -- validation -------------------------------------------------------------------------
 
     def val_dataloader(self) -> Any:
-        """Return the loader of this rank's validation batches."""
-        return self._loader(self._validation, BatchSampler(self.validation_rows(self._rank())), 0)
+        """Return the loader of this rank's validation batches.
+
+        All ranks have equal numbers, since each takes part in gathering sharded weights: some have the first
+        batch once more.
+        """
+        batches = self.validation_rows(self._rank())
+        return self._loader(self._validation, BatchSampler([*batches, *self._repeated(batches)]), 0)
 
     def validation_rows(self, rank: int) -> list[NDArray[np.int64]]:
         """Return the row numbers of the validation batches of `rank`."""
         batches = length_batches(self._validation.lengths, self._config.tokens * _VALIDATION_BUDGET)
         return batches[rank :: self._world_size()]
+
+    def _repeated(self, batches: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+        first = self.validation_rows(0)
+        return first[:1] * (len(first) - len(batches))
 
     def validation_columns(self) -> Mapping[str, Sequence[Any]]:
         """Return the encoded columns of the validation split."""
@@ -141,7 +155,6 @@ class PreparedDataModule(LightningDataModule):
             tokens=self._config.tokens,
             max_rows=self._config.max_rows,
             seed=self._seed,
-            world_size=self._world_size(),
             limit=self._config.per_epoch,
         )
 

@@ -9,6 +9,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from textmill.training.distributed import as_divided, local
+
 _WARMUP = 10
 
 
@@ -31,7 +33,7 @@ class ExponentialMovingAverage(Callback):
         """Start from the current weights, or move a resumed average to the device."""
         parameters = _trainable(pl_module)
         if self._average:
-            self._average = [average.to(p.device) for average, p in zip(self._average, parameters, strict=True)]
+            self._average = [as_divided(p, average) for average, p in zip(self._average, parameters, strict=True)]
         else:
             self._average = [parameter.clone() for parameter in parameters]
 
@@ -43,17 +45,17 @@ class ExponentialMovingAverage(Callback):
             return
         self._steps = trainer.global_step
         decay = min(self._decay, (1 + self._steps) / (_WARMUP + self._steps))
-        torch._foreach_lerp_(self._average, _trainable(pl_module), 1 - decay)
+        torch._foreach_lerp_(_local(self._average), _local(_trainable(pl_module)), 1 - decay)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the network's weights by the average."""
-        parameters = _trainable(pl_module)
+        parameters = _local(_trainable(pl_module))
         self._current = [parameter.clone() for parameter in parameters]
-        torch._foreach_copy_(parameters, self._average)
+        torch._foreach_copy_(parameters, _local(self._average))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the network's weights."""
-        torch._foreach_copy_(_trainable(pl_module), self._current)
+        torch._foreach_copy_(_local(_trainable(pl_module)), self._current)
         self._current = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -68,3 +70,7 @@ class ExponentialMovingAverage(Callback):
 
 def _trainable(module: LightningModule) -> list[Tensor]:
     return [parameter.detach() for parameter in module.parameters() if parameter.requires_grad]
+
+
+def _local(tensors: list[Tensor]) -> list[Tensor]:
+    return [local(tensor) for tensor in tensors]

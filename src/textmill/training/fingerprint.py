@@ -39,7 +39,7 @@ def fingerprint_parts(
         config: The `train` section. How often checkpoints are written, and what a faulty step does, do not count.
         prepared: The data; its train and validation splits and the task's state count.
         pretrained: The folder of pretrained weights, or None.
-        hardware: Settings that make a resumed training go on differently: precision, number of ranks.
+        hardware: What makes a resumed training go on differently: kind of device, precision.
         start: The file of weights that another training left to go on from, or None.
     """
     return {

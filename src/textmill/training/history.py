@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from textmill.errors import name_full_disk
 from textmill.files import sha256_file
 from textmill.metrics.base import Outputs
+from textmill.training.distributed import whole
 from textmill.training.loading import storable
 from textmill.training.meter import Meter
 from textmill.training.module import VALIDATION, TrainingModule
@@ -104,4 +105,4 @@ def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Return the network's weights, gathered from all ranks. All ranks must call this."""
     gathered = trainer.strategy.lightning_module_state_dict()
     prefix = "network."
-    return {name.removeprefix(prefix): value for name, value in gathered.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): whole(each) for name, each in gathered.items() if name.startswith(prefix)}

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 
 from textmill.files import read_json, write_json
@@ -71,6 +72,9 @@ class LayerCompiler(Callback):
         """Decide, and compile."""
         device = pl_module.device
         if not _has_compiler(device) or (self._how == "auto" and device.type == "cpu"):
+            return
+        if self._how == "auto" and isinstance(pl_module, FSDPModule):
+            log.info("train.compile: auto tries it on a copy, which sharded weights do not allow; training without it")
             return
         # This logger repeats the stack trace of errors that torch also raises.
         logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)

@@ -76,7 +76,8 @@ def config_alone(folder: Path) -> Iterator[Path | None]:
 def load_network(task: Task, model: Model, state: State, trained: Path) -> nn.Module:
     """Return the trained network of the folder `data/trained`, or another with `model/`: evaluation mode, on the CPU.
 
-    `model` has the options of the training.
+    `model` has the options of the training. Weights that training kept frozen in a lower precision become
+    float32, so that the network answers as its export, in which the updates are merged.
 
     Raises:
         UserError: A file is missing, or the weights do not fit the network.
@@ -95,4 +96,4 @@ def load_network(task: Task, model: Model, state: State, trained: Path) -> nn.Mo
     except (RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the trained weights do not fit the network ({reason})", where=str(path), fix=fix) from error
-    return network.eval()
+    return network.float().eval()

@@ -128,12 +128,12 @@ class BatchSplitter:
         return True
 
     def _batches(self) -> Sequence[Mapping[str, Tensor]]:
-        return self._micros[0].window or (self._micros[0].batch,)
+        return [batch for batch, _ in self._micros[0].window] or (self._micros[0].batch,)
 
     def _run(self, number: int, size: int) -> None:
         batches = self._batches()
         cut = [list(_parts(batch, self.parts)) for batch in batches]
-        window = tuple(part for parts in cut for part in parts)
+        window = tuple((part, self._count_targets(part)) for parts in cut for part in parts)
         total = self._micros[0].total
         first = sum(map(len, cut[:number]))
         for position, part in enumerate(cut[number], start=first):

@@ -34,8 +34,8 @@ class Meter(Callback):
     """Counts samples, tokens and seconds, reads the losses, and logs each step's `metrics`; None logs nothing.
 
     Attributes:
-        samples: Training rows so far, of this rank.
-        tokens: Training tokens so far without padding, of this rank.
+        samples: Training rows so far, of all ranks.
+        tokens: Training tokens so far without padding, of all ranks.
         seconds: Training time so far, without validation.
         learning_rate: Learning rate of the last step, without the groups' multipliers.
         padding: Padding share of each epoch that began.
@@ -78,7 +78,7 @@ class Meter(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the total number of samples."""
-        total = trainer.datamodule.rows_of_rank() * (trainer.max_epochs or 1)  # type: ignore[attr-defined]
+        total = trainer.datamodule.rows() * (trainer.max_epochs or 1)  # type: ignore[attr-defined]
         self._progress.begin(total, self.samples)
         self.curve.begin(trainer.datamodule.optimizer_steps(trainer.max_epochs))  # type: ignore[attr-defined]
         self._clock = time.perf_counter()
@@ -162,7 +162,7 @@ class Meter(Callback):
                 values |= {f"train/{name}": float(term) for name, term in step.terms.items()}
                 self._metrics.log_metrics(values, step.number)
         self._unread = []
-        self._progress.advance(self.samples, losses[-1], speed)
+        self._progress.advance(self.samples, losses[-1], self.tokens)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint."""

@@ -14,18 +14,17 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.plugins.precision import MixedPrecision
-from pytorch_lightning.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from textmill.config.sections.train import OptimizerConfig
 from textmill.errors import UserError
 from textmill.metrics.base import Outputs
-from textmill.models.ranks import rank_count, sum_over_ranks
+from textmill.models.ranks import rank_count
 from textmill.tasks.base import State, Task
 from textmill.text.batches import restore_order
 from textmill.training.accumulation import Accumulation, MicroBatch
-from textmill.training.distributed import gather_all
+from textmill.training.distributed import gather_all, whole
 from textmill.training.memory import BatchSplitter, is_out_of_memory
 from textmill.training.optimizer import build_optimizer, build_schedule
 from textmill.training.watch import MOST_IN_A_ROW, Watch, write_batches
@@ -54,7 +53,7 @@ class TrainingModule(LightningModule):
         outputs: The network's outputs in the last validation, in the order of the split.
         accumulation: Loss and scalars of the current step.
         splitter: Computes batches in parts where memory is short.
-        gradient_norm: Norm of the last step's gradients before clipping; None before the first, and under FSDP.
+        gradient_norm: Norm of the last step's gradients of all ranks, before clipping; None before the first.
         skips_step: Whether the last step was faulty and left the weights as they were.
     """
 
@@ -88,6 +87,7 @@ class TrainingModule(LightningModule):
         self._skips_faults = skips_faults
         self._outputs: dict[str, list[NDArray[np.float32]]] = {}
         self._losses: list[Tensor] = []
+        self._own_batches = 0
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
         """Return the micro-batch's part of the step's loss; a constant where its gradients were computed in parts."""
@@ -159,10 +159,14 @@ class TrainingModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Drop the outputs of an earlier validation."""
         self._outputs, self._losses = {}, []
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self._own_batches = len(data.validation_rows(self.trainer.global_rank))
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Store the network's outputs for the metrics of the whole split."""
         step = self._task.loss(self.network, batch)
+        if batch_idx >= self._own_batches:  # only to take part in gathering weights
+            return
         self._losses.append(step.loss.detach())
         for name, values in step.outputs.items():
             self._outputs.setdefault(name, []).append(values.detach().float().cpu().numpy())
@@ -203,19 +207,15 @@ class TrainingModule(LightningModule):
             UserError: Loss or gradient is not finite, and such steps are not skipped.
         """
         plugin = self.trainer.precision_plugin
-        if isinstance(self.trainer.strategy, FSDPStrategy):  # its ranks have parts of the gradient
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
         plain = isinstance(plugin, MixedPrecision) and plugin.scaler is None
         parameters = list(self.parameters() if plain else plugin.main_params(optimizer))
-        if gradient_clip_val is None:
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
-        else:
-            norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
+        if gradient_clip_val is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
         self.gradient_norm = norm
-        mean = sum_over_ranks(self.accumulation.loss) / rank_count()
-        loss, value = torch.stack([mean.float(), norm.float()]).tolist()  # waits for a GPU once
+        self.accumulation.end_window()
+        loss, value = torch.stack([self.accumulation.loss.float(), norm.float()]).tolist()  # waits for a GPU once
         scaled = isinstance(plugin, MixedPrecision) and plugin.scaler is not None  # which skips infinite gradients
         fault = self._watch.fault(loss, 0.0 if scaled else value)
         self.skips_step = fault is not None and self._handle(fault, loss, value)

@@ -3,7 +3,8 @@
 Reference: https://kellerjordan.github.io/posts/muon/; scaled to large models in Liu et al. 2025, "Muon is
 Scalable for LLM Training". `torch.optim.Muon` accepts only matrices, one at a time. Here matrices of one shape
 are orthogonalised together, and stacks of experts' matrices are accepted. AdamW steps are in the same optimizer,
-so that one schedule, one state and one checkpoint serve all. `tests/model/test_muon.py` compares with PyTorch.
+so that one schedule, one state and one checkpoint serve all. A matrix that is divided over ranks is gathered,
+orthogonalised as a whole by each rank, and cut again. `tests/model/test_muon.py` compares with PyTorch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from textmill.training.distributed import like, local, whole
 
 ORTHOGONAL = "orthogonal"
 """Key of a parameter group: whether Muon updates its matrices or stacks of matrices."""
@@ -93,12 +96,13 @@ class Muon(torch.optim.AdamW):
             if parameter.grad is not None:
                 by_shape.setdefault(parameter.shape[-2:], []).append(parameter)
         for (rows, columns), parameters in by_shape.items():
-            directions = [self._direction(parameter).view(-1, rows, columns) for parameter in parameters]
+            directions = [whole(self._direction(parameter)).view(-1, rows, columns) for parameter in parameters]
             updates = torch.split(orthogonalise(torch.cat(directions), self.dtype), [len(one) for one in directions])
             rate = group["lr"] * 0.2 * math.sqrt(max(rows, columns))
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_mul_([local(each) for each in parameters], 1 - group["lr"] * group["weight_decay"])
             for parameter, update in zip(parameters, updates, strict=True):
-                parameter.add_(update.view_as(parameter), alpha=-rate)
+                own = local(like(parameter, update.reshape(parameter.shape)))
+                local(parameter).add_(own, alpha=-rate)
 
     def _direction(self, parameter: Tensor) -> Tensor:
         """Return the gradient with Nesterov momentum."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("textmill")
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_OF_BAR = 3.0
 
 
 class Progress:
@@ -23,8 +24,8 @@ class Progress:
     def begin(self, total: int, done: int) -> None:
         """Start, or continue after `done` samples."""
 
-    def advance(self, done: int, loss: float, tokens_per_second: float) -> None:
-        """Show the samples so far, the last loss and the speed."""
+    def advance(self, done: int, loss: float, tokens: int) -> None:
+        """Show the samples so far, the last loss, and the mean speed since it was last shown, from all `tokens`."""
 
     def show_validation(self, metrics: Mapping[str, float], is_best: bool) -> None:
         """Show the metrics of a validation."""
@@ -55,6 +56,7 @@ class PlainProgress(Progress):
         self._first = 0
         self._started = 0.0
         self._last_line = 0.0
+        self._last_tokens: int | None = None
 
     def begin(self, total: int, done: int) -> None:
         """Start the clock."""
@@ -63,15 +65,18 @@ class PlainProgress(Progress):
         if done:
             log.info("continuing after %s of %s samples", f"{done:,}", f"{total:,}")
 
-    def advance(self, done: int, loss: float, tokens_per_second: float) -> None:
+    def advance(self, done: int, loss: float, tokens: int) -> None:
         """Log a line if the last one is ten seconds old."""
         now = time.monotonic()
+        if self._last_tokens is None:  # a resumed training has counted tokens before
+            self._last_tokens, self._last_line = tokens, now
+            return
         if now - self._last_line < _SECONDS_BETWEEN_LINES:
             return
-        self._last_line = now
+        speed = f"{(tokens - self._last_tokens) / (now - self._last_line):,.0f}"
+        self._last_tokens, self._last_line = tokens, now
         left = (now - self._started) / max(1, done - self._first) * max(0, self._total - done)
         share = 100 * done / max(1, self._total)
-        speed = f"{tokens_per_second:,.0f}"
         log.info("%3.0f %%  loss %.4f  %s tokens/s  %s left", min(100.0, share), loss, speed, _duration(left))
 
     def show_validation(self, metrics: Mapping[str, float], is_best: bool) -> None:
@@ -85,6 +90,8 @@ class BarProgress(Progress):
     def __init__(self) -> None:
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
+        self._speed = 0.0
+        self._since: tuple[float, int] | None = None
 
     def begin(self, total: int, done: int) -> None:
         """Show the bar."""
@@ -105,10 +112,16 @@ class BarProgress(Progress):
         self._task = self._bar.add_task("train", total=total, completed=done, loss=float("nan"), speed=0.0)
         self._bar.start()
 
-    def advance(self, done: int, loss: float, tokens_per_second: float) -> None:
-        """Update the bar."""
+    def advance(self, done: int, loss: float, tokens: int) -> None:
+        """Update the bar; its speed is the mean of the last seconds."""
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now, tokens
+        elif now - self._since[0] >= _SECONDS_OF_BAR:
+            self._speed = (tokens - self._since[1]) / (now - self._since[0])
+            self._since = now, tokens
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, loss=loss, speed=tokens_per_second)
+            self._bar.update(self._task, completed=done, loss=loss, speed=self._speed)
 
     def show_validation(self, metrics: Mapping[str, float], is_best: bool) -> None:
         """Print the metrics above the bar."""

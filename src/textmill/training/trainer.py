@@ -14,9 +14,9 @@ from typing import Any, get_args
 
 import psutil
 import torch
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping
-from pytorch_lightning.strategies import FSDPStrategy
 from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-defined]
     MisconfigurationException,
     SIGTERMException,
@@ -31,12 +31,15 @@ from textmill.errors import UserError
 from textmill.files import read_json
 from textmill.metrics.base import Outputs
 from textmill.models.base import Model
-from textmill.processes import is_first_process
+from textmill.models.encoder import keep_tokens
+from textmill.models.ranks import rank_count
+from textmill.processes import is_first_process, is_launched
 from textmill.tasks.abilities import CalibratesWeights, ComparesRows, examples_of
 from textmill.tasks.base import Task
 from textmill.training.allocation import keep_freed_memory
 from textmill.training.checkpoints import CheckpointFile, CheckpointFolder, CheckpointWriter
 from textmill.training.datamodule import PreparedDataModule
+from textmill.training.distributed import connect, from_first, gather_all, name_lost_rank
 from textmill.training.ema import ExponentialMovingAverage
 from textmill.training.fingerprint import describe_changes, digest, fingerprint_parts
 from textmill.training.footprint import Footprint, Tracer, largest_batch
@@ -49,6 +52,7 @@ from textmill.training.meter import Meter, MetricLog
 from textmill.training.module import TrainingModule
 from textmill.training.precision import Shape, choose_orthogonal_format, choose_precision, use_all_cores
 from textmill.training.progress import make_progress
+from textmill.training.sharding import ShardedStrategy
 
 log = logging.getLogger("textmill")
 
@@ -113,6 +117,7 @@ class Training:
         start: Path | None = None,
     ) -> None:
         _be_quiet()
+        connect(runtime.trainer.accelerator)
         self._config = config
         self._task = Task.build(config.task)
         self._runtime = runtime
@@ -126,27 +131,42 @@ class Training:
                 fix="Run `dvc repro --force fetch`",
             )
         use_all_cores()
-        gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-        hardware = {"trainer": runtime.trainer.model_dump(), "gpus": gpus}
+        # Not the number of ranks and how they share the weights: any of them goes on where another stopped.
+        gpus = sorted({torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())})
+        hardware = {"accelerator": runtime.trainer.accelerator, "gpus": gpus}
         self._parts = fingerprint_parts(config, prepared, self._pretrained, hardware, start)
         self._choose_formats(checkpoints.absolute())
         self.fingerprint = digest(self._parts)
+        if len(set(gather_all(self.fingerprint))) > 1:
+            fix = "Use one shared folder with the project and the same packages on all machines"
+            raise UserError("the processes of the training have different data, settings or code", fix=fix)
         self.folder = CheckpointFolder(checkpoints.absolute() / self.fingerprint)
 
     def _choose_formats(self, checkpoints: Path) -> None:
-        """Choose the number formats: those of an unfinished training of these settings, else the fastest."""
+        """Choose the number formats: those of the first rank, as all must have the same."""
+        self.precision: Precision
+        self._orthogonal: str | None
+        if is_launched():
+            if is_first_process():
+                self._fastest_formats(checkpoints)
+            formats: Any = (self.precision, self._orthogonal) if is_first_process() else None
+            self.precision, self._orthogonal = from_first(formats)
+        elif not is_first_process() and _FORMATS in os.environ:  # started by the first one
+            self.precision, self._orthogonal = json.loads(os.environ[_FORMATS])
+        else:
+            self._fastest_formats(checkpoints)
+            os.environ[_FORMATS] = json.dumps([self.precision, self._orthogonal])
+        self._parts["hardware"] |= self._formats()
+
+    def _fastest_formats(self, checkpoints: Path) -> None:
+        """Choose the formats of an unfinished training of these settings, else the fastest."""
         config, accelerator = self._config, self._runtime.trainer.accelerator
         uses_muon = config.optimizer.name == "muon"
-        if not is_first_process() and _FORMATS in os.environ:  # started by the first one
-            self.precision, self._orthogonal = json.loads(os.environ[_FORMATS])
-            self._parts["hardware"] |= self._formats()
-            return
         orthogonal = ("bfloat16", "float32") if uses_muon else (None,)
         for self.precision in (config.precision,) if config.precision else get_args(Precision):
             for self._orthogonal in orthogonal:
                 self._parts["hardware"] |= self._formats()
                 if any((checkpoints / digest(self._parts)).glob("step-*.json")):
-                    os.environ[_FORMATS] = json.dumps([self.precision, self._orthogonal])
                     return
         options = [config.model, config.model.get("architecture") or {}, config.task]
         if self._pretrained is not None:
@@ -154,8 +174,6 @@ class Training:
         shape = Shape.of(config.batches.tokens, *options)
         self.precision = choose_precision(config.precision, accelerator, shape=shape)
         self._orthogonal = choose_orthogonal_format(accelerator, shape=shape) if uses_muon else None
-        self._parts["hardware"] |= self._formats()
-        os.environ[_FORMATS] = json.dumps([self.precision, self._orthogonal])
 
     def _formats(self) -> dict[str, str]:
         muon = {} if self._orthogonal is None else {"orthogonalisation": self._orthogonal}
@@ -177,11 +195,11 @@ class Training:
 
         Raises:
             UserError: A loss is not finite, memory is short, Lightning refuses its settings, the configured
-                torch.compile fails, or another process runs this training.
+                torch.compile fails, another process runs this training, or another rank of it ended.
             KeyboardInterrupt: On Ctrl-C.
             SystemExit: With status 143 on SIGTERM.
         """
-        with self.folder.lock() if is_first_process() else nullcontext():
+        with self.folder.lock() if is_first_process() else nullcontext(), name_lost_rank():
             return self._run(metrics)
 
     def _run(self, metrics: MetricLog | None) -> Trained:
@@ -194,7 +212,7 @@ class Training:
         task = self._task
         network = self._network()
         module = self._module(network, self.folder.path.parent / "faulty-steps" / self.fingerprint[:12])
-        module.accumulation.check(config.batches.accumulate)
+        module.accumulation.check(config.batches.accumulate, self.ranks)
         data = self._data()
         meter = Meter(metrics, make_progress(self._runtime.progress, is_first_process()))
         history = History(self.folder.path, task.monitor, task.monitor_mode, meter)
@@ -211,7 +229,8 @@ class Training:
         callbacks.append(writer)
         trainer = self._trainer(callbacks)
         torch.manual_seed(config.seed + trainer.global_rank)
-        checkpoint = self.folder.latest()
+        checks = is_first_process() or not is_launched()  # reading all of it once is enough
+        checkpoint = from_first(self.folder.latest() if checks else None)
         if checkpoint is not None:
             log.info("continuing from %s", checkpoint)
         with interruption:
@@ -231,6 +250,8 @@ class Training:
     @property
     def ranks(self) -> int:
         """Number of processes that train together."""
+        if is_launched():
+            return rank_count()
         trainer = self._runtime.trainer
         devices: Any = trainer.devices
         if devices == "auto" or devices in (-1, "-1"):
@@ -239,6 +260,10 @@ class Training:
         if isinstance(devices, str):
             devices = devices.split(",") if "," in devices else int(devices)
         return trainer.num_nodes * (len(devices) if isinstance(devices, list) else int(devices))
+
+    @property
+    def _is_sharded(self) -> bool:
+        return self._runtime.trainer.strategy == "fsdp"
 
     @property
     def repeats_forward(self) -> bool:
@@ -253,7 +278,9 @@ class Training:
 
         def build() -> nn.Module:
             with config_alone(self._pretrained) if self._pretrained else nullcontext() as shape:
-                return self._task.build_network(model, shape, state)
+                network = self._task.build_network(model, shape, state)
+            self._reduce(network)
+            return network
 
         return Tracer(self._task, build, state, self._config, self.precision)
 
@@ -317,11 +344,16 @@ class Training:
         """Build the network with the weights that the training starts from."""
         config = self._config
         network = self._task.build_network(Model.build(config.model), self._pretrained, self._prepared.state).train()
+        self._reduce(network)
         if self._start is not None:
             network.load_state_dict(load_file(self._start))
         if config.activation_checkpointing:
             checkpoint_activations(network)
         return network
+
+    def _reduce(self, network: nn.Module) -> None:
+        if self._pretrained is not None and (kept := self._prepared.kept_tokens) is not None:
+            keep_tokens(network, kept)
 
     def _module(self, network: nn.Module, faults: Path) -> TrainingModule:
         return TrainingModule(
@@ -341,16 +373,27 @@ class Training:
     def _trainer(self, callbacks: list[Callback], **changes: Any) -> Trainer:
         config = self._config
         options = {"default_root_dir": self.folder.path} | changes
+        if self._is_sharded and self.precision == "16-mixed":
+            fix = "Set it to bf16-mixed or 32-true, or choose another trainer.strategy"
+            raise UserError("float16 does not work with sharded weights", where="trainer.precision", fix=fix)
+        settings: dict[str, Any] = self._runtime.trainer.model_dump()
+        plugins: list[Any] = [CheckpointFile()]
+        if is_launched():
+            plugins.append(TorchElasticEnvironment())
+            here = int(os.environ["LOCAL_WORLD_SIZE"])
+            settings |= {"devices": here, "num_nodes": self.ranks // here}
+            settings |= {"strategy": "ddp"} if settings["strategy"] == "auto" else {}
+        settings |= {"strategy": ShardedStrategy()} if self._is_sharded else {}
         try:
             trainer = Trainer(
-                **self._runtime.trainer.model_dump(),
+                **settings,
                 precision=self.precision,
                 max_epochs=config.max_epochs,
                 accumulate_grad_batches=config.batches.accumulate,
                 gradient_clip_val=config.optimizer.gradient_clip,
                 val_check_interval=1 / config.validations_per_epoch,
                 callbacks=callbacks,
-                plugins=[CheckpointFile()],
+                plugins=plugins,
                 # The batches and their number differ between epochs.
                 reload_dataloaders_every_n_epochs=1,
                 use_distributed_sampler=False,
@@ -368,9 +411,6 @@ class Training:
                 where="trainer",
                 fix="See conf/trainer/ for valid combinations",
             ) from error
-        if config.ema_decay is not None and isinstance(trainer.strategy, FSDPStrategy):
-            fix = "Set it to null, or choose another trainer.strategy"
-            raise UserError("the moving average of weights does not support FSDP", where="train.ema_decay", fix=fix)
         return trainer
 
     def _result(self, trainer: Trainer, network: nn.Module, history: History, meter: Meter) -> Trained:
@@ -383,20 +423,19 @@ class Training:
         if history.best is None or history.best_file is None:
             fix = "Raise it, or raise train.max_epochs"
             raise UserError("training ended without a validation", where="train.validations_per_epoch", fix=fix)
-        ranks = trainer.world_size
         metrics = {
             **{name.removeprefix("validation/"): value for name, value in history.best.items() if "/" in name},
             "best_step": history.best["step"],
             "steps": trainer.global_step,
             "epochs": history.rows[-1]["epoch"],
             "train_seconds": meter.seconds,
-            "samples_per_second": ranks * meter.samples / max(meter.seconds, 1e-9),
-            "tokens_per_second": ranks * meter.tokens / max(meter.seconds, 1e-9),
+            "samples_per_second": meter.samples / max(meter.seconds, 1e-9),
+            "tokens_per_second": meter.tokens / max(meter.seconds, 1e-9),
             "padding_share": sum(meter.padding.values()) / max(1, len(meter.padding)),
         }
         weights = load_file(self.folder.path / history.best_file) if trainer.is_global_zero else {}
         outputs = history.outputs
-        if isinstance(self._task, CalibratesWeights):
+        if isinstance(self._task, CalibratesWeights) and self._task.calibrates:
             weights, outputs = self._task.calibrate_weights(weights, metrics), None
         return Trained(network, weights, history.rows, meter.curve.rows, metrics, outputs)
 
@@ -443,6 +482,8 @@ def _be_quiet() -> None:
         ".*does not have many workers.*",
         ".*dataloader is not resumable.*",
         ".*is not resumable.*",
+        ".*srun. command is available.*",
+        ".*sync_dist=True.*",  # the metrics are those of all ranks
         ".*GPU available but not used.*",
         ".*Precision bf16-mixed is not supported by the model summary.*",
         ".*isinstance.treespec, LeafSpec.. is deprecated.*",

@@ -19,6 +19,7 @@ class EvaluateConfig(Section):
         slice_columns: Columns that cut slices, in addition to text length.
         min_slice: Smallest slice to measure, in rows.
         worst: Number of rows in the table of worst errors.
+        label_issues: Whether to search the training split for labels that are likely wrong.
         baselines: Options of the task's baselines.
     """
 
@@ -30,4 +31,5 @@ class EvaluateConfig(Section):
     slice_columns: list[str] = ["source"]
     min_slice: Annotated[int, Field(ge=1)] = 30
     worst: Annotated[int, Field(ge=1)] = 25
+    label_issues: bool = True
     baselines: dict[str, Any] = {}

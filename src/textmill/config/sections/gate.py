@@ -135,6 +135,9 @@ class GateConfig(Section):
     Attributes:
         precision: Graph to measure; `auto` is the one that each version serves.
         floors: Smallest allowed value by metric; the largest one if lower is better.
+        never_predicted: Effect of a label that occurs in the evaluation set and that the challenger never
+            predicts: it is reported, or it fails the gate.
+        min_unseen: Smallest number of rows to compare versions on that were made with different test splits.
         max_overlap: Largest share of evaluation rows whose normalised text is also in the training split.
         resamples: Number of draws of the bootstrap and of the test of slices.
         confidence: Confidence of the interval of the first comparison on an evaluation set.
@@ -147,6 +150,8 @@ class GateConfig(Section):
     slices: SlicesConfig = SlicesConfig()
     looks: LooksConfig = LooksConfig()
     budgets: BudgetsConfig = BudgetsConfig()
+    never_predicted: Literal["report", "fail"] = "report"
+    min_unseen: Annotated[int, Field(ge=2)] = 100
     max_overlap: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     resamples: Annotated[int, Field(ge=200, validate_default=True)] = 2000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

@@ -5,20 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from itertools import pairwise
+from string import Formatter
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from textmill.config.section import Section
-from textmill.config.types import Fraction, PluginSpec
+from textmill.config.sections.quality import QualityConfig
+from textmill.config.types import Fraction, OptionalPluginSpec, PluginSpec
 
 
 def _keys_as_text(value: Any) -> Any:
-    """Convert keys to strings: YAML reads a bare 0 as a number, the file has the text "0"."""
-    return {str(key): name for key, name in value.items()} if isinstance(value, Mapping) else value
+    """Convert keys to strings: YAML reads a bare 0 as a number and a bare no as false, the file has their text."""
+    if not isinstance(value, Mapping):
+        return value
+    return {str(key).lower() if isinstance(key, bool) else str(key): name for key, name in value.items()}
 
 
-Format = Literal["csv", "tsv", "jsonl", "parquet", "text", "squad"]
+Format = Literal["csv", "tsv", "jsonl", "json", "parquet", "arrow", "excel", "text", "squad"]
 
 
 class BinsConfig(Section):
@@ -50,12 +54,15 @@ class ColumnConfig(Section):
     """Conversion of a file column to a task column.
 
     Attributes:
-        source: File column.
+        source: File column, or the path of a nested value (`user.name`, `answers[0].text`), or a list of them
+            that become one text.
+        template: Text of several columns, with each one's name in braces; by default one line each.
         bins: Bins that convert its numbers to labels.
         names: File value -> task value; rows with other values are rejected.
     """
 
-    source: str
+    source: str | list[str]
+    template: str | None = None
     bins: BinsConfig | None = None
     names: Annotated[dict[str, str], BeforeValidator(_keys_as_text)] | None = None
 
@@ -63,7 +70,17 @@ class ColumnConfig(Section):
     def _one_way(self) -> Self:
         if self.bins is not None and self.names is not None:
             raise ValueError("set either bins or names, not both")
+        if isinstance(self.source, list) and self.bins is not None:
+            raise ValueError("bins need one source")
+        for _, name, _, _ in Formatter().parse(self.template or ""):
+            if name is not None and name not in self.sources:
+                raise ValueError(f"the template has {{{name}}}, which is none of source: {', '.join(self.sources)}")
         return self
+
+    @property
+    def sources(self) -> list[str]:
+        """File columns, in the order of the configuration."""
+        return self.source if isinstance(self.source, list) else [self.source]
 
 
 class TextConfig(Section):
@@ -97,24 +114,44 @@ class ReadConfig(Section):
     """Options to read the fetched files.
 
     Attributes:
-        format: File format; None selects by each file's extension.
+        format: File format; None detects it from each file's extension and content.
+        encoding: Encoding of text, such as `cp1252`; None detects it.
+        separator: Sign between the fields of a CSV; None detects it.
         header: Column names of files without a header line.
-        quoted: Whether quotes in CSV/TSV enclose a field.
+        quoted: Whether quotes in CSV/TSV enclose a field; None detects it.
+        sheet: Name of the sheet of a workbook; None reads the first one with rows.
+        records: Path of the list of rows in a JSON file; None detects it.
         more_fields: Whether a CSV/TSV row may have more fields than the header; they are dropped.
         text: Split of raw text into documents.
         file_column: Name in `columns` for a row's file name without extension: for corpora with one
             file per label.
-        columns: Task column -> file column, or a `ColumnConfig`. It may also keep `id`, `source`
+        folder_column: Name in `columns` for the folder of a row's file: for corpora with one folder per label.
+        columns: Task column -> file column, several of them, or a `ColumnConfig`. It may also keep `id`, `source`
             (which cuts slices) and any other columns.
     """
 
     format: Format | None = None
+    encoding: str | None = None
+    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     header: list[str] | None = None
-    quoted: bool = True
+    quoted: bool | None = None
+    sheet: str | None = None
+    records: str | None = None
     more_fields: bool = False
     text: TextConfig = TextConfig()
     file_column: str | None = None
-    columns: dict[str, str | ColumnConfig]
+    folder_column: str | None = None
+    columns: dict[str, str | list[str] | ColumnConfig]
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, encoding: str | None) -> str | None:
+        if encoding is not None:
+            try:
+                "".encode(encoding)
+            except LookupError:
+                raise ValueError("Python knows no encoding of this name; try utf-8, cp1252 or gb18030") from None
+        return encoding
 
 
 class SplitsConfig(Section):
@@ -124,20 +161,28 @@ class SplitsConfig(Section):
         by: `content`: sample rows by a hash of their content and the seed. `position`, for raw text:
             the beginning of each file is for training, the next part for validation and its end for
             test, as usual for one long text. `group`: all rows with the same value in the column
-            `group` go to one split; the shares are shares of groups.
+            `group` go to one split; the shares are shares of groups, and a row without a value is a group
+            of its own. `time`: the newest rows are for test, those before them for validation.
+        method: How `content` and `group` sample. `stable`: a row's split follows from its own hash, so that
+            rows added later move no old one; shares are met up to chance. `shuffled`, as in earlier versions:
+            the rows with the lowest hashes fill each share exactly; rows added later move some old ones.
         group: A mapped column, such as the article or the author of a row.
+        time: A mapped column with dates, times (ISO 8601) or Unix times.
     """
 
-    by: Literal["content", "position", "group"] = "content"
+    by: Literal["content", "position", "group", "time"] = "content"
+    method: Literal["shuffled", "stable"] = "shuffled"
     group: str | None = None
+    time: str | None = None
     validation: Fraction = 0.1
     test: Fraction = 0.15
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _check_group_and_shares(self) -> Self:
-        if (self.group is not None) != (self.by == "group"):
-            raise ValueError("set group if and only if by is group")
+        for column in ("group", "time"):
+            if (getattr(self, column) is not None) != (self.by == column):
+                raise ValueError(f"set {column} if and only if by is {column}")
         if self.validation + self.test >= 1:
             raise ValueError("validation and test together leave no rows for training")
         return self
@@ -181,6 +226,10 @@ class DuplicatesConfig(Section):
         return self
 
 
+Mask = Literal["email", "ip", "phone", "card"]
+"""Personal data that can be masked."""
+
+
 class WordsConfig(Section):
     """Options to split text into words, for classical baselines."""
 
@@ -198,24 +247,67 @@ class TokenizerConfig(Section):
         vocabulary_size: Vocabulary size of BPE and unigram, special tokens included.
         min_frequency: Smallest frequency of a pair that BPE merges.
         end_of_text: Special token at the end of a document.
+        least_count: A pretrained WordPiece vocabulary is reduced to the tokens that occur at least so often in the
+            training split, ASCII characters and special tokens. A word with another token is split into these.
+            None keeps all.
     """
 
     kind: Literal["pretrained", "character", "byte_bpe", "unigram"] = "pretrained"
     vocabulary_size: Annotated[int, Field(ge=258)] = 4096
     min_frequency: Annotated[int, Field(ge=1)] = 2
     end_of_text: Annotated[str, Field(min_length=1)] = "<|endoftext|>"
+    least_count: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _reduces_a_pretrained_one(self) -> Self:
+        if self.least_count is not None and self.kind != "pretrained":
+            raise ValueError("least_count needs kind: pretrained")
+        return self
+
+
+class HeldOutConfig(Section):
+    """Held-out or benchmark texts that no training row may share a passage with.
+
+    Attributes:
+        name: Name of the texts in `fetch.held_out`.
+        columns: Columns of their files; each value is a text.
+        format: As `ReadConfig.format`.
+        header: As `ReadConfig.header`.
+        words: Words in a row of a passage.
+    """
+
+    name: str
+    columns: Annotated[list[str], Field(min_length=1)]
+    format: Format | None = None
+    header: list[str] | None = None
+    words: Annotated[int, Field(ge=6, le=100)] = 13
 
 
 class PrepareConfig(Section):
-    """Options to prepare the fetched files. `max_length` is in tokens."""
+    """Options to prepare the fetched files.
+
+    Attributes:
+        quality: Filters of web text, for each text column.
+        decontaminate: Texts whose passages are removed from the training split.
+        mixture: Source (column `source`) -> its share of the training characters; null keeps all rows.
+        mask: Personal data to replace by `[email]`, `[ip]`, `[phone]`, in text and text target columns.
+        teacher: Class that gives the outputs of the model in `fetch.teacher` for each row; null: no teacher.
+        max_length: Tokens of a text.
+        max_rejected: Largest share of rejected rows; those that `quality` drops do not count.
+    """
 
     task: PluginSpec
     read: ReadConfig
     splits: SplitsConfig = SplitsConfig()
     cleaning: CleaningConfig = CleaningConfig()
+    quality: QualityConfig = QualityConfig()
+    mask: list[Mask] = []
     duplicates: DuplicatesConfig = DuplicatesConfig()
+    decontaminate: Annotated[list[HeldOutConfig], Field(max_length=200)] = []
+    mixture: dict[str, Annotated[float, Field(gt=0)]] | None = None
     words: WordsConfig = WordsConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
+    teacher: OptionalPluginSpec = None
     max_length: Annotated[int, Field(ge=8, le=131_072)] = 256
     rows_per_shard: Annotated[int, Field(ge=1)] = 50_000
     max_rejected: Fraction = 0.1

@@ -54,7 +54,7 @@ class BatchesConfig(Section):
     """Batches of rows with similar length.
 
     Attributes:
-        tokens: Largest number of tokens in a batch, padding included.
+        tokens: Largest number of tokens in a batch, padding included; several processes share a batch.
         max_rows: Largest number of rows in a batch.
         accumulate: Number of batches whose gradients form one step, equal to that of one batch of all their rows.
         per_epoch: Number of batches in an epoch, resampled for each epoch; None uses all batches.

@@ -62,7 +62,8 @@ class InstructionTuningEvaluator(Evaluator, ExaminesNetwork):
         model: Any = network
         config, loaded = self.task.config, load_tokenizer(tokenizer)
         prompts = self.task.prompts(self.task.parse_inputs(config.prompts), state)
-        drawn = samples.draw(model, loaded, prompts, state["end_of_text"], config.sample_tokens)
+        ends = state.get("end_ids", ())
+        drawn = samples.draw(model, loaded, prompts, state["end_of_text"], config.sample_tokens, ends)
         return Report([samples.section(drawn)], metrics=samples.sample_metrics(drawn))
 
 

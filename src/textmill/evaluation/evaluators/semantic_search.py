@@ -23,7 +23,8 @@ class SemanticSearchEvaluator(Evaluator):
 
     def predictions(self, outputs: Outputs, frame: pd.DataFrame, state: State) -> pd.DataFrame:
         """Return `id`, both texts, `prediction` (the first document), and `rank` and `similarity` of the own one."""
-        return _table(retrieval.search_embeddings(*(outputs[name] for name in EMBEDDINGS)), frame)
+        queries, documents = (outputs[name] for name in EMBEDDINGS)
+        return _table(retrieval.search_embeddings(queries, documents, frame[SECOND].tolist()), frame)
 
     def metrics(self, state: State) -> list[Metric]:
         """Return mean reciprocal rank, recall at 1 and at 10."""

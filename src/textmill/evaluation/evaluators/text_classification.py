@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from textmill.evaluation.evaluator import Evaluator, Report
+from textmill.evaluation.evaluator import Evaluator, FindsLabelIssues, Report
 from textmill.metrics.base import Metric, Outputs
 from textmill.metrics.categories import category_metrics, category_table, encode, probabilities_of, softmax
 from textmill.tasks.base import State
 from textmill.tasks.text_classification import TextClassification
 
 
-class TextClassificationEvaluator(Evaluator):
+class TextClassificationEvaluator(Evaluator, FindsLabelIssues):
     """Measures predicted labels and their probabilities."""
 
     task: TextClassification
@@ -43,11 +43,18 @@ class TextClassificationEvaluator(Evaluator):
         fitted = word_baselines.fit(train, validation, state["labels"], options, seed)
         return {name: predictor(probabilities) for name, probabilities in fitted.items()}
 
+    def label_issues(self, train: pd.DataFrame, state: State, seed: int) -> pd.DataFrame:
+        """See `FindsLabelIssues`."""
+        from textmill.metrics.label_issues import find_label_issues
+
+        return find_label_issues(train, state["labels"], seed)
+
     def report(self, predictions: pd.DataFrame, state: State) -> Report:
         """Return confusions, calibration, and the wrong predictions."""
-        from textmill.metrics.category_sections import category_sections
+        from textmill.metrics.category_sections import category_sections, category_warnings
 
-        return Report(category_sections(predictions, state["labels"]), self.errors(predictions, state))
+        sections = category_sections(predictions, state["labels"])
+        return Report(sections, self.errors(predictions, state), warnings=category_warnings(predictions))
 
     def errors(self, predictions: pd.DataFrame, state: State) -> pd.DataFrame:
         """Return the wrong predictions by rising probability of the true label."""

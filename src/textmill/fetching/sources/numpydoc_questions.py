@@ -69,6 +69,11 @@ class NumpydocQuestionsSource(PackagesSource):
 
     def rows(self, archive: Archive, package: str) -> Iterator[dict[str, Any]]:
         """Yield questions about every documented class and function, in the order of the files."""
+        for row, _ in self.questions(archive, package):
+            yield row
+
+    def questions(self, archive: Archive, package: str) -> Iterator[tuple[dict[str, Any], list[str]]]:
+        """Yield each row with the answers to all questions of its kind about the same docstring."""
         documented = list(self._documented(archive))
         others = [entry for _, document in documented for name in _PARAMETERS for entry in _of(document, name)]
         names = sorted({name for entry in others for name in entry.names if name.isidentifier() and len(name) > 1})
@@ -83,7 +88,8 @@ class NumpydocQuestionsSource(PackagesSource):
                 question = draw.choice(self.config.templates[kind]).format(**values)
                 answers = [{"text": span.text, "start": span.start}] if span else []
                 row = {"id": f"{name}#{number}", "package": package, "name": name, "kind": kind}
-                yield row | {"question": question, "context": document.text, "answers": answers}
+                similar = [span.text for other, _, span in answered if other == kind]
+                yield row | {"question": question, "context": document.text, "answers": answers}, similar
 
     def _documented(self, archive: Archive) -> Iterator[tuple[str, Documentation]]:
         for name, docstring, is_module in read_docstrings(archive, _NOT_OWN):

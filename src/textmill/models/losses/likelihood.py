@@ -56,6 +56,24 @@ def mean_cross_entropy(
     return loss, each.view(labels.shape)
 
 
+def negative_log_likelihoods(
+    states: Tensor, weight: Tensor, labels: Tensor, *, logits_at_once: int | None = None
+) -> Tensor:
+    """Return the negative log-likelihood of each label in nats, float32 with gradient, shape (...); 0 where ignored.
+
+    Arguments are those of `mean_cross_entropy`. Its gradient has one weight for all tokens; here each has its own,
+    known only in the backward pass. So the logits of trained output weights are computed twice, those of frozen
+    ones once. Positions without a label cost nothing.
+    """
+    if logits_at_once is None:
+        logits_at_once = LOGITS_AT_ONCE if states.device.type == "cpu" else LOGITS_AT_ONCE_ON_A_GPU
+    flat = labels.reshape(-1)
+    kept = (flat != IGNORED).nonzero().squeeze(1)
+    chosen = states.reshape(-1, states.shape[-1])[kept]
+    each: Tensor = _NegativeLogLikelihoods.apply(chosen, weight, flat[kept], logits_at_once)  # type: ignore[no-untyped-call]
+    return each.new_zeros(flat.shape).index_put((kept,), each).view(labels.shape)
+
+
 def count_targets(labels: Tensor) -> int:
     """Return the number of labels that are not `IGNORED`."""
     return int((labels != IGNORED).sum())
@@ -105,3 +123,48 @@ class _MeanCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         state_gradient, weight_gradient = ctx.saved_tensors
         return state_gradient * gradient, weight_gradient * gradient, None, None, None
+
+
+class _NegativeLogLikelihoods(torch.autograd.Function):
+    """Compute each token's gradient with respect to its state at once, and that of the weights in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, labels: Tensor, logits_at_once: int) -> Tensor:
+        ctx.rows = max(16, logits_at_once // weight.shape[0])
+        each = torch.empty(labels.shape, dtype=torch.float32, device=labels.device)
+        normalisers = torch.empty_like(each)
+        state_gradient = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(labels), ctx.rows):
+            chunk = slice(start, start + ctx.rows)
+            logits = (states[chunk] @ weight.T).float()
+            normalisers[chunk] = logits.logsumexp(dim=1)
+            label = labels[chunk].unsqueeze(1)
+            each[chunk] = normalisers[chunk] - logits.gather(1, label).squeeze(1)
+            if state_gradient is not None:
+                gradient = _softmax_minus_target(logits, normalisers[chunk], label)
+                state_gradient[chunk] = gradient.to(states.dtype) @ weight
+        needs_weight = ctx.needs_input_grad[1]
+        ctx.save_for_backward(state_gradient, *((states, weight, labels, normalisers) if needs_weight else ()))
+        return each
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        state_gradient, *rest = ctx.saved_tensors
+        scaled = None if state_gradient is None else state_gradient * gradient.unsqueeze(1).to(state_gradient.dtype)
+        if not rest:
+            return scaled, None, None, None
+        states, weight, labels, normalisers = rest
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
+        for start in range(0, len(labels), ctx.rows):
+            chunk = slice(start, start + ctx.rows)
+            logits = (states[chunk] @ weight.T).float()
+            part = _softmax_minus_target(logits, normalisers[chunk], labels[chunk].unsqueeze(1))
+            part *= gradient[chunk].unsqueeze(1)
+            weight_gradient += part.to(states.dtype).T @ states[chunk]
+        return scaled, weight_gradient.to(weight.dtype), None, None
+
+
+def _softmax_minus_target(logits: Tensor, normalisers: Tensor, label: Tensor) -> Tensor:
+    """Return the derivative of each negative log-likelihood with respect to its logits, computed in place."""
+    gradient = logits.sub_(normalisers.unsqueeze(1)).exp_()
+    return gradient.scatter_add_(1, label, torch.full_like(label, -1, dtype=gradient.dtype))

@@ -7,14 +7,20 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
 
-def in_batch_contrast(first: Tensor, second: Tensor, scale: float, *, symmetric: bool) -> Tensor:
+def in_batch_contrast(
+    first: Tensor, second: Tensor, scale: float, *, symmetric: bool, same: Tensor | None = None
+) -> Tensor:
     """Contrast each text's partner with those of all other rows of the batch (InfoNCE; van den Oord et al. 2018).
 
     sentence-transformers calls it multiple negatives ranking (Henderson et al. 2017). The cosines
     are multiplied by `scale`, the inverse temperature. With `symmetric`, partners are also queries,
-    and the result is the mean of both losses.
+    and the result is the mean of both losses. `same` (B, B) is true where the partner of another row is
+    right too, since a text of the two rows is the same; it is then no negative.
     """
     scores = scale * first.float() @ second.float().T
+    if same is not None:
+        others = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
+        scores = scores.masked_fill(others, -torch.inf)
     own = torch.arange(len(scores), device=scores.device)
     loss = cross_entropy(scores, own)
     return (loss + cross_entropy(scores.T, own)) / 2 if symmetric else loss

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from textmill.config.plugins import TARGET, Plugin
 from textmill.config.section import Section
+from textmill.models.ranks import before_this_rank, rank_count
 from textmill.models.routing.assignment import Assignment, sort_and_group
 from textmill.models.routing.losses import load_balancing_loss, router_z_loss
 
@@ -65,15 +66,17 @@ class Router(nn.Module, Plugin):
         assigns_batch: Whether in training the tokens of a batch are assigned together, so that a batch
             cannot be routed in parts.
         load: Load (E,) of the last training batch, without gradient; None before the first.
-        before: Load (E,) of the earlier micro-batches of the step; None at the first.
+        idle: Whether the tokens of the batch do not count, because this rank has no rows of it.
+        before: Load (E,) of the earlier micro-batches of the step, of this rank; None at the first.
         step_load: Load (E,) of the whole step: all its micro-batches on all ranks; None if unknown.
-        step_tokens: Number of tokens of all micro-batches of the step; None: those of the batch.
+        step_tokens: Number of tokens of all micro-batches of the step on all ranks; None: those of the batch.
     """
 
     looks_ahead: ClassVar[bool] = False
     causal_in_evaluation: ClassVar[bool] = True
     assigns_batch: ClassVar[bool] = False
     load: Tensor | None = None
+    idle: bool = False
     before: Tensor | None = None
     step_load: Tensor | None = None
     step_tokens: int | None = None
@@ -114,7 +117,11 @@ class Router(nn.Module, Plugin):
     def group(self, experts: Tensor, weights: Tensor, capacity_factor: float | None) -> Assignment:
         """Group tokens by their experts (N, k), with weights (N, k); full experts drop the last tokens."""
         capacity = self.capacity(len(experts), capacity_factor)
-        return sort_and_group(experts, weights, self.n_experts, capacity, self.before)
+        before = self.before
+        if capacity is not None and rank_count() > 1:  # the rows of the ranks before this one come first
+            load = torch.bincount(experts.flatten(), minlength=self.n_experts) * (not self.idle)
+            before = before_this_rank(torch.zeros_like(load) if before is None else before.to(load.dtype), load)
+        return sort_and_group(experts, weights, self.n_experts, capacity, before)
 
     def update(self, load: Tensor) -> None:
         """Adapt to the load (E,) of a step: all its micro-batches on all ranks. Training calls it after the step."""

@@ -157,6 +157,7 @@ def lineage(origin: Origin) -> dict[str, dict[str, Any]]:
             "manifest_sha256": origin.tag("manifest_sha256"),
             VERSION_MANIFEST: origin.tag(VERSION_MANIFEST),
             "weights_sha256": origin.tag("weights_sha256"),
+            "teacher": origin.tag("teacher"),
             "store": redacted(origin.store),
         },
         "run": _run_part(origin),

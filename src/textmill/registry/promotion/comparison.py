@@ -12,7 +12,7 @@ from textmill.config.schema import PipelineConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.evaluation.evaluator import evaluator_of
-from textmill.evaluation.gate import Costs
+from textmill.evaluation.gate import Costs, deciding_inputs, unseen_checks
 from textmill.evaluation.measurements import GROUP
 from textmill.metrics.base import Metric
 from textmill.metrics.bootstrap import Bootstrap, Interval, intervals, paired_differences
@@ -141,29 +141,36 @@ def _pairs(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, tup
 
 
 def _measured(pair: tuple[Subject, Subject], layout: Layout, config: PipelineConfig) -> dict[str, Any]:
-    """Measure two versions on the test rows of the first.
+    """Measure two versions on the test split of the second: on all of it if it is that of the first too.
+
+    Otherwise they are measured on the rows that neither has seen.
 
     Raises:
-        NotMeasuredError: One of them is not a version, its data is not available, or their rows differ.
+        NotMeasuredError: One of them is not a version, or its data is not available, or too few rows are unseen.
     """
     if any(subject.version is None for subject in pair):
         raise NotMeasuredError
-    versions = [fetch_verified(subject.version, layout) for subject in pair if subject.version]
+    versions = [fetch_verified(subject.version, layout) for subject in pair[::-1] if subject.version]
     try:
         material = measure(versions, layout, config.gate)
     except UserError as error:
         raise NotMeasuredError(str(error).rstrip(".")) from error
     assert material.champion is not None, "two versions were given"
-    if material.champion.digest != material.digest:
-        raise NotMeasuredError("their test rows differ")
-    tables = (material.challenger.predictions, material.champion.predictions)
-    rows = len(material.frame)
+    digests = (material.champion.digest, material.digest)
+    deciding = deciding_inputs(material, config.gate)
+    if deciding is None or deciding.champion is None:
+        problems = unseen_checks(material, None, config.gate.min_unseen)
+        raise NotMeasuredError(f"their test rows differ, and {'; '.join(check.words for check in problems)}")
+    tables = (deciding.champion.predictions, deciding.challenger.predictions)
+    used = next((rows for rows in material.unseen if rows.inputs.digest == deciding.digest), None)
+    rows = f"the {len(deciding.frame)} rows of the test split" if used is None else "rows that neither has seen"
+    counts = "" if used is None else f": {used}"
     graphs = "the graphs that serve" if config.gate.precision == "auto" else f"their {config.gate.precision} graphs"
     return {
         **_measured_metrics(tables, material.metrics, material.target_columns, config),
-        "costs": (material.challenger.costs, material.champion.costs),
-        "digests": {"test rows": (material.digest, material.champion.digest)},
-        "how": f"Both predicted the {rows} rows of the test split now, with {graphs}.",
+        "costs": (material.champion.costs, material.challenger.costs),
+        "digests": {"test rows": digests},
+        "how": f"Both predicted {rows} now, with {graphs}{counts}.",
     }
 
 

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from textmill.config.layout import Layout
 from textmill.errors import UserError
 from textmill.evaluation.slices import LENGTH
@@ -40,11 +43,17 @@ class EvaluationSet:
         digest: SHA-256 of ids, texts and targets; equal for every tokenizer.
         frame: Ids, texts, targets and slice columns. `length` counts tokens of the version's own tokenizer.
         inputs: Natural inputs, to measure costs with.
+        columns: Names of the text columns.
+        texts: Texts of the split, column by column; of a language model those of whole documents.
+        row: For each row of `frame` its row in `texts`.
     """
 
     digest: str
     frame: pd.DataFrame
     inputs: list[dict[str, Any]]
+    columns: tuple[str, ...]
+    texts: list[list[str]]
+    row: NDArray[np.intp]
 
 
 def evaluation_set(version: ModelVersion, predictor: Predictor, layout: Layout) -> EvaluationSet:
@@ -65,9 +74,11 @@ def evaluation_set(version: ModelVersion, predictor: Predictor, layout: Layout) 
             frame.head(1), predictor.tokenizer, predictor.exported.state, predictor.exported.max_length
         )
         frame = frame.drop(columns=[name for name in columns if name in frame and name != LENGTH])
+        texts, row = [frame[name].tolist() for name in task.text_columns], np.arange(len(frame))
         if isinstance(task, CutsExamples):
-            frame = _passages(frame, task.text_columns[0])
-        return EvaluationSet(rows_digest(table, task), frame, natural_inputs(task, table))
+            frame, row = _passages(frame, task.text_columns[0])
+        inputs = natural_inputs(task, table)
+        return EvaluationSet(rows_digest(table, task), frame, inputs, tuple(task.text_columns), texts, row)
 
 
 def version_digest(version: ModelVersion, folder: Path, layout: Layout, like: ModelVersion, digest: str) -> str:
@@ -99,16 +110,18 @@ def _row_digests(table: pa.Table) -> Iterator[bytes]:
             yield hashlib.sha256(json.dumps(row, sort_keys=True).encode()).digest()
 
 
-def _passages(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+def _passages(frame: pd.DataFrame, column: str) -> tuple[pd.DataFrame, NDArray[np.intp]]:
     """Cut each document at the last white space before every 1,000 characters; ids get the passage's position.
 
-    The lengths are all equal, since passages of one size are not divided by length.
+    The lengths are all equal, since passages of one size are not divided by length. The second result is the
+    document of each passage.
     """
-    rows = []
-    for row in frame.to_dict("records"):
+    rows, documents = [], []
+    for number, row in enumerate(frame.to_dict("records")):
         for start, text in _cut(row[column]):
             rows.append({**row, "id": f"{row['id']}@{start}", column: text, LENGTH: 0})
-    return type(frame)(rows)
+            documents.append(number)
+    return type(frame)(rows), np.array(documents, np.intp)
 
 
 def _cut(text: str) -> Iterator[tuple[int, str]]:

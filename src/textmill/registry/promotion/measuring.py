@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textmill.config.layout import Layout
 from textmill.config.sections.gate import GateConfig
 from textmill.data.overlap import overlapping_rows
+from textmill.data.seen import row_sketch
 from textmill.errors import UserError
 from textmill.evaluation.evaluator import evaluator_of, predict_rows
-from textmill.evaluation.gate import GateInputs, MeasuredVersion
+from textmill.evaluation.gate import GateInputs, MeasuredVersion, UnseenRows
 from textmill.metrics.likelihood import likelihood_metrics
 from textmill.registry.lineage.version_data import UnavailableError, prepared_data
 from textmill.registry.promotion.costs import measure_costs
-from textmill.registry.promotion.evaluation_set import evaluation_set, version_digest
+from textmill.registry.promotion.evaluation_set import EvaluationSet, evaluation_set, version_digest
+from textmill.registry.promotion.unseen import unseen_rows
 from textmill.registry.versions.version_files import fetch_folder
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities.model_registry import ModelVersion
 
+    from textmill.predicting.predictor import Predictor
     from textmill.tasks.base import Task
 
 
@@ -45,7 +48,9 @@ def fetch_verified(version: ModelVersion, layout: Layout, *, fresh: bool = False
 def measure(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) -> GateInputs:
     """Predict the challenger's own test split with each version and measure the costs.
 
-    The first version is the challenger, the second, if any, the champion, the third the anchor.
+    The first version is the challenger, the second, if any, the champion, the third the anchor. If they were made
+    with different test splits, the champion's is predicted too, where it is at hand, and of each split the rows
+    are found that none of them has seen.
 
     Raises:
         UserError: A version cannot be loaded, or its data is not available.
@@ -60,14 +65,14 @@ def measure(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) ->
     measured = [
         MeasuredVersion(
             f"version {fetched.version.version}",
-            version_digest(fetched.version, fetched.folder, layout, challenger, rows.digest),
+            _digest(fetched, layout, challenger, rows.digest),
             predict_rows(predictor, rows.frame),
             cost,
         )
         for fetched, predictor, cost in zip(versions, predictors, costs, strict=True)
     ]
     _require_comparable(measured, gate.difference.metric or task.main_metric)
-    return GateInputs(
+    inputs = GateInputs(
         metrics=evaluator_of(task).metrics(predictors[0].exported.state),
         main_metric=task.main_metric,
         target_columns=task.target_columns,
@@ -77,7 +82,42 @@ def measure(versions: list[FetchedVersion], layout: Layout, gate: GateConfig) ->
         digest=rows.digest,
         frame=rows.frame,
         overlap=count_overlap(challenger, rows.frame, task.text_columns, layout),
+        sketch=row_sketch(rows.texts),
     )
+    if inputs.champion is None or all(one.digest == rows.digest for one in measured):
+        return inputs
+    return replace(inputs, unseen=_unseen(inputs, [one.version for one in versions], predictors, rows, layout))
+
+
+def _unseen(
+    inputs: GateInputs,
+    versions: list[ModelVersion],
+    predictors: list[Predictor],
+    rows: EvaluationSet,
+    layout: Layout,
+) -> list[UnseenRows]:
+    """Return the unseen rows of the challenger's test split, and of the champion's if that is another one."""
+    assert inputs.champion is not None, "nothing to compare with"
+    found = [unseen_rows(inputs, versions, rows, layout, inputs.challenger.name)]
+    if inputs.champion.digest == rows.digest:
+        return found
+    try:
+        proven = evaluation_set(versions[1], predictors[1], layout)
+    except UnavailableError:
+        return found
+
+    def predict(frame: pd.DataFrame) -> list[pd.DataFrame]:
+        return [predict_rows(predictor, frame) for predictor in predictors]
+
+    return [*found, unseen_rows(inputs, versions, proven, layout, inputs.champion.name, predict)]
+
+
+def _digest(fetched: FetchedVersion, layout: Layout, challenger: ModelVersion, digest: str) -> str | None:
+    """Return the digest of a version's test split, or None if the split must be read and is not available."""
+    try:
+        return version_digest(fetched.version, fetched.folder, layout, challenger, digest)
+    except UnavailableError:
+        return None
 
 
 def _require_same_columns(versions: list[FetchedVersion], tasks: list[Task]) -> None:

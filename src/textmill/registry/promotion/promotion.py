@@ -11,7 +11,7 @@ from textmill.config.resolved import read as read_resolved
 from textmill.config.schema import PipelineConfig
 from textmill.config.sections.gate import GateConfig
 from textmill.errors import UserError
-from textmill.evaluation.gate import Verdict, judge
+from textmill.evaluation.gate import GateInputs, Verdict, deciding_inputs, judge
 from textmill.predicting.exported import TamperedError
 from textmill.registry.promotion.aliases import (
     Aliases,
@@ -121,19 +121,21 @@ def promote(address: str | None, layout: Layout, *, reason: str = "", dry_run: b
             others = _opponents(client, name, number, before.champion)
             versions = [version, *(client.get_model_version(name, other) for other in others)]
             fetched = [fetch_verified(one, layout) for one in versions]
+            take = lambda seen: take_look(client, name, seen.digest, number, others[0], seen.sketch)  # noqa: E731
+            verdict, decision = _run_gate(fetched, layout, config.gate, take)
         except TamperedError as error:
             event = replace(started, words=str(error).rstrip("."))
             if not dry_run:
                 record_event(client, name, event)
             return Promotion(name, event, {**asdict(event), "checks": []}, recovered, dry_run)
-        take = lambda digest: take_look(client, name, digest, number, others[0])  # noqa: E731
-        verdict, decision = _run_gate(fetched, layout, config.gate, take)
         event = replace(
             started,
             outcome=_OUTCOMES[verdict.status],
             verdict=verdict.status,
             words="; ".join(verdict.reasons),
-            evaluation_set=decision["evaluation_set"]["sha256"],
+            evaluation_set=next(
+                (rows["sha256"] for rows in decision["unseen"] if rows["decides"]), decision["evaluation_set"]["sha256"]
+            ),
             look=decision["look"],
             anchor=decision["anchor"],
         )
@@ -201,21 +203,35 @@ def _opponents(client: MlflowClient, name: str, version: str, champion: str | No
 
 
 def _run_gate(
-    versions: list[FetchedVersion], layout: Layout, gate: GateConfig, take: Callable[[str], int]
+    versions: list[FetchedVersion], layout: Layout, gate: GateConfig, take: Callable[[GateInputs], int]
 ) -> tuple[Verdict, dict[str, Any]]:
     """Return the verdict, and the decision with all measurements; `take` counts a look at the evaluation set."""
     material = measure(versions, layout, gate)
-    if material.champion is not None:
-        material = replace(material, look=take(material.digest))
+    deciding = deciding_inputs(material, gate)
+    if material.champion is not None and deciding is not None:
+        material = replace(material, look=take(deciding))
     verdict = judge(material, gate)
     measured = {"challenger": material.challenger, "champion": material.champion, "anchor": material.anchor}
     numbers = [str(fetched.version.version) for fetched in versions]
-    anchor = numbers[len(material.opponents)]  # the last opponent: the anchor, or the champion in its place
+    anchor = numbers[
+        len((deciding or material).opponents)
+    ]  # the last opponent: the anchor, or the champion in its place
     decision = {
         **verdict.as_dict(),
         "gate": gate.model_dump(mode="json"),
         "evaluation_set": {"split": "test", "sha256": material.digest, "rows": len(material.frame)},
-        "look": material.look if material.champion is not None else None,
+        "unseen": [
+            {
+                "split": rows.owner,
+                "rows": rows.total,
+                "unseen": len(rows.inputs.frame),
+                "seen": dict(rows.seen),
+                "sha256": rows.inputs.digest,
+                "decides": deciding is not None and deciding.digest == rows.inputs.digest,
+            }
+            for rows in material.unseen
+        ],
+        "look": material.look if material.champion is not None and deciding is not None else None,
         "anchor": numbers[0] if verdict.proven_better else anchor,
         "versions": {
             role: {

@@ -25,6 +25,7 @@ def bill_of_materials(name: str, requirements: list[str], provenance: dict[str, 
         provenance: Content of the exported `provenance.json`; names the pretrained weights, if any.
     """
     from cyclonedx.contrib.hash.factories import HashTypeFactory
+    from cyclonedx.contrib.license.factories import LicenseFactory
     from cyclonedx.model.bom import Bom
     from cyclonedx.model.component import Component, ComponentType
     from cyclonedx.output.json import JsonV1Dot6
@@ -46,6 +47,8 @@ def bill_of_materials(name: str, requirements: list[str], provenance: dict[str, 
         weights.version = pretrained.get("version")
         if digest := (pretrained.get("files") or {}).get("model.safetensors"):
             weights.hashes.add(HashTypeFactory().from_composite_str(f"sha256:{digest}"))
+        if licence := pretrained.get("licence"):
+            weights.licenses.add(LicenseFactory().make_from_string(licence))
         bom.components.add(weights)
         direct.append(weights)
     bom.register_dependency(model, direct)

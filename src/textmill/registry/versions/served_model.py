@@ -28,7 +28,7 @@ log = logging.getLogger("textmill")
 
 
 class ServedModel(PythonModel):
-    """Predicts with an exported model: rows of the task's text columns -> one row of answers each."""
+    """Predicts with an exported model: texts, or rows of the task's text columns -> one row of answers each."""
 
     def __init__(self) -> None:
         self._predictor: Predictor | None = None
@@ -44,10 +44,11 @@ class ServedModel(PythonModel):
         self._predictor = load_predictor(exported)
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:  # type: ignore[override]
-        """Return one row of answers for each row of `model_input`."""
+        """Return one row of answers for each row of `model_input`; MLflow gives a list of texts as column 0."""
         assert self._predictor is not None, "call load_context first"
-        answers = self._predictor.predict(model_input.to_dict("records"))
-        return pd.DataFrame.from_records(answers, index=model_input.index)
+        alone = 0 in model_input and len(model_input.columns) == 1
+        inputs = model_input[0].tolist() if alone else model_input.to_dict("records")
+        return pd.DataFrame.from_records(self._predictor.predict(inputs), index=model_input.index)
 
 
 def check_files(model: Path) -> None:

@@ -25,7 +25,7 @@ from textmill.config.plugins import TARGET
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
 from textmill.files import read_json, read_optional, sha256_file
-from textmill.predicting.exported import MANIFEST_FILE, read_specification, verify
+from textmill.predicting.exported import MANIFEST_FILE, TamperedError, read_specification, verify
 from textmill.registry.runs import descriptions
 from textmill.registry.runs.addresses import find_version
 from textmill.registry.runs.origin import PREFIX, origin_tags, upstream_lock_digest
@@ -45,6 +45,9 @@ log = logging.getLogger("textmill")
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 """Aliases of registered versions."""
+SEEN_FILE = "seen.parquet"
+"""The record of the rows that a version was made with; versions before 27 November 2026 have none."""
+_SEEN = "seen"
 _HERE = Path(__file__).parent
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "onnxruntime", "tokenizers", "pydantic", "ftfy")
 _GENERATION_REQUIREMENTS = ("torch", "safetensors", "transformers")
@@ -82,6 +85,8 @@ def register(name: str, folder: Path, examples: Path, run_id: str, layout: Layou
         created = version is None or is_untried(version)
         remove_leftovers(client, name, [client.get_run(run_id).info.experiment_id], keep=version)
         if version is None:
+            if f"{PREFIX}seen_sha256" in tags:
+                client.log_artifact(run_id, str(layout.exported / SEEN_FILE), _SEEN)
             version = _create(client, name, folder, run_id, tags, read_optional(layout.evaluation / "metrics.json"))
         uri = f"models:/{name}/{version.version}"
         try:
@@ -106,11 +111,16 @@ def version_tags(folder: Path, run_id: str, layout: Layout) -> dict[str, str]:
         f"{PREFIX}manifest_sha256": sha256_file(folder / MANIFEST_FILE),
         f"{PREFIX}weights_sha256": provenance["trained"],
     }
+    if (record := layout.exported / SEEN_FILE).is_file():
+        tags[f"{PREFIX}seen_sha256"] = sha256_file(record)
     tags |= {f"{PREFIX}data.{split}_sha256": digest for split, digest in provenance["prepared"].items()}
     if precision := read_specification(folder).precision:
         tags[f"{PREFIX}precision"] = precision
     if corpus := provenance["corpus"].get("sha256"):
         tags[f"{PREFIX}data.corpus_sha256"] = corpus
+    if teacher := provenance["corpus"].get("teacher"):
+        tags[f"{PREFIX}teacher"] = "/".join(filter(None, (teacher["origin"], teacher["version"])))
+        tags[f"{PREFIX}data.teacher_sha256"] = teacher["sha256"]
     if lock := upstream_lock_digest(layout.root, "register"):
         tags[f"{PREFIX}dvc_lock_upstream_sha256"] = lock
     return tags
@@ -150,6 +160,29 @@ def download(uri: str, layout: Layout) -> Path:
         return fetch_folder(find_version(uri, client, layout), layout)
 
 
+def seen_record(version: ModelVersion) -> Path | None:
+    """Return the record of the rows that a version was made with; None if it has none.
+
+    Raises:
+        TamperedError: The record is not the registered one.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    digest = version.tags.get(f"{PREFIX}seen_sha256")
+    if digest is None:
+        return None
+    address = f"runs:/{version.tags.get(f'{PREFIX}run_id') or version.run_id}/{_SEEN}/{SEEN_FILE}"
+    try:
+        record = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
+    except (MlflowException, OSError):
+        return None
+    if sha256_file(record) != digest:
+        fix = "Restore it from a backup, or register the model again"
+        raise TamperedError("the record of seen rows differs from the registered one", where=address, fix=fix)
+    return record
+
+
 def configured_uri(layout: Layout) -> str | None:
     """Return `runtime.tracking_uri` of the last composed configuration, or None."""
     from textmill.config import resolved
@@ -184,6 +217,7 @@ def _create(
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model, infer_signature
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+    from mlflow.types import ColSpec, DataType, Schema
 
     exported = read_specification(folder)
     task = Task.build(exported.task)
@@ -194,6 +228,11 @@ def _create(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Hint: Inferred schema contains integer column")
         signature = infer_signature(example, answers)
+    if len(example.columns) == 1:
+        # A list of texts reaches MLflow's check as a frame with the column 0. Unnamed columns would accept any frame.
+        text = ColSpec(DataType.string, example.columns[0], required=False)
+        first: Any = 0
+        signature.inputs = Schema([ColSpec(DataType.string, first, required=False), text])
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     flavor = SealedPyfunc(name)
     with _without_links(folder) as plain, _stored_code(exported.task) as code_paths:

@@ -1,0 +1,233 @@
+"""Detect compression, format and encoding of a file, and open it for reading."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, cast
+
+from textmill.config.sections.prepare import Format, ReadConfig
+from textmill.data.separated import ONE_COLUMN, Dialect, dialect_of
+from textmill.errors import UserError, first_line
+
+_FORMATS: dict[str, Format] = {
+    **dict.fromkeys((".csv", ".psv"), "csv"),
+    **dict.fromkeys((".tsv", ".tab"), "tsv"),
+    **dict.fromkeys((".jsonl", ".ndjson"), "jsonl"),
+    ".json": "json",
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
+    **dict.fromkeys((".arrow", ".feather", ".ipc"), "arrow"),
+    **dict.fromkeys((".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"), "excel"),
+    ".txt": "text",
+}
+TABLE_ENDINGS = tuple(ending for ending, format_ in _FORMATS.items() if format_ != "text")
+"""Endings of the names of files with rows and columns."""
+_MAGIC: dict[bytes, Format] = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xd0\xcf\x11\xe0": "excel"}
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "zip"}
+_PACKED_ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zstd", ".zip")
+_SQUAD = "data.paragraphs.qas"
+_SAMPLE = 1 << 17
+"""Characters that all but the encoding is detected from."""
+_FEW = 3
+_SCANNED = 1 << 26
+"""Bytes that the encoding is detected from."""
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """What a file is.
+
+    Attributes:
+        format: Its format.
+        compression: Name of its compression, or None.
+        encoding: Encoding of a text format; empty for a binary one.
+        dialect: Separator and quotes of a CSV or TSV.
+        records: Path of the list of rows in a JSON file.
+    """
+
+    format: Format
+    compression: str | None = None
+    encoding: str = ""
+    dialect: Dialect = field(default_factory=lambda: Dialect(ONE_COLUMN))
+    records: str = ""
+
+    def __str__(self) -> str:
+        """Describe it for the data report."""
+        parts = [self.format, str(self.dialect) if self.format in ("csv", "tsv") else "", self.encoding]
+        parts += [f"rows at {self.records!r}" if self.records else "", self.compression or ""]
+        return ", ".join(filter(None, parts))
+
+
+def ending(name: str) -> str:
+    """Return the ending of a file's name in lower case, without that of a compression."""
+    path = PurePosixPath(name.lower())
+    return PurePosixPath(path.stem).suffix if path.suffix in _PACKED_ENDINGS else path.suffix
+
+
+def is_table(path: Path) -> bool:
+    """Return whether a file's ending names a format of rows and columns."""
+    return ending(path.name) in TABLE_ENDINGS
+
+
+def _compression(path: Path, start: bytes) -> str | None:
+    name = next((name for magic, name in _PACKED.items() if start.startswith(magic)), None)
+    return None if name == "zip" and (_FORMATS.get(ending(path.name)) == "excel" or is_workbook(path)) else name
+
+
+def is_workbook(path: Path) -> bool:
+    """Return whether a zip file is a workbook of Excel or of OpenDocument."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return bool({"[Content_Types].xml", "mimetype"} & set(archive.namelist()))
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """Open a file for reading; a compressed one is decompressed on the way.
+
+    Raises:
+        UserError: A zip file has not exactly one member, or it needs a password.
+    """
+    with path.open("rb") as file:
+        compression = _compression(path, file.read(8))
+    if compression == "zstd":
+        import pyarrow as pa
+
+        stream: Any = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
+        return cast("IO[bytes]", io.BufferedReader(stream))
+    if compression == "zip":
+        archive = zipfile.ZipFile(path)
+        members = [info for info in archive.infolist() if not info.is_dir()]
+        if len(members) != 1 or members[0].flag_bits & 1:
+            what = f"holds {len(members)} files" if len(members) != 1 else "needs a password"
+            raise UserError(f"the zip file {what}", where=path.name, fix="Unpack it and name the files")
+        return archive.open(members[0])
+    openers: dict[str | None, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+    return cast("IO[bytes]", openers.get(compression, Path.open)(path, "rb"))
+
+
+def open_text(path: Path, encoding: str, newline: str = "") -> io.TextIOWrapper:
+    """Open a file as text with its own line ends; a byte that cannot be decoded becomes a lone surrogate."""
+    return io.TextIOWrapper(open_file(path), encoding=encoding, errors="surrogateescape", newline=newline)
+
+
+@contextmanager
+def damage_named(label: str, kind: str) -> Iterator[None]:
+    """Convert the errors of readers and decompressors to one line that names the file `label`."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise UserError(f"cannot be unpacked ({first_line(error)})", where=label, fix="Pack the file again") from error
+    except (pa.ArrowException, OSError, UnicodeError) as error:  # an OSError without a number for a damaged page
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        raise UserError(f"cannot be read as {kind} ({first_line(error)})", where=label) from error
+
+
+def detect(path: Path, label: str, config: ReadConfig, wanted: Sequence[str] = ()) -> FileFormat:
+    """Return what a file is; the configuration's values come before what its content shows.
+
+    Raises:
+        UserError: The file, which messages call `label`, is empty, or nothing tells its format.
+    """
+    if path.stat().st_size == 0:
+        raise UserError("the file is empty", where=label)
+    with damage_named(label, "text"):
+        return _detected(path, label, config, wanted)
+
+
+def _detected(path: Path, label: str, config: ReadConfig, wanted: Sequence[str]) -> FileFormat:
+    with path.open("rb") as raw, open_file(path) as file:
+        compression, start = _compression(path, raw.read(8)), file.read(_SAMPLE)
+    format_: Format | None = config.format or _FORMATS.get(ending(path.name))
+    format_ = format_ or next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
+    if format_ is None and start.startswith(b"PK\3\4"):
+        format_ = "excel"
+    if format_ in ("parquet", "arrow", "excel"):
+        return FileFormat(format_, compression)
+    encoding = config.encoding or encoding_of(path)
+    with open_text(path, encoding) as text:
+        sample = text.read(_SAMPLE)
+    if config.format is None and (format_ == "json" or (format_ is None and sample.lstrip()[:1] in ("[", "{"))):
+        format_, records = _json(sample, config.records)
+        return FileFormat(format_, compression, encoding, records=records)
+    records = config.records or (_SQUAD if format_ == "squad" else "")
+    found = FileFormat(format_ or "csv", compression, encoding, records=records if format_ in ("json", "squad") else "")
+    if found.format not in ("csv", "tsv"):
+        return found
+    lines = list(io.StringIO(sample, newline=""))
+    lines = lines[:-1] if len(sample) == _SAMPLE and len(lines) > 1 else lines
+    roots = (re.split(r"[.\[]", name)[0] if name not in sample.split("\n", 1)[0] else name for name in wanted)
+    dialect = dialect_of(lines, "\t" if format_ == "tsv" else ",", config, roots)
+    if format_ is None and dialect.separator == ONE_COLUMN:
+        fix = f"Set prepare.read.format, or end the name in {', '.join(_FORMATS)}"
+        raise UserError(f"unknown format of a file that ends in {path.suffix!r}", where=label, fix=fix)
+    return FileFormat(found.format, compression, encoding, dialect)
+
+
+def encoding_of(path: Path) -> str:
+    """Return the encoding of a text file.
+
+    It is UTF-8 unless more lines are invalid than hold valid signs beyond ASCII: chardet names the encoding of these
+    lines then. Fewer than three such lines are damaged ones. A byte order mark or zero bytes mean UTF-16 or 32.
+    """
+    import chardet
+
+    valid = size = 0
+    invalid: list[bytes] = []
+    with open_file(path) as file:
+        start = file.read(4096)
+    marked = start.startswith((b"\xff\xfe", b"\xfe\xff")) and 0 in start  # 0: of a line's end in UTF-16, at least
+    if marked or start.startswith(b"\xef\xbb\xbf") or start.count(0) > max(20, len(start) // 4):
+        return str(chardet.detect(start)["encoding"] or "utf-8").lower()
+    with open_file(path) as file:
+        for line in islice(file, 1_000_000):
+            size += len(line)
+            if not line.isascii():
+                try:
+                    line.decode()
+                    valid += 1
+                except UnicodeDecodeError:
+                    invalid.append(line[:2000])
+            if size > _SCANNED:
+                break
+    if len(invalid) <= valid or len(invalid) < _FEW:
+        return "utf-8"
+    name = str(chardet.detect(b"".join(invalid[:1000]))["encoding"] or "cp1252").lower()
+    wider = {"iso-8859-1": "cp1252", "gb2312": "gb18030"}.get(name, name)  # each is a part of the other
+    return wider if "utf" not in wider and "\n".encode(wider) == b"\n" else "cp1252"
+
+
+def _json(sample: str, records: str | None) -> tuple[Format, str]:
+    """Tell JSON Lines, an array, SQuAD and an object with a list of rows apart; return the path of the rows too."""
+    lines = [line for line in sample.split("\n", 2) if line.strip()]
+    if records is not None or sample.lstrip().startswith("["):
+        return "json", records or ""
+    try:
+        first = json.loads(lines[0])
+    except (ValueError, RecursionError):
+        first = None
+    lists = [name for name, value in first.items() if _is_rows(value)] if isinstance(first, dict) else []
+    if re.match(r'\s*\{.*?"data"\s*:\s*\[\s*\{.*?"paragraphs"\s*:', sample, re.DOTALL):
+        return "squad", _SQUAD
+    if first is not None and (len(lines) > 1 or not lists):
+        return "jsonl", ""
+    key = re.search(r'"((?:[^"\\]|\\.)*)"\s*:\s*\[\s*\{', sample)
+    return "json", json.loads(f'"{key[1]}"') if key else ""
+
+
+def _is_rows(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)

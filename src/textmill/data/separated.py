@@ -1,0 +1,144 @@
+"""Detect separator and quotes of a CSV, and read its records by line."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from textmill.config.sections.prepare import ReadConfig
+
+ONE_COLUMN = "\x1f"
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", ONE_COLUMN: "nothing"}
+_OPEN = "has a quote that is not closed, or text behind the closing one"
+_FEW = 3
+_LEARNED = 1000
+_LONGEST_FIELD = 1 << 24
+"""Maximum characters of a field."""
+_LONGEST_RECORD = 10_000
+"""Maximum lines of a record."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How fields are separated and quoted.
+
+    Attributes:
+        separator: Sign between fields.
+        quoted: Whether quotes enclose a field.
+        escape: Sign before a quote inside of quotes; None for a doubled quote.
+    """
+
+    separator: str
+    quoted: bool = True
+    escape: str | None = None
+
+    def __str__(self) -> str:
+        """Describe it for the data report."""
+        quotes = "" if self.quoted else ", quotes are ordinary signs"
+        quotes = ", backslashes before quotes" if self.escape else quotes
+        return f"separated by {_SEPARATORS.get(self.separator, repr(self.separator))}{quotes}"
+
+
+def dialect_of(lines: Sequence[str], usual: str, config: ReadConfig, wanted: Iterable[str]) -> Dialect:
+    """Return the dialect of a file by its first lines; configured values come first.
+
+    A separator that gives the `wanted` or configured columns is right; of several the `usual` one, else clevercsv's.
+    """
+    found = Dialect(config.separator or _separator(lines, usual, config.header, set(wanted)))
+    if config.quoted is not None or not any('"' in line for line in lines):
+        return replace(found, quoted=config.quoted is not False)
+    ways = [found, replace(found, escape="\\"), replace(found, quoted=False)]
+    failed = [sum(isinstance(row, tuple) for _, row in records(lines, way)) for way in ways]
+    if failed[1] < failed[0] and any('\\"' in line for line in lines):
+        return ways[1]
+    sign = re.escape(found.separator)
+    enclosed = sum(len(re.findall(rf'(?:^|{sign})"(?:[^"]|"")*"(?={sign}|\r?\n?$)', line)) for line in lines)
+    return ways[2] if failed[0] > max(_FEW, enclosed) else found
+
+
+def _separator(lines: Sequence[str], usual: str, header: Sequence[str] | None, wanted: set[str]) -> str:
+    first = lines[0] if lines else ""
+    if named := re.fullmatch(r"sep=(.)\s*", first):  # as Excel writes it
+        return named[1]
+    if not any(sign in first for sign in _SEPARATORS):
+        return ONE_COLUMN
+    for sign in dict.fromkeys((usual, *_SEPARATORS)):
+        fields = next(csv.reader([first], delimiter=sign), [])
+        if len(fields) >= len(header) > 1 if header else wanted and wanted <= {name.strip() for name in fields}:
+            return sign
+    from clevercsv.detect import Detector
+
+    signs = [sign for sign in _SEPARATORS if sign in first]
+    dialect = Detector().detect("".join(lines[:100]).replace("\0", ""), delimiters=signs) if signs else None
+    likely = dialect.delimiter if dialect and dialect.delimiter in signs else (signs or [ONE_COLUMN])[0]
+    widths = Counter(len(row) for row in csv.reader(lines, delimiter=likely))
+    return likely if widths and widths.most_common(1)[0][1] > 0.7 * widths.total() else ONE_COLUMN
+
+
+def records(lines: Iterable[str], how: Dialect) -> Iterator[tuple[int, list[str] | tuple[str, str]]]:
+    """Yield each record with its first line number: its fields, or why this line is rejected and the line.
+
+    A quote that is not closed, or far below only, would swallow other rows: its line is rejected, and reading goes
+    on with the next one. It shows by text behind a closing quote, by the file's end, by too many lines, or by lines
+    of the record that are rows themselves.
+    """
+    csv.field_size_limit(_LONGEST_FIELD)
+    source, again, taken, done = iter(lines), list[str](), list[str](), 0
+    learned: list[list[str]] = []
+
+    def feed() -> Iterator[str]:
+        while (line := again.pop() if again else next(source, None)) is not None:
+            taken.append(line)
+            if len(taken) > _LONGEST_RECORD:
+                raise csv.Error("a record of too many lines")
+            yield line
+
+    options: dict[str, Any] = {"delimiter": how.separator, "strict": how.quoted, "escapechar": how.escape}
+    options |= {"quoting": csv.QUOTE_MINIMAL if how.quoted else csv.QUOTE_NONE, "doublequote": how.escape is None}
+    while True:
+        try:
+            for row in csv.reader(feed(), **options):
+                if len(taken) > 1 and _swallows(taken, learned, how.separator):
+                    raise csv.Error("rows inside of a field")
+                if len(learned) < _LEARNED and row:
+                    learned.append(row)
+                if row:
+                    yield done + 1, row
+                done += len(taken)
+                taken.clear()
+            return
+        except csv.Error as error:
+            reason = "is too long" if len(taken) == 1 and "field larger" in str(error) else _OPEN
+            row = []
+            if len(taken) == 1 and reason == _OPEN and taken[0].count('"') % 2 == 0:
+                # A line such as `"Nice" is not the word,bad` is a row: its writer does not enclose fields in quotes
+                row = next(csv.reader(taken, delimiter=how.separator, quoting=csv.QUOTE_NONE), [])
+            yield done + 1, row if learned and len(row) == len(learned[0]) else (reason, taken[0])
+            done += 1
+            again += taken[:0:-1]
+            taken.clear()
+
+
+def _swallows(lines: Sequence[str], learned: Sequence[Sequence[str]], separator: str) -> bool:
+    """Return whether lines of one record are rows themselves; one line of an honest record may look like one.
+
+    A row has the header's width and known values in the columns with few of them. Without such columns, nearly all
+    lines must have that width.
+    """
+    if not learned or len(learned[0]) < 2:
+        return False
+    rows = [row for row in learned[1:] if len(row) == len(learned[0])]
+    few = {
+        index: values for index, values in enumerate(map(set, zip(*rows, strict=True))) if len(values) * 4 < len(rows)
+    }
+
+    def is_row(line: str) -> bool:
+        row = next(csv.reader([line], delimiter=separator), [])
+        return len(row) == len(learned[0]) and all(row[index].strip('"\r\n') in values for index, values in few.items())
+
+    alike = sum(map(is_row, lines))
+    return alike > 1 if few else alike >= max(_FEW, len(lines) - 1)

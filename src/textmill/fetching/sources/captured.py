@@ -1,0 +1,77 @@
+"""Fetch what `textmill serve --capture` wrote: inputs with the right answers that users gave."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from textmill.config.section import Section
+from textmill.errors import UserError
+from textmill.fetching.sources.base import Provenance, Source
+
+log = logging.getLogger("textmill")
+
+_OWN = ("request", "position", "time", "model", "version", "answer")
+
+
+class CapturedSourceConfig(Section):
+    """Options.
+
+    Attributes:
+        folder: Folder of `textmill serve --capture`, relative to the project's.
+        answer: Column of the rows that gets the right answer.
+        licence: Licence of the rows.
+    """
+
+    folder: Annotated[str, Field(min_length=1)]
+    answer: Annotated[str, Field(min_length=1)] = "label"
+    licence: str | None = None
+
+
+class CapturedSource(Source):
+    """Join captured inputs with their feedback; the last answer to an input counts."""
+
+    Config: ClassVar[type[Section]] = CapturedSourceConfig
+    config: CapturedSourceConfig
+
+    def fetch(self, destination: Path, root: Path) -> Provenance:
+        """Write `destination/all/captured.jsonl`, ordered by time; see `Source.fetch`."""
+        folder = root / self.config.folder
+        right = {
+            (row["request"], row["position"]): json.loads(row["answer"])
+            for row in sorted(_rows(folder / "feedback"), key=lambda row: row["time"])
+        }
+        if not right:
+            fix = "Start `textmill serve --capture` with this folder, and POST right answers to /feedback"
+            raise UserError("no feedback yet", where=str(folder), fix=fix)
+        inputs = {key: row for row in _rows(folder / "requests") if (key := (row["request"], row["position"])) in right}
+        if lost := len(right) - len(inputs):
+            log.warning("fetch: %d answers are to requests that were removed from %s", lost, folder)
+        rows = sorted(inputs.items(), key=lambda item: (item[1]["time"], item[0]))
+        (destination / "all").mkdir()
+        with (destination / "all/captured.jsonl").open("w", encoding="utf-8") as file:
+            for key, row in rows:
+                texts = {name: value for name, value in row.items() if name not in _OWN and value is not None}
+                own = {"time": row["time"].isoformat(), "served_by": f"{row['model']}/{row['version']}"}
+                file.write(json.dumps(texts | own | {self.config.answer: right[key]}, ensure_ascii=False) + "\n")
+        served = sorted({f"{row['model']}/{row['version']}" for _, row in rows})
+        made = f"{len(rows)} inputs to {', '.join(served)}, with the answers that users gave"
+        return Provenance(f"captured:{self.config.folder}", None, self.config.licence, None, made)
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of all Parquet files below a folder."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("*/*.parquet")):
+        try:
+            rows += pq.read_table(path).to_pylist()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError("not a Parquet file", where=str(path), fix="Remove it") from error
+    return rows

@@ -1,0 +1,264 @@
+"""Look at data files: splits, header, columns with their kinds, languages."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from textmill.config.layout import Layout
+from textmill.config.sections.prepare import ReadConfig
+from textmill.data.first_pass import path_columns
+from textmill.data.formats import detect, is_table
+from textmill.data.mapping import as_text, unified_label
+from textmill.data.reading import Bad, preview
+from textmill.errors import UserError, first_line
+from textmill.fetching.sources.files import FilesSource, is_archive
+from textmill.text.columns import Column, Kind, Seen
+
+ROWS = 5000
+"""Rows that are looked at in each split."""
+_SPLITS = {
+    "train": r"train(ing)?",
+    "validation": r"(dev|val|valid|validation|development)",
+    "test": r"(test|testing|holdout)",
+}
+_MAX_CLASSES = 200
+_LONG_HEADER = 60
+_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a file's or folder's name tells, or None."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next(
+        (split for split, pattern in _SPLITS.items() if any(re.fullmatch(pattern, word) for word in words)), None
+    )
+
+
+def sources_of(names: Sequence[str], layout: Layout, folder: Path) -> tuple[dict[str, Any], dict[str, list[Path]]]:
+    """Return the source of data for `conf/data/`, and its files here by split.
+
+    Addresses, archives and data sets of the hub are fetched into `folder`; a large one of the hub in part.
+
+    Raises:
+        UserError: There is no such file, folder, address or data set.
+    """
+    if len(names) == 1 and re.fullmatch(r"[\w.-]+/[\w.-]+", names[0]) and not Path(names[0]).exists():
+        return _from_hub(names[0], folder)
+    local = [name for name in names if "://" not in name]
+    for name in local:
+        if not Path(name).expanduser().exists():
+            raise UserError("no such file or folder", where=name, fix="Check the path")
+    paths = [inner for name in local for inner in _parts(Path(name).expanduser().resolve())]
+    given = [_address(path, layout) for path in paths] + [name for name in names if "://" in name]
+    files: dict[str, list[str]] = {}
+    for name in given:
+        files.setdefault(split_of(PurePosixPath(name.partition("?")[0]).name.partition(".")[0]) or "", []).append(name)
+    if "" in files or "train" not in files:
+        files = {"all": given}
+    source = {split: addresses[0] if len(addresses) == 1 else addresses for split, addresses in files.items()}
+    options = {"_target_": f"{FilesSource.__module__}.{FilesSource.__name__}", "files": source}
+    if len(local) == len(names) and not any(map(is_archive, paths)):
+        return options, {split: [layout.root / name for name in listed] for split, listed in files.items()}
+    FilesSource.from_options(files=source).fetch(folder, layout.root)
+    return options, {split: [folder / split] for split in files}
+
+
+def _address(path: Path, layout: Layout) -> str:
+    inside = path.is_relative_to(layout.root.resolve())
+    return path.relative_to(layout.root.resolve()).as_posix() if inside else str(path)
+
+
+def _from_hub(name: str, folder: Path) -> tuple[dict[str, Any], dict[str, list[Path]]]:
+    """Pin a data set of the hub to its last revision, and write its first rows."""
+    import datasets
+    from huggingface_hub import dataset_info
+
+    from textmill.fetching.sources.local import write_rows
+
+    try:
+        revision = str(dataset_info(name).sha)
+        there = datasets.get_dataset_split_names(name, revision=revision)
+        splits = {split: given for given in there if (split := split_of(given))}
+        splits = splits if "train" in splits else {"all": there[0]}
+        for split, given in splits.items():
+            rows = datasets.load_dataset(name, revision=revision, split=given, streaming=True).take(ROWS)
+            write_rows(map(dict, rows), folder / split / "rows.jsonl")
+    except Exception as error:  # of several libraries
+        fix = "Check the name and the network, or give a file or folder"
+        raise UserError(
+            f"no such file, and no data set of the hub ({first_line(error)})", where=name, fix=fix
+        ) from error
+    options = {"_target_": "textmill.fetching.sources.hub.HubSource", "name": name, "revision": revision}
+    return {**options, "splits": splits}, {split: [folder / split] for split in splits}
+
+
+def _parts(path: Path) -> list[Path]:
+    """Return the split folders and files of a folder, if its names tell splits; else the path itself."""
+    if not path.is_dir():
+        return [path]
+    inner = [each for each in sorted(path.iterdir()) if not each.name.startswith(("_", "."))]
+    named = [each for each in inner if split_of(each.stem) is not None]
+    return named if "train" in map(split_of, (each.stem for each in named)) else [path]
+
+
+def files_below(path: Path) -> list[Path]:
+    """Return a file, or the files below a folder that `fetch` would copy."""
+    if path.is_file():
+        return [path]
+    inner = (each for each in sorted(path.rglob("*")) if each.is_file())
+    return [each for each in inner if not any(part[0] in "_." for part in each.relative_to(path).parts)]
+
+
+def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
+    """Look at the files of each split.
+
+    Raises:
+        UserError: A file is unreadable, empty, or differs from the others in its columns.
+    """
+    files = {split: [file for path in paths for file in files_below(path)] for split, paths in splits.items()}
+    every = [file for paths in files.values() for file in paths]
+    if not every:
+        raise UserError("no files here", where=", ".join(str(path) for paths in splits.values() for path in paths))
+    folders = _class_folders(splits, every)
+    roots = [path for paths in splits.values() for path in paths]
+    first = detect(every[0], str(every[0]), config)
+    records: list[Mapping[str, Any]] = []
+    rejected: Counter[str] = Counter()
+    header: list[str] | None = config.header
+    seen = 0
+    names: list[str] | None = None
+    step = max(1, len(every) // 200)
+    for file in every[::step]:
+        found = detect(file, str(file), config)
+        rows = preview(file, str(file), config, found, ROWS)
+        here = [row for row in rows if not isinstance(row, Bad)]
+        rejected.update(row.reason for row in rows if isinstance(row, Bad))
+        if found.format in ("csv", "tsv", "excel") and header is None and here and _headerless(here):
+            header = [f"column_{number}" for number in range(1, len(here[0]) + 1)]
+            here = [
+                dict(zip(header, here[0], strict=True)),
+                *(dict(zip(header, row.values(), strict=False)) for row in here),
+            ]
+        elif header is not None and config.header is None and here:
+            here = [dict(zip(header, row.values(), strict=False)) for row in here]
+        if here and found.format not in ("jsonl", "json", "text"):
+            names = names or list(here[0])
+            if set(here[0]) != set(names):
+                what = f"its columns {', '.join(here[0])} are not those of {every[0].name}: {', '.join(names)}"
+                raise UserError(what, where=str(file), fix="Give files with the same columns")
+        seen += len(rows) * step
+        root = next((root for root in roots if file.is_relative_to(root)), file.parent)
+        own = path_columns(file.relative_to(root).as_posix(), config) if file != root else {}
+        own |= {"folder": file.parent.name} if folders else {}
+        records += [{**row, **own} for row in here]
+    if not records:
+        why = f": {rejected.most_common(1)[0][0]}" if rejected else ""
+        raise UserError(f"the file has no row that can be read{why}", where=str(every[0]), fix="Check the file")
+    size = sum(file.stat().st_size for file in every)
+    whole = len(records) + rejected.total() < ROWS and step == 1
+    paths = {split: [str(path) for path in given] for split, given in splits.items()}
+    columns = columns_of(records)
+    named = [column.name for column in columns if column.kind == "text"]
+    some = records[:: max(1, len(records) // 100)]
+    texts = [str(record[name]) for record in some for name in named if record.get(name)]
+    return Seen(paths, first, header, columns, seen, whole, rejected, size, folders, texts)
+
+
+def _class_folders(splits: Mapping[str, Sequence[Path]], files: Sequence[Path]) -> bool:
+    """Return whether the files are texts in folders, one for each class."""
+    roots = {path for paths in splits.values() for path in paths}
+    parents = {file.parent for file in files}
+    return len({parent.name for parent in parents}) > 1 and not (parents & roots) and not any(map(is_table, files))
+
+
+def _headerless(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the first line is a row: its fields are long, numbers or labels of the column below."""
+    names = list(rows[0])
+    if any(
+        len(name) > _LONG_HEADER or len(name.split()) > 6 or re.fullmatch(r"[+-]?\d+([.,]\d+)?", name) for name in names
+    ):
+        return True
+    values = {name: Counter(row.get(name) for row in rows) for name in names}
+    return any(counts[name] > 1 and len(counts) < len(rows) / 2 for name, counts in values.items())
+
+
+def columns_of(records: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Describe the columns of records, nested ones by their path."""
+    values: dict[str, list[Any]] = {}
+    for record in records:
+        for name, value in _flat(record):
+            values.setdefault(name, []).append(value)
+    return [_column(name, cells, len(records)) for name, cells in values.items() if name]
+
+
+def _flat(record: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    cells: list[tuple[str, Any]] = []
+    for name, value in record.items():
+        cells += _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else [(before + str(name), value)]
+    return cells
+
+
+def _column(name: str, cells: Sequence[Any], rows: int) -> Column:
+    given = [cell for cell in cells if cell is not None and cell != ""]
+    lists = [cell for cell in given if isinstance(cell, list)]
+    texts = [as_text(cell) or "" for cell in given]
+    counts = Counter(unified_label(text) for text in texts)
+    words = sum(map(_words, texts)) / max(1, len(texts))
+    lengths = sorted(map(len, texts)) or [0]
+    kind: Kind
+    if lists:
+        kind = _list_kind(lists)
+        if kind == "words":
+            words = sum(len(cell) for cell in lists) / len(lists)
+        counts = Counter(str(label) for cell in lists for label in cell) if kind == "labels" else Counter()
+    elif all(re.fullmatch(r"\s*[+-]?\d+([.,]\d+)?\s*", text) for text in texts):
+        ids = len(counts) == len(texts) and len(texts) > 10
+        kind = "id" if ids and not any("." in text or "," in text for text in texts) else "number"
+        kind = "label" if kind == "number" and len(counts) <= 20 and all("." not in value for value in counts) else kind
+    elif words >= 3.5 or (len(counts) > _MAX_CLASSES and words > 1.5):
+        kind = "text"
+    elif 1 <= len(counts) <= min(_MAX_CLASSES, max(2, len(texts) / 2)):
+        kind = "label"
+    else:
+        kind = "id" if words <= 1.5 and len(counts) > 0.9 * len(texts) else "text"
+    example = re.sub(r"\s+", " ", texts[0])[:60] if texts else ""
+    few = counts if kind in ("label", "labels", "number") else Counter[str]()
+    longest = lengths[int(len(lengths) * 0.99)] if len(lengths) > 1 else lengths[0]
+    return Column(name, kind, len(given) / rows, len(counts), words, longest, example, few)
+
+
+def _list_kind(lists: Sequence[list[Any]]) -> Kind:
+    flat = [item for cell in lists[:200] for item in cell]
+    if flat and all(isinstance(item, dict) and {"role", "content"} <= set(item) for item in flat):
+        return "messages"
+    if not all(isinstance(item, str | int) for item in flat):
+        return "other"
+    repeated = len(set(flat)) <= max(3, len(flat) / 20)
+    if repeated and sum(map(len, lists)) / len(lists) > 5:
+        return "tags"
+    return "labels" if len(set(flat)) <= _MAX_CLASSES and sum(map(len, lists)) / len(lists) < 5 else "words"
+
+
+def _words(text: str) -> float:
+    signs = len(_CJK.findall(text))
+    return signs / 2 + len(_CJK.sub(" ", text).split())
+
+
+def languages_of(texts: Sequence[str]) -> dict[str, float]:
+    """Return the languages of texts with their shares, the most frequent first, by ISO 639-1 codes."""
+    from textmill.data.cleaning import language_detector
+
+    detector = language_detector([])
+    counts = Counter(detector(text[:400]) or "?" for text in texts)
+    return {code: count / counts.total() for code, count in counts.most_common()}
+
+
+def slug(name: str) -> str:
+    """Return a name as letters, digits and underscores, as a file of conf/ and Hydra's grammar need it."""
+    plain = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "_", plain).strip("_") or "own_data"

@@ -1,0 +1,1 @@
+"""Recognise the task that fits data files."""

@@ -1,0 +1,207 @@
+"""Recognise which task fits the columns of data files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from textmill.errors import UserError, did_you_mean
+from textmill.text.columns import Column, Seen
+
+Ask = Callable[[str, list[str]], str]
+"""Asks to choose one of several answers; without a terminal it returns the first."""
+
+_LABELS = (
+    r"labels?|class(es|ification)?|categor(y|ies)|sentiment|topics?|intent|tags?|target|stars?|ratings?|urteil|y"
+    r"|标签|类别"
+)
+_SCORES = r"scores?|similarity|sim|gold|rating|note"
+_TITLES = r"title|titel|subject|headline|summary_line|betreff|标题"
+_PAIRS = (r"(text|sentence|question|sent|s|q)?_?[a1]", r"premise|query|anchor|question1?|sentence1", r"(.*[^a-z])?left")
+_SUMMARIES = r"summary|abstract|highlights|tl_?dr|zusammenfassung|摘要"
+_LANGUAGES = r"[a-z]{2}"
+_TASK_OF_LABELS = "multi_label_classification"
+
+
+@dataclass
+class Proposal:
+    """A task with its columns and settings.
+
+    Attributes:
+        task: Name of a file of `conf/task/`.
+        columns: Task column -> file column, or several that become one text.
+        settings: Settings of the experiment, by section.
+        choices: Group -> file of `conf/` that the experiment selects.
+        said: What the proposal rests on, one sentence each.
+        read: Options of `prepare.read` besides the columns.
+        prepare: Other options of `prepare`.
+    """
+
+    task: str
+    columns: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    choices: dict[str, str] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+    read: dict[str, Any] = field(default_factory=dict)
+    prepare: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def learns(self) -> str:
+        """What decides the settings: `classes` or `scores` of texts; else those of the task's experiment do."""
+        return {"text_classification": "classes", "textual_entailment": "classes", "semantic_similarity": "scores"}.get(
+            self.task, "else"
+        )
+
+
+def recognise(seen: Seen, ask: Ask, task: str | None, text: Sequence[str], label: str | None) -> Proposal:
+    """Return the task that fits the columns, and which of them it needs.
+
+    Raises:
+        UserError: None fits, or a named column does not exist.
+    """
+    by_name = {column.name: column for column in seen.columns}
+    for name in [*text, *([label] if label else [])]:
+        if name not in by_name:
+            fix = f"{did_you_mean(name, by_name)}There are {', '.join(map(repr, by_name))}"
+            raise UserError(f"no column {name!r}", where="--label" if name == label else "--text", fix=fix)
+    if seen.found.format == "squad" and task in (None, "question_answering"):
+        columns = {name: name for name in ("id", "question", "context", "answers")} | {"source": "title"}
+        splits = {"by": "group", "group": "source"}
+        return Proposal("question_answering", columns, prepare={"duplicates": {"near": False}, "splits": splits})
+    if chats := seen.of_kind("messages"):
+        cleaning = {"repair": False, "normal_form": None}
+        return Proposal(task or "instruction_tuning", {"messages": chats[0].name}, prepare={"cleaning": cleaning})
+    if seen.found.format == "text" and not seen.folders and task in (None, "language_modelling"):
+        return _raw_text(seen)
+    texts = [by_name[name] for name in text] or _texts(seen, label)
+    if not texts:
+        names = ", ".join(map(repr, by_name))
+        raise UserError(f"no column looks like a text; there are {names}", where="--text", fix="Name it with --text")
+    words = [column for column in texts if column.kind == "words"]
+    tags = seen.of_kind("tags")
+    if words and tags and task is None and label is None:
+        return Proposal("token_classification", {"tokens": words[0].name, "tags": tags[0].name})
+    target = by_name[label] if label else _target(seen, texts, ask, task)
+    return _with_target(texts, target, ask, task, bool(text))
+
+
+def _raw_text(seen: Seen) -> Proposal:
+    one = len({path for paths in seen.files.values() for path in paths}) == 1
+    read = {"format": "text", "text": {"document": "file"}}
+    splits = {"by": "position", "validation": 0.05, "test": 0.05} if one and set(seen.files) == {"all"} else {}
+    prepare = {"cleaning": {"max_characters": 10_000_000}, "duplicates": {"near": False}, "splits": splits}
+    said = ["Raw text: a language model learns to continue it."]
+    return Proposal("language_modelling", {"text": "text"}, read=read, prepare=prepare, said=said)
+
+
+def _texts(seen: Seen, label: str | None) -> list[Column]:
+    texts = [column for column in seen.of_kind("text", "words") if column.name != label]
+    if not texts:  # texts of one or two words, such as queries
+        others = [column for column in seen.of_kind("label", "id") if column.name != label and column.distinct > 20]
+        others = [column for column in others if not re.fullmatch(r"[\d\W_]*", column.example)]
+        texts = sorted(others, key=lambda column: -column.distinct)[:1]
+    return texts
+
+
+def _target(seen: Seen, texts: Sequence[Column], ask: Ask, task: str | None) -> Column | None:
+    """Return the column to learn, by its kind and its name; ask where several may be meant."""
+    own = {column.name for column in texts}
+    candidates = [column for column in seen.of_kind("label", "labels", "number") if column.name not in own]
+    constant = [column for column in candidates if column.distinct == 1 and (_is_target(column) or len(texts) == 1)]
+    candidates = [column for column in candidates if column.distinct > 1 and column.name not in ("id", "index")]
+    if constant and not candidates and task is None:
+        what = f"the column {constant[0].name!r} has one value only, {constant[0].example!r}"
+        raise UserError(what, where="--label", fix="Give files with several, or name another column with --label")
+    if task in ("language_modelling", "semantic_search", "translation", "summarisation") or not candidates:
+        return None
+
+    def rank(column: Column) -> tuple[bool, bool, int]:
+        return not _is_target(column), column.kind == "number", column.distinct
+
+    candidates.sort(key=rank)
+    named = [column for column in candidates if not rank(column)[0]]
+    if len(candidates) == 1 or len(named) == 1:
+        return candidates[0]
+    chosen = ask("Which column is to be predicted?", [column.name for column in candidates])
+    return next(column for column in candidates if column.name == chosen)
+
+
+def _is_target(column: Column) -> bool:
+    return any(re.fullmatch(f"(.*[^a-z])?({pattern})", column.name.lower()) for pattern in (_LABELS, _SCORES))
+
+
+def _with_target(texts: Sequence[Column], target: Column | None, ask: Ask, task: str | None, named: bool) -> Proposal:
+    pair = _pair(texts)
+    if target is None:
+        return _without_target(texts, pair, ask, task)
+    if target.kind == "labels":
+        return Proposal(task or _TASK_OF_LABELS, {"text": _one_text(texts, named), "label": target.name})
+    number = target.kind == "number" or (
+        target.kind == "label" and re.fullmatch(_SCORES, target.name.lower()) and all(map(_is_number, target.counts))
+    )
+    if pair and (task in ("semantic_similarity", "textual_entailment") or (task is None and len(texts) == 2)):
+        columns = {"text_a": pair[0].name, "text_b": pair[1].name}
+        if task == "semantic_similarity" or (task is None and number):
+            values = [float(value.replace(",", ".")) for value in target.counts if _is_number(value)]
+            if len(values) < 2:
+                fix = "Give files with different scores, or name another column with --label"
+                raise UserError(f"all scores are {next(iter(target.counts), None)}", where=target.name, fix=fix)
+            scale = {"lowest": min(0.0, *values), "highest": max(values)}
+            return Proposal("semantic_similarity", {**columns, "score": target.name}, settings={"task": scale})
+        return Proposal("textual_entailment", {**columns, "label": target.name})
+    if number and task is None and target.distinct > 20:
+        return Proposal("regression", {"text": _one_text(texts, named), "score": target.name})
+    column = "score" if task in ("regression", "ordinal_classification") else "label"
+    return Proposal(task or "text_classification", {"text": _one_text(texts, named), column: target.name})
+
+
+def _without_target(texts: Sequence[Column], pair: Sequence[Column], ask: Ask, task: str | None) -> Proposal:
+    if task is None and len(texts) > 1:
+        summary = next((column for column in texts if re.fullmatch(_SUMMARIES, column.name.lower())), None)
+        languages = [column for column in texts if re.fullmatch(_LANGUAGES, column.name.lower().rpartition(".")[2])]
+        usual = "summarisation" if summary else "translation" if len(languages) == 2 else "semantic_search"
+        others = [name for name in ("semantic_search", "translation", "summarisation") if name != usual]
+        task = ask("Which task is it? The files have texts and no labels.", [usual, *others])
+    if task is None and len(texts) == 1:
+        fix = "Name the labels with --label COLUMN, or train a language model with --task language_modelling"
+        raise UserError(f"there is a text, {texts[0].name!r}, and no column of labels", where="--label", fix=fix)
+    if task == "language_modelling":
+        return Proposal(task, {"text": texts[0].name}, said=["A language model learns to continue the texts."])
+    first, second = pair or texts[:2]
+    if task == "semantic_search":
+        return Proposal(task, {"text_a": first.name, "text_b": second.name})
+    summary = next((column for column in texts if re.fullmatch(_SUMMARIES, column.name.lower())), second)
+    source = next(column for column in texts if column is not summary)
+    if task == "summarisation":
+        return Proposal(task, {"text": source.name, "summary": summary.name})
+    if task == "translation":
+        codes = [column.name.lower().rpartition(".")[2] for column in (first, second)]
+        named = all(re.fullmatch(_LANGUAGES, code) for code in codes)
+        own: dict[str, Any] = {"source_language": codes[0], "target_language": codes[1]} if named else {}
+        columns = {"text": first.name, "translation": second.name}
+        return Proposal(task, columns, settings={"task": {**own, "examples": [first.example, first.example]}})
+    raise UserError(f"the files have no target for {task}", where="--task", fix="Name it with --label COLUMN")
+
+
+def _pair(texts: Sequence[Column]) -> list[Column]:
+    """Return two texts that are compared with each other, the first one first; none if they are parts of one text."""
+    if len(texts) != 2 or any(re.fullmatch(_TITLES, column.name.lower()) for column in texts):
+        return []
+    first, second = texts
+    swapped = any(re.fullmatch(pattern, second.name.lower()) for pattern in _PAIRS)
+    return (
+        [second, first] if swapped and not any(re.fullmatch(p, first.name.lower()) for p in _PAIRS) else [first, second]
+    )
+
+
+def _one_text(texts: Sequence[Column], named: bool) -> str | list[str]:
+    titles = [column for column in texts if re.fullmatch(_TITLES, column.name.lower())]
+    longest = max(texts, key=lambda column: column.words)
+    chosen = list(texts) if named else [*titles, *([longest] if longest not in titles else [])]
+    return [column.name for column in chosen] if len(chosen) > 1 else chosen[0].name
+
+
+def _is_number(value: str) -> bool:
+    return re.fullmatch(r"\s*[+-]?\d+([.,]\d+)?\s*", value) is not None

@@ -1,0 +1,57 @@
+"""An exported chat model that no training changed: what serves it can be tested without training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from textmill.config.layout import Layout
+from textmill.config.sections.export import ExportConfig
+from textmill.config.sections.generation import GenerationConfig
+from textmill.config.sections.prepare import PrepareConfig
+from textmill.config.sections.runtime import RuntimeConfig
+
+TASK = {"_target_": "textmill.tasks.instruction_tuning.InstructionTuning"}
+MODEL = {"_target_": "textmill.models.pretrained_decoder.PretrainedDecoder"}
+RUNTIME = RuntimeConfig.model_validate(
+    {"trainer": {"accelerator": "cpu", "devices": 1}, "progress": "plain", "tracking_experiment": "chat"}
+)
+
+
+def export_untrained(layout: Layout, max_new_tokens: int) -> Path:
+    """Export the model of `data/pretrained` as it is; return the exported folder."""
+    from textmill.data.prepare import prepare
+    from textmill.data.prepared import Prepared
+    from textmill.export.export import write_served
+    from textmill.models.base import Model
+    from textmill.predicting.exported import write_manifest
+    from textmill.tasks.base import Task
+
+    (layout.raw / "files/all").mkdir(parents=True)
+    (layout.root / "dvc.yaml").write_text("stages: {}\n")
+    provenance = {"origin": "made up", "version": None, "licence": None, "sha256": None}
+    (layout.raw / "provenance.json").write_text(json.dumps(provenance))
+    if not (layout.pretrained / "provenance.json").is_file():
+        (layout.pretrained / "provenance.json").write_text(json.dumps(provenance))
+    lines = [
+        {"messages": [{"role": "user", "content": f"thanks {n}"}, {"role": "assistant", "content": "thanks you"}]}
+        for n in range(30)
+    ]
+    (layout.raw / "files/all/chat.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options: dict[str, Any] = {
+        "read": {"columns": {"messages": "messages"}},
+        "cleaning": {"repair": False, "normal_form": None},
+        "duplicates": {"exact": False, "near": False, "passage_words": None},
+        "max_length": 64,
+    }
+    prepare(PrepareConfig.model_validate({"task": TASK, **options}), RUNTIME, layout)
+    prepared, task = Prepared(layout.prepared), Task.build(TASK)
+    network = task.build_network(Model.build(MODEL), layout.pretrained, prepared.state)
+    generation = GenerationConfig(temperature=0, max_new_tokens=max_new_tokens)
+    config = ExportConfig(title="Chat", task=TASK, model=MODEL, max_length=64, generation=generation)
+    folder = layout.exported / "model"
+    folder.parent.mkdir(parents=True)
+    write_served(config, task, prepared, network.eval(), folder)
+    write_manifest(folder)
+    return folder
