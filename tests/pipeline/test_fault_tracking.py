@@ -73,9 +73,13 @@ def line(server: str) -> Iterator[Proxy]:
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
-    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
-    (tmp_path / "data").mkdir()
-    return Layout(tmp_path)
+    return made_layout(tmp_path)
+
+
+def made_layout(root: Path) -> Layout:
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    (root / "data").mkdir()
+    return Layout(root)
 
 
 def start(
@@ -164,21 +168,26 @@ def test_train_server_down_at_start_refuses_in_one_line(layout: Layout, line: Pr
 
 @pytest.mark.parametrize("fault", ["refuse", "hang", "lose answers"])
 def test_server_that_fails_midway_training_never_waits_and_sync_adds_no_duplicate(
-    layout: Layout, server: str, line: Proxy, fault: str
+    layout: Layout, server: str, line: Proxy, fault: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     known = known_runs(server)
     process = start(layout, "train", line.address, seconds=4)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "open\n"
+    # The same training with a healthy server, at the same time: what a busy machine costs, both pay.
+    undisturbed = start(made_layout(tmp_path_factory.mktemp("undisturbed")), "train", server, seconds=4)
+    for each in (process, undisturbed):
+        assert each.stdout is not None
+        assert each.stdout.readline() == "open\n"
     time.sleep(1.5)
     line.set(fault)
     began = time.monotonic()
+    known.add(finish(undisturbed)["run_id"])
+    allowed = time.monotonic() - began + 5
     done = finish(process)
     ended = time.monotonic() - began
     assert done["slowest"] < 0.5
     warning = [text for text in done["errors"].splitlines() if "textmill sync" in text]
     assert len(warning) == 1, done["errors"]
-    assert ended < 4 + 5
+    assert ended < allowed
     assert len(list(layout.spool.glob("[0-9]*"))) == 1
     line.set("refuse")
     assert sync(layout, line.address).returncode == 1
