@@ -25,6 +25,7 @@ BENCHMARKS = {
     "translation": "Translation and translation memory",
     "summarisation": "Summaries and the beginning of the text",
     "finetuning": "Fine-tuning compared with `transformers.Trainer`",
+    "tasks": "Several labels a text, numbers, entities and re-ranking, and their baselines",
     "token_classification": "Entities of WNUT-17 compared with `transformers.Trainer`",
     "nanogpt": "Characters of tiny Shakespeare compared with nanoGPT",
     "generation": "Generation with and without a cache",

@@ -72,7 +72,7 @@ def main() -> None:
     """Measure and print the tables."""
     from textmill.tasks.examples.packing import packing_counts
 
-    print(f"Rows of {ROW:,} tokens. Of the seconds, both ways are counted.\n")
+    print(f"Rows of {ROW:,} tokens. The seconds are those of both ways together.\n")
     print("| documents | cut: joined | cut: best fit | filled: joined | filled: best fit | seconds |")
     print("|---:|---:|---:|---:|---:|---:|")
     for count in DOCUMENTS:

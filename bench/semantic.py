@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,15 @@ TABLES = {
 }
 
 
-def run(experiment: str, folder: Path) -> Path:
+def run(experiment: str, folder: Path, *changes: str, stages: Sequence[str] = STAGES) -> Path:
     """Run an experiment's stages in `folder`; downloads are taken from and left in the repository's cache."""
     shutil.copytree(ROOT / "conf", folder / "conf")  # makes the folder
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copyfile(ROOT / name, folder / name)
     environment = {**os.environ, "TEXTMILL_HOME": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    for stage in STAGES:
+    for stage in stages:
         command = [sys.executable, "-m", f"textmill.stages.{stage}"]
-        command += [f"experiment={experiment}"] if stage == "compose" else []
+        command += [f"experiment={experiment}", *changes] if stage == "compose" else []
         subprocess.run(command, cwd=folder, env=environment, check=True, stdout=sys.stderr)
     return folder
 

@@ -195,13 +195,13 @@ def data_file(source: dict[str, Any], seen: Seen, proposal: Proposal) -> str:
     if "all" in seen.files or "test" not in seen.files or "validation" not in seen.files:
         prepare.setdefault("splits", {"validation": 0.1, "test": 0.15, "seed": 0})
     head = f"# Written by `textmill init`: {found}; {seen.rows:,}{'' if seen.whole else ' or more'} rows.\n"
-    head += "".join(f"# {column.name!a}: {_described(column)}\n" for column in seen.columns[:20])
+    head += "".join(f"# {column.name!r}: {_described(column)}\n" for column in seen.columns[:20])
     return "# @package _global_\n" + head + _yaml({"fetch": {"source": source}, "prepare": prepare}, comments)
 
 
 def _described(column: Column) -> str:
     missing = "" if column.filled > 0.999 else f", {1 - column.filled:.0%} missing"
-    return f"{column.kind}, {column.distinct:,} different{missing}, such as {column.example!a}"
+    return f"{column.kind}, {column.distinct:,} different{missing}, such as {column.example!r}"
 
 
 def experiment_file(name: str, proposal: Proposal, title: str) -> str:
