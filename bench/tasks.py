@@ -85,10 +85,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             measure(name, Path(folder))
     print("\nTest splits, with 95 % bootstrap intervals; those of a difference are of paired draws.")
-    print(
-        "The intervals of numbers should contain 90 % (coverage). `first stage` is the order of the search alone: BM25, or"
-    )
-    print(f"the encoder of `semantic_search` ({ENCODER}), whose training is counted.")
+    print("The intervals of numbers should contain 90 % (coverage). `first stage` is the order of the search alone: by")
+    print(f"BM25, or the encoder of `semantic_search` ({ENCODER}), whose training is counted.")
 
 
 if __name__ == "__main__":
