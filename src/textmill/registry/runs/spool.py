@@ -104,7 +104,7 @@ class Spool:
     def send(self, client: MlflowClient, progress: Callable[[int], None] = lambda _: None) -> bool:
         """Send what the server does not have; return whether the stage's end was among it.
 
-        `progress` gets the size of what is sent next.
+        `progress` gets the size of a file before it is sent, and 0 when the server has an entry.
 
         Raises:
             UserError: The server does not answer, or refuses.
@@ -118,7 +118,8 @@ class Spool:
                 self._save()
             for position, entry in merge_metrics(self.unsent()):
                 path = self.folder / entry["path"] if entry["kind"] == "artifacts" else None
-                progress(path.stat().st_size if path else 0)
+                if path:
+                    progress(max(path.stat().st_size, 1))
                 apply_entry(client, str(self.state.run_id), entry, self.state.last_steps, self.folder)
                 ended = ended or entry["kind"] == "end"
                 self.state.position = position
@@ -251,7 +252,9 @@ class SpooledLog:
             time.sleep(0.5)
 
     def _progress(self, size: int) -> None:
-        self._uploading, self._moved = size, time.monotonic()
+        self._uploading = size
+        if not size:  # the next try of what failed is no progress
+            self._moved = time.monotonic()
 
     def _tell(self, error: UserError) -> None:
         if self.problem is None:
