@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -31,6 +33,7 @@ MACHINE = "runtime"
 """The machine-dependent section, which is not part of an experiment."""
 
 _EXPERIMENT = "experiment"
+_PACKAGE = re.compile(r"^# @package (\S+)", re.MULTILINE)
 _EXTRA_VALUE_COST = 1000
 """Cost of a composed value that no experiment file can remove, in differing values."""
 
@@ -120,17 +123,39 @@ def _default_choices(conf: Path) -> dict[str, str | None]:
 
 
 def _choose(conf: Path, defaults: Mapping[str, str | None], title: str, leaves: Leaves) -> dict[str, str | None]:
-    """Choose for each group in turn the file with the lowest cost; prefer the default."""
+    """Choose for each group in turn the file with the lowest cost; prefer the default.
+
+    Composing takes a fifth of a second, so that files whose own values fit worse than the default's are skipped.
+    """
     chosen = dict(defaults)
     least = _cost(conf, chosen, title, leaves)
-    for group in defaults:
-        for choice in sorted(path.stem for path in (conf / group).glob("*.yaml")):
-            if choice == defaults[group]:
+    for group, default in defaults.items():
+        counts = {path.stem: _differences(path, group, leaves) for path in sorted((conf / group).glob("*.yaml"))}
+        for choice, count in counts.items():
+            if choice == default or count == math.inf or (default and count > counts[default]):
                 continue
             cost = _cost(conf, chosen | {group: choice}, title, leaves)
             if cost < least:
                 least, chosen[group] = cost, choice
     return chosen
+
+
+def _differences(path: Path, group: str, leaves: Leaves) -> float:
+    """Return how many values of a group's file differ from those wanted, infinity where none is in its place.
+
+    A value's place is any key that ends in its own, since sections refer to each other. Another class counts for all.
+    """
+    text = path.read_text(encoding="utf-8")
+    package = match[1] if (match := _PACKAGE.search(text)) else group
+    prefix = () if package == "_global_" else tuple(package.replace("_group_", group).split("."))
+    count = math.inf
+    for key, value in flat(yaml.safe_load(text) or {}, prefix).items():
+        if "defaults" in key or (isinstance(value, str) and ("${" in value or value == "???")):
+            continue
+        if wanted := [other for place, other in leaves.items() if place[-len(key) :] == key]:
+            count = 0 if count == math.inf else count
+            count += 0 if value in wanted else _EXTRA_VALUE_COST if key[-1] == "_target_" else 1
+    return count
 
 
 def _cost(conf: Path, choices: Mapping[str, str | None], title: str, leaves: Leaves) -> float:
