@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -75,7 +75,7 @@ class Engine:
         for number, item in enumerate(items):
             path = self._finished / f"{name}-{number:06d}" if self._finished is not None and name else None
             if path is not None and path.is_file():
-                pending.append((path, lambda path=path: pickle.loads(path.read_bytes())))  # type: ignore[misc]
+                pending.append((path, partial(_load, str(path))))
             else:
                 pending.append((path, submit(item)))
             if len(pending) > self._count or self._count == 1:
@@ -155,9 +155,13 @@ def _call(function: Callable[[Any], Any], item: Any) -> Any:
 
 
 def _call_from(path: str, item: Any) -> Any:
-    return _load(path)(item)
+    return _function(path)(item)
 
 
 @lru_cache(maxsize=1)
+def _function(path: str) -> Any:
+    return _load(path)
+
+
 def _load(path: str) -> Any:
-    return pickle.loads(Path(path).read_bytes())
+    return pickle.loads(Path(path).read_bytes())  # of this project's own  # nosec B301

@@ -240,7 +240,8 @@ class CheckpointFile(TorchCheckpointIO):
         if not Path(path).is_dir():
             loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
             return loaded
-        plain = torch.load(Path(path) / _PLAIN_FILE, map_location="cpu", weights_only=weights_only)
+        file = Path(path) / _PLAIN_FILE
+        plain = torch.load(file, map_location="cpu", weights_only=weights_only)  # as asked for  # nosec B614
         described = filesystem.FileSystemReader(path).read_metadata().state_dict_metadata
         tensors = {
             name: self._empty(about.size, about.properties.dtype)
