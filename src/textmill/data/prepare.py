@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textmill.config.layout import Layout
+from textmill.config.layout import SEEN_FILE, START, Layout
 from textmill.config.plugins import Plugin
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.runtime import RuntimeConfig
@@ -81,7 +81,8 @@ def _fill(
     with reader.staging(staged) as staging:
         first_pass = reader.run(layout.raw / "files", staging, engine)
         _check_rejected(config, rejected, first_pass.rows, layout)
-        selection = select(config, task, first_pass, staging, layout.raw, engine)
+        seen = layout.pretrained / START / SEEN_FILE
+        selection = select(config, task, first_pass, staging, layout.raw, engine, seen if seen.is_file() else None)
         texts = training_texts(task, staging, selection.split)
         tokenizer = make_tokenizer(config.tokenizer, texts, layout.pretrained, partial / "tokenizer")
         state = learn_state(task, staging, selection.split)
