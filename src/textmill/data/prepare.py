@@ -62,6 +62,8 @@ def prepare(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> No
         write_report(report, partial / "report", partial / "rejects.csv", plots)
     shutil.rmtree(layout.state / "prepare", ignore_errors=True)
     counts = ", ".join(f"{name} {split['rows']}" for name, split in report["splits"].items())
+    if conflicts := report["duplicates"]["conflicting_targets"]:
+        log.warning("prepare: %d texts occur with different targets; the row that is read first stays", conflicts)
     dropped = report["duplicates"]["total"], report["rejected"]["total"]
     log.info("prepare: %s; %d duplicates, %d rejected", counts, *dropped)
 
