@@ -131,7 +131,7 @@ _HOW = [
     "| the team labels 200 rows for the test split, which only the gate uses | a file in `data/own/checked` |",
     "| train, judge, promote | `textmill retrain` |",
     "",
-    "From February, each training goes on from the champion's weights: `train.start: champion`",
+    "From February, each training continues from the champion's weights: `train.start: champion`",
     "([daily training](continuous-training.md)). The model is MiniLM's first three layers. The corpus comes from the",
     "package index.",
 ]

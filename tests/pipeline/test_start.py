@@ -60,6 +60,8 @@ def test_retrain_goes_on_from_the_champion_and_adds_up_what_it_has_seen(built_pr
     told = json.loads(project.run("textmill", "lineage", "tiny-reviews/2", "--json").stdout)
     assert told["version"]["started_from"] == "tiny-reviews/1"
     assert told["data"]["start"] == read_json(project.root / "data/exported/model/provenance.json")["start"]["sha256"]
+    links = json.loads(project.run("textmill", "verify", "tiny-reviews/2", "--json", check=False).stdout)["links"]
+    assert next(link for link in links if link["name"] == "data")["status"] == "holds", links
     seen = find_seen(project.root / "data/exported/seen.parquet", [old[:100]])
     assert 50 <= seen.sum() < 100, "the training rows of version 1 that are gone, not its test rows"
 
