@@ -10,7 +10,10 @@ import pytest
 import torch
 from support.project import Project, write_reviews
 
+from textmill.config.schema import START_SOURCE
 from textmill.data.seen import find_seen
+from textmill.errors import UserError
+from textmill.fetching.sources.base import Source
 from textmill.files import read_json
 
 GATE = """
@@ -78,3 +81,16 @@ def test_retrain_goes_on_from_the_champion_and_adds_up_what_it_has_seen(built_pr
     assert unlike.returncode == 1
     assert "cannot start from tiny-reviews/2: the data has the new label(s) soso. Remove train.start" in unlike.stderr
     assert json.loads(project.run("textmill", "history", "--json").stdout)["aliases"]["champion"] == "2"
+
+    shutil.rmtree(project.root / ".dvc/cache")
+    for version in ("2", "1"):
+        source = Source.build({"_target_": START_SOURCE, "model": f"tiny-reviews/{version}"})
+        (folder := tmp_path / version).mkdir()
+        if version == "2":
+            source.fetch(folder, project.root)
+            assert {"model", "seen.parquet", "textmill.json", "tokenizer.json"} <= {
+                each.name for each in folder.iterdir()
+            }
+        else:
+            with pytest.raises(UserError, match="are neither in DVC's cache nor in data/trained nor in DVC's remote"):
+                source.fetch(folder, project.root)
