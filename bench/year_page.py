@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from bench.year import Judged, Lived
 
 _COLOURS = {"films": "#bfdbfe", "products": "#60a5fa", "tweets": "#2563eb", "editorials": "#1e3a8a"}
+_SIGNS = {
+    "promoted": ("^", ACCENT, "a new version promoted at the month's end"),
+    "inconclusive": (".", INK, "none promoted: too little data to tell"),
+    "refused": ("x", "#dc2626", "refused by the gate"),
+}
 _MARGIN = 0.02
 _DRIFT_SHOWN = 3
 
@@ -146,14 +151,13 @@ def picture(year: Sequence[Lived]) -> Figure:
         above.plot(positions, [m.served for m in year], "-", color=ACCENT, linewidth=2, label="with textmill retrain")
         above.plot(positions, [m.first for m in year], "--", color=QUIET, linewidth=2, label="version 1 all year")
         for place, lived in enumerate(year):
-            done = lived.retrained
-            promoted = done["outcome"] == "promoted"
-            sign, colour = ("^", ACCENT) if promoted else ("x", INK)
+            sign, colour, _ = _SIGNS.get(lived.retrained["outcome"], _SIGNS["inconclusive"])
             above.plot(place, lived.served, sign, color=colour, markersize=7, markeredgewidth=2)
-            told = f"v{done['version']}" if promoted else str(done["outcome"])
-            above.annotate(told, (place, lived.served), (0, 8), textcoords="offset points", ha="center", fontsize=8)
-        above.plot([], [], "^", color=ACCENT, label="promoted at the end of the month")
-        above.plot([], [], "x", color=INK, markeredgewidth=2, label="not promoted")
+            if lived.retrained["outcome"] == "promoted":
+                name, at = f"v{lived.retrained['version']}", (place, lived.served)
+                above.annotate(name, at, (0, 8), textcoords="offset points", ha="center", fontsize=8)
+        for sign, colour, label in _SIGNS.values():
+            above.plot([], [], sign, color=colour, markeredgewidth=2, label=label)
         above.set_ylabel("weighted F1 of the month's answers")
         above.legend(loc="lower left", fontsize=8)
         above.margins(y=0.15)
