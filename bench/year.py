@@ -95,9 +95,9 @@ _USERS_SOURCE = {
 _EXPERIMENT: Mapping[str, Any] = {
     "name": MODEL,
     "title": "Sentiment in a year whose texts change",
-    "model": {"layers": [0, 1, 2]},
-    "train": {"max_epochs": 3, "optimizer": {"learning_rate": 2.0e-4}},
-    "evaluate": {"resamples": 300},
+    "model": {"layers": [0, 1], "frozen_groups": 1},
+    "train": {"max_epochs": 2, "batches": {"tokens": 2048}, "optimizer": {"learning_rate": 3.0e-4}},
+    "evaluate": {"resamples": 300, "label_issues": False, "baselines": {"strengths": [4.0]}},
     "gate": {
         "difference": {"margin": 0.02},
         "slices": {"columns": [], "margin": 0.1},
@@ -108,7 +108,12 @@ _EXPERIMENT: Mapping[str, Any] = {
     },
     "runtime": {"plan": False},
 }
-_FROM_FEBRUARY = {"start": "champion", "max_epochs": 1, "optimizer": {"learning_rate": 1.0e-4}}
+_FROM_FEBRUARY = {
+    "start": "champion",
+    "max_epochs": 1,
+    "batches": {"per_epoch": 50},
+    "optimizer": {"learning_rate": 2.0e-4},
+}
 
 
 @dataclass(frozen=True)
@@ -248,13 +253,14 @@ class Server:
         return body, answer.headers.get("X-Textmill-Request", "")
 
     def version(self) -> str:
-        """Return the version that answers."""
+        """Return the version that answers; an empty text before one is loaded."""
+        self._connection.close()  # the server closes one that is idle during a training
         self._connection.request("GET", "/version")
-        return str(json.loads(self._connection.getresponse().read())["version"])
+        return str(json.loads(self._connection.getresponse().read()).get("version", ""))
 
     def wait_for(self, version: str) -> None:
         """Wait until the server has loaded a version."""
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while self.version() != version:
             if time.monotonic() > end:
                 raise SystemExit(f"error: the server did not load version {version}")
@@ -271,7 +277,7 @@ def serving(space: Workspace) -> Iterator[Server]:
             ["textmill", "serve", *options], cwd=space.root, env=space.environment, stdout=file, stderr=file
         )
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while not (found := re.search(r"listening on \S+:(\d+)", log.read_text())):
             if process.poll() is not None or time.monotonic() > end:
                 raise SystemExit(f"error: the server does not listen\n{log.read_text()[-2000:]}")
@@ -347,6 +353,7 @@ class Year:
         self._check(MONTHS[0])
         self.lived.append(Lived(MONTHS[0], retrained=self._retrain()))
         with serving(self._space) as server:
+            server.wait_for(str(self.lived[0].retrained["version"]))
             self._traffic(self.lived[0], server)
             self.lived[0].seconds = time.perf_counter() - started
             self._tell(self.lived[0])

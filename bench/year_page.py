@@ -137,7 +137,7 @@ _HOW = [
     "| train, judge, promote | `textmill retrain` |",
     "",
     "From February, each training continues from the champion's weights: `train.start: champion`",
-    "([daily training](continuous-training.md)). The model is MiniLM's first three layers. The corpus comes from the",
+    "([daily training](continuous-training.md)). The model is MiniLM's first two layers. The corpus comes from the",
     "package index.",
 ]
 
