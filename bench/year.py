@@ -25,7 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
+
+from textmill.metrics.categories import count, weighted_f1
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "year"
@@ -43,6 +47,7 @@ of each kind of text: rows that only the page uses."""
 _ANSWERED = 0.7
 """Share of the texts that users send a right answer to."""
 _AT_ONCE = 50
+_DRAWS = 1000
 _SWAPPED = {"positive": "negative", "negative": "positive", "neutral": "neutral"}
 _LABELS = ("negative", "neutral", "positive")
 
@@ -184,8 +189,10 @@ class Workspace:
         (root / ".dvc/tmp/textmill/downloads").symlink_to(downloads)
         data = {"fetch": {"source": _CHECKED_SOURCE}, "prepare": {"read": _READ, "splits": {"method": "stable"}}}
         self._write("data/first", data)
-        both = {"_target_": "textmill.fetching.sources.mixture.MixtureSource"}
-        both |= {"sources": {"checked": _CHECKED_SOURCE, "users": _USERS_SOURCE}}
+        both = {
+            "_target_": "textmill.fetching.sources.mixture.MixtureSource",
+            "sources": {"checked": _CHECKED_SOURCE, "users": _USERS_SOURCE},
+        }
         self._write("data/year", {**data, "fetch": {"source": both}})
         groups = {"data": "first", "task": "text_classification", "model": "minilm", "train": "finetune"}
         defaults = [{f"override /{group}": choice} for group, choice in groups.items()]
@@ -328,9 +335,15 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 def f1(answers: Sequence[str], rows: Sequence[Row]) -> float:
     """Return the weighted F1 of answers."""
-    from sklearn.metrics import f1_score
+    return float(_scores(answers, rows, np.arange(len(rows))[None])[0])
 
-    return float(f1_score([row.label for row in rows], answers, average="weighted", zero_division=0))
+
+def _scores(answers: Sequence[str], rows: Sequence[Row], index: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return the weighted F1 of each draw of rows, shape (draws,); `index` has shape (draws, rows)."""
+    actual, predicted = (
+        np.array([_LABELS.index(each) for each in some]) for some in ([r.label for r in rows], answers)
+    )
+    return weighted_f1(count(actual, predicted, index, len(_LABELS)))
 
 
 class Year:
@@ -458,14 +471,9 @@ class Year:
 
 def _paired(ours: Sequence[str], theirs: Sequence[str], rows: Sequence[Row]) -> tuple[float, float, float]:
     """Return the difference in weighted F1, and the bounds of its 95 % bootstrap interval."""
-    rng = random.Random(SEED)
-    differences = []
-    for _ in range(500):
-        sample = rng.choices(range(len(rows)), k=len(rows))
-        picked = [rows[index] for index in sample]
-        differences.append(f1([ours[i] for i in sample], picked) - f1([theirs[i] for i in sample], picked))
-    differences.sort()
-    return f1(ours, rows) - f1(theirs, rows), differences[12], differences[487]
+    index = np.random.default_rng(SEED).integers(len(rows), size=(_DRAWS, len(rows)))
+    low, high = np.quantile(_scores(ours, rows, index) - _scores(theirs, rows, index), [0.025, 0.975])
+    return f1(ours, rows) - f1(theirs, rows), float(low), float(high)
 
 
 def main() -> None:
