@@ -1,4 +1,4 @@
-"""Live a year of monthly data in about ten minutes and write `docs/year.md`: `make year`.
+"""Live a year of monthly data and write `docs/year.md`: `make year`.
 
 Sentences of film reviews, reviews of products, tweets and newspaper editorials, each rated by twenty people, arrive in
 twelve months. Each month the champion answers them (`textmill serve --capture`), users send right answers (`POST

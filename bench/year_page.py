@@ -19,6 +19,7 @@ _SIGNS = {
     "inconclusive": (".", INK, "none promoted: too little data to tell"),
     "refused": ("x", "#dc2626", "refused by the gate"),
 }
+_MONTHS = 12
 _MARGIN = 0.02
 _DRIFT_SHOWN = 3
 
@@ -36,18 +37,19 @@ def page(year: Sequence[Lived], judged: Sequence[Judged], seconds: float) -> str
     later = year[1:]
     kept, left = (sum(values) / len(later) for values in ([m.served for m in later], [m.first for m in later]))
     lines = [
-        "# A year in ten minutes",
+        "# A year of changing data",
         "",
         "Twelve months of real texts whose mix changes: film reviews, then also reviews of products, tweets and",
         "newspaper editorials (Hutto & Gilbert 2014, three labels). The model is trained, judged, promoted, served and",
         "corrected by Textmill's own commands. In August the users' answers are wrong.",
         "",
         f"*{machine()}; {seconds / 60:.1f} minutes. Command: `make year`, which writes this page.*",
+        *([] if len(year) == _MONTHS else ["", f"**The run recorded here was ended after {year[-1].month.name}.**"]),
         "",
         "![Quality over the year](year.png)",
         "",
-        f"From February to December the weighted F1 of the answers was {kept:.3f} on average. Version 1 would have",
-        f"reached {left:.3f} on the same texts.",
+        f"From February to {year[-1].month.name} the weighted F1 of the answers was {kept:.3f} on average. Version 1",
+        f"would have reached {left:.3f} on the same texts.",
         "",
         "## Month by month",
         "",
