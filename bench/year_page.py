@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from bench.__main__ import machine
 from textmill.metrics.plots import ACCENT, INK, QUIET, drawing, png
@@ -75,10 +75,20 @@ def page(year: Sequence[Lived], judged: Sequence[Judged], seconds: float) -> str
     ]
     for lived in year:
         done = lived.retrained
-        reason = str(done["words"]).replace("|", "\\|").replace("\n", " ")
+        reason = _reason(done).replace("|", "\\|").replace("\n", " ")
         lines.append(f"| {lived.month.name} | {done['version']} | {done['outcome']} | {reason} |")
     lines += ["", *_worse(judged), "", *_drift(year), "", *_HOW]
     return "\n".join(lines) + "\n"
+
+
+def _reason(done: Mapping[str, Any]) -> str:
+    """Return why nothing was promoted, or of all checks that passed the one of the difference, else of the metric."""
+    words = str(done["words"])
+    if done["outcome"] != "promoted":
+        return words
+    checks = [check for check in words.split("; ") if not check.startswith("slice")]
+    told = [check for sign in (": gain", "weighted_f1 is") for check in checks if sign in check]
+    return (told or [words])[0]
 
 
 def _named(lived: Lived) -> str:
