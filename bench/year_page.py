@@ -66,7 +66,7 @@ def page(year: Sequence[Lived], judged: Sequence[Judged], seconds: float) -> str
         outcome = f"{done['outcome']} version {done['version']}"
         numbers = f"{lived.month.traffic} | {by} | {lived.served:.3f} | {lived.first:.3f}"
         lines.append(f"| {_named(lived)} | {numbers} | {drift} | {outcome} |")
-    lines += ["", "In January the model was trained first, since nobody could answer before.", ""]
+    lines += ["", "In January the model was trained first: before, there was none to answer.", ""]
     lines += [
         "## Each decision and why",
         "",
