@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,7 @@ def test_prepare_by_time_rejects_rows_without_one(project: Any, whole: Any) -> N
         for index in range(200)
     ]
     lines[7], lines[9] = "soon,a text from nowhere,a", ",a text without time,b"
+    lines[11] = f"{datetime.now(UTC).date() + timedelta(days=3)},a text from the future,b"
     project.raw("all/a.csv", "\n".join(["day,text,label", *lines]))
     columns = {"text": "text", "label": "label", "day": "day"}
     project.prepare(columns=columns, splits={"by": "time", "time": "day"}, duplicates={"near": False})
@@ -185,6 +187,7 @@ def test_prepare_by_time_rejects_rows_without_one(project: Any, whole: Any) -> N
     assert [(row["row"], row["reason"]) for row in project.rejects] == [
         ("9", "is not a date or time: 'soon'"),
         ("11", "is missing, and splits.by is time"),
+        ("13", f"is in the future: '{lines[11][:10]}'"),
     ]
     with pytest.raises(UserError, match="'hour' is not mapped"):
         project.prepare(columns=columns, splits={"by": "time", "time": "hour"})

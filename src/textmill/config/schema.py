@@ -21,6 +21,8 @@ from textmill.config.sections.train import TrainConfig
 from textmill.config.types import IS_PLUGIN
 from textmill.errors import UserError
 
+START_SOURCE = "textmill.registry.lineage.start.StartSource"
+
 
 class PipelineConfig(Section):
     """The content of `data/resolved.yaml`: one section for each stage, and `gate` and `runtime`."""
@@ -80,6 +82,14 @@ def with_prepared_options(config: PipelineConfig) -> PipelineConfig:
     options = {key: value for key, value in config.prepare.task.items() if key != TARGET}
     spec = {TARGET: config.prepare.task[TARGET], **task.prepared_options(options)}
     return config.model_copy(update={"prepare": config.prepare.model_copy(update={"task": spec})})
+
+
+def with_start(config: PipelineConfig) -> PipelineConfig:
+    """Return the configuration with the source of `train.start`: `fetch` notes which version that alias is then."""
+    source = None
+    if (alias := config.train.start) is not None:
+        source = {TARGET: START_SOURCE, "model": f"{config.registration.name}@{alias}"}
+    return config.model_copy(update={"fetch": config.fetch.model_copy(update={"start": source})})
 
 
 def check_margins(config: PipelineConfig) -> None:

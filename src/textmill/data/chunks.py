@@ -21,7 +21,7 @@ from textmill.data.masking import masker
 from textmill.data.quality import Tally, quality_filter
 from textmill.data.reading import RawRows
 from textmill.data.shingles import batches, normalise, shingle_hashes
-from textmill.data.stable_splits import group_hashes, parse_time
+from textmill.data.stable_splits import check_time, group_hashes, parse_time
 from textmill.data.staging import FILE, ROW
 from textmill.tasks.abilities import RealignsTargets
 from textmill.text.rejected_rows import RejectedRow, excerpt
@@ -129,7 +129,7 @@ class ChunkCleaner:
         if (time := self._config.splits.time) is not None:
             for position, value in enumerate(mapped[time]):
                 try:
-                    parse_time(value)
+                    check_time(value)
                 except ValueError as error:
                     problems.setdefault(position, (time, str(error)))
         self._reject(label, raw.lines, mapped, problems, result)

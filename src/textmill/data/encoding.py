@@ -119,6 +119,7 @@ class SplitEncoder:
         shown = self._task.text_columns[0]
         holders = [f"a row of the split {name!r}" for name in SPLITS]
         holders += [f"the held-out texts {held_out.name!r}" for held_out in self._config.decontaminate]
+        holders.append("the rows that the version to start from has seen")
 
         files = first_pass.files
 

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textmill.config.layout import Layout
+from textmill.config.layout import SEEN_FILE, START, Layout
 from textmill.config.plugins import Plugin
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.runtime import RuntimeConfig
@@ -62,6 +62,8 @@ def prepare(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> No
         write_report(report, partial / "report", partial / "rejects.csv", plots)
     shutil.rmtree(layout.state / "prepare", ignore_errors=True)
     counts = ", ".join(f"{name} {split['rows']}" for name, split in report["splits"].items())
+    if conflicts := report["duplicates"]["conflicting_targets"]:
+        log.warning("prepare: %d texts occur with different targets; the row that is read first stays", conflicts)
     dropped = report["duplicates"]["total"], report["rejected"]["total"]
     log.info("prepare: %s; %d duplicates, %d rejected", counts, *dropped)
 
@@ -81,7 +83,8 @@ def _fill(
     with reader.staging(staged) as staging:
         first_pass = reader.run(layout.raw / "files", staging, engine)
         _check_rejected(config, rejected, first_pass.rows, layout)
-        selection = select(config, task, first_pass, staging, layout.raw, engine)
+        seen = layout.pretrained / START / SEEN_FILE
+        selection = select(config, task, first_pass, staging, layout.raw, engine, seen if seen.is_file() else None)
         texts = training_texts(task, staging, selection.split)
         tokenizer = make_tokenizer(config.tokenizer, texts, layout.pretrained, partial / "tokenizer")
         state = learn_state(task, staging, selection.split)

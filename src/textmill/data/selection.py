@@ -20,6 +20,7 @@ from textmill.data.mixture import left_out
 from textmill.data.parallel import Engine
 from textmill.data.passages import Chunks, find_shared
 from textmill.data.prepared import SPLITS
+from textmill.data.seen import find_seen
 from textmill.data.shingles import Prefixes, batches, normalise, prefixes
 from textmill.data.splitting import assign_groups, assign_splits
 from textmill.data.stable_splits import assign_stable, assign_stable_groups, assign_times
@@ -42,7 +43,8 @@ class Selection:
         repeated_ids: Rows whose id an earlier row of their split has.
         duplicates: Rows dropped as duplicates.
         overlapping: Rows that share a passage with a split that is evaluated, or with held-out texts: `DROPPED`, or
-            the index of that split in `SPLITS`, or behind these the index in `prepare.decontaminate`.
+            the index of that split in `SPLITS`, or behind these the index in `prepare.decontaminate`. The index after
+            all of them: test rows that the version to start from has seen.
         left_out: Rows that the mixture leaves out.
     """
 
@@ -60,10 +62,12 @@ def select(
     staging: Staging,
     raw: Path,
     engine: Engine | None = None,
+    seen: Path | None = None,
 ) -> Selection:
     """Drop rows with repeated ids and duplicates, cut the splits that the source lacks, drop overlapping rows, mix.
 
-    Held-out texts are in the folder `raw`.
+    Held-out texts are in the folder `raw`; `seen` is the record of the version that the training starts from, if any:
+    a test row that it has is dropped.
 
     Raises:
         UserError: A class has too few rows to be split, or a split would be empty.
@@ -87,6 +91,9 @@ def select(
     for number, held_out in enumerate(config.decontaminate):
         rows = _rows_of((split == train) & (overlapping == DROPPED), staging, columns)
         overlapping[contaminated(held_out, raw, rows, engine)] = len(SPLITS) + number
+    if seen is not None and config.duplicates.passage_words is not None and not isinstance(task, CutsExamples):
+        for positions, texts in _rows_of(split == SPLITS.index("test"), staging, task.text_columns)():
+            overlapping[positions[find_seen(seen, texts)]] = len(SPLITS) + len(config.decontaminate)
     split[overlapping != DROPPED] = DROPPED
     for index, name in enumerate(SPLITS):
         if not np.any(split == index):

@@ -98,6 +98,18 @@ def group_hashes(
     return np.where(missing, keys ^ _OWN_GROUP, hashed)
 
 
+def check_time(value: str | None) -> None:
+    """Check the time of a row. One in the future, mostly an error, would stay the newest row of all for long.
+
+    Raises:
+        ValueError: The value is missing, is not a time, or is more than a day ahead, which no zone explains.
+    """
+    from datetime import UTC, datetime, timedelta
+
+    if parse_time(value) > parse_time((datetime.now(UTC) + timedelta(days=1)).isoformat()):
+        raise ValueError(f"is in the future: {str(value)[:40]!r}")
+
+
 def parse_time(value: str | None) -> int:
     """Return a time as microseconds since the year 1: ISO 8601 (UTC without a zone), or a Unix time.
 

