@@ -25,7 +25,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-WORDS = """the a film plot actor scene was is very great awful boring quiet long and but never always with""".split()
+WORDS = ("the", "film", "plot", "actor", "scene", "was", "very", "great", "awful", "boring", "long", "and", "not")
 
 
 def serve(port: int, folder: Path, challenger: Path | None) -> None:

@@ -14,9 +14,11 @@ from support.serving import Server, served
 from support.tiny_registry import NAME, aliases, build_registry, copy_registry, register_export, store, textmill
 
 from textmill.config.layout import Layout
+from textmill.errors import UserError
 from textmill.files import read_json, write_json
 from textmill.predicting.exported import write_manifest
-from textmill.serving.trial import in_share, said
+from textmill.serving.loading import FetchedModel, Identity
+from textmill.serving.trial import check_pair, in_share, said
 
 pytestmark = pytest.mark.slow
 SAME, SWAPPED, FAILING = "2", "3", "4"
@@ -136,6 +138,19 @@ def test_trial_that_cannot_be_compared_is_refused_in_one_line(project: Layout) -
     assert "the challenger is the champion" in refused("--shadow", "challenger")
     assert "no share" in refused("--canary", "x")
     assert "both given" in refused("--canary", "5%", "--shadow", "challenger")
+
+
+def test_challenger_of_another_task_is_refused(built: Layout, tmp_path: Path) -> None:
+    models = []
+    for target in ("text_classification.TextClassification", "text_regression.TextRegression"):
+        folder = tmp_path / target
+        folder.mkdir()
+        description = read_json(built.exported / "model" / "textmill.json")
+        description["task"] = {"_target_": f"textmill.tasks.{target}"}
+        write_json(folder / "textmill.json", description)
+        models.append(FetchedModel(folder, Identity(NAME, target[:6], target)))
+    with pytest.raises(UserError, match="has the task TextRegression, the champion TextClassification"):
+        check_pair(*models, "--shadow")
 
 
 def test_share_by_hash_is_stable_and_answers_are_read_for_their_label() -> None:
