@@ -217,7 +217,7 @@ class Trial:
             except Exception as error:
                 self._take_back(f"it cannot be loaded: {first_line(error)}")
                 return
-        log.info("serve: %s %s beside %s", plan.kind, plan.challenger.identity, plan.champion.identity)
+        log.info("serve: %s %s, compared with %s", plan.kind, plan.challenger.identity, plan.champion.identity)
         number = 0
         pool = _start_pool()
         while not self._stop.is_set() and self.state == "running":
