@@ -31,6 +31,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
         layout = build_registry(tmp_path_factory.mktemp("trial") / "project", patch)
         model = layout.exported / "model"
         description = read_json(model / "textmill.json")
+        description["state"]["labels"].reverse()  # version 3 has them swapped
         write_json(model / "textmill.json", {**description, "max_length": 4000})
         write_manifest(model)
         register_export(layout)
