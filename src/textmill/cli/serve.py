@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
@@ -15,6 +15,7 @@ from textmill.errors import UserError
 
 if TYPE_CHECKING:
     from textmill.serving.loading import ModelSource
+    from textmill.serving.trial import TrialPlan
 
 
 def _limit(text: str, least: float = 1) -> Any:
@@ -23,6 +24,10 @@ def _limit(text: str, least: float = 1) -> Any:
 
 def _capturing(text: str, **options: Any) -> Any:
     return Option(rich_help_panel="Capture", help=text, **options)
+
+
+def _trying(text: str) -> Any:
+    return Option(rich_help_panel="Challenger", help=text)
 
 
 def _batches(text: str, least: float = 1, show_default: bool | str = True) -> Any:
@@ -71,6 +76,12 @@ def serve(
     capture_mask: Annotated[
         str, _capturing("Personal data to mask: email, phone, card, ip; or none; or MODULE:FUNCTION.")
     ] = "email,phone,card",
+    shadow: Annotated[
+        str | None, _trying("Version or alias that computes the same requests in idle time and is judged.")
+    ] = None,
+    canary: Annotated[
+        str | None, _trying("Share of the requests that the alias challenger answers, such as 5%.")
+    ] = None,
     as_json: Annotated[
         bool, Option("--json", help="Print one JSON document with the address once the server listens.")
     ] = False,
@@ -94,7 +105,42 @@ def serve(
     options = {name: arguments[name] for name in ServeSettings.model_fields if name in arguments}
     options["allowed_hosts"] = tuple(allowed_host or ())
     announce = _announce if as_json else lambda _: None
-    run(_source(address or model), ServeSettings(**options), read_token(token_file), announce)
+    source = _source(address or model)
+    trial = _trial(source, shadow, canary)
+    run(source, ServeSettings(**options), read_token(token_file), announce, trial)
+
+
+def _trial(source: ModelSource, shadow: str | None, canary: str | None) -> TrialPlan | None:
+    """Return the checked trial of a challenger, None without one."""
+    if shadow is None and canary is None:
+        return None
+    if shadow is not None and canary is not None:
+        raise UserError("--shadow and --canary are both given", where="--canary", fix="Give one of them")
+    from textmill.config.layout import find_layout
+    from textmill.registry.promotion.take_back import TakeBacks
+    from textmill.registry.versions.registered_source import RegisteredSource
+    from textmill.serving.trial import plan_trial
+
+    kind: Literal["shadow", "canary"] = "shadow" if canary is None else "canary"
+    share = 0.0 if canary is None else _share(canary)
+    if not isinstance(source, RegisteredSource):
+        fix = "Serve a registered model, such as models:/NAME@champion"
+        raise UserError("a folder has no challenger", where=f"--{kind}", fix=fix)
+    name = shadow or "challenger"
+    layout = find_layout()
+    address = f"models:/{source.name}/{name}" if name.isdigit() else f"models:/{source.name}@{name}"
+    records = TakeBacks(source.name, kind, layout)
+    return plan_trial(kind, share, source, RegisteredSource(address, layout), records.record, records.refuse)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UserError(f"no share: {text!r}", where="--canary", fix="Give a share above 0, such as 5% or 0.05")
+    return share
 
 
 def _announce(address: str) -> None:

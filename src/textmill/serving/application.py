@@ -32,6 +32,7 @@ from textmill.serving.limits import (
 from textmill.serving.openai_protocol import add_openai_routes
 from textmill.serving.streaming import GenerationPool, StreamingGenerator, server_sent_events
 from textmill.serving.traffic import Traffic, TrafficMiddleware
+from textmill.serving.trial import KEY_HEADER, Served, Trial
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from textmill.serving.loading import LoadedModel
     from textmill.serving.metrics import ServingMetrics
     from textmill.serving.settings import ServeSettings
+    from textmill.serving.trial import TrialPlan
     from textmill.serving.watcher import Watcher
 
 MODEL_HEADER = "X-Textmill-Model"
@@ -50,7 +52,9 @@ _DESCRIPTION = 'Predictions of a registered model. Errors have the form {"error"
 class Service:
     """The endpoints and what they share: the current model, the queue, the limits."""
 
-    def __init__(self, settings: ServeSettings, watcher: Watcher, metrics: ServingMetrics) -> None:
+    def __init__(
+        self, settings: ServeSettings, watcher: Watcher, metrics: ServingMetrics, plan: TrialPlan | None = None
+    ) -> None:
         self.settings = settings
         self.watcher = watcher
         self.metrics = metrics
@@ -59,6 +63,7 @@ class Service:
         self.generations = GenerationPool(settings)
         self.bodies = BodyMemory(settings.max_held_bytes)
         self.capture = Capture(settings.capture, settings, metrics) if settings.capture else None
+        self.trial = Trial(plan, settings, metrics) if plan else None
 
     def model(self) -> LoadedModel:
         """Return the current model; a request uses it from beginning to end.
@@ -75,9 +80,16 @@ class Service:
         model = self.model()
         with self.bodies.reserve() as reserve:
             parsed = parse_request(await read_body(request, reserve, self.settings), self.settings)
-            answers = await self.batcher.answer(model, parsed.values)
-        content = {"output": answers[0]} if parsed.single else {"outputs": answers}
-        return _json(content, model, self._capture(model, parsed.values, answers))
+            if self.trial is None:
+                served = Served(model, parsed.values, await self.batcher.answer(model, parsed.values))
+            else:
+                key = request.headers.get(KEY_HEADER)
+                served = await self.trial.answer(self.batcher, model, parsed.values, key)
+        content = {"output": served.answers[0]} if parsed.single else {"outputs": served.answers}
+        headers = self._capture(served.model, parsed.values, served.answers)
+        if self.trial:
+            self.trial.compare(served, headers.get(REQUEST_HEADER, ""), self.batcher.busy)
+        return _json(content, served.model, headers)
 
     async def generate(self, request: Request) -> Response:
         """Generate text for one input; with `"stream": true` as server-sent events during generation."""
@@ -104,6 +116,8 @@ class Service:
         if not await asyncio.to_thread(self.capture.knows, given.request, given.position):
             raise RequestError(404, f"no request {given.request!r} with an input {given.position} is known")
         self.capture.give(given.request, given.position, given.answer)
+        if self.trial:
+            self.trial.label(given.request, given.position, given.answer)
         return JSONResponse({"accepted": True}, 202)
 
     def _capture(self, model: LoadedModel, values: list[Any], answers: Sequence[Any]) -> dict[str, str]:
@@ -141,6 +155,12 @@ class Service:
         sources = f"script-src 'sha256-{digest}'; style-src 'unsafe-inline'; connect-src 'self'; form-action 'none'"
         headers = {"Content-Security-Policy": f"default-src 'none'; {sources}; frame-ancestors 'none'; base-uri 'none'"}
         return Response(text, media_type="text/html; charset=utf-8", headers=headers)
+
+    async def trial_verdict(self) -> Response:
+        """Return the current verdict on the challenger of --shadow or --canary."""
+        if self.trial is None:
+            raise RequestError(404, "this server tries no challenger; start it with --shadow or --canary")
+        return JSONResponse(self.trial.verdict())
 
     async def metric_page(self) -> Response:
         """Return metrics for Prometheus."""
@@ -181,6 +201,8 @@ def build_application(service: Service, token: str | None = None) -> FastAPI:
         service.generations.close()
         if service.capture:
             service.capture.close()
+        if service.trial:
+            service.trial.close()
 
     app = FastAPIOffline(  # serves the script of /docs itself: a browser needs no other server
         static_url="/docs/static",
@@ -197,6 +219,7 @@ def build_application(service: Service, token: str | None = None) -> FastAPI:
     probes = (("/health", service.health), ("/ready", service.ready))
     for path, probe in (*probes, ("/version", service.version), ("/metrics", service.metric_page)):
         app.add_api_route(path, probe, methods=["GET"], name=path[1:], response_model=None)
+    app.add_api_route("/trial", service.trial_verdict, methods=["GET"], include_in_schema=False)
     app.add_api_route("/", service.page, methods=["GET"], include_in_schema=False)
     add_openai_routes(app, service)
     app.openapi = lambda: openapi_document(  # type: ignore[method-assign]

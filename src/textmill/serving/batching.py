@@ -98,6 +98,11 @@ class MicroBatcher:
                 answers[row] = record
         return answers
 
+    @property
+    def busy(self) -> bool:
+        """Whether inputs wait for a worker."""
+        return bool(self._jobs)
+
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -56,6 +56,16 @@ class ServingMetrics:
             ("what",),
             registry=registry,
         )
+        self.trial = Counter(
+            "textmill_trial",
+            "Requests of a shadow or canary: compared, dropped, canary, fallback; inputs agreed, differed.",
+            ("what",),
+            registry=registry,
+        )
+        self.trial_evidence = Gauge(
+            "textmill_trial_evidence", "Evidence against the challenger; 1 at the start.", ("what",), registry=registry
+        )
+        self.trial_running = Gauge("textmill_trial_running", "1 while a challenger is tried.", registry=registry)
         self.registry_up = Gauge(
             "textmill_registry_up", "Whether the registry answered the last request.", registry=registry
         )

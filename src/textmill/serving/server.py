@@ -26,6 +26,7 @@ from textmill.serving.metrics import ServingMetrics
 from textmill.serving.protocol import BoundedHead
 from textmill.serving.settings import ServeSettings
 from textmill.serving.traffic import Traffic
+from textmill.serving.trial import TrialPlan
 from textmill.serving.watcher import Watcher
 
 log = logging.getLogger("textmill")
@@ -40,7 +41,11 @@ _NOTICE_SECONDS = 0.5
 
 
 def serve(
-    source: ModelSource, settings: ServeSettings, token: str | None, announce: Callable[[str], None] = lambda _: None
+    source: ModelSource,
+    settings: ServeSettings,
+    token: str | None,
+    announce: Callable[[str], None] = lambda _: None,
+    trial: TrialPlan | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, and answer the requests accepted before.
 
@@ -59,7 +64,7 @@ def serve(
         return load_model(source.fetch(version), settings.precision, settings.batch_tokens)
 
     watcher = Watcher(source, load, metrics, settings.poll_seconds)
-    service = Service(settings, watcher, metrics)
+    service = Service(settings, watcher, metrics, trial)
     listening = listen(settings.host, settings.port)
     config = uvicorn.Config(
         build_application(service, token),
