@@ -56,7 +56,7 @@ def serve(
     metrics = ServingMetrics()
 
     def load(version: str) -> LoadedModel:
-        return load_model(source.fetch(version), settings.precision, settings.batch_tokens)
+        return load_model(source.fetch(version), settings.precision, settings.batch_tokens, settings.engine)
 
     watcher = Watcher(source, load, metrics, settings.poll_seconds)
     service = Service(settings, watcher, metrics)
