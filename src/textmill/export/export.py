@@ -168,11 +168,12 @@ def _write_gguf(
 
     tokenizer = load_tokenizer(prepared.tokenizer_folder)
     taken = sample(task, prepared, tokenizer)
+    ends = {prepared.state["end_of_text"], *prepared.state.get("end_ids", ())}
     files, numbers, told = {}, {}, []
     for kind in config.gguf:
         name = f"model-{kind}.gguf"
         write_gguf(target / CHECKPOINT_FOLDER, kind, target / name, config.title)
-        verdict = check_gguf(target / name, kind, taken, tokenizer, network, prepared.state["end_of_text"])
+        verdict = check_gguf(target / name, kind, taken, tokenizer, network, ends)
         numbers |= {f"gguf_{kind}_{key}": value for key, value in verdict.numbers.items()}
         numbers[f"gguf_{kind}_passes"] = float(not verdict.problems)
         if verdict.problems:

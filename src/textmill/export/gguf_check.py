@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from textmill.predicting.llama_cpp import LlamaCpp, scored_tokens
+from textmill.predicting.llama_cpp import LlamaCpp
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -40,7 +40,7 @@ class Sample:
         lines: Lines of the prepared texts.
         conversations: Messages that end with a question; empty without a chat template.
         rendered: The prompts of the conversations, as this model reads them.
-        texts: Tokens whose likelihood is compared.
+        texts: Tokens of whole characters whose likelihood is compared.
         prompts: Tokens that are continued.
     """
 
@@ -68,9 +68,15 @@ def sample(task: Task, prepared: Prepared, tokenizer: Tokenizer) -> Sample:
     rendered = [chat.render(messages, template, special, ask=True) for messages in conversations] if template else []
     lines = list(islice(_lines(task, prepared), _LINES))
     encoded = [encoding.ids for encoding in tokenizer.encode_batch(lines, add_special_tokens=False)]
-    texts = [ids[:_TEXT_TOKENS] for ids in encoded if len(ids) > 1][:_TEXTS]
+    texts = [ids for line in encoded if len(ids := _whole(line[:_TEXT_TOKENS], tokenizer)) > 1][:_TEXTS]
     prompts = [encoding.ids for encoding in tokenizer.encode_batch(rendered, add_special_tokens=False)] or texts
     return Sample(lines, conversations, rendered, texts, [ids[-256:] for ids in prompts[:_PROMPTS]])
+
+
+def _whole(ids: list[int], tokenizer: Tokenizer) -> list[int]:
+    """Return the tokens before the first one that is not of whole characters, whose likelihood llama.cpp tells not."""
+    cut = (place for place, token in enumerate(ids) if "\ufffd" in tokenizer.decode([token]))
+    return ids[: next(cut, len(ids))]
 
 
 def _lines(task: Task, prepared: Prepared) -> Iterator[str]:
@@ -98,7 +104,9 @@ class Verdict:
     problems: list[str]
 
 
-def check_gguf(path: Path, kind: str, taken: Sample, tokenizer: Tokenizer, network: LanguageModel, end: int) -> Verdict:
+def check_gguf(
+    path: Path, kind: str, taken: Sample, tokenizer: Tokenizer, network: LanguageModel, ends: Collection[int]
+) -> Verdict:
     """Compare llama.cpp on a file with the network in float32.
 
     Token ids of all lines and texts of all templates must be equal; the bits a byte within `LIMITS`; with `f16` the
@@ -123,7 +131,7 @@ def check_gguf(path: Path, kind: str, taken: Sample, tokenizer: Tokenizer, netwo
     if not max(abs(change[1]), abs(change[2])) <= LIMITS[kind]:
         told = f"{change[0]:+.2%} [{change[1]:+.2%}, {change[2]:+.2%}]"
         problems.append(f"the bits a byte change by {told}, more than {LIMITS[kind]:.1%}")
-    wrong = sum(not _continues(engine, network, ids, end) for ids in prompts)
+    wrong = sum(not _continues(engine, network, ids, ends) for ids in prompts)
     numbers |= {"continuations": float(len(prompts)), "continuations_differ": float(wrong)}
     if wrong and kind == "f16":
         problems.append(f"{wrong} of {len(prompts)} greedy continuations differ")
@@ -154,18 +162,14 @@ def _change_of_bits(engine: LlamaCpp, texts: Sequence[Sequence[int]], network: A
     return float(values.sum() / ours.sum() - 1), float(low), float(high)
 
 
-def _continues(engine: LlamaCpp, network: Any, prompt: Sequence[int], end: int) -> bool:
+def _continues(engine: LlamaCpp, network: Any, prompt: Sequence[int], ends: Collection[int]) -> bool:
     """Return whether each token of llama.cpp's greedy continuation is one that the network finds the likeliest."""
     import torch
 
-    request = {"prompt": list(prompt), "n_predict": _CONTINUED, "temperature": 0, "n_probs": 1}
-    tokens = [int(entry["id"]) for record in engine.complete(request) for entry in scored_tokens(record)]
+    tokens = engine.greedy(prompt, _CONTINUED)
     with torch.inference_mode():
         scores = network(torch.tensor([[*prompt, *tokens]]))["logits"][0].float().log_softmax(-1)
-    likeliest = scores[len(prompt) - 1 :].max(dim=-1).values
-    if len(tokens) < _CONTINUED and scores[len(prompt) - 1 + len(tokens)].argmax() != end:
-        ends = tokens and tokens[-1] == end
-        if not ends and float(likeliest[len(tokens)] - scores[len(prompt) - 1 + len(tokens), end]) > _TIE:
-            return False
-    chosen = [float(scores[len(prompt) - 1 + place, token]) for place, token in enumerate(tokens)]
-    return all(float(best) - value <= _TIE for best, value in zip(likeliest, chosen, strict=False))
+    places = scores[len(prompt) - 1 : -1]
+    chosen = places.gather(1, torch.tensor(tokens)[:, None])[:, 0]
+    ended = len(tokens) == _CONTINUED or tokens[-1] in ends
+    return ended and bool((places.max(dim=-1).values - chosen <= _TIE).all())

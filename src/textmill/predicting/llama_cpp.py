@@ -96,15 +96,23 @@ class LlamaCpp:
         finally:
             closed.set()
 
+    def greedy(self, prompt: Sequence[int], new: int) -> list[int]:
+        """Return the tokens of a greedy continuation, with the one that ends it."""
+        request = {"prompt": list(prompt), "n_predict": new, "temperature": 0, "return_tokens": True}
+        return list(self._post("/completion", [request])[0]["tokens"])
+
     def log_likelihoods(self, ids: Sequence[int], slot: int) -> list[float]:
-        """Return the log-likelihood in nats of each token but the first, given those before it."""
+        """Return the log-likelihood in nats of each token but the first, given those before it.
+
+        Each token must be of whole characters: llama.cpp tells no likelihood of others.
+        """
         values = []
         for place in range(1, len(ids)):
             request = {"prompt": list(ids[:place]), "n_predict": 1, "temperature": 0, "n_probs": 1, "id_slot": slot}
             request |= {"logit_bias": [[ids[place], _FORCE]], "cache_prompt": True}
-            entries = [entry for record in self.complete(request) for entry in scored_tokens(record)]
-            assert entries and entries[0]["id"] == ids[place], "llama.cpp did not take the forced token"
-            values.append(float(entries[0]["logprob"]))
+            [entry] = [entry for record in self.complete(request) for entry in scored_tokens(record)]
+            assert entry["id"] == ids[place], "llama.cpp did not take the forced token"
+            values.append(float(entry["logprob"]))
         return values
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
@@ -166,7 +174,10 @@ class LlamaCppContinuer(TextContinuer):
         likeliest: int | None = None,
         grammar: str | None = None,
     ) -> Iterator[Piece]:
-        """Yield the continuation of tokens in pieces; see `TextContinuer.pieces`."""
+        """Yield the continuation of tokens in pieces; see `TextContinuer.pieces`.
+
+        A token that ends within a character has no score.
+        """
         finish = "stop"
         records = self.engine.complete(self._request(prompt, options, likeliest, grammar))
         for told, record in enumerate(records):
