@@ -19,13 +19,14 @@ RUNTIME = RuntimeConfig.model_validate(
 )
 
 
-def export_untrained(layout: Layout, max_new_tokens: int) -> Path:
-    """Export the model of `data/pretrained` as it is; return the exported folder."""
+def export_untrained(layout: Layout, max_new_tokens: int, gguf: tuple[str, ...] = ()) -> Path:
+    """Export the model of `data/pretrained` as it is, with GGUF if types are given; return the exported folder."""
     from textmill.data.prepare import prepare
     from textmill.data.prepared import Prepared
-    from textmill.export.export import write_served
+    from textmill.export.checkpoint import CHECKPOINT_FOLDER, write_checkpoint
+    from textmill.export.export import write_gguf_files, write_served
     from textmill.models.base import Model
-    from textmill.predicting.exported import write_manifest
+    from textmill.predicting.exported import write_manifest, write_specification
     from textmill.tasks.base import Task
 
     (layout.raw / "files/all").mkdir(parents=True)
@@ -49,9 +50,15 @@ def export_untrained(layout: Layout, max_new_tokens: int) -> Path:
     prepared, task = Prepared(layout.prepared), Task.build(TASK)
     network = task.build_network(Model.build(MODEL), layout.pretrained, prepared.state)
     generation = GenerationConfig(temperature=0, max_new_tokens=max_new_tokens)
-    config = ExportConfig(title="Chat", task=TASK, model=MODEL, max_length=64, generation=generation)
+    values = {"title": "Chat", "task": TASK, "model": MODEL, "max_length": 64, "generation": generation, "gguf": gguf}
+    config = ExportConfig.model_validate(values)
     folder = layout.exported / "model"
     folder.parent.mkdir(parents=True)
-    write_served(config, task, prepared, network.eval(), folder)
+    exported = write_served(config, task, prepared, network.eval(), folder)
+    if gguf:
+        write_checkpoint(network.float(), task, prepared, folder / CHECKPOINT_FOLDER, 1e-3)
+        exported, _, told = write_gguf_files(config, task, prepared, exported, network, folder)
+        assert set(exported.gguf) == set(gguf), told
+        write_specification(folder, exported)
     write_manifest(folder)
     return folder

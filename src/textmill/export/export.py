@@ -96,7 +96,7 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     if isinstance(task, ContinuesText):
         parity = write_checkpoint(network, task, prepared, target / CHECKPOINT_FOLDER, config.checkpoint_tolerance)
         if config.gguf:
-            exported, checked, verdict = _write_gguf(config, task, prepared, exported, network, target)
+            exported, checked, verdict = write_gguf_files(config, task, prepared, exported, network, target)
             write_specification(target, exported)
             parity |= checked
     elif generates(task):
@@ -157,7 +157,7 @@ def _write_graphs(config: ExportConfig, task: Task, prepared: Prepared, network:
     return exported.model_copy(update={"head": HEAD})
 
 
-def _write_gguf(
+def write_gguf_files(
     config: ExportConfig, task: Task, prepared: Prepared, exported: ExportedModel, network: Any, target: Path
 ) -> tuple[ExportedModel, dict[str, float], str]:
     """Write and check GGUF files, remove those that fail; return the specification, metrics and what to tell."""

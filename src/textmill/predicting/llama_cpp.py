@@ -204,7 +204,7 @@ class LlamaCppContinuer(TextContinuer):
             "top_p": 1.0 if options.top_p is None else options.top_p,
             "min_p": options.min_p or 0.0,
             "repeat_penalty": options.repetition_penalty,
-            "repeat_last_n": -1,
+            "repeat_last_n": self.context,
             "seed": options.seed % 2**32,
             "stop": list(options.stop),
             "n_probs": 0 if likeliest is None else max(1, likeliest),
