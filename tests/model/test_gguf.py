@@ -85,7 +85,7 @@ def test_check_fails_for_other_tokens_template_and_weights(tiny: Exported, tmp_p
     problems = "; ".join(tiny.check(tmp_path / "other.gguf", "f16", state_template).problems)
     assert "lines have other tokens, such as 'thanks" in problems
     assert "the chat template renders 8 of 8 conversations as other texts" in problems
-    assert "the bits a byte change by" in problems and "greedy continuations differ" in problems
+    assert "the bits per byte change by" in problems and "greedy continuations differ" in problems
 
 
 @pytest.mark.parametrize(

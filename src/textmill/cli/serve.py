@@ -63,7 +63,9 @@ def serve(
         _limit("Maximum concurrent generations; further ones get 503.", show_default="16 with llama_cpp, else 2"),
     ] = None,
     max_new_tokens: Annotated[int, _limit("Maximum tokens of a generation.")] = 1024,
-    workers: Annotated[int | None, _batches("Concurrent batches.", show_default="one per core")] = None,
+    workers: Annotated[
+        int | None, _batches("Concurrent batches; threads of a model that generates.", show_default="one per core")
+    ] = None,
     batch_tokens: Annotated[int, _batches("Maximum tokens of a batch, padding included.")] = 256,
     batch_rows: Annotated[int, _batches("Maximum inputs of a batch.")] = 32,
     batch_delay_ms: Annotated[float, _batches("Wait for more inputs while a worker is free.", least=0)] = 0.0,

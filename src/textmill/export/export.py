@@ -181,7 +181,7 @@ def write_gguf_files(
             told.append(f"GGUF {kind} is not exported: {'; '.join(verdict.problems)}")
         else:
             files[kind] = name
-            told.append(f"GGUF {kind} passes: bits a byte {verdict.numbers['bits_per_byte_change']:+.2%}")
+            told.append(f"GGUF {kind} passes: bits per byte {verdict.numbers['bits_per_byte_change']:+.2%}")
     return exported.model_copy(update={"gguf": files}), numbers, ". ".join(told)
 
 

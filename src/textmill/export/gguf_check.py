@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from textmill.tasks.base import Task
 
 LIMITS = {"f16": 0.005, "q8_0": 0.005, "q4_1": 0.02, "q4_0": 0.02}
-"""Largest relative change of the bits a byte; the whole 95 % interval must be within it."""
+"""Largest relative change of the bits per byte; the whole 95 % interval must be within it."""
 _LINES = 10_000
 _CONVERSATIONS = 50
 _TEXTS, _TEXT_TOKENS = 40, 48
@@ -109,7 +109,7 @@ def check_gguf(
 ) -> Verdict:
     """Compare llama.cpp on a file with the network in float32.
 
-    Token ids of all lines and texts of all templates must be equal; the bits a byte within `LIMITS`; with `f16` the
+    Token ids of all lines and texts of all templates must be equal; the bits per byte within `LIMITS`; with `f16` the
     greedy continuations too, but for tokens that are as likely within 0.02 nats.
     """
     room = max(max(map(len, taken.prompts), default=1) + _CONTINUED, _TEXT_TOKENS) + 8
@@ -130,7 +130,7 @@ def check_gguf(
     numbers |= {"bits_per_byte_change": change[0], "change_low": change[1], "change_high": change[2]}
     if not max(abs(change[1]), abs(change[2])) <= LIMITS[kind]:
         told = f"{change[0]:+.2%} [{change[1]:+.2%}, {change[2]:+.2%}]"
-        problems.append(f"the bits a byte change by {told}, more than {LIMITS[kind]:.1%}")
+        problems.append(f"the bits per byte change by {told}, more than {LIMITS[kind]:.1%}")
     wrong = sum(not _continues(engine, network, ids, ends) for ids in prompts)
     numbers |= {"continuations": float(len(prompts)), "continuations_differ": float(wrong)}
     if wrong and kind == "f16":
@@ -141,7 +141,7 @@ def check_gguf(
 def _change_of_bits(engine: LlamaCpp, texts: Sequence[Sequence[int]], network: Any) -> tuple[float, float, float]:
     """Return the relative change of the bits of the texts and its 95 % interval, by a bootstrap over texts.
 
-    The bytes are the same on both sides, so that it is also the change of the bits a byte.
+    The bytes are the same on both sides, so that it is also the change of the bits per byte.
     """
     import torch
 

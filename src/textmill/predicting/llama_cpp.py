@@ -37,23 +37,25 @@ class LlamaCpp:
         path: The file.
         parallel: Sequences that are computed together.
         context: Positions of each.
+        threads: Threads that compute; None for $OMP_NUM_THREADS, else one for each core. More threads than free cores
+            make each token many times as slow, since they wait for each other.
 
     Raises:
         UserError: The package `xllamacpp` is missing, or llama.cpp cannot load the file.
     """
 
-    def __init__(self, path: Path, parallel: int, context: int) -> None:
+    def __init__(self, path: Path, parallel: int, context: int, threads: int | None = None) -> None:
         try:
             import xllamacpp
         except ImportError as error:
             fix = "Run `pip install textmill[llama]`, or choose the engine pytorch"
             raise UserError("the engine llama_cpp needs the package xllamacpp", fix=fix) from error
-        cores = len(os.sched_getaffinity(0))
+        threads = threads or int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
         self._secret = secrets.token_hex(32)
         parameters: Any = xllamacpp.CommonParams()
         parameters.model.path = str(path)
         parameters.n_parallel, parameters.n_ctx = parallel, parallel * context
-        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = cores
+        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
         parameters.n_gpu_layers = 0
         parameters.verbosity = -1
         parameters.n_threads_http = 1
@@ -152,12 +154,12 @@ class LlamaCppContinuer(TextContinuer):
 
     concurrent = PARALLEL
 
-    def __init__(self, exported: ExportedModel, folder: Path, file: str) -> None:
+    def __init__(self, exported: ExportedModel, folder: Path, file: str, threads: int | None = None) -> None:
         configuration = json.loads((folder / "transformers/config.json").read_text(encoding="utf-8"))
         context = min(int(configuration["max_position_embeddings"]), _MOST_CONTEXT)
         model: Any = None  # llama.cpp has the weights
         super().__init__(exported, load_tokenizer(folder), model, context)
-        self.engine = LlamaCpp(folder / file, PARALLEL, self.context)
+        self.engine = LlamaCpp(folder / file, PARALLEL, self.context, threads)
 
     def generate(self, prompts: Sequence[Any], options: GenerationConfig) -> list[dict[str, Any]]:
         """Continue natural inputs, one after the other; return `text` and the number of `tokens` for each."""

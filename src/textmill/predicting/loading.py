@@ -37,7 +37,7 @@ def load_predictor(
             that generates text.
         engine: What computes a model that continues prompts. `auto` is llama.cpp where the folder has a GGUF file,
             the package `xllamacpp` is installed and there is no GPU, else PyTorch.
-        threads: Threads of ONNX Runtime or PyTorch; None uses one for each core.
+        threads: Threads of ONNX Runtime, PyTorch or llama.cpp; None uses one for each core.
 
     Returns:
         A `TextContinuer` for a model that continues prompts, a `TextGenerator` for one that
@@ -55,7 +55,7 @@ def load_predictor(
         if _uses_llama_cpp(engine, exported, folder):
             from textmill.predicting.llama_cpp import LlamaCppContinuer
 
-            return LlamaCppContinuer(exported, folder, next(iter(exported.gguf.values())))
+            return LlamaCppContinuer(exported, folder, next(iter(exported.gguf.values())), threads)
         task = Task.find(str(exported.task[plugins.TARGET]))
         kind: type[TextContinuer | TextGenerator] = TextContinuer if issubclass(task, ContinuesText) else TextGenerator
         return kind.load_verified(folder, exported, threads=threads)
@@ -72,7 +72,7 @@ def load_predictor(
 
 def _uses_llama_cpp(engine: Engine, exported: ExportedModel, folder: Path) -> bool:
     if engine == "llama_cpp" and not exported.gguf:
-        fix = "Export with `-S 'export.gguf=[q8_0]'`, or choose the engine pytorch"
+        fix = "Set export.gguf to [q8_0] and run `dvc repro`, or choose the engine pytorch"
         raise UserError("no GGUF file here that the engine llama_cpp could load", where=str(folder), fix=fix)
     if engine != "auto" or not exported.gguf:
         return engine == "llama_cpp"

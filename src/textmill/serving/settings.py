@@ -20,7 +20,7 @@ class ServeSettings(Section):
             Without them, a server on another address than loopback answers to any name.
         precision: Graph that predicts; `auto` is the one that the model's export chose.
         engine: What computes a model that generates: `llama_cpp` (its GGUF file, on CPUs), `pytorch`, or `auto`.
-        workers: Concurrent batches, one thread each; None for one per core.
+        workers: Concurrent batches, one thread each; for a model that generates, its threads. None for one per core.
         max_body_bytes: Maximum size of a request body.
         max_held_bytes: Maximum size of the bodies of all open requests.
         max_inputs: Maximum inputs of a request.
