@@ -23,7 +23,7 @@ from textmill.config.sections.generation import GenerationConfig
 from textmill.errors import UserError
 from textmill.predicting.json_grammar import json_grammar
 from textmill.serving.limits import RequestError, characters, parse_json, read_body
-from textmill.serving.streaming import StreamingGenerator
+from textmill.serving.streaming import StreamingGenerator, concurrent
 
 if TYPE_CHECKING:
     from textmill.predicting.text_continuer import Piece, TokenScore
@@ -168,7 +168,7 @@ class _Job:
         self, generator: TokenGenerator, likeliest: int | None, grammar: str | None = None, *, plain: bool
     ) -> None:
         self.options = generator.options
-        self.concurrent = generator.concurrent
+        self.concurrent = concurrent(generator)
         self._grammar = grammar
         self.prompt_tokens = 0
         self._generator = generator

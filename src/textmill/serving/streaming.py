@@ -22,6 +22,7 @@ log = logging.getLogger("textmill")
 _END = object()
 _MAX_BEAMS = 16
 _MAX_THREADS = 64
+_FEW = 2  # of a predictor that names no number
 
 
 @runtime_checkable
@@ -30,8 +31,6 @@ class StreamingGenerator(Protocol):
 
     options: GenerationConfig
     """Default generation options."""
-    concurrent: int
-    """Generations to run at a time, unless the server's settings say otherwise."""
 
     def stream(self, value: Any, options: GenerationConfig) -> Iterator[str]:
         """Yield pieces of the text that continues `value`, as they are generated.
@@ -42,6 +41,11 @@ class StreamingGenerator(Protocol):
         Raises:
             UserError: The input is invalid; raised before the first piece.
         """
+
+
+def concurrent(generator: object) -> int:
+    """Return how many generations to run at a time, unless the server's settings say otherwise."""
+    return int(getattr(generator, "concurrent", _FEW))
 
 
 class GenerationPool:
@@ -62,7 +66,7 @@ class GenerationPool:
             RequestError: 503 if too many generations run, 422 for an invalid input or option.
         """
         options = self._options(generator, changes)
-        if self._running >= (self._limit or generator.concurrent):
+        if self._running >= (self._limit or concurrent(generator)):
             raise unavailable("too many generations are running; try again")
         self._running += 1
         pieces = self._pieces(generator, value, options)
