@@ -32,6 +32,8 @@ BENCHMARKS = {
     "distillation": "Distillation: a student compared with its teacher and with itself untaught",
     "inference": "Inference: exported int8 compared with eager fp32 PyTorch",
     "serving": "Serving: `textmill serve` compared with `mlflow models serve`",
+    "gguf": "GGUF files of a real model, checked by llama.cpp",
+    "llm_serving": "Chat models served: two engines, llama.cpp's server, `transformers`",
     "dispatch": "Mixture of experts compared with dense at equal active FLOPs",
     "gpu": "Language models on one GPU",
     "likelihood": "Memory of the loss: in chunks, and all logits at once",

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from textmill.serving.trial import TrialPlan
 
 
-def _limit(text: str, least: float = 1) -> Any:
-    return Option(min=least, rich_help_panel="Limits", help=text)
+def _limit(text: str, least: float = 1, show_default: bool | str = True) -> Any:
+    return Option(min=least, rich_help_panel="Limits", help=text, show_default=show_default)
 
 
 def _capturing(text: str, **options: Any) -> Any:
@@ -52,6 +52,10 @@ def serve(
         Option(help="Further name by which clients address the server, as behind a proxy; * for any. Repeatable."),
     ] = None,
     precision: Annotated[str, Option(help="Graph that predicts: int8, fp32, or auto (chosen by export).")] = "auto",
+    engine: Annotated[
+        str,
+        Option(help="Engine of a model that generates: llama_cpp (its GGUF file, on CPUs), pytorch, or auto."),
+    ] = "auto",
     poll_seconds: Annotated[float, Option(min=0.1, help="Interval between checks of the alias.")] = 5.0,
     drain_seconds: Annotated[float, Option(min=0, help="Time to finish requests after SIGTERM.")] = 30.0,
     max_body_bytes: Annotated[int, _limit("Maximum size of a request body.")] = 1_048_576,
@@ -59,9 +63,14 @@ def serve(
     max_inputs: Annotated[int, _limit("Maximum inputs of a request.")] = 128,
     max_characters: Annotated[int, _limit("Maximum characters of an input.")] = 20_000,
     max_waiting: Annotated[int, _limit("Maximum queued inputs; further ones get 503.")] = 2048,
-    max_generations: Annotated[int, _limit("Maximum concurrent generations; further ones get 503.")] = 2,
+    max_generations: Annotated[
+        int | None,
+        _limit("Maximum concurrent generations; further ones get 503.", show_default="16 with llama_cpp, else 2"),
+    ] = None,
     max_new_tokens: Annotated[int, _limit("Maximum tokens of a generation.")] = 1024,
-    workers: Annotated[int | None, _batches("Concurrent batches.", show_default="one per core")] = None,
+    workers: Annotated[
+        int | None, _batches("Concurrent batches; threads of a model that generates.", show_default="one per core")
+    ] = None,
     batch_tokens: Annotated[int, _batches("Maximum tokens of a batch, padding included.")] = 256,
     batch_rows: Annotated[int, _batches("Maximum inputs of a batch.")] = 32,
     batch_delay_ms: Annotated[float, _batches("Wait for more inputs while a worker is free.", least=0)] = 0.0,
@@ -97,6 +106,8 @@ def serve(
         raise UserError("MODEL and --model are both given", where="--model", fix="Give one of them")
     if precision not in ("auto", "int8", "fp32"):
         raise UserError(f"no precision {precision!r}", where="--precision", fix="Use auto, int8 or fp32")
+    if engine not in ("auto", "pytorch", "llama_cpp"):
+        raise UserError(f"no engine {engine!r}", where="--engine", fix="Use auto, pytorch or llama_cpp")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     from textmill.serving.access import read_token
     from textmill.serving.server import serve as run

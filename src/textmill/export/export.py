@@ -96,6 +96,10 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     verdict = ""
     if isinstance(task, ContinuesText):
         parity = write_checkpoint(network, task, prepared, target / CHECKPOINT_FOLDER, config.checkpoint_tolerance)
+        if config.gguf:
+            exported, checked, verdict = write_gguf_files(config, task, prepared, exported, network, target)
+            write_specification(target, exported)
+            parity |= checked
     elif generates(task):
         parity = _agreement(task, prepared, exported, network.to("cpu"), expected)
     else:
@@ -154,6 +158,34 @@ def _write_graphs(config: ExportConfig, task: Task, prepared: Prepared, network:
         return exported
     write_head(head, network.hidden_size, _served_names(task, exported), head.output_name, target / HEAD)
     return exported.model_copy(update={"head": HEAD})
+
+
+def write_gguf_files(
+    config: ExportConfig, task: Task, prepared: Prepared, exported: ExportedModel, network: Any, target: Path
+) -> tuple[ExportedModel, dict[str, float], str]:
+    """Write and check GGUF files, remove those that fail; return the specification, metrics and what to tell."""
+    from textmill.data.tokenizing import load_tokenizer
+    from textmill.export.checkpoint import CHECKPOINT_FOLDER
+    from textmill.export.gguf_check import check_gguf, sample
+    from textmill.export.gguf_writing import write_gguf
+
+    tokenizer = load_tokenizer(prepared.tokenizer_folder)
+    taken = sample(task, prepared, tokenizer)
+    ends = {prepared.state["end_of_text"], *prepared.state.get("end_ids", ())}
+    files, numbers, told = {}, {}, []
+    for kind in config.gguf:
+        name = f"model-{kind}.gguf"
+        write_gguf(target / CHECKPOINT_FOLDER, kind, target / name, config.title)
+        verdict = check_gguf(target / name, kind, taken, tokenizer, network, ends)
+        numbers |= {f"gguf_{kind}_{key}": value for key, value in verdict.numbers.items()}
+        numbers[f"gguf_{kind}_passes"] = float(not verdict.problems)
+        if verdict.problems:
+            (target / name).unlink()
+            told.append(f"GGUF {kind} is not exported: {'; '.join(verdict.problems)}")
+        else:
+            files[kind] = name
+            told.append(f"GGUF {kind} passes: bits per byte {verdict.numbers['bits_per_byte_change']:+.2%}")
+    return exported.model_copy(update={"gguf": files}), numbers, ". ".join(told)
 
 
 def _served_names(task: Task, exported: ExportedModel) -> list[str]:

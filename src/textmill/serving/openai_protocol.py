@@ -5,6 +5,7 @@ Limits, token, queue and champion are those of the other endpoints.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import struct
@@ -19,8 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
 from textmill.config.sections.generation import GenerationConfig
+from textmill.errors import UserError
+from textmill.predicting.json_grammar import json_grammar
 from textmill.serving.limits import RequestError, characters, parse_json, read_body
-from textmill.serving.streaming import StreamingGenerator
+from textmill.serving.streaming import StreamingGenerator, concurrent
 
 if TYPE_CHECKING:
     from textmill.predicting.text_continuer import Piece, TokenScore
@@ -59,8 +62,10 @@ class TokenGenerator(StreamingGenerator, Protocol):
     def encode_prompt(self, prompt: Any, *, plain: bool = False) -> list[int]:
         """Return the tokens of a natural input, or with `plain` those of a text as it is."""
 
-    def pieces(self, prompt: list[int], options: GenerationConfig, likeliest: int | None = None) -> Iterator[Piece]:
-        """Yield the continuation of tokens in pieces; with `likeliest`, also scores."""
+    def pieces(
+        self, prompt: list[int], options: GenerationConfig, likeliest: int | None = None, grammar: str | None = None
+    ) -> Iterator[Piece]:
+        """Yield the continuation of tokens in pieces; with `likeliest`, also scores; it follows `grammar`."""
 
 
 class _StreamOptions(BaseModel):
@@ -104,17 +109,40 @@ class _TextFormat(BaseModel):
     type: Literal["text"]
 
 
+class _JsonSchema(BaseModel):
+    name: str
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+    description: str | None = None
+
+
+class _SchemaFormat(BaseModel):
+    type: Literal["json_schema"]
+    json_schema: _JsonSchema
+
+
+class _ObjectFormat(BaseModel):
+    type: Literal["json_object"]
+
+
 class _ChatBody(_Body):
     messages: list[dict[str, Any]]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    response_format: _TextFormat | None = None
+    response_format: Annotated[_TextFormat | _ObjectFormat | _SchemaFormat, Field(discriminator="type")] | None = None
 
     def changes(self) -> dict[str, Any]:
         """Return the client's changes to the generation options."""
         longest = {} if self.max_completion_tokens is None else {"max_new_tokens": self.max_completion_tokens}
         return super().changes() | longest
+
+    def grammar(self) -> str | None:
+        """Return the grammar of the answer, None for any text."""
+        wanted = self.response_format
+        if wanted is None or isinstance(wanted, _TextFormat):
+            return None
+        return json_grammar(wanted.json_schema.schema_ if isinstance(wanted, _SchemaFormat) else {"type": "object"})
 
 
 class _CompletionBody(_Body):
@@ -136,8 +164,12 @@ class _EmbeddingBody(BaseModel):
 class _Job:
     """One generation, in the form that `GenerationPool` runs; knows the prompt's tokens once it has started."""
 
-    def __init__(self, generator: TokenGenerator, likeliest: int | None, *, plain: bool) -> None:
+    def __init__(
+        self, generator: TokenGenerator, likeliest: int | None, grammar: str | None = None, *, plain: bool
+    ) -> None:
         self.options = generator.options
+        self.concurrent = concurrent(generator)
+        self._grammar = grammar
         self.prompt_tokens = 0
         self._generator = generator
         self._likeliest = likeliest
@@ -147,7 +179,7 @@ class _Job:
         """Yield the pieces; see `TokenGenerator.pieces`."""
         ids = value if isinstance(value, list) else self._generator.encode_prompt(value, plain=self._plain)
         self.prompt_tokens = len(ids)
-        yield from self._generator.pieces(ids, options, self._likeliest)
+        yield from self._generator.pieces(ids, options, self._likeliest, self._grammar)
 
 
 class _Answer:
@@ -290,7 +322,11 @@ class OpenAIEndpoints:
         *,
         chat: bool,
     ) -> Response:
-        job = _Job(generator, likeliest, plain=not chat)
+        try:
+            grammar = await asyncio.to_thread(body.grammar) if isinstance(body, _ChatBody) else None
+        except UserError as error:
+            raise RequestError(400, str(error)) from error
+        job = _Job(generator, likeliest, grammar, plain=not chat)
         running: Any = self._service.generations.start(job, value, body.changes())
         pieces: AsyncIterator[Piece] = await running
         answer = _Answer(_name(model), chat=chat, scored=likeliest is not None)

@@ -61,7 +61,8 @@ def serve(
     metrics = ServingMetrics()
 
     def load(version: str) -> LoadedModel:
-        return load_model(source.fetch(version), settings.precision, settings.batch_tokens)
+        fetched = source.fetch(version)
+        return load_model(fetched, settings.precision, settings.batch_tokens, settings.engine, settings.workers)
 
     watcher = Watcher(source, load, metrics, settings.poll_seconds)
     service = Service(settings, watcher, metrics, trial)

@@ -1,0 +1,115 @@
+"""GGUF files of exported models: written, checked through llama.cpp, refused where they would differ."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.tiny_bpe import write_tiny_bpe_llama
+from support.untrained_chat import MODEL, TASK, export_untrained
+
+from textmill.config.layout import Layout
+from textmill.data.prepared import Prepared
+from textmill.data.tokenizing import load_tokenizer
+from textmill.errors import UserError
+from textmill.export.checkpoint import write_checkpoint
+from textmill.export.gguf_check import Sample, Verdict, check_gguf, sample
+from textmill.export.gguf_writing import write_gguf
+from textmill.models.base import Model
+from textmill.tasks.base import Task
+
+pytest.importorskip("xllamacpp")
+
+
+class Exported:
+    """A chat model, its network, and its checkpoint of transformers."""
+
+    def __init__(self, root: Path) -> None:
+        layout = Layout(root)
+        export_untrained(layout, max_new_tokens=10)
+        self.prepared = Prepared(layout.prepared)
+        self.task = Task.build(TASK)
+        model = Model.build(MODEL)
+        self.network: Any = self.task.build_network(model, layout.pretrained, self.prepared.state).eval().float()
+        self.checkpoint = root / "checkpoint"
+        write_checkpoint(self.network, self.task, self.prepared, self.checkpoint, 1e-3)
+        self.tokenizer = load_tokenizer(self.prepared.tokenizer_folder)
+        self.sample = sample(self.task, self.prepared, self.tokenizer)
+
+    def check(self, path: Path, kind: str, taken: Sample | None = None) -> Verdict:
+        ends = self.prepared.state["end_ids"]
+        return check_gguf(path, kind, taken or self.sample, self.tokenizer, self.network, ends)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    root = tmp_path_factory.mktemp("gguf") / "project"
+    write_tiny_bpe_llama(root / "data/pretrained")
+    return Exported(root)
+
+
+@pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_1", "q4_0"])
+def test_gguf_of_each_type_reads_the_same_tokens_and_templates(tiny: Exported, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(tiny.checkpoint, kind, path, "Tiny")
+    verdict = tiny.check(path, kind)
+    assert verdict.numbers["lines"] == 60 and verdict.numbers["lines_differ"] == 0
+    assert verdict.numbers["conversations"] == 8 and verdict.numbers["conversations_differ"] == 0
+    if kind == "f16":
+        assert not verdict.problems and verdict.numbers["continuations"] == 8
+
+
+def test_check_fails_for_other_tokens_template_and_weights(tiny: Exported, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in tiny.checkpoint.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    weights = load_file(other / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights[name] = weights[name] + np.float32(0.3)
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:5]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    for file in ("tokenizer_config.json", "chat_template.jinja"):
+        if (other / file).is_file():
+            (other / file).write_text((other / file).read_text().replace("<|user|>", "<|system|>"))
+    state_template = replace(tiny.sample, rendered=[text + "!" for text in tiny.sample.rendered])
+    write_gguf(other, "f16", tmp_path / "other.gguf", "Other")
+    problems = "; ".join(tiny.check(tmp_path / "other.gguf", "f16", state_template).problems)
+    assert "lines have other tokens, such as 'thanks" in problems
+    assert "the chat template renders 8 of 8 conversations as other texts" in problems
+    assert "the bits per byte change by" in problems and "greedy continuations differ" in problems
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"model_type": "qwen3"}, "for the architecture llama only, this model's is qwen3"),
+        ({"attention_bias": True}, "not written for a model with biases"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "not written for positions of the type yarn"),
+    ],
+)
+def test_other_architecture_is_refused_in_one_line(
+    tiny: Exported, tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    configuration = json.loads((tiny.checkpoint / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(configuration))
+    with pytest.raises(UserError, match=told):
+        write_gguf(tmp_path, "f16", tmp_path / "model.gguf", "Tiny")
+    assert not (tmp_path / "model.gguf").exists()
+
+
+def test_tokenizer_that_llama_cpp_lacks_is_refused(tmp_path: Path) -> None:
+    from support.tiny_llama import write_tiny_llama
+
+    write_tiny_llama(tmp_path)
+    with pytest.raises(UserError, match="no tokenizer that splits texts as this model's"):
+        write_gguf(tmp_path, "f16", tmp_path / "model.gguf", "Tiny")
+    assert not (tmp_path / "model.gguf").exists()
