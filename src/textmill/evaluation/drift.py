@@ -120,6 +120,7 @@ def measure_drift(
     targets: Mapping[str, Sequence[Any]],
     outputs: Outputs,
     answers: Sequence[Mapping[str, Any]],
+    alpha: float = _ALPHA,
 ) -> Drift:
     """Compare new rows with a reference.
 
@@ -129,6 +130,7 @@ def measure_drift(
         targets: Known targets of the new rows, by column.
         outputs: Raw outputs of the model for the new rows; empty if the reference has none.
         answers: Natural answers of the model for the new rows.
+        alpha: Probability of a false alarm over all measures.
     """
     measures: list[Measure] = []
     shares: list[Shares] = []
@@ -153,7 +155,7 @@ def measure_drift(
     both = (np.asarray(reference.outputs, np.float64), features(outputs)) if outputs else None
     if both is not None:
         measures.append(_discrimination(*both))
-    measures = _flagged(measures)
+    measures = _flagged(measures, alpha)
     drifted = any(measure.flagged for measure in measures)
     return Drift(
         rows=len(frame),
@@ -166,11 +168,11 @@ def measure_drift(
     )
 
 
-def _flagged(measures: Sequence[Measure]) -> list[Measure]:
+def _flagged(measures: Sequence[Measure], alpha: float) -> list[Measure]:
     """Apply Holm's procedure and the limits of the effects; sort flagged measures first."""
     adjusted = holm([measure.p_value for measure in measures])
     judged = [
-        replace(measure, flagged=p_value <= _ALPHA and measure.effect >= measure.limit)
+        replace(measure, flagged=p_value <= alpha and measure.effect >= measure.limit)
         for measure, p_value in zip(measures, adjusted, strict=True)
     ]
     return sorted(judged, key=lambda measure: (not measure.flagged, -measure.effect / measure.limit))
@@ -213,6 +215,8 @@ def _divergence(name: str, known: TextReference, counted: Counter[str]) -> Measu
 
     The expectation is that of equally many words drawn from training. Unseen words have their own measure.
     """
+    from scipy.stats import gamma
+
     subject, effect_name = f"words of {name}", "word divergence"
     frequent = list(known.words)[:_WORDS]
     then = np.array([known.words[word] for word in frequent] + [0.0])
@@ -227,6 +231,9 @@ def _divergence(name: str, known: TextReference, counted: Counter[str]) -> Measu
     draws = np.random.default_rng(0).multinomial(total, expected, _DRAWS) / total
     chance = _jensen_shannon(expected, draws)
     p_value = float((1 + (chance >= observed).sum()) / (1 + _DRAWS))
+    if observed > chance.max():  # the draws end at 0.001: beyond, their gamma approximation
+        scale = float(chance.var() / chance.mean())
+        p_value = min(p_value, float(gamma.sf(observed, float(chance.mean()) / scale, scale=scale)))
     text = f"{observed:.3f} bits apart; chance alone gives {chance.mean():.3f}"
     return Measure(subject, effect_name, observed - float(chance.mean()), _DIVERGENCE, p_value, text)
 
