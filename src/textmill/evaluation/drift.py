@@ -142,7 +142,7 @@ def measure_drift(
         lengths = length_counts(frame[name].str.len().to_numpy(), known.edges)
         measures.append(_stability(f"length of {name}", known.lengths, lengths))
         shares.append(_shares(f"length of {name}, in characters", _bin_names(known.edges), known.lengths, lengths))
-        measures += [_unseen(name, known, reference.held_out, words), _divergence(name, known, counted)]
+        measures += [_unseen(name, known, reference.held_out, words), _divergence(name, known, counted, alpha)]
     for kind, then, now in (
         ("target", reference.targets, categories(targets)),
         ("answer", reference.answers, categories(fields(answers))),
@@ -210,7 +210,7 @@ def _unseen(name: str, known: TextReference, held_out: int, words: Sequence[Sequ
     return Measure(f"words of {name}", "more unseen words", mean - known.unseen_mean, _UNSEEN, p_value, text)
 
 
-def _divergence(name: str, known: TextReference, counted: Counter[str]) -> Measure:
+def _divergence(name: str, known: TextReference, counted: Counter[str], alpha: float) -> Measure:
     """Return the Jensen-Shannon divergence (bits; Lin 1991) of known words, minus its expectation by chance.
 
     The expectation is that of equally many words drawn from training. Unseen words have their own measure.
@@ -231,7 +231,7 @@ def _divergence(name: str, known: TextReference, counted: Counter[str]) -> Measu
     draws = np.random.default_rng(0).multinomial(total, expected, _DRAWS) / total
     chance = _jensen_shannon(expected, draws)
     p_value = float((1 + (chance >= observed).sum()) / (1 + _DRAWS))
-    if observed > chance.max():  # the draws end at 0.001: beyond, their gamma approximation
+    if alpha < _ALPHA and observed > chance.max():  # the draws end at 0.001: beyond, their gamma approximation
         scale = float(chance.var() / chance.mean())
         p_value = min(p_value, float(gamma.sf(observed, float(chance.mean()) / scale, scale=scale)))
     text = f"{observed:.3f} bits apart; chance alone gives {chance.mean():.3f}"
