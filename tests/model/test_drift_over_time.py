@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from bench.drift import World
 
+from bench.drift import World
 from textmill.evaluation.drift_over_time import WINDOW, Look, measure_over_time, period_start
 
 MONDAY = datetime(2026, 1, 5, 23, 30, tzinfo=UTC)
