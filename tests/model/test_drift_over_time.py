@@ -39,12 +39,14 @@ def looks(world: World, rows: pd.DataFrame, a_day: int) -> list[Look]:
     return measure_over_time(world.reference, times, rows[["text"]], *world.answer(rows), "day")
 
 
+@pytest.mark.slow
 def test_quiet_days_raise_no_alarm(world: World) -> None:
     days = looks(world, world.rest.sample(1000, random_state=1), 100)
     assert [day.drift.verdict for day in days] == ["no drift"] * 10
     assert [day.drift.rows for day in days] == [100, *[WINDOW] * 9]
 
 
+@pytest.mark.slow
 def test_planted_change_is_found_within_500_requests(world: World) -> None:
     quiet = world.rest.sample(300, random_state=2)
     changed = quiet.assign(text=[f"{text} {text}" for text in quiet.text])
