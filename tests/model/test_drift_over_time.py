@@ -6,12 +6,15 @@ import ast
 import sysconfig
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
 
-from bench.drift import World
 from textmill.evaluation.drift_over_time import WINDOW, Look, measure_over_time, period_start
+
+if TYPE_CHECKING:
+    from bench.drift import World
 
 MONDAY = datetime(2026, 1, 5, 23, 30, tzinfo=UTC)
 
@@ -28,8 +31,12 @@ def pool() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def world(pool: pd.DataFrame) -> World:
-    return World(pool, 0, training=1000, held_out=500)
+def world(pool: pd.DataFrame, repository_root: Path) -> World:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(repository_root))
+        from bench.drift import World
+
+        return World(pool, 0, training=1000, held_out=500)
 
 
 def looks(world: World, rows: pd.DataFrame, a_day: int) -> list[Look]:
