@@ -50,6 +50,7 @@ BENCHMARKS = {
     "filters": "Quality filters compared with datatrove",
     "memory": "Memory of `prepare` on 1 GB of text",
     "gate": "Simulated promotions",
+    "drift": "Drift of captured requests: quiet days and planted changes",
 }
 NEEDS_A_GPU = "gpu"
 INTRODUCTION = """# Benchmarks

@@ -120,6 +120,7 @@ def measure_drift(
     targets: Mapping[str, Sequence[Any]],
     outputs: Outputs,
     answers: Sequence[Mapping[str, Any]],
+    alpha: float = _ALPHA,
 ) -> Drift:
     """Compare new rows with a reference.
 
@@ -129,6 +130,7 @@ def measure_drift(
         targets: Known targets of the new rows, by column.
         outputs: Raw outputs of the model for the new rows; empty if the reference has none.
         answers: Natural answers of the model for the new rows.
+        alpha: Probability of a false alarm over all measures.
     """
     measures: list[Measure] = []
     shares: list[Shares] = []
@@ -140,7 +142,10 @@ def measure_drift(
         lengths = length_counts(frame[name].str.len().to_numpy(), known.edges)
         measures.append(_stability(f"length of {name}", known.lengths, lengths))
         shares.append(_shares(f"length of {name}, in characters", _bin_names(known.edges), known.lengths, lengths))
-        measures += [_unseen(name, known, reference.held_out, words), _divergence(name, known, counted)]
+        measures += [
+            _unseen(name, known, reference.held_out, words),
+            _divergence(name, known, counted, words if alpha < _ALPHA else None),
+        ]
     for kind, then, now in (
         ("target", reference.targets, categories(targets)),
         ("answer", reference.answers, categories(fields(answers))),
@@ -153,7 +158,7 @@ def measure_drift(
     both = (np.asarray(reference.outputs, np.float64), features(outputs)) if outputs else None
     if both is not None:
         measures.append(_discrimination(*both))
-    measures = _flagged(measures)
+    measures = _flagged(measures, alpha)
     drifted = any(measure.flagged for measure in measures)
     return Drift(
         rows=len(frame),
@@ -166,11 +171,11 @@ def measure_drift(
     )
 
 
-def _flagged(measures: Sequence[Measure]) -> list[Measure]:
+def _flagged(measures: Sequence[Measure], alpha: float) -> list[Measure]:
     """Apply Holm's procedure and the limits of the effects; sort flagged measures first."""
     adjusted = holm([measure.p_value for measure in measures])
     judged = [
-        replace(measure, flagged=p_value <= _ALPHA and measure.effect >= measure.limit)
+        replace(measure, flagged=p_value <= alpha and measure.effect >= measure.limit)
         for measure, p_value in zip(measures, adjusted, strict=True)
     ]
     return sorted(judged, key=lambda measure: (not measure.flagged, -measure.effect / measure.limit))
@@ -208,11 +213,17 @@ def _unseen(name: str, known: TextReference, held_out: int, words: Sequence[Sequ
     return Measure(f"words of {name}", "more unseen words", mean - known.unseen_mean, _UNSEEN, p_value, text)
 
 
-def _divergence(name: str, known: TextReference, counted: Counter[str]) -> Measure:
+def _divergence(
+    name: str, known: TextReference, counted: Counter[str], texts: Sequence[Sequence[str]] | None
+) -> Measure:
     """Return the Jensen-Shannon divergence (bits; Lin 1991) of known words, minus its expectation by chance.
 
     The expectation is that of equally many words drawn from training. Unseen words have their own measure.
+    With `texts`, chance includes the draw of the training words and that words repeat within a text: many looks need
+    p-values that hold far below 1 %.
     """
+    from scipy.stats import gamma
+
     subject, effect_name = f"words of {name}", "word divergence"
     frequent = list(known.words)[:_WORDS]
     then = np.array([known.words[word] for word in frequent] + [0.0])
@@ -225,14 +236,48 @@ def _divergence(name: str, known: TextReference, counted: Counter[str]) -> Measu
     expected = then / then.sum()
     observed = float(_jensen_shannon(expected, now[None] / total)[0])
     draws = np.random.default_rng(0).multinomial(total, expected, _DRAWS) / total
-    chance = _jensen_shannon(expected, draws)
+    if texts is not None:
+        effect_of_texts = _design_effect(texts, known)
+        random = np.random.default_rng(1)
+        draws = random.multinomial(max(1, round(total / effect_of_texts)), expected, _DRAWS) + 0.0
+        draws /= draws.sum(axis=1, keepdims=True)
+        drawn = random.multinomial(max(1, round(then.sum() / effect_of_texts)), expected, _DRAWS) + 0.0
+        chance = _jensen_shannon(drawn / drawn.sum(axis=1, keepdims=True), draws)
+    else:
+        chance = _jensen_shannon(expected, draws)
     p_value = float((1 + (chance >= observed).sum()) / (1 + _DRAWS))
+    if texts is not None and observed > chance.max():  # the draws end at 0.001: beyond, their gamma approximation
+        scale = float(chance.var() / chance.mean())
+        p_value = min(p_value, float(gamma.sf(observed, float(chance.mean()) / scale, scale=scale)))
     text = f"{observed:.3f} bits apart; chance alone gives {chance.mean():.3f}"
     return Measure(subject, effect_name, observed - float(chance.mean()), _DIVERGENCE, p_value, text)
 
 
+def _design_effect(texts: Sequence[Sequence[str]], known: TextReference) -> float:
+    """Return how much more word counts vary than multinomial ones, mean over words (Rao & Scott 1981); at least 1."""
+    squares: Counter[str] = Counter()
+    products: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
+    lengths = []
+    for text in texts:
+        counts = Counter(word for word in text if word in known.words)
+        lengths.append(counts.total())
+        for word, count in counts.items():
+            totals[word] += count
+            squares[word] += count * count
+            products[word] += count * lengths[-1]
+    total, squared = sum(lengths), sum(length * length for length in lengths)
+    if len(totals) < 2:
+        return 1.0
+    excess = 0.0
+    for word, count in totals.items():
+        share = count / total
+        excess += (squares[word] - 2 * share * products[word] + share * share * squared) / count
+    return max(1.0, excess / (len(totals) - 1))
+
+
 def _jensen_shannon(one: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the divergence of `one` from each row of `others`, in bits."""
+    """Return the divergence of `one`, a row or as many, from each row of `others`, in bits."""
     from scipy.spatial.distance import jensenshannon
 
     return np.asarray(jensenshannon(np.broadcast_to(one, others.shape), others, base=2, axis=1) ** 2, np.float64)

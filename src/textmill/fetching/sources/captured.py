@@ -43,12 +43,16 @@ class CapturedSource(Source):
         folder = root / self.config.folder
         right = {
             (row["request"], row["position"]): json.loads(row["answer"])
-            for row in sorted(_rows(folder / "feedback"), key=lambda row: row["time"])
+            for row in sorted(captured_rows(folder / "feedback"), key=lambda row: row["time"])
         }
         if not right:
             fix = "Start `textmill serve --capture` with this folder, and POST right answers to /feedback"
             raise UserError("no feedback yet", where=str(folder), fix=fix)
-        inputs = {key: row for row in _rows(folder / "requests") if (key := (row["request"], row["position"])) in right}
+        inputs = {
+            key: row
+            for row in captured_rows(folder / "requests")
+            if (key := (row["request"], row["position"])) in right
+        }
         if lost := len(right) - len(inputs):
             log.warning("fetch: %d answers are to requests that were removed from %s", lost, folder)
         rows = sorted(inputs.items(), key=lambda item: (item[1]["time"], item[0]))
@@ -63,8 +67,12 @@ class CapturedSource(Source):
         return Provenance(f"captured:{self.config.folder}", None, self.config.licence, None, made)
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of all Parquet files below a folder."""
+def captured_rows(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of all Parquet files in the folders of days below a folder.
+
+    Raises:
+        UserError: A file cannot be read.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
