@@ -51,7 +51,7 @@ def evaluate(
         raise UserError("no suite", where="--suite", fix="Give a task or group file; docs/suites.md shows one")
     if margin is not None and against is None:
         raise UserError("the gate compares two models", where="--margin", fix="Give the other one by --against")
-    require_harness()
+    require_harness()  # before a model is loaded
     bootstrap = Bootstrap(resamples, seed=seed)
     names = [model or "data/exported/model", *([against] if against else [])]
     options: dict[str, Any] = {"shots": few_shot, "limit": limit, "chat": chat}

@@ -115,20 +115,18 @@ def run_suite(
     Raises:
         UserError: The file or its data is missing or invalid.
     """
-    from lm_eval.evaluator import simple_evaluate
+    require_harness()
+    from lm_eval.evaluator import evaluate
 
     _require(file)
     with redirect_stdout(sys.stderr), chdir(file.resolve().parent):
         loaded = _load(file.name)
         for task in loaded.values():
-            if shots and not (task.has_training_docs() or task.has_validation_docs() or task.config.fewshot_split):
-                fix = "Set fewshot_split in the task file"
-                raise UserError(f"{task.task_name} has no rows for examples", where=str(file), fix=fix)
+            _set_shots(task, shots, file)
         try:
-            found = simple_evaluate(
+            found = evaluate(
                 model,
-                tasks=list(loaded.values()),
-                num_fewshot=shots,
+                {"tasks": loaded, "groups": {}, "group_map": {}},
                 limit=limit,
                 bootstrap_iters=0,
                 apply_chat_template=chat,
@@ -183,23 +181,40 @@ def _load(name: str) -> dict[str, Any]:
     The thousands of tasks of the harness take seconds to list: they are only where a name is not here.
     """
     from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._yaml_loader import load_yaml
 
     try:
+        described = load_yaml(Path(name), resolve_func=False)
+        known = described.get("group") or described["task"]
         try:
-            loaded = TaskManager(include_path=".", include_defaults=False).load(name)
+            loaded = TaskManager(include_path=".", include_defaults=False).load(known)
         except KeyError:
-            loaded = TaskManager(include_path=".").load(name)
+            loaded = TaskManager(include_path=".").load(known)
     except Exception as error:  # of YAML, the harness, `datasets` or the network
         fix = "Correct the task file; paths of data are relative to its folder"
         raise UserError(f"cannot be loaded ({_told(error)})", where=name, fix=fix) from error
     tasks: dict[str, Any] = loaded["tasks"]
     if not tasks:
-        raise UserError("has no tasks", where=name, fix="Name a task under `task:`")
+        raise UserError("has no tasks", where=name, fix="Name one under `task:`")
     return tasks
+
+
+def _set_shots(task: Any, shots: int | None, file: Path) -> None:
+    """Set the number of examples in each prompt, which are drawn with the harness's own seed."""
+    from lm_eval.evaluator import DEFAULT_OTHER_SEED
+
+    if shots is not None or task.config.num_fewshot is None:
+        task.set_config(key="num_fewshot", value=shots or 0)
+    task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+    if task.config.num_fewshot and not (task.has_training_docs() or task.has_validation_docs()):
+        fix = "Set training_split or validation_split in the task file"
+        raise UserError(f"{task.task_name} has no rows for examples in prompts", where=str(file), fix=fix)
 
 
 def _told(error: Exception) -> str:
     """Return one line on an error of the harness: where YAML has a problem, its place too."""
+    if isinstance(error, KeyError):
+        return f"nothing is known of {error}"
     place = getattr(error, "problem_mark", None)
     if place is not None:
         return f"line {place.line + 1}: {getattr(error, 'problem', '')}"

@@ -1,0 +1,165 @@
+"""`textmill evaluate --suite`: equal to lm-evaluation-harness, with intervals, comparison and gate."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.suites import write_suite
+from support.tiny_llama import write_tiny_llama
+from support.untrained_chat import export_untrained
+from typer.testing import CliRunner
+
+from textmill.cli.evaluate import load_harness_model
+from textmill.cli.main import app
+from textmill.config.layout import Layout
+from textmill.errors import UserError
+from textmill.evaluation.suites import SuiteRun, run_suite
+from textmill.metrics.bootstrap import Bootstrap
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The exported folder, and the weights as transformers loads them."""
+    layout = Layout(tmp_path_factory.mktemp("suite") / "project")
+    write_tiny_llama(layout.pretrained)
+    return export_untrained(layout, max_new_tokens=10), layout.pretrained
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_suite(tmp_path_factory.mktemp("tasks"))
+
+
+def answers(run: SuiteRun, task: str) -> list[Any]:
+    return [row["filtered_resps"] for row in run.requests if row["task"] == task]
+
+
+def numbers(run: SuiteRun, task: str) -> list[float]:
+    flat = [each for row in answers(run, task) for each in row]
+    return [each[0] if isinstance(each, list | tuple) else each for each in flat]
+
+
+@pytest.fixture(scope="module")
+def ours(folders: tuple[Path, Path], suite: Path) -> SuiteRun:
+    return run_suite(suite, load_harness_model(str(folders[0])))
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_requests_equal_those_of_the_harness_itself(
+    folders: tuple[Path, Path], suite: Path, ours: SuiteRun, batch: int
+) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    theirs = run_suite(suite, HFLM(str(folders[1]), dtype="float32", device="cpu", batch_size=batch))
+    assert len(numbers(ours, "colours")) == 48 and len(numbers(ours, "rolling")) == 12
+    for task in ("colours", "rolling"):
+        assert numbers(ours, task) == pytest.approx(numbers(theirs, task), abs=1e-4, rel=0)
+    assert answers(ours, "exact") == answers(theirs, "exact") and any(answers(ours, "exact"))
+
+
+def test_log_likelihood_does_not_depend_on_the_other_requests(
+    folders: tuple[Path, Path], suite: Path, ours: SuiteRun
+) -> None:
+    few = run_suite(suite, load_harness_model(str(folders[0])), limit=3)
+    for task, kept in (("colours", 12), ("rolling", 3)):
+        assert numbers(few, task) == numbers(ours, task)[:kept]
+
+
+def test_prompts_have_the_examples_that_are_asked_for(
+    folders: tuple[Path, Path], suite: Path, ours: SuiteRun
+) -> None:
+    none = run_suite(suite.with_name("colours.yaml"), load_harness_model(str(folders[0])), shots=0)
+    prompts = [run.requests[0]["arguments"][0][0] for run in (ours, none)]
+    assert prompts[1] == "who are you" and prompts[0].endswith("who are you") and len(prompts[0].split()) > 6
+    assert [task.shots for task in ours.tasks] == [2, 0, 0]
+
+
+def test_metrics_equal_those_of_the_harness(folders: tuple[Path, Path], suite: Path, ours: SuiteRun) -> None:
+    from contextlib import chdir
+
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    with chdir(suite.parent):
+        manager = TaskManager(include_path=".", include_defaults=False)
+        model = load_harness_model(str(folders[0]))
+        found = simple_evaluate(model, tasks=["all_of_it"], task_manager=manager, bootstrap_iters=0)["results"]
+    for task in ours.tasks:
+        for name, interval in task.intervals(Bootstrap(200)).items():
+            assert interval.value == pytest.approx(found[task.name][f"{name},none"], rel=1e-9)
+            assert interval.low <= interval.value <= interval.high
+
+
+def test_exact_match_counts_what_the_model_said(
+    folders: tuple[Path, Path], ours: SuiteRun, tmp_path: Path
+) -> None:
+    said = [row[0] for row in answers(ours, "exact")]
+    file = write_suite(tmp_path, [text if number % 3 else "other" for number, text in enumerate(said)])
+    run = run_suite(file.with_name("exact.yaml"), load_harness_model(str(folders[0])))
+    assert run.tasks[0].intervals(Bootstrap(100))["exact_match"].value == pytest.approx(8 / 12)
+
+
+def test_command_compares_and_gates(folders: tuple[Path, Path], suite: Path, tmp_path: Path) -> None:
+    requests = tmp_path / "requests.jsonl"
+    command = ["evaluate", str(folders[0]), "--suite", str(suite), "--against", str(folders[1]), "--json"]
+    done = CliRunner().invoke(app, [*command, "--margin", "0.3", "--output", str(requests)])
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    found = json.loads(done.stdout)
+    assert [gain["gate"] for gain in found["gains"]] == ["pass", None, "pass", "pass", None]
+    assert all(gain["value"] == pytest.approx(0, abs=1e-3) for gain in found["gains"])
+    lines = [json.loads(line) for line in requests.read_text().splitlines()]
+    assert len(lines) == 2 * 36 and {line["model"] for line in lines} == {str(folder) for folder in folders}
+
+
+def test_command_refuses_a_worse_model(folders: tuple[Path, Path], suite: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    other: Any = AutoModelForCausalLM.from_pretrained(folders[1])
+    with torch.no_grad():
+        for value in other.parameters():
+            value.mul_(0)
+    other.save_pretrained(tmp_path / "worse")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "worse" / name).write_bytes((folders[1] / name).read_bytes())
+    rolling = str(suite.with_name("rolling.yaml"))
+    command = ["evaluate", str(folders[0]), "--suite", rolling, "--against", str(tmp_path / "worse"), "--margin", "1"]
+    assert CliRunner().invoke(app, command).exit_code in (0, 3)
+    flipped = ["evaluate", command[5], "--suite", rolling, "--against", command[1], "--margin", "1"]
+    assert {CliRunner().invoke(app, each).exit_code for each in (command, flipped)} == {0, 3}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colours.yaml": "task: [\n"}, "colours.yaml: cannot be loaded (line"),
+        ({"colours.yaml": "task: colours\ndataset_path: json\n"}, "colours.yaml: cannot be loaded"),
+        ({"test.jsonl": None}, "colours.yaml: cannot be loaded"),
+        ({"colours.yaml": None}, "no such file"),
+        ({"test.jsonl": '{"other": 1}\n{"other": 2}\n'}, "colours.yaml: cannot be"),
+    ],
+)
+def test_faulty_suite_is_one_line(
+    folders: tuple[Path, Path], tmp_path: Path, change: dict[str, str | None], message: str
+) -> None:
+    file = write_suite(tmp_path / "tasks").with_name("colours.yaml")
+    for name, text in change.items():
+        (file.parent / name).unlink()
+        if text is not None:
+            (file.parent / name).write_text(text)
+    with pytest.raises(UserError) as error:
+        run_suite(file, load_harness_model(str(folders[0])))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_command_tells_a_faulty_model_in_one_line(suite: Path, tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).parent / "textmill"), "evaluate", str(tmp_path), "--suite", str(suite)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    [line] = [line for line in done.stderr.splitlines() if "cannot be loaded" in line]
+    assert line.startswith("textmill: ") and "Traceback" not in done.stderr
