@@ -266,9 +266,7 @@ def _score(name: str, aggregation: Callable[[Sequence[Any]], float], weighted: b
     return score
 
 
-def _of_weighted_mean(
-    name: str, columns: Columns, index: NDArray[np.intp], *, bits: bool
-) -> NDArray[np.float64]:
+def _of_weighted_mean(name: str, columns: Columns, index: NDArray[np.intp], *, bits: bool) -> NDArray[np.float64]:
     """Return the perplexity, or the bits of a byte, of each draw; a row has a log-likelihood (nats) and a weight."""
     mean = columns[name][index].sum(axis=1) / columns[f"{name}{_WEIGHT}"][index].sum(axis=1)
     value: NDArray[np.float64] = -mean / np.log(2) if bits else np.exp(-mean)

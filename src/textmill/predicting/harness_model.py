@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from textmill.predicting.text_continuer import TextContinuer
 
 _NAMES = {"num_beams": "beams"}
-_IGNORED = ("do_sample", "use_cache", "until")
+_IGNORED = ("attention_mask", "do_sample", "use_cache")
 
 
 class ContinuerModel(HFLM):  # type: ignore[misc]
@@ -52,7 +52,7 @@ class ContinuerModel(HFLM):  # type: ignore[misc]
         return logits.float()
 
     def _model_generate(
-        self, context: torch.Tensor, max_length: int, stop: Sequence[str], attention_mask: Any = None, **options: Any
+        self, context: torch.Tensor, max_length: int, stop: Sequence[str], **options: Any
     ) -> torch.Tensor:
         """Return prompt and continuation, shape (1, T).
 
