@@ -135,4 +135,4 @@ def _show(names: list[str], result: WinRate, as_json: bool) -> None:
     head = ["win rate", "95 % interval", "wins", "ties", "losses"]
     print_table(head, [row], title=f"{names[0]} against {names[1]}", numeric=range(5))
     if result.by_position is not None:
-        print(f"  {result.by_position} verdicts followed the position; {result.unreadable} replies were no verdict")
+        print(f"  {result.by_position} verdicts followed the position; {result.unreadable} replies could not be read")
