@@ -180,5 +180,5 @@ def _counted(
 ) -> WinRate:
     values = np.array(scores)
     rate = intervals(pd.DataFrame({"score": values}), [Metric("win_rate", mean_of("score"))], bootstrap)["win_rate"]
-    counts = [int(each.sum()) for each in (values > 0.5, values == 0.5, values < 0.5)]
-    return WinRate(rate, *counts, by_position, unreadable)
+    wins, ties, losses = (int(each.sum()) for each in (values > 0.5, values == 0.5, values < 0.5))
+    return WinRate(rate, wins, ties, losses, by_position, unreadable)
