@@ -27,7 +27,14 @@ from pydantic import ValidationError
 from textmill.config import problems
 from textmill.config.layout import Layout
 from textmill.config.plugins import packages_in, trust
-from textmill.config.schema import PipelineConfig, check_margins, check_plugins, with_prepared_options, with_start
+from textmill.config.schema import (
+    PipelineConfig,
+    check_margins,
+    check_plugins,
+    with_prepared_options,
+    with_start,
+    with_suite_digest,
+)
 from textmill.config.secrets import STORAGE_OPTIONS, find_literal, keep_references
 from textmill.config.yaml_limits import require_bounded
 from textmill.errors import UserError, did_you_mean
@@ -72,7 +79,7 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
         config = PipelineConfig.model_validate(sections)
         check_plugins(config)
         check_margins(config)
-        config = with_start(with_prepared_options(config))
+        config = with_suite_digest(with_start(with_prepared_options(config)), layout.conf / "suites")
     except ValidationError as error:
         raise problems.explain(error, sections, trace) from error
     trust(packages_in(sections))

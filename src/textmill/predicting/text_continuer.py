@@ -96,6 +96,14 @@ class TextContinuer(Predictor):
                 row += [] if token is None else [token]
         return [self._answer(row, options) for row in rows]
 
+    def continued(self, prompt: Sequence[int], options: GenerationConfig) -> list[int]:
+        """Return the tokens that continue those of one prompt, a stop included."""
+        if options.beams > 1:
+            from textmill.models.generation import search
+
+            return search(self.model, [list(prompt)], options, self._end, other_ends=self._other_ends)[0]
+        return [token for [token] in self._steps([list(prompt)], options) if token is not None]
+
     def stream(self, prompt: str, options: GenerationConfig) -> Iterator[str]:
         """Yield the continuation of one prompt in pieces, each when its characters are final."""
         for piece in self.pieces(self.encode_prompt(prompt), options):
