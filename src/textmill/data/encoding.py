@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from textmill.config.sections.prepare import PrepareConfig
+from textmill.data.corrections import with_labels
 from textmill.data.first_pass import FirstPassResult
 from textmill.data.parallel import Engine
 from textmill.data.prepared import SPLITS
@@ -107,10 +108,12 @@ class SplitEncoder:
         rejected: RejectedRowsFile,
         folder: Path,
         engine: Engine,
+        corrected: Mapping[int, str] | None = None,
     ) -> dict[str, SplitCounts]:
         """Write `folder/SPLIT/` for every split; reject rows that the fitted task refuses.
 
-        `engine` encodes the chunks; they are written in their order.
+        `engine` encodes the chunks; they are written in their order. `corrected` has the right labels of rows by
+        their position.
 
         Raises:
             UserError: A split has no rows left.
@@ -135,7 +138,7 @@ class SplitEncoder:
 
         with ExitStack() as stack:
             writers: dict[str, ShardWriter] = {}
-            for table, split, problems in engine.map(encode, _parts(staging, selection), "encoded"):
+            for table, split, problems in engine.map(encode, _parts(staging, selection, corrected or {}), "encoded"):
                 rejected.add(problems)
                 if not writers:
                     for name in SPLITS:
@@ -205,9 +208,10 @@ class SplitEncoder:
                 of_source["tokens"] += row["length_sum"]
 
 
-def _parts(staging: Staging, selection: Selection) -> Iterator[_Part]:
+def _parts(staging: Staging, selection: Selection, corrected: Mapping[int, str]) -> Iterator[_Part]:
     for start, chunk in staging.chunks():
         span = slice(start, start + chunk.num_rows)
+        chunk = with_labels(chunk, start, corrected)
         yield chunk, selection.repeated_ids[span], selection.overlapping[span], selection.split[span]
 
 

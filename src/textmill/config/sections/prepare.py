@@ -292,6 +292,7 @@ class PrepareConfig(Section):
         mixture: Source (column `source`) -> its share of the training characters; null keeps all rows.
         mask: Personal data to replace by `[email]`, `[ip]`, `[phone]`, in text and text target columns.
         teacher: Class that gives the outputs of the model in `fetch.teacher` for each row; null: no teacher.
+        corrections: File with right labels, below data/own: columns `id` and `right_label`.
         max_length: Tokens of a text.
         max_rejected: Largest share of rejected rows; those that `quality` drops do not count.
     """
@@ -308,6 +309,7 @@ class PrepareConfig(Section):
     words: WordsConfig = WordsConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     teacher: OptionalPluginSpec = None
+    corrections: Annotated[str, Field(pattern="^data/own/")] | None = None
     max_length: Annotated[int, Field(ge=8, le=131_072)] = 256
     rows_per_shard: Annotated[int, Field(ge=1)] = 50_000
     max_rejected: Fraction = 0.1
