@@ -39,7 +39,7 @@ ROWS = {
     "multi_label_classification": Row("multi_label_classification", LABELS),
     "goemotions": Row("goemotions", LABELS, "goemotions"),
     "text_regression": Row("text_regression", NUMBERS),
-    "text_regression, one width": Row("text_regression", NUMBERS, None, ("task.heteroscedastic=false",)),
+    "text_regression of one width": Row("text_regression", NUMBERS, None, ("task.heteroscedastic=false",)),
     "token_classification": Row("token_classification", ENTITIES),
     "wnut17": Row("wnut17", ENTITIES, "wnut17"),
     "re_ranking": Row("re_ranking", RANKS),

@@ -121,6 +121,14 @@ def test_rows_that_do_not_match_fail():
         paired_differences(ours, relabelled, [MEAN], Bootstrap(), ["label"])
 
 
+@pytest.mark.parametrize("empty", [None, float("nan")])
+def test_empty_cells_match_each_other_and_nothing_else(empty):
+    unlabelled = table(np.ones(10)).assign(label=[empty] + ["x"] * 9)
+    assert paired_differences(unlabelled, unlabelled.iloc[::-1], [MEAN], Bootstrap(), ["label"])
+    with pytest.raises(UserError, match="the two models' rows differ in label"):
+        paired_differences(unlabelled, unlabelled.assign(label="x"), [MEAN], Bootstrap(), ["label"])
+
+
 def test_fewer_than_two_rows_fail():
     with pytest.raises(UserError, match="1 row"):
         intervals(table(np.ones(1)), [MEAN], Bootstrap())

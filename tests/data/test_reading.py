@@ -333,6 +333,13 @@ def test_unified_label_is_trimmed_and_in_one_form(written: str, label: str) -> N
     assert unified_label(written) == label
 
 
+def test_commas_between_labels_stay() -> None:
+    config = ReadConfig(columns={"text": "text", "labels": "labels"})
+    mapping = ColumnMap(config, ["text", "labels"], ["text"], ["labels"])
+    mapped, _ = mapping.apply({"text": ["a", "b", "c"], "labels": ["3,12", " 27 ", '["4,5"]']})
+    assert list(mapped["labels"]) == ["3,12", "27", '["4.5"]']
+
+
 def test_names_match_labels_as_yaml_reads_them() -> None:
     column = {"source": "label", "names": {True: "spam", False: "ham", "1.0": "one"}}
     mapping = ColumnMap(ReadConfig.model_validate({"columns": {"label": column}}), ["label"], labels=["label"])

@@ -54,7 +54,8 @@ class ColumnMap:
             for name, column in config.columns.items()
         }
         self._texts = texts
-        self._unify = dict.fromkeys(numbers, with_point) | dict.fromkeys(labels, unified_label)
+        self._unify: dict[str, Callable[[str], str]] = dict.fromkeys(numbers, with_point)
+        self._unify |= {name: unified_labels if name == "labels" else unified_label for name in labels}
         for name in required:
             if name not in self._columns:
                 fix = f"Set which column of the file is the {name}"
@@ -114,7 +115,12 @@ class ColumnMap:
         return [_filled(column.template, row) for row in texts]
 
 
-def unified_label(label: str) -> str:
+def unified_labels(cell: str) -> str:
+    """Return a cell of several labels as `unified_label` does, but with its commas, which may stand between them."""
+    return unified_label(cell, decimal_comma=False)
+
+
+def unified_label(label: str, *, decimal_comma: bool = True) -> str:
     """Return a label without surrounding white space and invisible signs, in Unicode's form NFC, a number in one form.
 
     `1.0` is `1`, and `4,5` is `4.5`. Each label of a JSON list is changed so.
@@ -127,7 +133,7 @@ def unified_label(label: str) -> str:
     if label.isascii() and label.isalpha():
         return label
     label = " ".join(unicodedata.normalize("NFC", label).strip(INVISIBLE).split())
-    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", with_point(label))
+    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", with_point(label) if decimal_comma else label)
 
 
 def with_point(number: str) -> str:

@@ -215,7 +215,8 @@ def _aligned(ours: pd.DataFrame, theirs: pd.DataFrame, same_columns: Sequence[st
         raise UserError(f"the two models predicted different rows ({counts})", fix=fix)
     aligned = aligned.loc[ours["id"]].reset_index(drop=True)
     for column in same_columns:
-        differs = aligned[column].to_numpy() != ours[column].to_numpy()
+        both_empty = aligned[column].isna().to_numpy() & ours[column].isna().to_numpy()  # empty cells equal each other
+        differs = (aligned[column].to_numpy() != ours[column].to_numpy()) & ~both_empty
         if differs.any():
             where = f"{int(differs.sum())} of {len(ours)}, first at id {ours['id'].to_numpy()[differs.argmax()]!r}"
             raise UserError(f"the two models' rows differ in {column} ({where})", fix=fix)
