@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textmill.data.stable_splits import assign_stable, assign_stable_groups, assign_times, parse_time
+from textmill.data.splitting import assign_groups
+from textmill.data.stable_splits import assign_stable, assign_times, parse_time
 from textmill.errors import UserError
 
 SHARES = {"test": 0.15, "validation": 0.1}
@@ -74,8 +75,8 @@ def test_groups_stay_whole_and_where_they_are(seed: int, old: int, new: int) -> 
     rng = np.random.default_rng(seed)
     groups = keys_of(5, 400)
     of_row = np.concatenate([np.arange(60), rng.integers(0, 400, old + new)])
-    before = assign_stable_groups(groups[of_row[: 60 + old]], SHARES, 0)
-    after = assign_stable_groups(groups[of_row], SHARES, 0)
+    before = assign_groups(groups[of_row[: 60 + old]], SHARES, 0, assign_stable)
+    after = assign_groups(groups[of_row], SHARES, 0, assign_stable)
     assert (before == after[: len(before)]).all()
     for group in np.unique(of_row):
         assert len(set(after[of_row == group])) == 1

@@ -23,7 +23,7 @@ from textmill.data.prepared import SPLITS
 from textmill.data.seen import find_seen
 from textmill.data.shingles import Prefixes, batches, normalise, prefixes
 from textmill.data.splitting import assign_groups, assign_splits
-from textmill.data.stable_splits import assign_stable, assign_stable_groups, assign_times
+from textmill.data.stable_splits import assign_stable, assign_times
 from textmill.data.staging import Staging
 from textmill.errors import UserError
 from textmill.tasks.abilities import CutsExamples
@@ -124,13 +124,11 @@ def _assign(
     """Return the split of each row of the pool."""
     if config.by == "time":
         return assign_times(staging.numbers("time")[pool], shares)
-    by_group, by_row = (
-        (assign_stable_groups, assign_stable) if config.method == "stable" else (assign_groups, assign_splits)
-    )
+    assign = assign_stable if config.method == "stable" else assign_splits
     if config.by == "group":
-        return by_group(staging.numbers("group")[pool], shares, config.seed)
+        return assign_groups(staging.numbers("group")[pool], shares, config.seed, assign)
     strata = staging.numbers("stratum")[pool]
-    return by_row(staging.numbers("key")[pool], strata, shares, config.seed, first_pass.classes)
+    return assign(staging.numbers("key")[pool], strata, shares, config.seed, first_pass.classes)
 
 
 def _duplicates(

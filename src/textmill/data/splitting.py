@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,15 +47,20 @@ def assign_splits(
     return result
 
 
-def assign_groups(groups: NDArray[np.uint64], shares: Mapping[str, float], seed: int) -> NDArray[np.str_]:
-    """Assign all rows of a group to the same split; `shares` are shares of the groups.
+def assign_groups(
+    groups: NDArray[np.uint64],
+    shares: Mapping[str, float],
+    seed: int,
+    assign: Callable[..., NDArray[np.str_]] = assign_splits,
+) -> NDArray[np.str_]:
+    """Assign all rows of a group to the same split; `shares` are shares of the groups, each assigned as one row is.
 
     Raises:
         UserError: There are fewer groups than splits.
     """
     unique, group_of_row = np.unique(groups, return_inverse=True)
     require_rows(len(unique), None, shares)
-    return assign_splits(unique, np.zeros_like(unique), shares, seed, {})[group_of_row]
+    return assign(unique, np.zeros_like(unique), shares, seed, {})[group_of_row]
 
 
 def require_rows(count: int, name: str | None, shares: Mapping[str, float]) -> None:

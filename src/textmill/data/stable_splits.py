@@ -55,17 +55,6 @@ def assign_stable(
     return np.array(order, "<U10")[split]
 
 
-def assign_stable_groups(groups: NDArray[np.uint64], shares: Mapping[str, float], seed: int) -> NDArray[np.str_]:
-    """Assign all rows of a group by the hash of the group; `shares` are shares of the groups.
-
-    Raises:
-        UserError: There are fewer groups than splits.
-    """
-    unique, group_of_row = np.unique(groups, return_inverse=True)
-    require_rows(len(unique), None, shares)
-    return assign_stable(unique, np.zeros_like(unique), shares, seed, {})[group_of_row]
-
-
 def assign_times(times: NDArray[np.uint64], shares: Mapping[str, float]) -> NDArray[np.str_]:
     """Assign the newest rows to the first split named, the rows before them to the next, and the oldest to `train`.
 

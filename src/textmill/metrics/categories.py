@@ -35,6 +35,40 @@ class Counts(NamedTuple):
     actual: Floats
 
 
+class Counter:
+    """Metrics of counts, which are cached for the next metric of the same draws.
+
+    Args:
+        count: Counts the rows of a table's columns in each resample.
+    """
+
+    def __init__(self, count: Callable[[Columns, Integers], Counts]) -> None:
+        self._count = count
+        self._last: tuple[Columns, Integers, Counts] | None = None
+
+    def __call__(self, columns: Columns, index: Integers) -> Counts:
+        """Return the counts of these draws."""
+        if self._last is None or self._last[0] is not columns or self._last[1] is not index:
+            self._last = columns, index, self._count(columns, index)
+        return self._last[2]
+
+    def score(self, metric: Callable[[Counts], Floats]) -> Score:
+        """Return a metric of the counts as one of columns and draws."""
+        return lambda columns, index: metric(self(columns, index))
+
+    def of_labels(self, labels: Sequence[str]) -> list[Metric]:
+        """Return F1, precision and recall of each label, named `METRIC/LABEL`."""
+
+        def of_label(metric: Callable[[Counts], Floats], position: int) -> Score:
+            return self.score(lambda counts: metric(counts)[:, position])
+
+        return [
+            Metric(f"{name}/{label}", of_label(metric, position))
+            for position, label in enumerate(labels)
+            for name, metric in (("f1", f1), ("precision", precision), ("recall", recall))
+        ]
+
+
 class Bins(NamedTuple):
     """Number, mean confidence and accuracy of predictions in bins of confidence; each of shape (resamples, bins)."""
 
@@ -48,26 +82,20 @@ def category_metrics(labels: Sequence[str]) -> list[Metric]:
 
     Metrics of a single label are named `METRIC/LABEL`.
     """
-    counter = _Counter(labels)
 
-    def counted(metric: Callable[[Counts], Floats]) -> Score:
-        return lambda columns, index: metric(counter(columns, index))
+    def count_rows(columns: Columns, index: Integers) -> Counts:
+        actual, predicted = encode(columns["label"], labels), encode(columns["prediction"], labels)
+        return count(actual, predicted, index, len(labels))
 
-    def of_label(metric: Callable[[Counts], Floats], position: int) -> Score:
-        return counted(lambda counts: metric(counts)[:, position])
-
+    counter = Counter(count_rows)
     return [
-        Metric("weighted_f1", counted(weighted_f1)),
-        Metric("macro_f1", counted(macro_f1)),
-        Metric("accuracy", counted(accuracy)),
-        Metric("matthews_correlation", counted(matthews_correlation)),
+        Metric("weighted_f1", counter.score(weighted_f1)),
+        Metric("macro_f1", counter.score(macro_f1)),
+        Metric("accuracy", counter.score(accuracy)),
+        Metric("matthews_correlation", counter.score(matthews_correlation)),
         Metric("expected_calibration_error", _calibration_score(labels), higher_is_better=False, inflated=True),
         Metric("log_loss", _log_loss_score(labels), higher_is_better=False),
-        *(
-            Metric(f"{name}/{label}", of_label(metric, position))
-            for position, label in enumerate(labels)
-            for name, metric in (("f1", f1), ("precision", precision), ("recall", recall))
-        ),
+        *counter.of_labels(labels),
     ]
 
 
@@ -266,20 +294,6 @@ def calibration_bins(confidence: Floats, hits: NDArray[np.bool_], index: Integer
 def expected_calibration_error(bins: Bins) -> Floats:
     """Return the mean distance of confidence from accuracy, weighted by rows (Guo et al. 2017), shape (resamples,)."""
     return ratio((bins.rows * np.abs(bins.accuracy - bins.confidence)).sum(axis=1), bins.rows.sum(axis=1))
-
-
-class _Counter:
-    """Counts of predictions, cached for the next metric of the same draws."""
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        self._labels = labels
-        self._last: tuple[Columns, Integers, Counts] | None = None
-
-    def __call__(self, columns: Columns, index: Integers) -> Counts:
-        if self._last is None or self._last[0] is not columns or self._last[1] is not index:
-            actual, predicted = encode(columns["label"], self._labels), encode(columns["prediction"], self._labels)
-            self._last = columns, index, count(actual, predicted, index, len(self._labels))
-        return self._last[2]
 
 
 def _calibration_score(labels: Sequence[str]) -> Score:

@@ -5,14 +5,14 @@ They equal scikit-learn's for multi-label targets (0/0 counts as 0): `tests/code
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textmill.metrics.base import Columns, Metric, Score, Section, mean_of
-from textmill.metrics.categories import Counts, Floats, Integers, f1, precision, ratio, recall, weighted_f1
+from textmill.metrics.base import Columns, Metric, Section, mean_of
+from textmill.metrics.categories import Counter, Counts, Floats, Integers, f1, precision, ratio, recall, weighted_f1
 from textmill.text.label_lists import write_labels
 
 if TYPE_CHECKING:
@@ -23,25 +23,14 @@ _TRUE, _PREDICTED, _PROBABILITY = "true_", "predicted_", "probability_"
 
 def label_set_metrics(labels: Sequence[str]) -> list[Metric]:
     """Return metrics of a `label_set_table`, macro F1 first; those of a single label are named `METRIC/LABEL`."""
-    counter = _Counter(labels)
-
-    def counted(metric: Callable[[Counts], Floats]) -> Score:
-        return lambda columns, index: metric(counter(columns, index))
-
-    def of_label(metric: Callable[[Counts], Floats], position: int) -> Score:
-        return counted(lambda counts: metric(counts)[:, position])
-
+    counter = Counter(lambda columns, index: count(*_matrices(columns, labels), index))
     return [
-        Metric("macro_f1", counted(macro_f1)),
-        Metric("micro_f1", counted(micro_f1)),
-        Metric("weighted_f1", counted(weighted_f1)),
+        Metric("macro_f1", counter.score(macro_f1)),
+        Metric("micro_f1", counter.score(micro_f1)),
+        Metric("weighted_f1", counter.score(weighted_f1)),
         Metric("exact_match", mean_of("exact_match")),
         Metric("log_loss", mean_of("log_loss"), higher_is_better=False),
-        *(
-            Metric(f"{name}/{label}", of_label(metric, position))
-            for position, label in enumerate(labels)
-            for name, metric in (("f1", f1), ("precision", precision), ("recall", recall))
-        ),
+        *counter.of_labels(labels),
     ]
 
 
@@ -196,16 +185,3 @@ def _named(row: NDArray[Any], labels: Sequence[str]) -> list[str]:
 def _matrices(columns: Columns, labels: Sequence[str]) -> tuple[NDArray[Any], NDArray[Any]]:
     true, predicted = (np.stack([columns[kind + name] for name in labels], axis=1) for kind in (_TRUE, _PREDICTED))
     return true, predicted
-
-
-class _Counter:
-    """Counts of predictions, cached for the next metric of the same draws."""
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        self._labels = labels
-        self._last: tuple[Columns, Integers, Counts] | None = None
-
-    def __call__(self, columns: Columns, index: Integers) -> Counts:
-        if self._last is None or self._last[0] is not columns or self._last[1] is not index:
-            self._last = columns, index, count(*_matrices(columns, self._labels), index)
-        return self._last[2]
