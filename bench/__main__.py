@@ -28,6 +28,7 @@ BENCHMARKS = {
     "summarisation": "Summaries and the beginning of the text",
     "finetuning": "Fine-tuning compared with `transformers.Trainer`",
     "tasks": "Several labels a text, numbers, entities and re-ranking, and their baselines",
+    "languages": "Files in other languages, through `textmill init` without a setting",
     "token_classification": "Entities of WNUT-17 compared with `transformers.Trainer`",
     "nanogpt": "Characters of tiny Shakespeare compared with nanoGPT",
     "generation": "Generation with and without a cache",

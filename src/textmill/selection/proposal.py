@@ -130,7 +130,7 @@ def _model(seen: Seen, languages: dict[str, float], proposal: Proposal) -> None:
     proposal.settings.setdefault("prepare", {})["max_length"] = next((n for n in (64, 128, 256) if longest < n), 512)
     compares = proposal.learns == "scores"
     train: dict[str, Any] = {}
-    if compares or language in ("en", "?") or (languages.get("en", 0) > 0.5):
+    if language in ("en", "?") or languages.get("en", 0) > 0.5:
         if not graphics and rows * tokens > 8e6 and not compares:
             proposal.choices["model"] = "encoder_tiny"
             proposal.said.append(
@@ -140,11 +140,14 @@ def _model(seen: Seen, languages: dict[str, float], proposal: Proposal) -> None:
             proposal.choices["model"] = "minilm"
             why = "pretrained on English" if language == "en" else "pretrained"
             proposal.said.append(f"minilm: {why}, small enough to train {rows:,} rows on {device}.")
+    elif not graphics and rows * tokens > 4e6 and not compares:
+        proposal.choices["model"] = "encoder_mini"
+        proposal.said.append(f"encoder_mini: some {rows:,} rows are many for {device}; e5_small is better and slower.")
     else:
-        proposal.choices["model"] = "encoder_mini" if graphics or rows * tokens < 1e6 else "chinese_encoder"
-        words = f"no weights for the language {language!r} come with Textmill, so it starts from scratch"
-        proposal.said.append(f"{proposal.choices['model']}: {words}; a model of the hub for it may do better.")
-    if proposal.choices["model"] != "minilm":
+        proposal.choices["model"] = "e5_small"
+        proposal.settings["prepare"]["tokenizer"] = {"least_count": 1}
+        proposal.said.append(f"e5_small: pretrained on a hundred languages, {language!r} among them.")
+    if proposal.choices["model"] not in ("minilm", "e5_small"):
         size = next(
             size for most, size in ((3e4, 1000), (3e5, 2000), (3e6, 4096), (9e99, 8192)) if rows * tokens < most
         )
@@ -153,7 +156,7 @@ def _model(seen: Seen, languages: dict[str, float], proposal: Proposal) -> None:
     batch = next(size for size in (256, 512, 1024, 2048, 4096) if size * 20 >= rows * tokens * 0.75 or size == 4096)
     steps = max(1.0, rows * tokens * 0.75 / batch)
     train["batches"] = {"tokens": batch}
-    least = 3 if proposal.choices["model"] != "minilm" else 2
+    least = 2 if proposal.choices["model"] in ("minilm", "e5_small") else 3
     train["max_epochs"] = int(min(30, max(least, 120 // steps)))
     proposal.settings["train"] = train
 

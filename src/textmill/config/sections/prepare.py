@@ -247,8 +247,8 @@ class TokenizerConfig(Section):
         vocabulary_size: Vocabulary size of BPE and unigram, special tokens included.
         min_frequency: Smallest frequency of a pair that BPE merges.
         end_of_text: Special token at the end of a document.
-        least_count: A pretrained WordPiece vocabulary is reduced to the tokens that occur at least so often in the
-            training split, ASCII characters and special tokens. A word with another token is split into these.
+        least_count: A pretrained WordPiece or unigram vocabulary is reduced to the tokens that occur at least so often
+            in the training split, characters and special tokens. A word with another token is split into these.
             None keeps all.
     """
 
