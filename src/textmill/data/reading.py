@@ -111,7 +111,16 @@ def read_rows(
 def preview(path: Path, label: str, config: ReadConfig, found: FileFormat, rows: int) -> list[Mapping[str, Any] | Bad]:
     """Return the first rows of a file with all columns."""
     with damage_named(label, found.format.capitalize()):
-        return [row for _, row in islice(_READERS[found.format](Input(path, label, config, (), found)), rows)]
+        first = islice(_READERS[found.format](Input(path, label, config, (), found)), rows)
+        return [Bad("is not " + _code(found)) if _broken(row) else row for _, row in first]
+
+
+def _broken(row: Mapping[str, Any] | Bad) -> bool:
+    return isinstance(row, dict) and any(map(_undecoded, row.values()))
+
+
+def _code(found: FileFormat) -> str:
+    return found.encoding.upper().removesuffix("-SIG") or "UTF-8"
 
 
 def _selected(file: Input) -> Iterator[tuple[int, list[Any] | Bad]]:
@@ -133,7 +142,7 @@ def _selected(file: Input) -> Iterator[tuple[int, list[Any] | Bad]]:
             if missing and count == ROWS:
                 break
         broken = next((name for name, value in zip(wanted, values, strict=True) if _undecoded(value)), None)
-        reason = f"is not {found.encoding.upper().removesuffix('-SIG') or 'UTF-8'} in {broken!r}"
+        reason = f"is not {_code(found)} in {broken!r}"
         yield number, Bad(reason, " | ".join(str(value) for value in values)) if broken else values
     if there and missing:
         raise missing_column(next(name for name in wanted if name in missing), there, file.label, file.config)
@@ -184,7 +193,8 @@ def _getter(name: str) -> Callable[[Mapping[str, Any]], Any]:
 def _read_separated(file: Input) -> Numbered:
     config, header = file.config, file.config.header
     with open_text(file.path, file.found.encoding) as text:
-        for number, row in records(file.counted(text), file.found.dialect):
+        rows = records(file.counted(text), file.found.dialect)
+        for number, row in rows if config.header else islice(rows, file.found.dialect.above, None):
             if isinstance(row, tuple):
                 yield number, Bad(*row)
             elif header is None:
@@ -230,11 +240,12 @@ def _record(line: str) -> Mapping[str, Any] | Bad:
 def _read_json(file: Input) -> Numbered:
     import ijson
 
-    first, *inner = file.found.records.split(".")
     number = 0
-    with open_text(file.path, file.found.encoding) as text:
+    with damage_named(file.label, "JSON"), open_text(file.path, file.found.encoding) as text:
         try:
-            for value in ijson.items(_Utf8(text), f"{first}.item".lstrip("."), use_float=True):
+            with open_text(file.path, file.found.encoding) as again:
+                prefix, inner = _list_of(ijson.parse(_Utf8(again), multiple_values=True), file.found.records)
+            for value in ijson.items(_Utf8(text), prefix, use_float=True, multiple_values=True):
                 for row in _exploded(value, inner):
                     number += 1
                     yield number, row if isinstance(row, dict) else Bad("is not a JSON object", row)
@@ -244,6 +255,17 @@ def _read_json(file: Input) -> Numbered:
         kind = "articles under 'data'" if file.found.format == "squad" else f"rows at {file.found.records!r}"
         fix = "Set prepare.read.records to the path of the rows" if file.found.format == "json" else None
         raise UserError(f"there is no list of {kind}, or it has no rows", where=file.label, fix=fix)
+
+
+def _list_of(events: Iterable[tuple[str, str, Any]], records: str) -> tuple[str, list[str]]:
+    """Return the prefix of the items of the first list on the way to the rows, and the rest of that way."""
+    place, *inner = ["", *records.split(".")] if records else [""]
+    for prefix, event, _ in events:
+        if prefix == place and event == "start_array":
+            return f"{place}.item".lstrip("."), inner
+        if prefix == place and event == "start_map" and inner:
+            place = f"{place}.{inner.pop(0)}".lstrip(".")
+    return place, inner
 
 
 class _Utf8:
