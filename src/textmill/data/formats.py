@@ -50,6 +50,10 @@ _SCANNED = 1 << 26
 """Bytes that the encoding is detected from."""
 
 
+class EmptyFileError(UserError):
+    """A file has no rows."""
+
+
 @dataclass(frozen=True)
 class FileFormat:
     """What a file is.
@@ -60,6 +64,7 @@ class FileFormat:
         encoding: Encoding of a text format; empty for a binary one.
         dialect: Separator and quotes of a CSV or TSV.
         records: Path of the list of rows in a JSON file.
+        sheets: Names of the sheets of a workbook that has several, of which one is read.
     """
 
     format: Format
@@ -67,11 +72,13 @@ class FileFormat:
     encoding: str = ""
     dialect: Dialect = field(default_factory=lambda: Dialect(ONE_COLUMN))
     records: str = ""
+    sheets: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Describe it for the data report."""
         parts = [self.format, str(self.dialect) if self.format in ("csv", "tsv") else "", self.encoding]
         parts += [f"rows at {self.records!r}" if self.records else "", self.compression or ""]
+        parts += [f"the first table of the sheets {', '.join(map(repr, self.sheets))}"] if self.sheets else []
         return ", ".join(filter(None, parts))
 
 
@@ -150,7 +157,7 @@ def detect(path: Path, label: str, config: ReadConfig, wanted: Sequence[str] = (
         UserError: The file, which messages call `label`, is empty, or nothing tells its format.
     """
     if path.stat().st_size == 0:
-        raise UserError("the file is empty", where=label)
+        raise EmptyFileError("the file is empty", where=label)
     with damage_named(label, "text"):
         return _detected(path, label, config, wanted)
 
@@ -163,7 +170,7 @@ def _detected(path: Path, label: str, config: ReadConfig, wanted: Sequence[str])
     if format_ == "excel" and config.format is None and magic is None:  # Excel opens a table or HTML of that ending too
         format_ = None
     if format_ in ("parquet", "arrow", "excel"):
-        return FileFormat(format_, compression)
+        return FileFormat(format_, compression, sheets=_sheets(path) if format_ == "excel" and not config.sheet else ())
     encoding = config.encoding or encoding_of(path)
     with open_text(path, encoding) as text:
         sample = text.read(_SAMPLE)
@@ -191,6 +198,15 @@ def _detected(path: Path, label: str, config: ReadConfig, wanted: Sequence[str])
     return FileFormat(found.format, compression, encoding, dialect)
 
 
+def _sheets(path: Path) -> tuple[str, ...]:
+    import python_calamine as calamine
+
+    with suppress(calamine.CalamineError, zipfile.BadZipFile, OSError), open_file(path) as raw:
+        names = tuple(calamine.CalamineWorkbook.from_filelike(raw).sheet_names)
+        return names if len(names) > 1 else ()
+    return ()
+
+
 def encoding_of(path: Path) -> str:
     """Return the encoding of a text file.
 
@@ -210,8 +226,8 @@ def encoding_of(path: Path) -> str:
     if wide := _utf16(start):
         return wide
     with open_file(path) as file:
-        for lines, line in enumerate(islice(file, 1_000_000), start=1):
-            size += len(line)
+        for line in islice(file, 1_000_000):
+            size, lines = size + len(line), lines + 1
             if not line.isascii():
                 try:
                     line.decode()

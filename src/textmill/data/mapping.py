@@ -25,7 +25,11 @@ _BOOLEANS = {
 }
 
 _MESSAGES = "messages"
-_WIDE = {code: code - 0xFEE0 for first, last in ("\uff10\uff19", "\uff21\uff3a", "\uff41\uff5a") for code in range(ord(first), ord(last) + 1)}
+_WIDE = {
+    code: code - 0xFEE0
+    for first, last in ("\uff10\uff19", "\uff21\uff3a", "\uff41\uff5a")
+    for code in range(ord(first), ord(last) + 1)
+}
 
 Convert = Callable[[Any], str | None]
 """Convert a file's value to the task's; raises `ValueError` with the reason to reject the row."""

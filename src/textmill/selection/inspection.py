@@ -9,17 +9,19 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from textmill.config.layout import Layout
 from textmill.config.sections.prepare import ReadConfig
 from textmill.data.first_pass import path_columns
-from textmill.data.formats import detect, is_table
+from textmill.data.formats import damage_named, detect, encoding_of, is_table, open_text
 from textmill.data.mapping import as_text, unified_label
 from textmill.data.reading import Bad, preview
 from textmill.errors import UserError, first_line
-from textmill.fetching.sources.files import FilesSource, is_archive
+from textmill.fetching.sources.conll import ConllSource
+from textmill.fetching.sources.files import FilesSource, is_archive, is_hidden
 from textmill.text.columns import Column, Kind, Seen
 from textmill.text.numbers import decimal_of, plain_number
 
@@ -68,12 +70,38 @@ def sources_of(names: Sequence[str], layout: Layout, folder: Path) -> tuple[dict
         files.setdefault(split_of(PurePosixPath(name.partition("?")[0]).name.partition(".")[0]) or "", []).append(name)
     if "" in files or "train" not in files:
         files = {"all": given}
+    if len(local) == len(names) and (columns := _conll(files, layout.root)):
+        ConllSource.from_options(**columns).fetch(folder, layout.root)
+        options = {"_target_": f"{ConllSource.__module__}.{ConllSource.__name__}", **columns}
+        return options, {split: [folder / split] for split in files}
     source = {split: addresses[0] if len(addresses) == 1 else addresses for split, addresses in files.items()}
     options = {"_target_": f"{FilesSource.__module__}.{FilesSource.__name__}", "files": source}
     if len(local) == len(names) and not any(map(is_archive, paths)):
         return options, {split: [layout.root / name for name in listed] for split, listed in files.items()}
     FilesSource.from_options(files=source).fetch(folder, layout.root)
     return options, {split: [folder / split] for split in files}
+
+
+def _conll(files: Mapping[str, Sequence[str]], root: Path) -> dict[str, Any] | None:
+    """Return the options of `ConllSource` if each split is one file whose lines end in tags of entities."""
+    separators: set[str | None] = set()
+    encodings: set[str] = set()
+    for path in [root / name for names in files.values() for name in names]:
+        if not path.is_file() or is_archive(path):
+            return None
+        encoding = encoding_of(path)
+        with damage_named(str(path), "text"), open_text(path, encoding) as text:
+            lines = [line for line in islice(text, 500) if line.strip() and not line.startswith(("-DOCSTART-", "# "))]
+        tags = [fields[-1] for line in lines if _TAG.fullmatch((fields := line.split())[-1])]
+        if len(tags) < max(10, 0.95 * len(lines)) or not any("-" in tag for tag in tags):
+            return None
+        separators.add("\t" if all("\t" in line for line in lines) else None)
+        encodings.add(encoding)
+    if any(len(names) > 1 for names in files.values()) or len(encodings) > 1:
+        raise UserError("several files of entities in one split", where="FILE", fix="Join them, or name them by splits")
+    options: dict[str, Any] = {"files": {split: names[0] for split, names in files.items()}}
+    options |= {"separator": "\t"} if separators == {"\t"} else {}
+    return options | ({"encoding": encodings.pop()} if encodings != {"utf-8"} else {})
 
 
 def _address(path: Path, layout: Layout) -> str:
@@ -119,7 +147,7 @@ def files_below(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     inner = (each for each in sorted(path.rglob("*")) if each.is_file())
-    return [each for each in inner if not any(part[0] in "_." for part in each.relative_to(path).parts)]
+    return [each for each in inner if not is_hidden(each.relative_to(path).as_posix())]
 
 
 def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
@@ -131,7 +159,9 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
     files = {split: [file for path in paths for file in files_below(path)] for split, paths in splits.items()}
     every = [file for paths in files.values() for file in paths]
     if not every:
-        raise UserError("no files here", where=", ".join(str(path) for paths in splits.values() for path in paths))
+        where = ", ".join(str(path) for paths in splits.values() for path in paths)
+        fix = "Name them; those whose names begin with _ or . are passed over"
+        raise UserError("no files here", where=where, fix=fix)
     every = [file for file in every if file.stat().st_size] or every[:1]  # Spark writes empty parts too
     folders = _class_folders(splits, every)
     if folders and config.format is None:  # the names of e-mails and posts have no ending
@@ -166,7 +196,8 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
         records += [{**row, **own} for row in here]
     if not records:
         why = f": {rejected.most_common(1)[0][0]}" if rejected else ""
-        raise UserError(f"the file has no row that can be read{why}", where=str(every[0]), fix="Check the file")
+        fix = "Put texts with the separator into quotes" if "expected" in why else "Check the file"
+        raise UserError(f"the file has no row that can be read{why}", where=str(every[0]), fix=fix)
     size = sum(file.stat().st_size for file in every)
     whole = len(records) + rejected.total() < ROWS and step == 1
     paths = {split: [str(path) for path in given] for split, given in splits.items()}
@@ -197,7 +228,7 @@ def _headerless(rows: Sequence[Mapping[str, Any]]) -> bool:
     numeric = [sum(map(bool, map(_DIGITS.fullmatch, values[name]))) > len(values[name]) / 2 for name in numbers]
     if numbers and not all(numeric):
         return False
-    long = [name for name in names if len(name) > _LONG_HEADER or len(name.split()) > 6 or name[-1] in ".!。！"]
+    long = [name for name in names if len(name) > _LONG_HEADER or len(name.split()) > 6 or name[-1] in ".!\u3002\uff01"]
     return bool(numbers or (long and not few))
 
 
@@ -237,7 +268,7 @@ def _column(name: str, cells: Sequence[Any], rows: int) -> Column:
         if kind == "words":
             words = sum(len(cell) for cell in lists) / len(lists)
         counts = Counter(str(label) for cell in lists for label in cell) if kind == "labels" else Counter()
-    elif texts and numbers == len(texts) or numbers >= max(0.9 * len(texts), 20):
+    elif texts and numbers >= (len(texts) if len(texts) < 20 else 0.9 * len(texts)):
         ids = len(counts) == len(texts) and len(texts) > 10
         kind = "id" if ids and all(map(str.isdigit, texts)) else "number"
         whole = all(re.fullmatch(r"[+-]?\d+", value) for value in counts)
@@ -259,7 +290,7 @@ def _column(name: str, cells: Sequence[Any], rows: int) -> Column:
     longest = lengths[int(len(lengths) * 0.99)] if len(lengths) > 1 else lengths[0]
     language = ""
     if kind == "text":
-        spoken = languages_of([text for text in texts[:: max(1, len(texts) // 50)]])
+        spoken = languages_of(texts[:: max(1, len(texts) // 50)])
         code, share = next(iter(spoken.items()))
         language = code if share > 0.7 and code != "?" else ""
     return Column(

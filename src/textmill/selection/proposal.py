@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from textmill.config.layout import Layout
+from textmill.data.reading import AGAIN
 from textmill.data.separated import ONE_COLUMN
 from textmill.errors import UserError, did_you_mean
 from textmill.files import atomic_write
@@ -55,6 +56,10 @@ def propose(
         fix = f"{did_you_mean(task, known)}Known: {', '.join(known)}"
         raise UserError(f"no task {task!r}", where="--task", fix=fix)
     proposal = recognise(seen, ask, task, text, label)
+    names = {column.name for column in seen.columns}
+    for name in _flat(list(proposal.columns.values())):
+        if name + AGAIN in names:
+            raise UserError(f"two columns are named {name!r}", where=str(seen.found), fix="Rename one of them")
     if proposal.task not in known:
         what = f"the column {next(iter(proposal.columns.values()))!r} and its labels need the task {proposal.task}"
         fix = f"Install a version that has it, or choose another with --task: {', '.join(known)}"

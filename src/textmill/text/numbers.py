@@ -10,7 +10,7 @@ Decimal = Literal[".", ","]
 
 _AROUND = re.compile(r"^[\s$€£¥₹]+|[\s$€£¥₹%]+$")
 _PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_SPACES = re.compile(r"(?<=\d)['’\s](?=\d{3})")
+_SPACES = re.compile(r"(?<=\d)['\u2019\s](?=\d{3})")
 
 
 def plain_number(text: str, decimal: Decimal | None = None) -> str | None:

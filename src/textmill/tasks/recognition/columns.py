@@ -65,7 +65,7 @@ class Proposal:
 
     @property
     def learns(self) -> str:
-        """What decides the settings: `classes`, `marks` or `scores` of texts; else those of the task's experiment do."""
+        """What decides the settings: `classes`, `marks` or `scores` of texts; else the experiment of the task."""
         if self.task in ("text_classification", "textual_entailment"):
             return "classes"
         others = ("multi_label_classification", "text_regression", "token_classification")
@@ -105,7 +105,9 @@ def recognise(seen: Seen, ask: Ask, task: str | None, text: Sequence[str], label
     if words and tags and task is None and label is None:
         if not re.match(r"\[\W*[A-Z]", tags[0].example):
             fix = "Write their names, such as O and B-person, in place of the numbers"
-            raise UserError(f"the tags of {tags[0].name!r} are numbers: {tags[0].example[:30]}", where="--label", fix=fix)
+            raise UserError(
+                f"the tags of {tags[0].name!r} are numbers: {tags[0].example[:30]}", where="--label", fix=fix
+            )
         columns = {"text": words[0].name, "entities": tags[0].name}
         return Proposal("token_classification", columns, settings={"task": {"units": "whitespace"}})
     flags = [column for column in seen.of_kind("label") if _is_flag(column)]
@@ -113,7 +115,9 @@ def recognise(seen: Seen, ask: Ask, task: str | None, text: Sequence[str], label
     if label is None and (task == _TASK_OF_LABELS or several) and len(flags) > 1 and not seen.of_kind("labels"):
         columns = {_last(column.name): column.name for column in flags}
         return Proposal(
-            _TASK_OF_LABELS, {"text": _one_text(texts, bool(text)), **columns}, settings={"task": {"columns": [*columns]}}
+            _TASK_OF_LABELS,
+            {"text": _one_text(texts, bool(text)), **columns},
+            settings={"task": {"columns": [*columns]}},
         )
     target = by_name[label] if label else _target(seen, texts, ask, task)
     return _with_target(texts, target, ask, task, bool(text))
@@ -226,7 +230,9 @@ def _with_target(texts: Sequence[Column], target: Column | None, ask: Ask, task:
                 fix = "Give files with different scores, or name another column with --label"
                 raise UserError(f"all scores are {next(iter(target.counts), None)}", where=target.name, fix=fix)
             scale = {"lowest": min(0.0, *values), "highest": max(values)}
-            return Proposal("semantic_similarity", {**columns, "score": target.name}, settings={"task": scale}, read=read)
+            return Proposal(
+                "semantic_similarity", {**columns, "score": target.name}, settings={"task": scale}, read=read
+            )
         return Proposal("textual_entailment", {**columns, "label": target.name})
     task = task or ("text_regression" if number and target.distinct > 20 else "text_classification")
     column, read = ("value", read) if task == "text_regression" else ("label", {})
