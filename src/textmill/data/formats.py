@@ -89,8 +89,11 @@ def ending(name: str) -> str:
 
 
 def is_table(path: Path) -> bool:
-    """Return whether a file's ending names a format of rows and columns."""
-    return ending(path.name) in TABLE_ENDINGS
+    """Return whether a file has rows and columns, by the ending of its name or its first bytes."""
+    if ending(path.name) in TABLE_ENDINGS or not path.is_file():
+        return ending(path.name) in TABLE_ENDINGS
+    with path.open("rb") as file:
+        return file.read(8).startswith(tuple(sign for sign, format_ in _MAGIC.items() if format_ != "excel"))
 
 
 def _compression(path: Path, start: bytes) -> str | None:
@@ -245,7 +248,7 @@ def encoding_of(path: Path) -> str:
 
 def _utf16(start: bytes) -> str | None:
     """Return the byte order of UTF-16 without a mark, in any script: zeros at even or odd places, and no UTF-8."""
-    if 0 not in start:
+    if start.count(0) < max(2, len(start) // 400):  # of line ends and separators, at least
         return None
     for name in ("utf-8", "utf-16-le", "utf-16-be"):
         zeros = start[1 if name == "utf-16-le" else 0 :: 2].count(0)

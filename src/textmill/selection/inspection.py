@@ -35,9 +35,10 @@ _SPLITS = {
 _MAX_CLASSES = 200
 _LONG_HEADER = 60
 _DIGITS = re.compile(r"\s*[+-]?\d+([.,]\d+)?\s*")
+_SENTENCE = re.compile(r"\w\W+\w+\W+\w.*[.!]$|[\u3002\uff01]$")
 _TAG = re.compile(r"O|[BIESLU]-.+")
-_SENTENCES, _REPEATED = 10, 10
-"""Most values of a column of labels that are sentences, and rows of each."""
+_SENTENCES, _REPEATED, _LONG_LABEL = 10, 10, 15
+"""Most values of a column of labels that are sentences, rows of each, and words."""
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
@@ -157,12 +158,11 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
         UserError: A file is unreadable, empty, or differs from the others in its columns.
     """
     files = {split: [file for path in paths for file in files_below(path)] for split, paths in splits.items()}
-    every = [file for paths in files.values() for file in paths]
+    every = [file for paths in files.values() for file in _filled(paths) or paths[:1]]
     if not every:
         where = ", ".join(str(path) for paths in splits.values() for path in paths)
         fix = "Name them; those whose names begin with _ or . are passed over"
         raise UserError("no files here", where=where, fix=fix)
-    every = [file for file in every if file.stat().st_size] or every[:1]  # Spark writes empty parts too
     folders = _class_folders(splits, every)
     if folders and config.format is None:  # the names of e-mails and posts have no ending
         config = config.model_copy(update={"format": "text"})
@@ -208,11 +208,17 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
     return Seen(paths, first, header, columns, seen, whole, rejected, size, folders, texts)
 
 
+def _filled(files: Sequence[Path]) -> list[Path]:
+    """Return the files that are not empty; Spark writes empty parts too."""
+    return [file for file in files if file.stat().st_size]
+
+
 def _class_folders(splits: Mapping[str, Sequence[Path]], files: Sequence[Path]) -> bool:
     """Return whether the files are texts in folders, one for each class."""
     roots = {path for paths in splits.values() for path in paths}
     parents = {file.parent for file in files}
-    return len({parent.name for parent in parents}) > 1 and not (parents & roots) and not any(map(is_table, files))
+    named = len({parent.name for parent in parents}) > 1 and not any("=" in parent.name for parent in parents)
+    return named and not (parents & roots) and not any(map(is_table, files))
 
 
 def _headerless(rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -220,6 +226,8 @@ def _headerless(rows: Sequence[Mapping[str, Any]]) -> bool:
     names = [name for name in rows[0] if name]
     if names == [str(number) for number in range(len(names))]:  # pandas numbers columns without names
         return False
+    if any(all(len(name) < _LONG_HEADER and row.get(name) == name for name in names) for row in rows):
+        return False  # repeated, where files were joined
     values = {name: Counter(str(row.get(name) or "") for row in rows) for name in names}
     if any(counts[name] > 1 and len(counts) < len(rows) / 2 for name, counts in values.items()):
         return True
@@ -228,7 +236,7 @@ def _headerless(rows: Sequence[Mapping[str, Any]]) -> bool:
     numeric = [sum(map(bool, map(_DIGITS.fullmatch, values[name]))) > len(values[name]) / 2 for name in numbers]
     if numbers and not all(numeric):
         return False
-    long = [name for name in names if len(name) > _LONG_HEADER or len(name.split()) > 6 or name[-1] in ".!\u3002\uff01"]
+    long = [name for name in names if len(name) > _LONG_HEADER or len(name.split()) > 6 or _SENTENCE.search(name)]
     return bool(numbers or (long and not few))
 
 
@@ -275,9 +283,11 @@ def _column(name: str, cells: Sequence[Any], rows: int) -> Column:
         kind = "label" if kind == "number" and len(counts) <= 20 and whole else kind
     elif separator:
         kind, counts = "labels", parts
-    elif words >= 3.5 and 1 < len(counts) <= _SENTENCES and len(texts) >= _REPEATED * len(counts):
+    elif 3.5 <= words < _LONG_LABEL and 1 < len(counts) <= _SENTENCES and len(texts) >= _REPEATED * len(counts):
         kind = "label"
-    elif len(texts) > 10 and words > 1.5 and (len(counts) == 1 or letters < 0.4):  # a constant, a date
+    elif len(texts) > 10 and (
+        (words > 1.5 and letters < 0.4) or (words >= 3.5 and len(counts) == 1)
+    ):  # a date, a constant
         kind = "other"
     elif words >= 3.5 or (len(counts) > _MAX_CLASSES and words > 1.5):
         kind = "text"

@@ -95,7 +95,8 @@ def recognise(seen: Seen, ask: Ask, task: str | None, text: Sequence[str], label
     if seen.found.format == "text" and not seen.folders and task in (None, "language_modelling"):
         return _raw_text(seen)
     texts = [by_name[name] for name in text] or _texts(seen, label)
-    if (spans := seen.of_kind("spans")) and texts and label in (None, spans[0].name):
+    spans = seen.of_kind("spans") if task in (None, "token_classification") else []
+    if spans and texts and label in (None, spans[0].name):
         return Proposal("token_classification", {"text": texts[0].name, "entities": spans[0].name})
     if not texts:
         names = ", ".join(map(repr, by_name))
@@ -130,10 +131,12 @@ def _by_names(seen: Seen, task: str | None) -> Proposal | None:
             role: next((c.name for c in seen.columns if re.fullmatch(pattern, _root(c.name).lower())), None)
             for role, pattern in roles.items()
         }
+        if task not in (None, known):
+            continue
         if known == "preference_tuning" and found["chosen"] and found["rejected"] and not found["prompt"]:
             fix = "Add a column prompt, and leave the answers alone in the two others"
             raise UserError("there are chosen and rejected answers, and no prompt", where="--text", fix=fix)
-        if task not in (None, known) or not all(found.values()):
+        if not all(found.values()):
             continue
         columns: dict[str, Any] = {role: _root(name) for role, name in found.items() if name}
         if known != "instruction_tuning":
