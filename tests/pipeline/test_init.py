@@ -292,7 +292,12 @@ def test_conversations_are_instruction_tuning(layout: Layout) -> None:
 TEXTS = [text for text, _ in reviews()]
 TOPICS = [[topic for place, topic in enumerate(("price", "quality", "size")) if n % 7 >> place & 1] for n in range(80)]
 ENTITIES = [{"start": 3, "end": 7, "label": "THING"}]
-WORDS, TAGS = ["My", "lamp", "of", "Li"], ["O", "B-THING", "O", "B-PER"]
+TAGS = ["O", "B-THING", "O", "B-PER"]
+
+
+def words(number: int) -> list[str]:
+    return ["My", "lamp", f"from{number}", "Li"]
+
 
 # name: the records, the task, its columns
 SHAPES: dict[str, tuple[list[dict[str, Any]], str, dict[str, Any]]] = {
@@ -331,7 +336,11 @@ SHAPES: dict[str, tuple[list[dict[str, Any]], str, dict[str, Any]]] = {
         "token_classification",
         {"text": "text", "entities": "spans"},
     ),
-    "tags": ([{"tokens": WORDS, "tags": TAGS}] * 9, "token_classification", {"text": "tokens", "entities": "tags"}),
+    "tags": (
+        [{"tokens": words(n), "tags": TAGS} for n in range(20)],
+        "token_classification",
+        {"text": "tokens", "entities": "tags"},
+    ),
     "flat SQuAD": (
         [
             {"question": f"Where is lamp {n}?", "context": t, "answers": {"text": ["lamp"], "answer_start": [3]}}
@@ -411,8 +420,10 @@ def test_task_and_columns_follow_from_the_values(layout: Layout, name: str) -> N
 @pytest.mark.parametrize("columns", [2, 4])
 @pytest.mark.parametrize("name", ["rows.conll", "rows.txt"])
 def test_columns_of_tokens_and_tags_are_entities(layout: Layout, name: str, columns: int) -> None:
-    tags = [("My", "O"), ("lamp", "I-THING"), ("of", "O"), ("Li", "I-PER"), ("", "")]
-    lines = ["".join((word, " X" * (columns - 2), " ", tag)).strip() for word, tag in tags * 20]
+    pairs = [
+        pair for n in range(20) for pair in (*zip([*words(n), "is", "here"], [*TAGS, "O", "O"], strict=True), None)
+    ]
+    lines = [f"{pair[0]}{' X' * (columns - 2)} {pair[1]}" if pair else "" for pair in pairs]
     (layout.root / "data/own" / name).write_text("-DOCSTART- O\n\n" + "\n".join(lines))
     assert init(f"data/own/{name}")["columns"] == {"id": "id", "text": "text", "entities": "spans"}
     config = compose(layout, ["experiment=rows"])
@@ -468,7 +479,7 @@ def test_missing_labels_and_look_alikes_are_said(layout: Layout) -> None:
     rows = [
         (text, "" if n % 3 == 0 else label.title() if n % 2 else label) for n, (text, label) in enumerate(reviews())
     ]
-    rows += [("My lamp is one of a kind, and so is this row", "GOOD")] * 9
+    rows += [(f"{text} Or does it?", "GOOD") for text, _ in reviews(9)]
     (layout.root / "data/own/reviews.csv").write_text(table([(text.replace(",", ""), label) for text, label in rows]))
     said = " ".join(init("data/own/reviews.csv")["reasons"])
     assert (
@@ -483,12 +494,12 @@ def test_missing_labels_and_look_alikes_are_said(layout: Layout) -> None:
     [
         (
             "twice.csv",
-            b"text,label,text\n" + b"a text of many words,good,x\nand one of others,bad,y\n" * 20,
+            table([(text, f"{label},x") for text, label in reviews()], "text,label,text").encode(),
             "two columns",
         ),
         (
             "numbers.jsonl",
-            (json.dumps({"tokens": WORDS * 2, "tags": [0, 1, 0, 2] * 2}) + "\n").encode() * 9,
+            (json.dumps({"tokens": words(1) * 2, "tags": [0, 1, 0, 2] * 2}) + "\n").encode() * 9,
             "are numbers",
         ),
         ("answers.csv", b"chosen,rejected\na good answer of words,a bad answer of words\n" * 20, "and no prompt"),

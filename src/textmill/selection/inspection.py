@@ -90,8 +90,7 @@ def _conll(files: Mapping[str, Sequence[str]], root: Path) -> dict[str, Any] | N
     for path in [root / name for names in files.values() for name in names]:
         if not path.is_file() or is_archive(path):
             return None
-        encoding = encoding_of(path)
-        with damage_named(str(path), "text"), open_text(path, encoding) as text:
+        with damage_named(str(path), "text"), open_text(path, encoding := encoding_of(path)) as text:
             lines = [line for line in islice(text, 500) if line.strip() and not line.startswith(("-DOCSTART-", "# "))]
         tags = [fields[-1] for line in lines if _TAG.fullmatch((fields := line.split())[-1])]
         if len(tags) < max(10, 0.95 * len(lines)) or not any("-" in tag for tag in tags):
@@ -276,7 +275,9 @@ def _column(name: str, cells: Sequence[Any], rows: int) -> Column:
         if kind == "words":
             words = sum(len(cell) for cell in lists) / len(lists)
         counts = Counter(str(label) for cell in lists for label in cell) if kind == "labels" else Counter()
-    elif texts and numbers >= (len(texts) if len(texts) < 20 else 0.9 * len(texts)):
+    elif not texts:
+        kind = "other"
+    elif numbers >= (len(texts) if len(texts) < 20 else 0.9 * len(texts)):
         ids = len(counts) == len(texts) and len(texts) > 10
         kind = "id" if ids and all(map(str.isdigit, texts)) else "number"
         whole = all(re.fullmatch(r"[+-]?\d+", value) for value in counts)
@@ -301,7 +302,7 @@ def _column(name: str, cells: Sequence[Any], rows: int) -> Column:
     language = ""
     if kind == "text":
         spoken = languages_of(texts[:: max(1, len(texts) // 50)])
-        code, share = next(iter(spoken.items()))
+        code, share = next(iter(spoken.items()), ("?", 0.0))
         language = code if share > 0.7 and code != "?" else ""
     return Column(
         name, kind, len(given) / rows, len(counts), words, longest, example, few, separator, decimal, language

@@ -95,14 +95,15 @@ def recognise(seen: Seen, ask: Ask, task: str | None, text: Sequence[str], label
     if seen.found.format == "text" and not seen.folders and task in (None, "language_modelling"):
         return _raw_text(seen)
     texts = [by_name[name] for name in text] or _texts(seen, label)
+    tags = seen.of_kind("tags")
+    words = [*(column for column in texts if column.kind == "words"), *(seen.of_kind("labels") if tags else [])]
+    texts = texts or words
     spans = seen.of_kind("spans") if task in (None, "token_classification") else []
     if spans and texts and label in (None, spans[0].name):
         return Proposal("token_classification", {"text": texts[0].name, "entities": spans[0].name})
     if not texts:
         names = ", ".join(map(repr, by_name))
         raise UserError(f"no column looks like a text; there are {names}", where="--text", fix="Name it with --text")
-    words = [column for column in texts if column.kind == "words"]
-    tags = seen.of_kind("tags")
     if words and tags and task is None and label is None:
         if not re.match(r"\[\W*[A-Z]", tags[0].example):
             fix = "Write their names, such as O and B-person, in place of the numbers"
