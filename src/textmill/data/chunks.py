@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SPLIT_CODES = {"test": 0, "validation": 1, "train": 2, "all": 3}
 """Splits that a source may provide; of equal rows, the one with the lower code stays."""
+_NUMBERS = ("score", "value", "first_rank")
 _SEPARATOR = "\x1f"
 
 
@@ -234,7 +235,7 @@ def column_map(config: ReadConfig, task: Task) -> ColumnMap:
     targets = [name for name in task.target_columns if name not in task.text_target_columns]
     labels = [name for name in targets if name in (task.stratify_column, "label", "labels")]
     texts = [*task.text_columns, *task.text_target_columns]
-    numbers = [name for name in targets if name not in labels]
+    numbers = [name for name in targets if name in _NUMBERS]
     return ColumnMap(config, [*task.text_columns, *task.target_columns], texts, labels, numbers)
 
 

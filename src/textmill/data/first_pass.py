@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from textmill.config.sections.prepare import PrepareConfig, ReadConfig
 from textmill.data.chunks import SPLIT_CODES, ChunkCleaner, RawChunk, column_map
-from textmill.data.formats import detect
+from textmill.data.formats import EmptyFileError, detect
 from textmill.data.parallel import Engine
 from textmill.data.quality import Tally
 from textmill.data.reading import read_rows
@@ -114,6 +114,8 @@ class FirstPass:
     def _chunks(self, raw: Path) -> Iterator[RawChunk]:
         """Read all files, chunk by chunk."""
         config = self._config.read
+        empty: dict[str, EmptyFileError] = {}
+        filled: set[str] = set()
         for split, path, part in self._parts(raw):
             if split not in self.result.splits:
                 self.result.splits.append(split)
@@ -122,11 +124,20 @@ class FirstPass:
             self.result.files.append(label)
             constants = path_columns(name, config)
             wanted = [column for column in self._map.wanted if column not in constants]
-            found = detect(path, label, config, wanted)
+            try:
+                found = detect(path, label, config, wanted)
+                for rows in read_rows(path, label, config, wanted, part, found):
+                    rows.columns |= {column: [value] * len(rows.lines) for column, value in constants.items()}
+                    yield RawChunk(rows, split, name, label, len(self.result.files) - 1)
+            except EmptyFileError as error:  # such as a part that Spark writes
+                empty.setdefault(split, error)
+                self.result.formats.setdefault("an empty file", []).append(label)
+                continue
+            filled.add(split)
             self.result.formats.setdefault(str(found), []).append(label)
-            for rows in read_rows(path, label, config, wanted, part, found):
-                rows.columns |= {column: [value] * len(rows.lines) for column, value in constants.items()}
-                yield RawChunk(rows, split, name, label, len(self.result.files) - 1)
+        for split, error in empty.items():
+            if split not in filled:
+                raise error
 
     def _parts(self, raw: Path) -> Iterator[tuple[str, Path, Part]]:
         """Yield the fetched files and their splits; files of `all` are cut here when splits are cut by position."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from textmill.config.sections.prepare import ReadConfig
-from textmill.data.formats import FileFormat, damage_named, detect, open_file, open_text
+from textmill.data.formats import EmptyFileError, FileFormat, damage_named, detect, open_file, open_text
 from textmill.data.separated import records
 from textmill.data.text import COLUMN, WHOLE, Part, read_documents
 from textmill.errors import UserError, did_you_mean, first_line
@@ -22,6 +22,10 @@ ROWS = 10_000
 """Maximum rows of a chunk."""
 CHARACTERS = 4_000_000
 """Approximate maximum characters of a chunk; a longer row is a chunk of its own."""
+
+
+AGAIN = " (again)"
+"""What `preview` adds to the name of a column that an earlier one has."""
 
 
 class Bad(NamedTuple):
@@ -105,13 +109,22 @@ def read_rows(
                 yield RawRows(chunk.lines, {name: chunk.columns.get(name, []) for name in wanted}, chunk.rejected)
                 chunk, start = RawRows(), file.size
     if empty:
-        raise UserError("the file is empty: it has no rows", where=label)
+        raise EmptyFileError("the file is empty: it has no rows", where=label)
 
 
 def preview(path: Path, label: str, config: ReadConfig, found: FileFormat, rows: int) -> list[Mapping[str, Any] | Bad]:
     """Return the first rows of a file with all columns."""
     with damage_named(label, found.format.capitalize()):
-        return [row for _, row in islice(_READERS[found.format](Input(path, label, config, (), found)), rows)]
+        first = islice(_READERS[found.format](Input(path, label, config, (), found)), rows)
+        return [Bad("is not " + _code(found)) if _broken(row) else row for _, row in first]
+
+
+def _broken(row: Mapping[str, Any] | Bad) -> bool:
+    return isinstance(row, dict) and any(map(_undecoded, row.values()))
+
+
+def _code(found: FileFormat) -> str:
+    return found.encoding.upper().removesuffix("-SIG") or "UTF-8"
 
 
 def _selected(file: Input) -> Iterator[tuple[int, list[Any] | Bad]]:
@@ -133,7 +146,7 @@ def _selected(file: Input) -> Iterator[tuple[int, list[Any] | Bad]]:
             if missing and count == ROWS:
                 break
         broken = next((name for name, value in zip(wanted, values, strict=True) if _undecoded(value)), None)
-        reason = f"is not {found.encoding.upper().removesuffix('-SIG') or 'UTF-8'} in {broken!r}"
+        reason = f"is not {_code(found)} in {broken!r}"
         yield number, Bad(reason, " | ".join(str(value) for value in values)) if broken else values
     if there and missing:
         raise missing_column(next(name for name in wanted if name in missing), there, file.label, file.config)
@@ -184,7 +197,8 @@ def _getter(name: str) -> Callable[[Mapping[str, Any]], Any]:
 def _read_separated(file: Input) -> Numbered:
     config, header = file.config, file.config.header
     with open_text(file.path, file.found.encoding) as text:
-        for number, row in records(file.counted(text), file.found.dialect):
+        rows = records(file.counted(text), file.found.dialect)
+        for number, row in rows if config.header else islice(rows, file.found.dialect.above, None):
             if isinstance(row, tuple):
                 yield number, Bad(*row)
             elif header is None:
@@ -197,6 +211,8 @@ def _read_separated(file: Input) -> Numbered:
 
 def _header(row: Iterable[Any], file: Input) -> list[str]:
     header = ["" if name is None else str(name).strip() for name in row]
+    if not file.wanted:
+        return [name + AGAIN if name and name in header[:place] else name for place, name in enumerate(header)]
     for name in file.wanted:
         if header.count(name) > 1:
             fix = "Rename one of them, or set prepare.read.header"
@@ -230,20 +246,34 @@ def _record(line: str) -> Mapping[str, Any] | Bad:
 def _read_json(file: Input) -> Numbered:
     import ijson
 
-    first, *inner = file.found.records.split(".")
     number = 0
-    with open_text(file.path, file.found.encoding) as text:
+    with damage_named(file.label, "JSON"), open_text(file.path, file.found.encoding) as text:
         try:
-            for value in ijson.items(_Utf8(text), f"{first}.item".lstrip("."), use_float=True):
+            with open_text(file.path, file.found.encoding) as again:
+                prefix, inner = _list_of(ijson.parse(_Utf8(again), multiple_values=True), file.found.records)
+            for value in ijson.items(_Utf8(text), prefix, use_float=True, multiple_values=True):
                 for row in _exploded(value, inner):
                     number += 1
                     yield number, row if isinstance(row, dict) else Bad("is not a JSON object", row)
         except (ijson.JSONError, UnicodeDecodeError) as error:
-            raise UserError(f"is not JSON behind row {number} ({first_line(error)})", where=file.label) from error
+            fix = "Correct or save it again; JSON has null, and no NaN"
+            what = f"is not JSON behind row {number} ({first_line(error)})"
+            raise UserError(what, where=file.label, fix=fix) from error
     if number == 0:
         kind = "articles under 'data'" if file.found.format == "squad" else f"rows at {file.found.records!r}"
         fix = "Set prepare.read.records to the path of the rows" if file.found.format == "json" else None
         raise UserError(f"there is no list of {kind}, or it has no rows", where=file.label, fix=fix)
+
+
+def _list_of(events: Iterable[tuple[str, str, Any]], records: str) -> tuple[str, list[str]]:
+    """Return the prefix of the items of the first list on the way to the rows, and the rest of that way."""
+    place, *inner = ["", *records.split(".")] if records else [""]
+    for prefix, event, _ in events:
+        if prefix == place and event == "start_array":
+            return f"{place}.item".lstrip("."), inner
+        if prefix == place and event == "start_map" and inner:
+            place = f"{place}.{inner.pop(0)}".lstrip(".")
+    return place, inner
 
 
 class _Utf8:
@@ -338,7 +368,8 @@ def _read_workbook(file: Input) -> Numbered:
             fix = f"There are {', '.join(map(repr, book.sheet_names))}"
             raise UserError(f"no sheet {file.config.sheet!r}", where=file.label, fix=fix)
         sheets = (book.get_sheet_by_name(name).to_python(skip_empty_area=False) for name in names)
-        rows = next((sheet for sheet in sheets if any(cell != "" for row in sheet for cell in row)), [])
+        filled = [sheet for sheet in sheets if any(cell != "" for row in sheet for cell in row)]
+        rows = next(filter(_is_table, filled), [*filled, []][0])  # not a cover sheet
     except (calamine.CalamineError, zipfile.BadZipFile, OSError) as error:
         raise UserError(f"cannot be read as a workbook ({first_line(error)})", where=file.label) from error
     counts = [sum(cell != "" for cell in row) for row in rows[:20]]
@@ -350,6 +381,11 @@ def _read_workbook(file: Input) -> Numbered:
             yield number, Bad(f"has {len(row)} cells, {len(header)} are expected", cells)
         elif any(cell is not None for cell in cells):
             yield number, dict(zip(header, cells, strict=False))
+
+
+def _is_table(rows: Sequence[Sequence[Any]]) -> bool:
+    """Return whether at least two rows have two cells."""
+    return sum(sum(cell != "" for cell in row) > 1 for row in rows) > 1
 
 
 def _read_text(file: Input) -> Numbered:

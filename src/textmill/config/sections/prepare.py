@@ -55,7 +55,7 @@ class ColumnConfig(Section):
 
     Attributes:
         source: File column, or the path of a nested value (`user.name`, `answers[0].text`), or a list of them
-            that become one text.
+            that become one text; several for `messages` are what the user says, and last the answer.
         template: Text of several columns, with each one's name in braces; by default one line each.
         bins: Bins that convert its numbers to labels.
         names: File value -> task value; rows with other values are rejected.
@@ -121,6 +121,7 @@ class ReadConfig(Section):
         quoted: Whether quotes in CSV/TSV enclose a field; None detects it.
         sheet: Name of the sheet of a workbook; None reads the first one with rows.
         records: Path of the list of rows in a JSON file; None detects it.
+        decimal: Decimal sign of scores; None reads `1,5` and `1.5`, and rejects what may be a thousand, as `1,500`.
         more_fields: Whether a CSV/TSV row may have more fields than the header; they are dropped.
         text: Split of raw text into documents.
         file_column: Name in `columns` for a row's file name without extension: for corpora with one
@@ -137,6 +138,7 @@ class ReadConfig(Section):
     quoted: bool | None = None
     sheet: str | None = None
     records: str | None = None
+    decimal: Literal[".", ","] | None = None
     more_fields: bool = False
     text: TextConfig = TextConfig()
     file_column: str | None = None
