@@ -135,6 +135,7 @@ def test_challenger_that_hangs_holds_no_client_and_no_shutdown(
     project: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(versions, "check_in_fresh_process", lambda *_: None)  # it has tests of its own
+    monkeypatch.setenv("TEXTMILL_PLUGINS", "support")
     model = project.exported / "model"
     description = read_json(model / "textmill.json")
     description["task"] = {"_target_": "support.hanging_task.HangingClassification"}
