@@ -119,7 +119,12 @@ def main(quick: bool) -> None:
         prompts = [tokenizer.encode(text).ids for text in task.prompts(task.parse_inputs(asked), prepared.state)]  # type: ignore[attr-defined]
         right = [f"The capital of {name} is {capital}." for name, capital in capitals.items()]
         questions = Questions(prompts, right, ask_pytorch(network, tokenizer, prompts, ends))
-        print(f"PyTorch, asked {question('France')!r}: {questions.answers[0]!r}\n")
+        print(f"PyTorch, asked {question('France')!r}: {questions.answers[0]!r}. Likeliest first tokens, in nats:\n")
+        print("| activations | | | |\n|---|---|---|---|")
+        for name, told in (("float32", ""), ("rounded to 8 bits", "as llama.cpp does for q8_0")):
+            first = likeliest(network, tokenizer, prompts[0], rounded=bool(told))
+            print(f"| {' '.join([name, told]).strip()} | {' | '.join(first)} |")
+        print()
         print(f"| {' | '.join(HEADS)} |\n|---|---:|---:|---:|---:|---:|---:|---|---|")
         for kind in TYPES:
             path = root / f"{kind}.gguf"
@@ -133,6 +138,28 @@ def main(quick: bool) -> None:
                 print(f"| {' | '.join([name, *cells(file, verdict.numbers, first_answer(file, prompts[0]))])} ", end="")
                 print(f"| {'no' if verdict.problems else 'yes'} |", flush=True)
             taken = replace(taken, lines=lines[:500])  # the tokens do not depend on the type
+
+
+def likeliest(network: Any, tokenizer: Any, prompt: list[int], *, rounded: bool) -> list[str]:
+    """The three likeliest tokens after a prompt; `rounded` rounds the inputs of linear layers as llama.cpp does.
+
+    32 values share a scale, and each is one of 255 multiples of it. Those of a tied output layer stay as they are.
+    """
+    import torch
+
+    def round_to_8_bits(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        blocks = inputs[0].unflatten(-1, (-1, 32))
+        scale = (blocks.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-30)
+        return ((blocks / scale).round() * scale).flatten(-2), *inputs[1:]
+
+    linear = [module for module in network.modules() if isinstance(module, torch.nn.Linear)] if rounded else []
+    hooks = [module.register_forward_pre_hook(round_to_8_bits) for module in linear]
+    with torch.inference_mode():
+        values, places = network(torch.tensor([prompt]))["logits"][0, -1].float().log_softmax(-1).topk(3)
+    for hook in hooks:
+        hook.remove()
+    pairs = zip(places.tolist(), values.tolist(), strict=True)
+    return [f"{tokenizer.decode([place])!r} {value:.2f}" for place, value in pairs]
 
 
 def question(country: str) -> str:
