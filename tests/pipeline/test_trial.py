@@ -147,6 +147,12 @@ def test_challenger_that_hangs_holds_no_client_and_no_shutdown(
     arguments = ("--canary", "50%", "--trial-seconds", "0.5", "--workers", "1")
     with served(project.root, tmp_path / "log", *arguments, PYTHONPATH=paths) as server:
         server.until("compared with")
+        aside = {"X-Textmill-Key": next(str(n) for n in range(99) if not in_share(str(n).encode(), 0.5))}
+        post(server, "/predict", {"input": "do hang"}, **aside)
+        current = until(server, lambda now: now["requests"]["compared"] == 1)
+        assert (current["errors"]["mean"], current["agreement"]) == (1.0, None)
+        post(server, "/predict", {"input": "great"}, **aside)  # the second process was started again
+        assert until(server, lambda now: now["requests"]["compared"] == 2)["agreement"] == 1.0
         started, asked = time.monotonic(), 0
         while verdict(server)["state"] == "running" and time.monotonic() < started + 50:
             for number in range(10):
