@@ -78,7 +78,7 @@ def questions(
         if len(ids) <= room:
             prompts.append(ids)
             known = tokenizer.encode(messages[last]["content"], add_special_tokens=False).ids
-            right.append(tokenizer.decode(known[:TOKENS]))
+            right.append(_text(tokenizer, known[:TOKENS]))
     chosen = np.unique(np.linspace(0, len(prompts) - 1, min(count, len(prompts))).round().astype(int)).tolist()
     chosen.sort(key=lambda row: len(prompts[row]))
     prompts, right = [prompts[row] for row in chosen], [right[row] for row in chosen]
@@ -94,8 +94,13 @@ def ask_pytorch(
     options, end, answers = GenerationConfig(temperature=0, max_new_tokens=TOKENS), next(iter(ends)), []
     for start in range(0, len(prompts), _BATCH):
         found = generate_tokens(network, prompts[start : start + _BATCH], options, end, other_ends=ends)
-        answers += [tokenizer.decode(tokens) for tokens in found]
+        answers += [_text(tokenizer, tokens) for tokens in found]
     return answers
+
+
+def _text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
+    """Return the text of tokens, whose last character llama.cpp leaves out if it is incomplete."""
+    return tokenizer.decode(list(tokens)).rstrip("\ufffd")
 
 
 def ask_llama_cpp(engine: LlamaCpp, prompts: Sequence[Sequence[int]], parallel: int) -> list[str]:
@@ -103,7 +108,7 @@ def ask_llama_cpp(engine: LlamaCpp, prompts: Sequence[Sequence[int]], parallel: 
 
     def answer(prompt: Sequence[int]) -> str:
         records = engine.complete({"prompt": list(prompt), "n_predict": TOKENS, "temperature": 0})
-        return "".join(choice["text"] for record in records for choice in record["choices"])
+        return "".join(choice["text"] for record in records for choice in record["choices"]).rstrip("\ufffd")
 
     with ThreadPoolExecutor(parallel) as pool:
         return list(pool.map(answer, prompts))

@@ -43,5 +43,5 @@ class ExportConfig(Section):
     generation: GenerationConfig = GenerationConfig()
     int8_tolerance: Annotated[float, Field(gt=0)] = 0.005
     gguf: tuple[Literal["f16", "q8_0", "q4_1", "q4_0"], ...] = ()
-    gguf_answers: Annotated[int, Field(ge=0)] = 100
+    gguf_answers: Annotated[int, Field(ge=0)] = 200
     gguf_margin: Annotated[float, Field(gt=0, le=1)] = 0.05
