@@ -40,7 +40,7 @@ class Questions:
 
     Attributes:
         prompts: Tokens of each.
-        right: The answer that stands there, its first `TOKENS` tokens.
+        right: The answer of the conversation, its first `TOKENS` tokens.
         answers: PyTorch's greedy answers.
     """
 
@@ -68,20 +68,21 @@ def questions(
     if "chat_template" not in prepared.state or not count:
         return Questions([], [], [])
     room = min(network.architecture.max_length - TOKENS, _LONGEST_PROMPT)
-    prompts, right = [], []
+    answered = []
     for messages in conversations(task, prepared):
         last = max((n for n, message in enumerate(messages) if message["role"] == "assistant"), default=0)
-        if not last or not messages[last]["content"].strip():
-            continue
-        text = chat.render(messages[:last], prepared.state["chat_template"], prepared.state["special_tokens"], ask=True)
-        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        if last and messages[last]["content"].strip():
+            answered.append((messages[:last], messages[last]["content"]))
+    rows = np.unique(np.linspace(0, len(answered) - 1, min(count, len(answered))).round().astype(int))
+    template, special = prepared.state["chat_template"], prepared.state["special_tokens"]
+    found = []
+    for messages, answer in (answered[row] for row in rows):
+        text = chat.render(messages, template, special, ask=True)
+        ids, known = (tokenizer.encode(part, add_special_tokens=False).ids for part in (text, answer))
         if len(ids) <= room:
-            prompts.append(ids)
-            known = tokenizer.encode(messages[last]["content"], add_special_tokens=False).ids
-            right.append(_text(tokenizer, known[:TOKENS]))
-    chosen = np.unique(np.linspace(0, len(prompts) - 1, min(count, len(prompts))).round().astype(int)).tolist()
-    chosen.sort(key=lambda row: len(prompts[row]))
-    prompts, right = [prompts[row] for row in chosen], [right[row] for row in chosen]
+            found.append((ids, _text(tokenizer, known[:TOKENS])))
+    found.sort(key=lambda pair: len(pair[0]))
+    prompts, right = [ids for ids, _ in found], [text for _, text in found]
     return Questions(prompts, right, ask_pytorch(network, tokenizer, prompts, ends))
 
 
@@ -91,7 +92,8 @@ def ask_pytorch(
     """Return the network's greedy answers; prompts of similar length follow each other."""
     from textmill.models.generation import generate_tokens
 
-    options, end, answers = GenerationConfig(temperature=0, max_new_tokens=TOKENS), next(iter(ends)), []
+    options, end = GenerationConfig(temperature=0, max_new_tokens=TOKENS), next(iter(ends))
+    answers: list[str] = []
     for start in range(0, len(prompts), _BATCH):
         found = generate_tokens(network, prompts[start : start + _BATCH], options, end, other_ends=ends)
         answers += [_text(tokenizer, tokens) for tokens in found]
@@ -100,7 +102,8 @@ def ask_pytorch(
 
 def _text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
     """Return the text of tokens, whose last character llama.cpp leaves out if it is incomplete."""
-    return tokenizer.decode(list(tokens)).rstrip("\ufffd")
+    text: str = tokenizer.decode(list(tokens))
+    return text.rstrip("\ufffd")
 
 
 def ask_llama_cpp(engine: LlamaCpp, prompts: Sequence[Sequence[int]], parallel: int) -> list[str]:

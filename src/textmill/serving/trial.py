@@ -229,7 +229,7 @@ class Trial:
                 return
         log.info("serve: %s %s, compared with %s", plan.kind, plan.challenger.identity, plan.champion.identity)
         number = 0
-        process = None
+        process: _IdleProcess | None = None
         while not self._stop.is_set() and self.state == "running":
             batch: list[Served] = []
             process = process or self._start()
