@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench import end_by_exception
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
 OTHER_PAGES = {"gate": ROOT / "docs" / "promotion.md", "scale": ROOT / "docs" / "scale.md"}
@@ -36,6 +38,7 @@ BENCHMARKS = {
     "inference": "Inference: exported int8 compared with eager fp32 PyTorch",
     "serving": "Serving: `textmill serve` compared with `mlflow models serve`",
     "gguf": "GGUF files of a real model, checked by llama.cpp",
+    "shadow": "Answers with and without a challenger in the shadow",
     "llm_serving": "Chat models served: two engines, llama.cpp's server, `transformers`",
     "dispatch": "Mixture of experts compared with dense at equal active FLOPs",
     "gpu": "Language models on one GPU",
@@ -100,6 +103,7 @@ def write_between_marks(page: Path, name: str, section: str) -> None:
 
 def main(arguments: list[str]) -> None:
     """Measure and write. Options (`--quick`) go to the benchmarks named."""
+    end_by_exception()
     names = [argument for argument in arguments if not argument.startswith("-")]
     options = [argument for argument in arguments if argument.startswith("-")]
     unknown = set(names) - set(BENCHMARKS)
@@ -109,9 +113,16 @@ def main(arguments: list[str]) -> None:
     for name in names or (name for name in BENCHMARKS if name != NEEDS_A_GPU):
         print(f"bench: {name} ...", file=sys.stderr)
         command = [sys.executable, "-m", f"bench.{name}", *options]
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
+            try:
+                printed = running.communicate()[0]
+            except BaseException:
+                running.terminate()  # it ends its servers itself
+                raise
+        if running.returncode:
+            sys.exit(f"error: {' '.join(command)} ended with {running.returncode}")
         said = " ".join(["python -m bench", name, *options])
-        section = f"## {BENCHMARKS[name]}\n\n*{machine()}. Command: `{said}`.*\n\n{done.stdout.strip()}\n"
+        section = f"## {BENCHMARKS[name]}\n\n*{machine()}. Command: `{said}`.*\n\n{printed.strip()}\n"
         if name in OTHER_PAGES:
             write_between_marks(OTHER_PAGES[name], name, section)
             continue

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,17 @@ from support.tiny_bpe import write_tiny_bpe_llama
 from support.untrained_chat import MODEL, TASK, export_untrained
 
 from textmill.config.layout import Layout
+from textmill.config.sections.export import ExportConfig
 from textmill.data.prepared import Prepared
 from textmill.data.tokenizing import load_tokenizer
 from textmill.errors import UserError
-from textmill.export.checkpoint import write_checkpoint
+from textmill.export import gguf_answers
+from textmill.export.checkpoint import CHECKPOINT_FOLDER, write_checkpoint
+from textmill.export.export import write_gguf_files
 from textmill.export.gguf_check import Sample, Verdict, check_gguf, sample
 from textmill.export.gguf_writing import write_gguf
 from textmill.models.base import Model
+from textmill.predicting.exported import read_specification
 from textmill.tasks.base import Task
 
 pytest.importorskip("xllamacpp")
@@ -30,7 +36,7 @@ class Exported:
 
     def __init__(self, root: Path) -> None:
         layout = Layout(root)
-        export_untrained(layout, max_new_tokens=10)
+        self.folder = export_untrained(layout, max_new_tokens=10)
         self.prepared = Prepared(layout.prepared)
         self.task = Task.build(TASK)
         model = Model.build(MODEL)
@@ -39,17 +45,22 @@ class Exported:
         write_checkpoint(self.network, self.task, self.prepared, self.checkpoint, 1e-3)
         self.tokenizer = load_tokenizer(self.prepared.tokenizer_folder)
         self.sample = sample(self.task, self.prepared, self.tokenizer)
+        self.ends = self.prepared.state["end_ids"]
+        asked = gguf_answers.questions(self.task, self.prepared, self.tokenizer, self.network, self.ends, 100)
+        assert len(asked.right) == 4 and all(text and "thanks you".startswith(text) for text in asked.right)
+        self.asked = replace(asked, right=asked.answers)  # as if a training had taught it these
 
     def check(self, path: Path, kind: str, taken: Sample | None = None) -> Verdict:
-        ends = self.prepared.state["end_ids"]
-        return check_gguf(path, kind, taken or self.sample, self.tokenizer, self.network, ends)
+        return check_gguf(path, kind, taken or self.sample, self.tokenizer, self.network, self.ends, self.asked)
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     root = tmp_path_factory.mktemp("gguf") / "project"
     write_tiny_bpe_llama(root / "data/pretrained")
-    return Exported(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf_answers, "TOKENS", 6)  # random weights make ties, one of which changes all that follows
+        yield Exported(root)
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_1", "q4_0"])
@@ -61,6 +72,8 @@ def test_gguf_of_each_type_reads_the_same_tokens_and_templates(tiny: Exported, t
     assert verdict.numbers["conversations"] == 8 and verdict.numbers["conversations_differ"] == 0
     if kind == "f16":
         assert not verdict.problems and verdict.numbers["continuations"] == 8
+        assert verdict.numbers["answers"] == 4 and verdict.numbers["answers_equal"] == 1
+        assert verdict.numbers["answer_f1"] == verdict.numbers["answer_f1_pytorch"] == 1
 
 
 def test_check_fails_for_other_tokens_template_and_weights(tiny: Exported, tmp_path: Path) -> None:
@@ -86,6 +99,41 @@ def test_check_fails_for_other_tokens_template_and_weights(tiny: Exported, tmp_p
     assert "lines have other tokens, such as 'thanks" in problems
     assert "the chat template renders 8 of 8 conversations as other texts" in problems
     assert "the bits per byte change by" in problems and "greedy continuations differ" in problems
+    assert "F1 of the answers changes by -" in problems and "0.05 (export.gguf_margin)" in problems
+
+
+def test_export_tells_what_the_answers_show(tiny: Exported, tmp_path: Path) -> None:
+    shutil.copytree(tiny.checkpoint, tmp_path / CHECKPOINT_FOLDER)
+    config = ExportConfig.model_validate({"title": "Tiny", "task": TASK, "model": MODEL, "gguf": ("f16",)})
+    before = read_specification(tiny.folder)
+    exported, numbers, told = write_gguf_files(config, tiny.task, tiny.prepared, before, tiny.network, tmp_path)
+    assert exported.gguf == {"f16": "model-f16.gguf"} and (tmp_path / "model-f16.gguf").is_file()
+    assert numbers["gguf_f16_passes"] == 1 and numbers["gguf_f16_answers"] == 4
+    assert "F1 of 4 answers +0.000, 100% of them equal" in told
+
+
+def test_answers_pass_only_if_the_rows_show_that_little_is_lost() -> None:
+    """200 answers, some of them wrong; and 2 answers, too few to show anything."""
+    asked = gguf_answers.Questions([[1]] * 200, ["red mill"] * 200, ["red mill"] * 200)
+    for wrong, told in ((0, ""), (1, ""), (20, "a loss of more than 0.05"), (4, "not shown to lose less than 0.05")):
+        numbers, problem = gguf_answers.compare(asked, ["blue"] * wrong + ["red mill"] * (200 - wrong), 0.05)
+        assert told in problem and bool(problem) == bool(told)
+        assert numbers["answer_change"] == pytest.approx(-wrong / 200)
+    few = gguf_answers.Questions([[1]] * 2, ["red"] * 2, ["red"] * 2)
+    assert "on 2 test conversations, not shown" in gguf_answers.compare(few, ["red", "blue"], 0.05)[1]
+
+
+def test_conversations_of_preferences_end_with_the_chosen_answer() -> None:
+    import pyarrow as pa
+
+    from textmill.tasks.preference_tuning import PreferenceTuning
+
+    class Pairs:
+        def split(self, _: str) -> pa.Table:
+            return pa.table({"prompt": ["who"], "chosen": ["a mill"], "rejected": ["no"]})
+
+    [messages] = gguf_answers.conversations(PreferenceTuning.from_options(), Pairs())  # type: ignore[arg-type]
+    assert messages == [{"role": "user", "content": "who"}, {"role": "assistant", "content": "a mill"}]
 
 
 @pytest.mark.parametrize(

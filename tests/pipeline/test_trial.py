@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +13,14 @@ from typing import Any
 import pytest
 from support.http_client import Answer, ask
 from support.serving import Server, served
+from support.tiny_export import STATE
 from support.tiny_registry import NAME, aliases, build_registry, copy_registry, register_export, store, textmill
 
 from textmill.config.layout import Layout
 from textmill.errors import UserError
 from textmill.files import read_json, write_json
 from textmill.predicting.exported import write_manifest
+from textmill.registry.versions import versions
 from textmill.serving.loading import FetchedModel, Identity
 from textmill.serving.trial import check_pair, in_share, said
 
@@ -125,6 +129,45 @@ def test_canary_answers_its_share_and_errors_take_it_back_without_a_lost_request
         assert server.metric('textmill_requests_total{path="/predict",status="5') == 0
     events = json.loads(textmill("history", "--json", cwd=project.root).stdout)["events"]
     assert [(one["action"], one["version"], one["outcome"]) for one in events] == [("canary", FAILING, "taken back")]
+
+
+def test_challenger_that_hangs_holds_no_client_and_no_shutdown(
+    project: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "check_in_fresh_process", lambda *_: None)  # it has tests of its own
+    monkeypatch.setenv("TEXTMILL_PLUGINS", "support")
+    model = project.exported / "model"
+    description = read_json(model / "textmill.json")
+    description["task"] = {"_target_": "support.hanging_task.HangingClassification"}
+    for hangs, alias in ((False, "champion"), (True, "challenger")):
+        write_json(model / "textmill.json", {**description, "state": {**STATE, "hangs": hangs}})
+        write_manifest(model)
+        store(project).set_registered_model_alias(NAME, alias, register_export(project).version)
+    paths = os.pathsep.join(filter(None, sys.path))
+    arguments = ("--canary", "50%", "--trial-seconds", "0.5", "--workers", "1")
+    with served(project.root, tmp_path / "log", *arguments, PYTHONPATH=paths) as server:
+        server.until("compared with")
+        aside = {"X-Textmill-Key": next(str(n) for n in range(99) if not in_share(str(n).encode(), 0.5))}
+        post(server, "/predict", {"input": "do hang"}, **aside)
+        current = until(server, lambda now: now["requests"]["compared"] == 1)
+        assert (current["errors"]["mean"], current["agreement"]) == (1.0, None)
+        post(server, "/predict", {"input": "great"}, **aside)  # the second process was started again
+        assert until(server, lambda now: now["requests"]["compared"] == 2)["agreement"] == 1.0
+        started, asked = time.monotonic(), 0
+        while verdict(server)["state"] == "running" and time.monotonic() < started + 50:
+            for number in range(10):
+                answer = post(server, "/predict", {"input": "do hang"}, **{"X-Textmill-Key": str(number)})
+                assert answer.headers["x-textmill-model"] == f"{NAME}/5"
+            asked += 10
+        current = verdict(server)
+        assert current["state"] == "taken back", current
+        assert "it fails where the champion answers" in current["reason"]
+        assert "no answer within 0.5 s" in current["reason"]
+        assert 0 < current["requests"]["fallback"] < asked
+        assert post(server, "/predict", {"input": "great"}).headers["x-textmill-model"] == f"{NAME}/5"
+        server.process.terminate()
+        assert server.process.wait(10) == 0, server.log.read_text()
+    assert "all accepted requests were answered" in server.log.read_text()
 
 
 def test_trial_that_cannot_be_compared_is_refused_in_one_line(project: Layout) -> None:

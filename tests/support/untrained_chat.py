@@ -26,7 +26,8 @@ RUNTIME = RuntimeConfig.model_validate(
 def export_untrained(layout: Layout, max_new_tokens: int, gguf: tuple[str, ...] | None = None) -> Path:
     """Export the model of `data/pretrained` as it is; return the exported folder.
 
-    With types of `gguf`, even none, it has a checkpoint of transformers and these files.
+    With types of `gguf`, even none, it has a checkpoint of transformers and these files. The test split has too few
+    conversations to compare answers.
     """
     from textmill.data.prepare import prepare
     from textmill.data.prepared import Prepared
@@ -58,7 +59,7 @@ def export_untrained(layout: Layout, max_new_tokens: int, gguf: tuple[str, ...] 
     network = task.build_network(Model.build(MODEL), layout.pretrained, prepared.state)
     generation = GenerationConfig(temperature=0, max_new_tokens=max_new_tokens)
     values = {"title": "Chat", "task": TASK, "model": MODEL, "max_length": 64, "generation": generation}
-    config = ExportConfig.model_validate({**values, "gguf": gguf or ()})
+    config = ExportConfig.model_validate({**values, "gguf": gguf or (), "gguf_answers": 0})
     folder = layout.exported / "model"
     folder.parent.mkdir(parents=True)
     exported = write_served(config, task, prepared, network.eval(), folder)

@@ -26,8 +26,8 @@ def _capturing(text: str, **options: Any) -> Any:
     return Option(rich_help_panel="Capture", help=text, **options)
 
 
-def _trying(text: str) -> Any:
-    return Option(rich_help_panel="Challenger", help=text)
+def _trying(text: str, **options: Any) -> Any:
+    return Option(rich_help_panel="Challenger", help=text, **options)
 
 
 def _batches(text: str, least: float = 1, show_default: bool | str = True) -> Any:
@@ -91,6 +91,9 @@ def serve(
     canary: Annotated[
         str | None, _trying("Share of the requests that the alias challenger answers, such as 5%.")
     ] = None,
+    trial_seconds: Annotated[
+        float, _trying("Time in which the challenger must answer a request; else it counts as an error.", min=0.1)
+    ] = 10.0,
     as_json: Annotated[
         bool, Option("--json", help="Print one JSON document with the address once the server listens.")
     ] = False,

@@ -166,19 +166,21 @@ def write_gguf_files(
     """Write and check GGUF files, remove those that fail; return the specification, metrics and what to tell."""
     from textmill.data.tokenizing import load_tokenizer
     from textmill.export.checkpoint import CHECKPOINT_FOLDER
+    from textmill.export.gguf_answers import questions
     from textmill.export.gguf_check import check_gguf, sample
     from textmill.export.gguf_writing import write_gguf
 
     tokenizer = load_tokenizer(prepared.tokenizer_folder)
     taken = sample(task, prepared, tokenizer)
     ends = {prepared.state["end_of_text"], *prepared.state.get("end_ids", ())}
+    asked = questions(task, prepared, tokenizer, network, ends, config.gguf_answers)
     files: dict[str, str] = {}
     numbers: dict[str, float] = {}
     told: list[str] = []
     for kind in config.gguf:
         name = f"model-{kind}.gguf"
         write_gguf(target / CHECKPOINT_FOLDER, kind, target / name, config.title)
-        verdict = check_gguf(target / name, kind, taken, tokenizer, network, ends)
+        verdict = check_gguf(target / name, kind, taken, tokenizer, network, ends, asked, config.gguf_margin)
         numbers |= {f"gguf_{kind}_{key}": value for key, value in verdict.numbers.items()}
         numbers[f"gguf_{kind}_passes"] = float(not verdict.problems)
         if verdict.problems:
@@ -187,6 +189,9 @@ def write_gguf_files(
         else:
             files[kind] = name
             told.append(f"GGUF {kind} passes: bits per byte {verdict.numbers['bits_per_byte_change']:+.2%}")
+            if asked.prompts:
+                equal, change = verdict.numbers["answers_equal"], verdict.numbers["answer_change"]
+                told[-1] += f", F1 of {len(asked.prompts)} answers {change:+.3f}, {equal:.0%} of them equal"
     return exported.model_copy(update={"gguf": files}), numbers, ". ".join(told)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from textmill.export import gguf_answers
 from textmill.predicting.llama_cpp import LlamaCpp
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ def sample(task: Task, prepared: Prepared, tokenizer: Tokenizer) -> Sample:
     template, special = prepared.state.get("chat_template"), prepared.state.get("special_tokens", {})
     conversations: list[list[dict[str, Any]]] = []
     if template is not None:
-        column = prepared.split("test").column(task.text_columns[0]).to_pylist()
-        for messages in map(chat.parse_messages, column[:_CONVERSATIONS]):
+        for messages in gguf_answers.conversations(task, prepared)[:_CONVERSATIONS]:
             last = max((n for n, message in enumerate(messages) if message["role"] == "user"), default=None)
             if last is not None:
                 conversations.append(list(messages[: last + 1]))
@@ -86,8 +86,8 @@ def _lines(task: Task, prepared: Prepared) -> Iterator[str]:
         table = prepared.split(name)
         for column in task.text_columns:
             for text in table.column(column).to_pylist():
-                chats = "chat_template" in prepared.state
-                parts = [str(message["content"]) for message in chat.parse_messages(text)] if chats else [str(text)]
+                chats = chat.messages_or_text(text, "user") if "chat_template" in prepared.state else []
+                parts = [str(message["content"]) for message in chats] or [str(text)]
                 yield from (line for part in parts for line in part.splitlines() if line.strip())
 
 
@@ -105,14 +105,24 @@ class Verdict:
 
 
 def check_gguf(
-    path: Path, kind: str, taken: Sample, tokenizer: Tokenizer, network: LanguageModel, ends: Collection[int]
+    path: Path,
+    kind: str,
+    taken: Sample,
+    tokenizer: Tokenizer,
+    network: LanguageModel,
+    ends: Collection[int],
+    questions: gguf_answers.Questions | None = None,
+    margin: float = 0.05,
 ) -> Verdict:
     """Compare llama.cpp on a file with the network in float32.
 
     Token ids of all lines and texts of all templates must be equal; the bits per byte within `LIMITS`; with `f16` the
-    greedy continuations too, but for tokens that are as likely within 0.02 nats.
+    greedy continuations too, but for tokens that are as likely within 0.02 nats. The answers to `questions` must not
+    lose `margin` of F1.
     """
-    room = max(max(map(len, taken.prompts), default=1) + _CONTINUED, _TEXT_TOKENS) + 8
+    asked = questions.prompts if questions else []
+    longest = max(map(len, asked), default=0) + gguf_answers.TOKENS
+    room = max(max(map(len, taken.prompts), default=1) + _CONTINUED, _TEXT_TOKENS, longest) + 8
     room = min(room, network.architecture.max_length)
     prompts = [ids[: room - _CONTINUED] for ids in taken.prompts]
     engine = LlamaCpp(path, _SLOTS, room)
@@ -135,6 +145,11 @@ def check_gguf(
     numbers |= {"continuations": float(len(prompts)), "continuations_differ": float(wrong)}
     if wrong and kind == "f16":
         problems.append(f"{wrong} of {len(prompts)} greedy continuations differ")
+    if questions and asked:
+        answers = gguf_answers.ask_llama_cpp(engine, asked, _SLOTS)
+        found, problem = gguf_answers.compare(questions, answers, margin)
+        numbers |= found
+        problems += [problem] if problem else []
     return Verdict(numbers, problems)
 
 

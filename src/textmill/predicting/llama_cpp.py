@@ -133,7 +133,7 @@ class LlamaCpp:
         return [answer["prompt"] for answer in self._post("/apply-template", bodies)]
 
     def _post(self, path: str, bodies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        connection = HTTPConnection(str(self._server.listening_address).removeprefix("http://"), timeout=60)
+        connection = HTTPConnection(str(self._server.listening_address).removeprefix("http://"), timeout=600)
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._secret}"}
         answers = []
         for body in bodies:

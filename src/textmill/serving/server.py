@@ -95,7 +95,7 @@ def serve(
         log.warning("serve: stopped; %d request(s) exceeded --drain-seconds", service.traffic.cut_off)
     else:
         log.info("serve: stopped; all accepted requests were answered")
-    if service.traffic.cut_off or not stopped:
+    if service.traffic.cut_off or not stopped or (service.trial and service.trial.hangs):
         end_process(0)
 
 

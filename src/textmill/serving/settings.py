@@ -34,6 +34,7 @@ class ServeSettings(Section):
         receive_seconds: Timeout for receiving the head of a request, and again its body.
         poll_seconds: Interval between checks of the registry.
         drain_seconds: Time to finish requests after SIGTERM.
+        trial_seconds: Time in which a challenger must answer a request; else it counts as an error.
         capture: Folder to write requests and answers to; None writes none.
         capture_share: Share of the requests that are written.
         capture_max_mb: Maximum size of the folder in megabytes; nothing more is written above it.
@@ -60,6 +61,7 @@ class ServeSettings(Section):
     receive_seconds: Annotated[float, Field(gt=0)] = 10.0
     poll_seconds: Annotated[float, Field(gt=0)] = 5.0
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
+    trial_seconds: Annotated[float, Field(gt=0)] = 10.0
     capture: Path | None = None
     capture_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     capture_max_mb: Annotated[int, Field(ge=1)] = 1024

@@ -6,6 +6,7 @@ The other model computes the same inputs in a process of its own. The kernel run
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import multiprocessing
@@ -15,10 +16,11 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,11 +29,11 @@ from pydantic_core import to_json
 from textmill.errors import UserError, first_line
 from textmill.metrics.sequential import BettingTest
 from textmill.predicting.exported import read_specification
+from textmill.serving.batching import MicroBatcher
 from textmill.serving.limits import RequestError
 from textmill.serving.loading import FetchedModel, LoadedModel, ModelSource, load_model
 
 if TYPE_CHECKING:
-    from textmill.serving.batching import MicroBatcher
     from textmill.serving.metrics import ServingMetrics
     from textmill.serving.settings import ServeSettings
 
@@ -48,6 +50,7 @@ _QUEUED, _TOGETHER = 64, 8
 _RECENT = 10_000  # pairs that wait for a label
 _RETRY_SECONDS = 5.0
 _WAIT_SECONDS = 3.0
+_LOAD_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -106,11 +109,14 @@ class Trial:
     def __init__(self, plan: TrialPlan, settings: ServeSettings, metrics: ServingMetrics) -> None:
         self.state = "running"
         self.reason = ""
+        self.hangs = False  # a thread may never end
         self._plan, self._settings, self._metrics = plan, settings, metrics
         self._tests = {name: BettingTest(alarms) for name, alarms in _FALSE_ALARMS.items()}
         self._better = BettingTest(_FALSE_ALARMS["quality"])
         self._counts: Counter[str] = Counter()
         self._challenger: LoadedModel | None = None
+        # Its own threads: a challenger that hangs takes no worker from the champion
+        self._batcher = MicroBatcher(settings, metrics)
         self._queue: Queue[Served] = Queue(_QUEUED)
         self._recent: OrderedDict[str, Served] = OrderedDict()
         self._lock = threading.Lock()
@@ -121,7 +127,7 @@ class Trial:
         self._thread.start()
 
     async def answer(self, batcher: MicroBatcher, model: LoadedModel, values: list[Any], key: str | None) -> Served:
-        """Answer with the champion, or with the challenger for its share; the champion answers if that fails.
+        """Answer with the champion, or with the challenger for its share; the champion answers if that fails or hangs.
 
         Raises:
             RequestError: The queue is full, or the inputs are invalid for the champion.
@@ -133,14 +139,17 @@ class Trial:
             return Served(model, values, await batcher.answer(model, values))
         if challenger is None or not in_share(key.encode() if key else to_json(values), self._plan.share):
             return Served(model, values, await batcher.answer(model, values), beside=True)
+        limit = self._settings.trial_seconds
         try:
-            answers = await batcher.answer(challenger, values)
+            answers = await asyncio.wait_for(self._batcher.answer(challenger, values), limit)
         except Exception as error:
-            if isinstance(error, RequestError) and error.status == 503:
-                raise  # the server is full, for either model
+            began, hung = time.monotonic(), isinstance(error, TimeoutError)
+            self.hangs |= hung
             answers = await batcher.answer(model, values)
             self._count("fallback")
-            self._judge("errors", 1, first_line(error))
+            full = isinstance(error, RequestError) and error.status == 503
+            if not full and not (hung and time.monotonic() - began > limit):  # else the machine is too busy for either
+                self._judge("errors", 1, _late(limit) if hung else first_line(error))
             return Served(model, values, answers)
         self._count("canary")
         return Served(challenger, values, answers, beside=True, by_challenger=True)
@@ -204,6 +213,7 @@ class Trial:
     def close(self) -> None:
         """Stop; a take-back that is being recorded gets a few seconds."""
         self._stop.set()
+        self._batcher.close()
         self._thread.join(_WAIT_SECONDS)
         if self._recorder:
             self._recorder.join(_WAIT_SECONDS)
@@ -219,37 +229,63 @@ class Trial:
                 return
         log.info("serve: %s %s, compared with %s", plan.kind, plan.challenger.identity, plan.champion.identity)
         number = 0
-        pool = _start_pool()
+        process: _IdleProcess | None = None
         while not self._stop.is_set() and self.state == "running":
             batch: list[Served] = []
+            process = process or self._start()
             with suppress(Empty):
                 batch.append(self._queue.get(timeout=0.2))
                 while len(batch) < _TOGETHER:
                     batch.append(self._queue.get_nowait())
-            if not batch:
+            if not batch or process is None:
                 continue
             tasks = [
                 (each.values, each.by_challenger, (number + index) % _TIMED == 0) for index, each in enumerate(batch)
             ]
             number += len(batch)
             try:
-                future = pool.submit(
-                    _compute, plan.champion, plan.challenger, settings.precision, settings.batch_tokens, tasks
-                )
-                results = self._result(future)
-            except Exception as error:  # the process is dead
-                results = [_Other(None, first_line(error), None) for _ in batch]
-                pool.shutdown(wait=False, cancel_futures=True)
-                pool = _start_pool()
-            for one, other in zip(batch, results or (), strict=False):
+                limit = settings.trial_seconds * len(batch)
+                results = self._result(process, process.compute(plan, settings, tasks), limit) or []
+            except Exception as error:  # the process is dead, or does not answer: one of its requests is to blame
+                batch.sort(key=lambda each: each.by_challenger)
+                told = _late(settings.trial_seconds) if isinstance(error, TimeoutError) else first_line(error)
+                results = [_Other(None, told, None)]
+                process.end()
+                process = None
+                for _ in batch[1:]:
+                    self._count("dropped")
+            for one, other in zip(batch, results, strict=False):
                 self._pair(one, other)
-        pool.shutdown(wait=False, cancel_futures=True)
+        if process:
+            process.end()
 
-    def _result(self, future: Future[list[_Other]]) -> list[_Other] | None:
-        """Return the result, or None if the server stops before."""
+    def _start(self) -> _IdleProcess | None:
+        """Start the other process and load both models there; None if the server stops before."""
+        process, plan, settings = _IdleProcess(), self._plan, self._settings
+        try:
+            models = (plan.champion, plan.challenger)
+            future = process.pool.submit(_load_both, models, settings.precision, settings.batch_tokens)
+            if self._result(process, future, _LOAD_SECONDS):
+                return process
+        except BrokenExecutor as error:  # such as too little memory for both models
+            self._end(f"the process that compares cannot start: {first_line(error)}")
+        except Exception as error:
+            self._take_back(f"it cannot be loaded: {first_line(error) or _late(_LOAD_SECONDS)}")
+        process.end()
+        return None
+
+    def _result(self, process: _IdleProcess, future: Future[Any], limit: float) -> Any:
+        """Return the result, or None if the server stops before.
+
+        Raises:
+            TimeoutError: It takes longer than `limit` seconds. Those in which no core was free do not count.
+        """
+        started, waited = time.monotonic(), process.waited()
         while not self._stop.is_set():
             with suppress(TimeoutError):
                 return future.result(0.2)
+            if time.monotonic() - started - (process.waited() - waited) > limit:
+                raise TimeoutError
         return None
 
     def _pair(self, served: Served, other: _Other) -> None:
@@ -368,8 +404,33 @@ class _Other:
     slower: bool | None
 
 
-def _start_pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _become_idle)
+class _IdleProcess:
+    """A process that computes while a core is idle."""
+
+    def __init__(self) -> None:
+        self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _become_idle)
+        self._number = self.pool.submit(os.getpid)
+
+    def compute(self, plan: TrialPlan, settings: ServeSettings, tasks: Sequence[Any]) -> Future[list[_Other]]:
+        """Return the future of the other model's answers; see `_compute`."""
+        return self.pool.submit(
+            _compute, plan.champion, plan.challenger, settings.precision, settings.batch_tokens, tasks
+        )
+
+    def waited(self) -> float:
+        """Return the seconds for which a thread of it could run and no core was free; 0 where the system tells not."""
+        threads = Path(f"/proc/{self._number.result()}/task").glob("*/schedstat") if self._number.done() else ()
+        seconds = 0.0
+        for thread in threads:
+            with suppress(OSError, IndexError):  # the thread has ended
+                seconds = max(seconds, int(thread.read_text().split()[1]) / 1e9)
+        return seconds
+
+    def end(self) -> None:
+        """End it, whatever it computes."""
+        with suppress(Exception):
+            os.kill(self._number.result(0), signal.SIGKILL)
+        self.pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _become_idle() -> None:
@@ -421,9 +482,20 @@ def _compute(
     return results
 
 
+def _load_both(
+    models: Sequence[FetchedModel], precision: Literal["auto", "int8", "fp32"], batch_tokens: int
+) -> list[str]:
+    """Load the models of the idle process; return their names."""
+    return [str(_load(model, precision, batch_tokens).identity) for model in models]
+
+
 @lru_cache(maxsize=2)
 def _load(model: FetchedModel, precision: Literal["auto", "int8", "fp32"], batch_tokens: int) -> LoadedModel:
     return load_model(model, precision, batch_tokens)
+
+
+def _late(seconds: float) -> str:
+    return f"no answer within {seconds:g} s"
 
 
 def _last(target: str) -> str:
