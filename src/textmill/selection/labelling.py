@@ -2,8 +2,8 @@
 
 A row is worth the more, the less the models are sure of its answer: by the margin between its two likeliest labels
 (Scheffer et al. 2001), over the mean probabilities of a committee (Seung et al. 1992). The committee is the model,
-another one if given, and the models that answered the row when it was captured. Words that training lacks make the
-probabilities less certain in proportion.
+another one if given, and the models that answered the row when it was captured. More words that training lacks than
+held-out texts have make the probabilities less certain in proportion.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Worth:
     Attributes:
         score: Rows of the highest score are labelled first.
         uncertainty: 1 less the margin of the mean probabilities.
-        novelty: Share of words that training lacks.
+        novelty: Share of words that training lacks, beyond that of held-out texts.
         disagreement: Jensen-Shannon divergence of the models' probabilities, divided by its maximum.
     """
 
@@ -85,7 +85,7 @@ def worth(probabilities: Floats, novelty: Floats, several: bool = False) -> Wort
 
     Args:
         probabilities: Shape (models, rows, labels); NaN where a model has no answer to a row.
-        novelty: Share of words that training lacks, shape (rows,).
+        novelty: Share of words that training lacks, beyond that of held-out texts, shape (rows,).
         several: Whether a row may have several labels, so that each label has a probability of its own.
     """
     from scipy.special import entr
@@ -218,8 +218,7 @@ def rank(
         by_model.append(beside.answer_rows(frame, frame)[1])
     committee: list[Sequence[Mapping[str, Any] | None]] = [*by_model, [pool.answers[row] for row in rows]]
     several = "labels" in by_model[0][0]
-    new_words = _new_words(frame, reference)
-    novelty = np.array([len(words) / max(1, total) for words, total in new_words])
+    novelty, new_words = _novelty(frame, reference)
     found = worth(np.array([_probabilities(answers, labels) for answers in committee]), novelty, several)
     chosen = choose_rows(found.score, [frame[name].tolist() for name in names], most or math.ceil(share * len(rows)))
     lines = []
@@ -234,7 +233,7 @@ def rank(
                 **{name: frame[name].iloc[place] for name in names},
                 "answer": said[0],
                 "other_answers": "; ".join(others),
-                "new_words": " ".join(new_words[place][0][:_SHOWN_WORDS]),
+                "new_words": " ".join(new_words[place][:_SHOWN_WORDS]),
                 **{
                     name: round(float(getattr(found, name)[place]), 3)
                     for name in ("score", "uncertainty", "novelty", "disagreement")
@@ -334,11 +333,14 @@ def _said(answer: Mapping[str, Any]) -> str:
     return str(answer["label"] if "label" in answer else answer["prediction"])
 
 
-def _new_words(frame: pd.DataFrame, reference: Reference | None) -> list[tuple[list[str], int]]:
-    """Return each row's words that training lacks, and its number of words."""
-    result: list[tuple[list[str], int]] = [([], 0) for _ in range(len(frame))]
-    for name, known in (reference.texts if reference else {}).items():
+def _novelty(frame: pd.DataFrame, reference: Reference | None) -> tuple[Floats, list[list[str]]]:
+    """Return the novelty of each row, the highest of its columns, and the words that training lacks."""
+    novelty, new_words = np.zeros(len(frame)), [list[str]() for _ in range(len(frame))]
+    if reference is None:
+        return novelty, new_words
+    for name, known in reference.texts.items():
         for place, words in enumerate(word_lists(frame[name], reference.splitter)):
-            new, total = result[place]
-            result[place] = [*new, *(word for word in words if word not in known.words)], total + len(words)
-    return result
+            new = [word for word in words if word not in known.words]
+            new_words[place] += new
+            novelty[place] = max(novelty[place], len(new) / max(1, len(words)) - known.unseen_mean)
+    return novelty, new_words
