@@ -47,6 +47,7 @@ _DISCRIMINATION = 0.65
 _WORDS = 1000
 _DRAWS = 1000
 _SIZES = 1.03
+_EXPECTED = 5.0
 _FOLDS = 5
 _OTHER = "(other)"
 
@@ -184,11 +185,10 @@ def _flagged(measures: Sequence[Measure], alpha: float) -> list[Measure]:
 
 
 def _stability(subject: str, reference: Sequence[int], new: Sequence[int]) -> Measure:
-    """Return the population stability index of counts in bins, with their chi-squared test."""
+    """Return the population stability index of counts in bins, with their chi-squared test; rare bins are one."""
     from scipy.stats import chi2_contingency
 
-    table = np.array([reference, new], np.float64)
-    table = table[:, table.sum(axis=0) > 0]
+    table = _without_rare_bins(np.array([reference, new], np.float64))
     smoothed = table + 0.5
     one, other = smoothed / smoothed.sum(axis=1, keepdims=True)
     index = float(((other - one) * np.log(other / one)).sum())
@@ -196,6 +196,17 @@ def _stability(subject: str, reference: Sequence[int], new: Sequence[int]) -> Me
     moved = float(np.abs(one - other).sum() / 2)
     words = f"{moved:.0%} of the rows would have to change bins"
     return Measure(subject, "population stability index", index, _STABILITY, p_value, words)
+
+
+def _without_rare_bins(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Join the rarest bins until each has `_EXPECTED` expected new rows: the test errs with fewer (Cochran 1954)."""
+    expected = table.sum(axis=0) * table[1].sum() / max(table.sum(), 1.0)
+    order = np.argsort(expected, kind="stable")
+    rare = int((expected < _EXPECTED).sum())
+    if rare:
+        rare = max(rare, int(np.searchsorted(np.cumsum(expected[order]), _EXPECTED)) + 1)
+    joined = table[:, order[:rare]].sum(axis=1, keepdims=True)
+    return np.concatenate([table[:, order[rare:]], joined[:, joined.sum(axis=0) > 0]], axis=1)
 
 
 def _unseen(name: str, known: TextReference, held_out: int, words: Sequence[Sequence[str]]) -> Measure:
@@ -313,7 +324,7 @@ def _discrimination(reference: NDArray[np.float64], new: NDArray[np.float64]) ->
     is_new = np.repeat([0, 1], [len(reference), len(new)])
     scaled = StandardScaler().fit_transform(rows)
     squared = StandardScaler().fit_transform(PolynomialFeatures(2, include_bias=False).fit_transform(scaled))
-    classifier = LogisticRegression(C=0.1, class_weight="balanced", max_iter=500)
+    classifier = LogisticRegression(C=0.1, class_weight="balanced", solver="newton-cholesky")
     scores = np.empty(len(rows))
     for others, fold in StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(squared, is_new):
         scores[fold] = classifier.fit(squared[others], is_new[others]).decision_function(squared[fold])
