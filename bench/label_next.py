@@ -27,7 +27,7 @@ from textmill.metrics.categories import count, encode, weighted_f1
 from textmill.selection.labelling import choose_rows, worth
 
 START, CHOSEN, RESAMPLES = 0.05, 0.1, 1000
-SIDES = ("first model", "random rows", "textmill label", "textmill label --beside", "all rows")
+SIDES = ("first model", "random rows", "textmill label", "textmill label --other", "all rows")
 Floats = NDArray[np.float64]
 
 
@@ -110,7 +110,7 @@ def measure(name: str, rows: dict[str, Rows], project: Path, seeds: int) -> None
         committee[1][:, words[-1].classes_] = words.predict_proba(pool_texts)
         measured["first model"].append(quality(first))
         measured["random rows"].append(quality(learn(np.concatenate([start, pool[:number]]))))
-        for side, members in (("textmill label", committee[:1]), ("textmill label --beside", committee)):
+        for side, members in (("textmill label", committee[:1]), ("textmill label --other", committee)):
             chosen = choose_rows(worth(members, new).score, [pool_texts], number)
             measured[side].append(quality(learn(np.concatenate([start, pool[chosen]]))))
         measured["all rows"].append(everything)

@@ -115,18 +115,18 @@ def test_filled_in_rows_become_a_corpus(model: Path, folder: Path, tmp_path: Pat
 def test_texts_of_a_file_can_be_labelled_twice(model: Path, tmp_path: Path) -> None:
     file, output, folder = tmp_path / "pool.txt", tmp_path / "to_label.csv", tmp_path / "captured"
     file.write_text("\n".join(TEXTS[2:]))
-    found = label(file, "--model", model, "--beside", model, "--output", output)
+    found = label(file, "--model", model, "--other", model, "--output", output)
     assert len(found["rows"]) == 1, "a tenth, rounded up"
     table = pd.read_csv(output, dtype=str, keep_default_na=False)
     for answer in ("good", "bad"):
         table.assign(**{ANSWER: answer}).to_csv(output, index=False)
         assert label("--model", model, "--captured", folder, "--done", output)["rows"] == 1
     [row] = corpus(folder, tmp_path / "raw").values()
-    assert (row["label"], row["served_by"]) == ("bad", "to_label.csv/"), "the last label counts"
+    assert (row["label"], row["served_by"]) == ("bad", "label/to_label.csv"), "the last label counts"
 
 
 def test_files_that_cannot_be_used_are_one_line(model: Path, folder: Path, tmp_path: Path) -> None:
-    output, filled = tmp_path / "to_label.csv", tmp_path / "filled.csv"
+    output = tmp_path / "to_label.csv"
     with pytest.raises(UserError, match="give a file or --captured, and not both"):
         label("--model", model)
     with pytest.raises(UserError, match="no captured requests"):
@@ -138,13 +138,3 @@ def test_files_that_cannot_be_used_are_one_line(model: Path, folder: Path, tmp_p
         label("--model", model, "--captured", folder, "--done", output)
     with pytest.raises(UserError, match="needs --captured"):
         label("--model", model, "--done", output)
-    filled.write_text("text,right_label\ngreat film,neutral\n")
-    with pytest.raises(UserError, match=r"'neutral' is none of the labels bad, good.*--new-labels"):
-        label("--model", model, "--captured", folder, "--done", filled)
-    assert label("--model", model, "--captured", folder, "--done", filled, "--new-labels")["rows"] == 1
-    filled.write_text("text,right_label\ngreat film,good\nGreat  film,bad\n")
-    with pytest.raises(UserError, match="another row has the same text"):
-        label("--model", model, "--captured", folder, "--done", filled)
-    filled.write_text("comment,right_label\ngreat film,good\n")
-    with pytest.raises(UserError, match="no column 'text'"):
-        label("--model", model, "--captured", folder, "--done", filled)

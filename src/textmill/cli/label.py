@@ -24,8 +24,8 @@ def label(
         Path | None, Argument(help="Table, as `textmill init` reads it; any other file: one text per line.")
     ] = None,
     captured: Annotated[Path | None, Option(help="Folder of `textmill serve --capture`.")] = None,
-    model: Annotated[str, Option(help=f"Model that shall learn. {VERSION_HELP} Or an exported folder.")] = "champion",
-    beside: Annotated[str | None, Option(help="Another model of the task: rows of different answers count.")] = None,
+    model: Annotated[str, Option(help=f"Model that will learn. {VERSION_HELP} Or an exported folder.")] = "champion",
+    other_model: Annotated[str | None, Option("--other", help="Another model of the task: rows of different answers count.")] = None,
     rows: Annotated[int | None, Option(min=1, help="Maximum rows to write. Default: a tenth of all.")] = None,
     pool: Annotated[int, Option(min=1, help="Maximum rows to choose from; more are sampled at random.")] = 20_000,
     output: Annotated[Path, Option(help="CSV to write.")] = Path("to_label.csv"),
@@ -66,14 +66,14 @@ def label(
 
     predictor = load_predictor(folder)
     reference = read_reference(folder) if (folder / REFERENCE_FILE).is_file() else None
-    other = load_predictor(exported_folder_of(beside)) if beside else None
+    second = load_predictor(exported_folder_of(other_model)) if other_model else None
     task, cleaning = predictor.task, predictor.exported.cleaning
     if captured is not None:
         unlabelled = read_unlabelled(captured, task, cleaning, pool)
     else:
         assert file is not None
         unlabelled = read_file(file, task, cleaning, columns, pool)
-    table, among = rank(unlabelled, predictor, reference, other, rows, _SHARE)
+    table, among = rank(unlabelled, predictor, reference, second, rows, _SHARE)
     atomic_write(output, table.to_csv(index=False).encode("utf-8-sig"))  # the mark tells spreadsheets the encoding
     if as_json:
         print_json({"model": model, "among": among, "skipped": unlabelled.skipped, "rows": table.to_dict("records")})

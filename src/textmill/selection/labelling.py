@@ -1,6 +1,6 @@
 """Choose the rows whose labels are worth a person's time, and store the labels that a person gave.
 
-A row is worth the more, the less the models are sure of its answer: by the margin between its two likeliest labels
+A row is worth the more, the less the models are sure of its answer: by the margin between its two most likely labels
 (Scheffer et al. 2001), over the mean probabilities of a committee (Seung et al. 1992). The committee is the model,
 another one if given, and the models that answered the row when it was captured. More words that training lacks than
 held-out texts have make the probabilities less certain in proportion.
@@ -104,7 +104,7 @@ def worth(probabilities: Floats, novelty: Floats, several: bool = False) -> Wort
 
 
 def _margins(probabilities: Floats, several: bool) -> Floats:
-    """Return the difference of the two likeliest answers; of several labels that of the least certain one."""
+    """Return the difference of the two most likely answers; of several labels that of the least certain one."""
     if several:
         least: Floats = np.abs(2 * probabilities - 1).min(axis=1)
         return least
@@ -134,9 +134,9 @@ def read_unlabelled(folder: Path, task: Task, cleaning: CleaningConfig, most: in
     Raises:
         UserError: There is none, or none of this task.
     """
-    requests, right = captured_rows(folder / "requests"), {}
-    for row in [*captured_rows(folder / "feedback"), *captured_rows(folder / LABELS)]:
-        right[row["request"], row["position"]] = row
+    requests = captured_rows(folder / "requests")
+    answered = [*captured_rows(folder / "feedback"), *captured_rows(folder / LABELS)]
+    right = {(row["request"], row["position"]): row for row in answered}
     names = task.text_columns
     if not requests:
         raise UserError("no captured requests", where=str(folder), fix="Start `textmill serve --capture` with it")
@@ -181,7 +181,7 @@ def rank(
     pool: Unlabelled,
     model: Predictor,
     reference: Reference | None,
-    beside: Predictor | None,
+    other: Predictor | None,
     most: int | None,
     share: float,
 ) -> tuple[pd.DataFrame, int]:
@@ -189,9 +189,9 @@ def rank(
 
     Args:
         pool: The rows.
-        model: The model that shall learn from the labels.
+        model: The model that will learn from the labels.
         reference: Statistics of its training data; None if it was exported without.
-        beside: Another model, such as the challenger.
+        other: Another model, such as the challenger.
         most: Largest number of rows; None chooses `share` of all.
         share: Share of the rows, between 0 and 1.
 
@@ -212,10 +212,10 @@ def rank(
     if "probabilities" not in by_model[0][0]:
         fix = "Give a model that classifies texts"
         raise UserError(f"{model.task.name.replace('_', ' ')} has no probabilities of labels", fix=fix)
-    if beside is not None:
-        if set(beside.exported.state.get("labels", [])) != set(labels):
-            raise UserError("its labels are not those of the model", where="--beside", fix="Give a model of its task")
-        by_model.append(beside.answer_rows(frame, frame)[1])
+    if other is not None:
+        if set(other.exported.state.get("labels", [])) != set(labels):
+            raise UserError("its labels are not those of the model", where="--other", fix="Give a model of its task")
+        by_model.append(other.answer_rows(frame, frame)[1])
     committee: list[Sequence[Mapping[str, Any] | None]] = [*by_model, [pool.answers[row] for row in rows]]
     several = "labels" in by_model[0][0]
     novelty, new_words = _novelty(frame, reference)
@@ -292,25 +292,39 @@ def store_labels(path: Path, task: Task, labels: Sequence[str], folder: Path, ne
         texts = {name: as_text(row[name]) or "" for name in task.text_columns}
         # A row of a file has no request: its text names it, so that the same file can be read twice
         digest = hashlib.sha256("\x1f".join(map(normalise, texts.values())).encode()).hexdigest()[:24]
-        key = (as_text(row.get("request")) or digest, int(as_text(row.get("position")) or 0))
+        position = as_text(row.get("position")) or "0"
+        key = (as_text(row.get("request")) or digest, int(position) if position.isdecimal() else 0)
         answer = json.dumps(None if given == REMOVE else names if several else given, ensure_ascii=False)
         if key in found and found[key]["answer"] != answer:
             raise UserError("another row has the same text or request and another label", where=where, fix="Keep one")
-        asked = as_text(row.get("asked"))
         found[key] = {
             "request": key[0],
             "position": key[1],
             "time": now,
-            "asked": datetime.fromisoformat(asked) if asked else now,
-            "model": as_text(row.get("model")) or path.name,
-            "version": as_text(row.get("version")) or "",
+            "asked": _time(as_text(row.get("asked")), now),
+            "model": as_text(row.get("model")) or "label",
+            "version": as_text(row.get("version")) or path.name,
             "answer": answer,
             **texts,
         }
     if not found:
         raise UserError(f"no row has a {ANSWER}", where=str(path), fix="Fill the column in, for some rows at least")
-    write_rows(folder / LABELS, list(found.values()))
+    try:
+        (folder / LABELS).mkdir(parents=True, exist_ok=True)
+        write_rows(folder / LABELS, list(found.values()))
+    except OSError as error:
+        fix = "Give a folder that can be written"
+        raise UserError(f"cannot be written ({error.strerror})", where=str(folder), fix=fix) from error
     return len(found), sum(row["answer"] == "null" for row in found.values())
+
+
+def _time(text: str | None, default: datetime) -> datetime:
+    """Return a time in ISO 8601; the default for one that a spreadsheet has written in another form."""
+    try:
+        time = datetime.fromisoformat(text or "")
+    except ValueError:
+        return default
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _answer(text: str) -> Mapping[str, Any] | None:
