@@ -33,7 +33,10 @@ def corpus(folder: Path) -> list[dict[str, Any]]:
 
 def test_stored_labels_are_a_corpus_and_the_last_label_counts(tmp_path: Path) -> None:
     assert store(tmp_path, "text,right_label\ngreat film,bad\nawful film,bad\n?,remove\ndull film,\n") == (3, 1)
-    assert store(tmp_path, "text;right_label;asked\ngreat film;good;05/01/2026 10:00\nfine;neutral;\n", new=True) == (2, 0)
+    assert store(tmp_path, "text;right_label;asked\ngreat film;good;05/01/2026 10:00\nfine;neutral;\n", new=True) == (
+        2,
+        0,
+    )
     rows = corpus(tmp_path)
     assert {row["text"]: row["label"] for row in rows} == {"great film": "good", "awful film": "bad", "fine": "neutral"}
     assert {row["served_by"] for row in rows} == {"label/to_label.csv"}
@@ -49,7 +52,7 @@ def test_stored_row_of_a_request_keeps_its_time_and_version(tmp_path: Path) -> N
 
 def test_stored_labels_of_a_task_with_several_are_a_list(tmp_path: Path) -> None:
     assert store(tmp_path, 'text,right_label\ngreat film,"good, bad"\nawful film,bad\n', SEVERAL) == (2, 0)
-    assert [row["label"] for row in corpus(tmp_path)] == [["good", "bad"], ["bad"]]
+    assert sorted(row["label"] for row in corpus(tmp_path)) == [["bad"], ["good", "bad"]]
 
 
 @pytest.mark.parametrize(

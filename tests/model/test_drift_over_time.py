@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from textmill.evaluation.drift import _stability
 from textmill.evaluation.drift_over_time import WINDOW, period_start
 
 if TYPE_CHECKING:
@@ -54,6 +56,19 @@ def test_planted_change_is_found_within_500_requests(world: World) -> None:
     verdicts = [day.drift.verdict for day in days]
     assert verdicts[:3] == ["no drift"] * 3
     assert "drift" in verdicts[3:8]
+
+
+def test_rare_labels_raise_no_alarm_and_a_rare_label_that_grows_does() -> None:
+    random = np.random.default_rng(0)
+    shares = np.array([0.55, *np.geomspace(0.08, 0.0003, 27)])
+    shares /= shares.sum()
+    reference = random.multinomial(5000, shares).tolist()
+    found = [_stability("answer", reference, random.multinomial(250, shares).tolist()).p_value for _ in range(1000)]
+    assert sum(p_value < 0.001 for p_value in found) < 8, "1 of 1000 is expected; without joined labels over 20"
+    grown = [160, *[0] * 26, 90]
+    measure = _stability("answer", reference, grown)
+    assert (measure.effect > measure.limit, measure.p_value < 1e-9) == (True, True)
+    assert _stability("answer", [5, 0], [0, 0]).p_value == 1.0
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,9 @@ def label(
     ] = None,
     captured: Annotated[Path | None, Option(help="Folder of `textmill serve --capture`.")] = None,
     model: Annotated[str, Option(help=f"Model that will learn. {VERSION_HELP} Or an exported folder.")] = "champion",
-    other_model: Annotated[str | None, Option("--other", help="Another model of the task: rows of different answers count.")] = None,
+    other_model: Annotated[
+        str | None, Option("--other", help="Another model of the task: rows of different answers count.")
+    ] = None,
     rows: Annotated[int | None, Option(min=1, help="Maximum rows to write. Default: a tenth of all.")] = None,
     pool: Annotated[int, Option(min=1, help="Maximum rows to choose from; more are sampled at random.")] = 20_000,
     output: Annotated[Path, Option(help="CSV to write.")] = Path("to_label.csv"),
