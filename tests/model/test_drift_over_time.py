@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ast
 import sysconfig
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from textmill.evaluation.drift_over_time import WINDOW, Look, measure_over_time, period_start
+from textmill.evaluation.drift import _stability
+from textmill.evaluation.drift_over_time import WINDOW, period_start
 
 if TYPE_CHECKING:
     from bench.drift import World
@@ -39,16 +41,9 @@ def world(pool: pd.DataFrame, repository_root: Path) -> World:
         return World(pool, 0, training=1000, held_out=500)
 
 
-def looks(world: World, rows: pd.DataFrame, a_day: int) -> list[Look]:
-    times = [
-        MONDAY.replace(hour=1) + timedelta(days=place // a_day, seconds=place % a_day) for place in range(len(rows))
-    ]
-    return measure_over_time(world.reference, times, rows[["text"]], *world.answer(rows), "day")
-
-
 @pytest.mark.slow
 def test_quiet_days_raise_no_alarm(world: World) -> None:
-    days = looks(world, world.rest.sample(1000, random_state=1), 100)
+    days = world.looks(world.quiet(1000), 100)
     assert [day.drift.verdict for day in days] == ["no drift"] * 10
     assert [day.drift.rows for day in days] == [100, *[WINDOW] * 9]
 
@@ -57,10 +52,23 @@ def test_quiet_days_raise_no_alarm(world: World) -> None:
 def test_planted_change_is_found_within_500_requests(world: World) -> None:
     quiet = world.rest.sample(300, random_state=2)
     changed = quiet.assign(text=[f"{text} {text}" for text in quiet.text])
-    days = looks(world, pd.concat([quiet, changed, changed.iloc[:200]]), 100)
+    days = world.looks(pd.concat([quiet, changed, changed.iloc[:200]]), 100)
     verdicts = [day.drift.verdict for day in days]
     assert verdicts[:3] == ["no drift"] * 3
     assert "drift" in verdicts[3:8]
+
+
+def test_rare_labels_raise_no_alarm_and_a_rare_label_that_grows_does() -> None:
+    random = np.random.default_rng(0)
+    shares = np.array([0.55, *np.geomspace(0.08, 0.0003, 27)])
+    shares /= shares.sum()
+    reference = random.multinomial(5000, shares).tolist()
+    found = [_stability("answer", reference, random.multinomial(250, shares).tolist()).p_value for _ in range(1000)]
+    assert sum(p_value < 0.001 for p_value in found) < 8, "1 of 1000 is expected; without joined labels over 20"
+    grown = [160, *[0] * 26, 90]
+    measure = _stability("answer", reference, grown)
+    assert (measure.effect > measure.limit, measure.p_value < 1e-9) == (True, True)
+    assert _stability("answer", [5, 0], [0, 0]).p_value == 1.0
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from textmill.cli.main import app
 from textmill.errors import UserError
 from textmill.evaluation.reference import Reference, features, read_reference
-from textmill.serving.capture import _write_rows
+from textmill.serving.capture import write_rows
 
 pytestmark = pytest.mark.slow
 
@@ -175,7 +175,7 @@ def captured(folder: Path, batches: list[list[str]], first: datetime = datetime(
             for place, text in enumerate(texts)
         ]
         (folder / "requests").mkdir(parents=True, exist_ok=True)
-        _write_rows(folder / "requests", rows)
+        write_rows(folder / "requests", rows)
     return folder
 
 

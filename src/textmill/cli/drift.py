@@ -50,7 +50,7 @@ def drift(
     columns = columns_from(column)
     if (file is None) == (captured is None):
         raise UserError("give a file or --captured, and not both", where="textmill drift", fix="See --help")
-    folder = _folder(reference)
+    folder = exported_folder_of(reference)
     predictor = load_predictor(folder, "fp32")
     expected = read_reference(folder)
     if captured is not None:
@@ -120,7 +120,12 @@ def _over_time(
         raise Exit(REFUSED if newest.verdict == "drift" else INCONCLUSIVE)
 
 
-def _folder(reference: str) -> Path:
+def exported_folder_of(reference: str) -> Path:
+    """Return the exported folder of a version or alias; a folder is returned as it is.
+
+    Raises:
+        UserError: There is no such version.
+    """
     if Path(reference).is_dir():
         return Path(reference)
     from textmill.config.layout import find_layout

@@ -20,6 +20,7 @@ from textmill.cli.evaluate import evaluate
 from textmill.cli.generate import generate
 from textmill.cli.history import history
 from textmill.cli.init import init
+from textmill.cli.label import label
 from textmill.cli.lineage import lineage
 from textmill.cli.output import TextsCommand
 from textmill.cli.plan import plan
@@ -40,7 +41,7 @@ from textmill.errors import one_line_errors
 
 # In the order of use; `--help` shows them so.
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Make": (init, why, choose, tune, plan, summary, report, adopt, sync),
+    "Make": (init, why, choose, tune, plan, summary, report, adopt, label, sync),
     "Judge": (retrain, evaluate, winrate, compare, promote, rollback, history),
     "Serve": (predict, generate, serve, server),
     "Inspect": (lineage, verify, reproduce, card, drift, doctor),

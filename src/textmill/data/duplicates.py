@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pandas.util import hash_array
 
 from textmill.data.shingles import (
     MARKS,
@@ -270,6 +272,29 @@ def _count_across(
     for (one, two), count in zip(pairs.tolist(), counts.tolist(), strict=True):
         if one != two:
             duplicates.across[one, two] = duplicates.across.get((one, two), 0) + count
+
+
+def find_repetitions(texts: Sequence[str], threshold: float, shingle: int) -> NDArray[np.bool_]:
+    """Return a mask of the rows that an earlier row equals or nearly equals.
+
+    Args:
+        texts: Normalised texts, few enough for memory.
+        threshold: Minimum Jaccard similarity of near-duplicates.
+        shingle: Characters of a shingle.
+    """
+    counts, rank = ShingleCounts(), np.zeros(len(texts), np.uint8)
+    keys = hash_array(np.array(texts, object), categorize=False)
+    duplicates = find_exact(keys, keys, rank, np.ones(len(texts), bool))
+    rows = np.flatnonzero(~duplicates.exact)
+    different = [texts[row] for row in rows]
+    parts = list(batches(different))
+    for some in parts:
+        counts.add(shingle_hashes(different[some], shingle)[0])
+    with TemporaryDirectory() as folder:
+        index = NearIndex(Path(folder), len(texts), counts, threshold, shingle)
+        index.add((rows[some], prefixes(different[some], shingle, counts, threshold)) for some in parts)
+        find_near(duplicates, index, rank, _picker(texts))
+    return duplicates.exact | duplicates.near
 
 
 def find_similar(
