@@ -139,9 +139,10 @@ def _sentences(
         names = ", ".join(f"{other.name} (after {other.share:.0%} of its training)" for other in stopped)
         sentences.append(f"Stopped early and ranked by the last measurement: {names}.")
     if best.baseline and adopted is not None:
-        how = "does not train" if best.asked else "trains as a baseline in `evaluate` and does not export"
+        told = "does not train" if best.asked else "trains"
+        rest = "" if best.asked else " as a baseline in `evaluate` and does not export it"
         sentences.append(
-            f"The pipeline of this task {how} {best.name}; the best that it exports is {adopted.name}, "
+            f"The pipeline {told} {best.name}{rest}; the best that it exports is {adopted.name}, "
             f"{_quality(adopted, name)}."
         )
     return sentences
