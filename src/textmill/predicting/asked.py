@@ -41,6 +41,8 @@ def load_chat(folder: Path) -> TextContinuer:
     if (folder / "textmill.json").is_file():
         predictor: Any = load_predictor(folder)
         return predictor  # type: ignore[no-any-return]
+    import torch
+
     from textmill.config.sections.prepare import CleaningConfig
     from textmill.data.tokenizing import load_tokenizer
     from textmill.tasks.base import Task
@@ -57,7 +59,8 @@ def load_chat(folder: Path) -> TextContinuer:
         graphs={},
     )
     network: Any = task.build_network(Model.build(model), folder, exported.state)
-    return TextContinuer(exported, tokenizer, network.eval())
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return TextContinuer(exported, tokenizer, network.to(device or "cpu").eval())
 
 
 def ask(

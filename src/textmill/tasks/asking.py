@@ -19,7 +19,8 @@ Row = Mapping[str, Any]
 
 
 def _passage(row: Row) -> str:
-    found = read_answers(row["answers"], row["context"])
+    cell = row["answers"]  # a frame has NaN where it is empty
+    found = read_answers(cell if isinstance(cell, str) else None, row["context"])
     return found[0].text if found else REFUSAL
 
 
