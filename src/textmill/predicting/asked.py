@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textmill.config.sections.generation import GenerationConfig
+from textmill.errors import UserError
 from textmill.metrics.base import Outputs
 from textmill.models.base import Model
 from textmill.predicting.exported import ExportedModel
@@ -39,8 +40,10 @@ def load_chat(folder: Path) -> TextContinuer:
         UserError: The folder has neither, or its model has no chat template.
     """
     if (folder / "textmill.json").is_file():
-        predictor: Any = load_predictor(folder)
-        return predictor  # type: ignore[no-any-return]
+        predictor = load_predictor(folder)
+        if not (isinstance(predictor, TextContinuer) and getattr(predictor.task, "answers_prompt", False)):
+            raise UserError("not a chat model", where=str(folder), fix="Export one by `task: instruction_tuning`")
+        return predictor
     import torch
 
     from textmill.config.sections.prepare import CleaningConfig
@@ -75,11 +78,16 @@ def ask(
     `logits` (rows, choices) are the log-likelihoods of the possible answers, those of yes above no where the task
     scores pairs; `texts` are the answers where these are texts.
     """
-    conversations = [asking.conversation(row, examples) for row in frame.to_dict("records")]
+    conversations = [asking.conversation(row, examples) for row in records(frame)]
     if not asking.choices:
         return {TEXTS: np.array(_texts(model, conversations, most_tokens), dtype=object)}
     scores = _likelihoods(model, conversations, asking.choices)
     return {LOGITS: scores[:, 1:] - scores[:, :1] if asking.scores_pairs else scores}
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a frame by the names of its columns."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _texts(model: TextContinuer, conversations: Sequence[Messages], most_tokens: int) -> list[str]:

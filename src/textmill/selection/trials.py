@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from textmill.config.layout import Layout
 from textmill.config.sections.candidate import ChatConfig
@@ -19,7 +19,7 @@ from textmill.evaluation.evaluator import evaluator_of
 from textmill.fetching.pretrained import fetch_pretrained
 from textmill.metrics.bootstrap import Bootstrap, Interval, intervals, paired_test
 from textmill.models.base import Model
-from textmill.predicting.asked import ask, load_chat
+from textmill.predicting.asked import ask, load_chat, records
 from textmill.selection.candidates import Candidate
 from textmill.selection.halving import TrainingCost
 from textmill.selection.results import Rung, on_common_rows
@@ -262,9 +262,7 @@ class ChatTrial(Trial):
         columns = list(dict.fromkeys(["id", *self.task.text_columns, *self.task.target_columns, *columns]))
         train = prepared.frame("train", columns)
         rows = train.sample(n=min(chat.examples, len(train)), random_state=seed)
-        self.examples: list[dict[str, Any]] = [
-            {str(key): value for key, value in row.items()} for row in rows.to_dict("records")
-        ]
+        self.examples = records(rows)
         self._validation = _drawn(prepared.frame(SPLIT, columns), self.task.text_columns[0], chat.rows, seed)
 
     @property
