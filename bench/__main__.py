@@ -18,7 +18,11 @@ from bench import end_by_exception
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
-OTHER_PAGES = {"gate": ROOT / "docs" / "promotion.md", "scale": ROOT / "docs" / "scale.md"}
+OTHER_PAGES = {
+    "gate": ROOT / "docs" / "promotion.md",
+    "scale": ROOT / "docs" / "scale.md",
+    "assistant": ROOT / "docs" / "applications" / "assistant.md",
+}
 """Pages on which a benchmark's section stands in the text, between marks of the same form."""
 BENCHMARKS = {
     "pipeline": "The whole pipeline",
@@ -45,6 +49,7 @@ BENCHMARKS = {
     "gpu": "Language models on one GPU",
     "likelihood": "Memory of the loss: in chunks, and all logits at once",
     "packing": "Rows packed and padded, for a model of transformers",
+    "assistant": "One chat model compared with five specialists",
     "preferences": "Steps of preference tuning compared with instruction tuning",
     "best_fit": "Documents packed by best fit, and attention within them",
     "semantic": "Similarity on STS-B, and search compared with BM25",

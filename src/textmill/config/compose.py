@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -53,6 +54,7 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
         UserError: A file, key or value is invalid; the text has file, line, key, value and allowed values.
     """
     keep_references()
+    OmegaConf.register_new_resolver("experiment", partial(_experiment, layout), replace=True)
     params = _read_params(layout.params)
     if key := find_literal(params):
         raise _literal_secret(key, problems.locate_in_file(layout.params, key, layout.root))
@@ -84,6 +86,18 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
         raise problems.explain(error, sections, trace) from error
     trust(packages_in(sections))
     return config
+
+
+def _experiment(layout: Layout, name: str) -> dict[str, Any]:
+    """Return `source` and `prepare` of another experiment as `conf/` has it: the value of `${experiment:NAME}`.
+
+    Raises:
+        UserError: There is no such experiment.
+    """
+    _require_choice(layout, "experiment", name, ())
+    composed, _ = _compose(layout, _Overrides({"experiment": name}), {})
+    plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+    return {"source": plain["fetch"]["source"], "prepare": plain["prepare"]}
 
 
 def _literal_secret(key: Sequence[str], where: str) -> UserError:
