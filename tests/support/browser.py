@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from support.system_packages import require_package
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import BrowserContext, Page
+
     from support.team_server import TeamServer
 
 CHROMIUM = "/usr/bin/chromium"
@@ -27,13 +28,13 @@ _FLAGS = (
 
 
 @contextmanager
-def opened(address: str, profile: Path, **options: Any) -> Iterator[Page]:
-    """A page of a new browser that can reach one server and nothing else."""
+def browser(reached: str, profile: Path, **options: Any) -> Iterator[BrowserContext]:
+    """A new browser that can reach addresses with this beginning and nothing else."""
     require_package("chromium", CHROMIUM)
     from playwright.sync_api import Route, sync_playwright
 
     def only_the_server(route: Route) -> None:
-        if route.request.url.startswith(address):
+        if route.request.url.startswith(reached):
             route.continue_()
         else:
             route.abort()
@@ -46,9 +47,7 @@ def opened(address: str, profile: Path, **options: Any) -> Iterator[Page]:
             **options,
         )
         context.route("**/*", only_the_server)
-        page = context.pages[0]
-        page.goto(address)
-        yield page
+        yield context
         context.close()
 
 
@@ -57,7 +56,9 @@ def signed_in(server: TeamServer, user: str, profile: Path) -> Iterator[Page]:
     """A page of MLflow in a new browser, signed in as a user."""
     login = {"username": user, "password": server.password(user)}
     viewport = {"width": 1600, "height": 800}
-    with opened(server.address, profile, http_credentials=login, viewport=viewport) as page:
+    with browser(server.address, profile, http_credentials=login, viewport=viewport) as context:
+        page = context.pages[0]
+        page.goto(server.address)
         page.get_by_text("Model training", exact=True).first.click()
         page.locator("[data-component-id='mlflow.assistant.chat_panel.close']").click()
         yield page

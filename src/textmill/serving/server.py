@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,10 +62,13 @@ def serve(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     metrics = ServingMetrics()
 
+    loading = threading.Lock()  # transformers cannot be imported by two threads at once
+
     def watch(source: ModelSource) -> Watcher:
         def load(version: str) -> LoadedModel:
             fetched = source.fetch(version)
-            return load_model(fetched, settings.precision, settings.batch_tokens, settings.engine, settings.workers)
+            with loading:
+                return load_model(fetched, settings.precision, settings.batch_tokens, settings.engine, settings.workers)
 
         return Watcher(source, load, metrics, settings.poll_seconds)
 

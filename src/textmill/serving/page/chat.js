@@ -40,7 +40,7 @@ export function startChat(models) {
 function lay(models) {
   const sections = layColumns(models, copy);
   columns = models.map((model, place) => {
-    const log = element("div", {role: "log", tabIndex: -1});
+    const log = element("div", {role: "log", tabIndex: 0});
     log.setAttribute("aria-label", "Conversation");
     sections[place].append(log);
     return {model, log, section: sections[place], turns: []};
@@ -75,24 +75,26 @@ async function send() {
   const field = at("text");
   const text = chats ? field.value.trim() : field.value;
   if (!text.trim()) return;
+  running = new AbortController();
+  show(running);
   try {
     parameters();
     await follow();
+    say("");
+    if (chats) field.value = "";
+    const answered = await Promise.all(columns.map((column) => answer(column, text, running.signal)));
+    if (chats && !answered.some(Boolean) && !field.value) field.value = text;
   } catch (error) {
     say("Error: " + error.message);
-    return;
   }
-  say("");
-  running = new AbortController();
-  at("stop").hidden = false;
-  at("send").disabled = true;
-  if (chats) field.value = "";
-  const answered = await Promise.all(columns.map((column) => answer(column, text, running.signal)));
-  if (chats && !answered.some(Boolean) && !field.value) field.value = text;
   running = undefined;
-  at("stop").hidden = true;
-  at("send").disabled = false;
+  show(running);
   field.focus();
+}
+
+function show(busy) {
+  at("stop").hidden = !busy;
+  at("send").disabled = Boolean(busy);
 }
 
 /** Follow the server to a new champion; conversations go on with it. */
@@ -130,7 +132,7 @@ async function answer(column, text, signal) {
       first ??= performance.now();
       said += piece;
       shown.append(piece);
-      theirs.scrollIntoView({block: "nearest"});
+      column.log.scrollTop = column.log.scrollHeight;
     }
   } catch (error) {
     if (error.name !== "AbortError") shown.append(element("span", {className: "error", textContent: "Error: " + error.message}));
@@ -167,7 +169,7 @@ function told(usage, finish, first, whole) {
   }
   if (first) parts.push("first after " + seconds(first));
   if (finish === "stopped") parts.push("stopped");
-  if (finish === "length") parts.push("cut at the most tokens");
+  if (finish === "length") parts.push("cut at the token limit");
   return parts.join(" · ");
 }
 
