@@ -28,7 +28,7 @@ from support.untrained_chat import export_untrained
 from support.untrained_tasks import SENTENCES, export_untrained_task
 
 from textmill.config.layout import Layout
-from textmill.files import read_json, write_json
+from textmill.files import read_json, sha256_file, write_json
 from textmill.predicting.exported import write_manifest
 from textmill.serving.application import Service, build_application
 from textmill.serving.loading import FolderSource, load_model
@@ -221,10 +221,9 @@ def test_stop_ends_the_generation_on_the_server(server: Server, visit: Visit) ->
     assert "textmill_requests_in_progress 1.0" in metrics  # this one
 
 
-def test_server_with_a_token_shows_nothing_before_it(models: tuple[Path, Path], visit: Visit, tmp_path: Path) -> None:
-    environment = {"TEXTMILL_TOKEN": TOKEN}
-    with served(models[0].parent, tmp_path / "log", str(models[0]), **environment) as guarded:
-        page = visit(guarded.port)
+def test_server_with_a_token_shows_nothing_before_it(models: tuple[Path, Path], visit: Visit) -> None:
+    with serving(models[0], token=TOKEN) as port:
+        page = visit(port)
         page.get_by_text("This server wants its token.").wait_for()
         assert page.locator("#columns > section").count() == 0 and str(models[0]) not in page.content()
         for given, told in (("wrong" * 5, "The token is wrong."), (TOKEN, "")):
@@ -239,7 +238,7 @@ def test_server_with_a_token_shows_nothing_before_it(models: tuple[Path, Path], 
         assert (
             page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])") == '[{},{},""]'
         )
-        given = {**os.environ, **environment}
+        given = {**os.environ, "TEXTMILL_TOKEN": TOKEN}
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=given)
         assert done.stdout.removesuffix("\n") == answer, done.stderr
 
@@ -268,8 +267,9 @@ def test_page_fits_a_phone_follows_dark_mode_and_names_its_fields(server: Server
     assert {"text", "send", "clear", "Parameters", "temperature", "seed", "schema"} <= visited
 
 
-def test_policy_of_the_page_runs_no_foreign_or_inline_script(server: Server, visit: Visit) -> None:
-    page = visit(server.port)
+def test_policy_of_the_page_runs_no_foreign_or_inline_script(server: Server, chromium: BrowserContext) -> None:
+    page = chromium.new_page()
+    page.goto(f"http://127.0.0.1:{server.port}/")
     columns(page)
     attack = """() => new Promise((done) => {
         const told = [];
@@ -285,14 +285,14 @@ def test_policy_of_the_page_runs_no_foreign_or_inline_script(server: Server, vis
     })"""
     told = page.evaluate(attack)
     assert {"img-src", "script-src-elem", "style-src-attr"} <= set(told) and page.title() == "Textmill"
-    page.evaluate("document.querySelectorAll('img').forEach((each) => each.remove())")
+    page.close()
 
 
 # -- other tasks -----------------------------------------------------------------------------
 
 
 @contextmanager
-def serving(*folders: Path, **options: Any) -> Iterator[int]:
+def serving(*folders: Path, token: str | None = None, **options: Any) -> Iterator[int]:
     """A server of these models in this process: what a page shows does not depend on it, and it starts faster."""
     settings, metrics = ServeSettings(port=0, **options), ServingMetrics()
     watchers = []
@@ -303,7 +303,7 @@ def serving(*folders: Path, **options: Any) -> Iterator[int]:
         watchers.append(watcher)
     service = Service(settings, watchers[0], metrics, None, *watchers[1:])
     listening = listen(settings.host, settings.port)
-    server = DrainingServer(uvicorn.Config(build_application(service), log_level="warning"), service.traffic, 5)
+    server = DrainingServer(uvicorn.Config(build_application(service, token), log_level="warning"), service.traffic, 5)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -347,8 +347,8 @@ def test_classification_shows_bars_and_what_each_word_adds(exported: Callable[[s
     with serving(exported("text_classification"), max_inputs=2) as port:
         page = visit(port)
         page.get_by_role("button", name="Example 1").click()
-        assert page.get_by_label("text").input_value() == "I love this product"
-        page.get_by_label("text").fill(text)
+        assert page.get_by_label("text", exact=True).input_value() == "I love this product"
+        page.get_by_label("text", exact=True).fill(text)
         output = answer_of(page, "Answer and explain")
         answer = predicted(port, text)
         assert bars(output) == pytest.approx(answer["probabilities"])
@@ -373,7 +373,7 @@ def test_classification_shows_bars_and_what_each_word_adds(exported: Callable[[s
 def test_several_labels_and_numbers_with_their_interval(exported: Callable[[str], Path], visit: Visit) -> None:
     with serving(exported("multi_label_classification")) as port:
         page = visit(port)
-        page.get_by_label("text").fill("superb film")
+        page.get_by_label("text", exact=True).fill("superb film")
         output = answer_of(page, "Answer and explain")
         answer = predicted(port, "superb film")
         assert bars(output) == pytest.approx(answer["probabilities"])
@@ -381,7 +381,7 @@ def test_several_labels_and_numbers_with_their_interval(exported: Callable[[str]
         assert sorted(chosen) == sorted(f"{label} ✓" for label in answer["labels"])
     with serving(exported("regression")) as port:
         page = visit(port)
-        page.get_by_label("text").fill("superb film")
+        page.get_by_label("text", exact=True).fill("superb film")
         output = answer_of(page)
         answer = predicted(port, "superb film")
         told = [f"{answer[name]:.4g}" for name in ("value", "low", "high")]
@@ -393,7 +393,7 @@ def test_entities_passages_and_sentences_are_marked_in_the_text(exported: Callab
     text = "\U0001f33e The <i>Empire</i> State Building was opened"  # positions count characters, not units of UTF-16
     with serving(exported("token_classification")) as port:
         page = visit(port)
-        page.get_by_label("text").fill(text)
+        page.get_by_label("text", exact=True).fill(text)
         output = answer_of(page)
         entities = predicted(port, text)["entities"]
         assert entities and marks(output) == [entity["text"] for entity in entities]
@@ -401,14 +401,14 @@ def test_entities_passages_and_sentences_are_marked_in_the_text(exported: Callab
     with serving(exported("question_answering")) as port:
         page = visit(port)
         page.get_by_role("button", name="Example 2").click()
-        assert page.get_by_label("question").input_value() == "Who owns the mill?"
-        context = "\U0001f33e " + page.get_by_label("context").input_value()
-        page.get_by_label("context").fill(context)
+        assert page.get_by_label("question", exact=True).input_value() == "Who owns the mill?"
+        context = "\U0001f33e " + page.get_by_label("context", exact=True).input_value()
+        page.get_by_label("context", exact=True).fill(context)
         answer = predicted(port, {"question": "Who owns the mill?", "context": context})
         assert answer["answer"] and marks(answer_of(page)) == [answer["answer"]]
     with serving(exported("extractive_summarisation")) as port:
         page = visit(port)
-        page.get_by_label("text").fill(SENTENCES)
+        page.get_by_label("text", exact=True).fill(SENTENCES)
         assert marks(answer_of(page)) == predicted(port, SENTENCES)["sentences"]
 
 
@@ -431,13 +431,29 @@ def test_pairs_are_compared_and_lines_are_sorted(exported: Callable[[str], Path]
 
 def test_text_is_translated_by_two_models_and_an_error_is_told(exported: Callable[[str], Path], visit: Visit) -> None:
     first = exported("translation")
-    with serving(first, max_characters=30) as port:
+    second = first.parent / "shorter"
+    shutil.copytree(first, second)
+    described = read_json(second / "textmill.json")
+    described["task"]["generation"]["max_new_tokens"] = 5
+    write_json(second / "textmill.json", described)
+    write_manifest(second)
+    with serving(first, second, max_characters=30) as port:
         page = visit(port)
-        page.get_by_label("text").fill("a dog runs")
-        assert answer_of(page).locator(".large").text_content() == predicted(port, "a dog runs")["translation"]
-        page.get_by_label("text").fill("a dog runs " * 9)
+        page.get_by_label("text", exact=True).fill("a dog runs")
+        answer_of(page)
+        page.locator(".output small", has_text="answered in").nth(1).wait_for()
+        shown = [each.text_content() or "" for each in page.locator(".output .large").all()]
+        for model, text in zip((first, second), shown, strict=True):
+            name = {"X-Textmill-Model": sha256_file(model / "manifest.json"), "Content-Type": "application/json"}
+            answer = ask(port, "POST", "/predict", b'{"input": "a dog runs"}', name)
+            assert answer.headers["x-textmill-model"] == name["X-Textmill-Model"]
+            assert answer.json()["output"]["translation"] == text
+        assert len(shown[0]) > len(shown[1])
+        wrong = {"X-Textmill-Model": "other", "Content-Type": "application/json"}
+        assert ask(port, "POST", "/predict", b'{"input": "a dog runs"}', wrong).status == 404
+        page.get_by_label("text", exact=True).fill("a dog runs " * 9)
         page.get_by_role("button", name="Answer", exact=True).click()
-        page.get_by_text("Error: input 1 has 99 characters, more than 30").wait_for()
+        page.get_by_text("Error: input 1 has 99 characters, more than 30").last.wait_for()
 
 
 def test_language_model_continues_a_text_as_it_is(exported: Callable[[str], Path], visit: Visit) -> None:

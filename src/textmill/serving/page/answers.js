@@ -32,7 +32,9 @@ export function shown(answer, given) {
     }
   }
   const others = Object.entries(left).filter(([name]) => !(name === "probability" && answer.probabilities));
-  return element("div", {}, ...others.map(([name, value]) => plainly(name, value)), ...parts);
+  const [texts, numbers] = [false, true].map((wanted) => others.filter(([, value]) => (typeof value === "number") === wanted));
+  const lines = (entries) => entries.map(([name, value]) => plainly(name, value));
+  return element("div", {}, ...lines(texts), ...parts, ...lines(numbers));
 }
 
 function plainly(name, value) {
@@ -140,7 +142,7 @@ export function explained(text, words, answer, others) {
   const most = element("small");
   const draw = () => {
     const gains = others.map((other) => answer.probabilities[choice.value] - other.probabilities[choice.value]);
-    const signed = (gain) => (gain > 0 ? "+" : "") + gain.toFixed(3);
+    const signed = (gain) => (gain < -0.0005 ? "" : "+") + (gain < 0 && gain > -0.0005 ? 0 : gain).toFixed(3);
     const largest = Math.max(0.01, ...gains.map(Math.abs));
     let end = 0;
     line.replaceChildren();
