@@ -152,7 +152,11 @@ def _beside(source: ModelSource, other: str | None) -> ModelSource | None:
 
     if other is not None and isinstance(source, RegisteredSource) and not {*"/."} & {*other}:
         other = _other(source.name, other)
-    return _source(other) if other is not None else None
+    if other is None:
+        return None
+    found = _source(other)
+    found.latest()  # refuses one that is not there before the server listens
+    return found
 
 
 def _other(name: str, version: str) -> str:
