@@ -32,7 +32,7 @@ def main() -> None:
         names = ("smollm2-float32", "--beside", "smollm2-q4_1")
         with served(root, root / "log", *names) as server, browser("http://127.0.0.1:", root / "profile") as context:
             page = context.new_page()
-            page.set_viewport_size(SIZE)  # type: ignore[arg-type]
+            page.set_viewport_size(SIZE)
             page.goto(f"http://127.0.0.1:{server.port}/")
             page.get_by_text("Parameters", exact=True).click()
             page.locator("#temperature").fill("0")

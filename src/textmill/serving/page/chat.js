@@ -23,7 +23,8 @@ export function startChat(models) {
     if (!running) send();
   });
   field.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing || !chats) return;
+    const sends = chats ? !event.shiftKey : event.ctrlKey || event.metaKey;
+    if (event.key !== "Enter" || !sends || event.isComposing) return;
     event.preventDefault();
     at("form").requestSubmit();
   });
@@ -113,7 +114,7 @@ async function answer(column, text, signal) {
   const note = element("small");
   const kept = column.turns;
   const mine = element("article", {className: "user"}, element("h3", {textContent: "You"}), element("p", {className: "text", textContent: text}));
-  const theirs = element("article", {}, element("h3", {textContent: column.model.alias || "Model"}), shown, note);
+  const theirs = element("article", {}, element("h3", {textContent: [column.model.alias || "model", column.model.version].join(" ")}), shown, note);
   column.log.append(...(chats ? [mine, theirs] : [theirs]));
   if (!chats) shown.append(element("span", {className: "note", textContent: text}));
   column.log.setAttribute("aria-busy", "true");
@@ -176,7 +177,7 @@ function told(usage, finish, first, whole) {
 /** Copy the request of the draft; without one, that of the last answer. */
 function copy(place, kind) {
   const column = columns[place];
-  const draft = at("text").value.trim();
+  const draft = chats ? at("text").value.trim() : at("text").value;
   const asked = column.turns.at(-2)?.content ?? "";
   try {
     const body = draft || !asked ? bodyOf(column, column.turns, draft || "…") : bodyOf(column, column.turns.slice(0, -2), asked);

@@ -19,7 +19,7 @@ export function startTask(served, description) {
   record = input.anyOf ? input.anyOf.find((each) => each.type === "object") : input;
   plain = (input.anyOf ?? []).some((each) => each.type === "string");
   for (const [name, shape] of Object.entries(record.properties)) {
-    const field = element("textarea", {id: "field-" + name, rows: 3, required: record.required.includes(name)});
+    const field = element("textarea", {id: "field-" + name, rows: 3, required: record.required?.includes(name) ?? false});
     const json = shape.type === "string" ? "" : " (JSON)";
     at("fields").append(element("label", {htmlFor: field.id, textContent: readable(name) + json}), field);
   }
