@@ -62,7 +62,8 @@ def export_model(root: Path, gguf: tuple[str, ...]) -> Path:
     layout.root.mkdir()
     source = {"_target_": "textmill.fetching.sources.files.FilesSource"}
     fetch_pretrained(FetchConfig.model_validate({"source": source, **SMOLLM2}), layout)
-    return export_untrained(layout, max_new_tokens=NEW, gguf=gguf)
+    exported: Path = export_untrained(layout, max_new_tokens=NEW, gguf=gguf)
+    return exported
 
 
 def free_port() -> int:
@@ -186,7 +187,8 @@ def measure(folder: Path, cores: int, requests: dict[int, int]) -> None:
                 told = "-" if np.isnan(between) else f"{between:.0f}"
                 print(f"| {name} | {clients} | {speed:.0f} | {first:.2f} | {told} |", flush=True)
     torch.set_num_threads(cores)
-    network: Any = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
+    network: Any = AutoModelForCausalLM.from_pretrained(checkpoint)
+    network.eval()
     batch = torch.tensor([prompt[: min(map(len, prompts[:16]))] for prompt in prompts[:16]])
     with torch.inference_mode():
         started = time.perf_counter()

@@ -56,7 +56,7 @@ def evaluate(
     names = [model or "data/exported/model", *([against] if against else [])]
     options: dict[str, Any] = {"shots": few_shot, "limit": limit, "chat": chat}
     runs = [run_suite(suite, load_harness_model(name), **options) for name in (model, *names[1:])]
-    gains = compare_runs(*runs, bootstrap, margin) if against else []
+    gains = compare_runs(runs[0], runs[1], bootstrap, margin) if against else []
     if output is not None:
         lines = [
             json.dumps({"model": name, **record}, default=str, ensure_ascii=False)

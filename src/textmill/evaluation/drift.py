@@ -239,9 +239,9 @@ def _divergence(
     if texts is not None:
         effect_of_texts = _design_effect(texts, known)
         random = np.random.default_rng(1)
-        draws = random.multinomial(max(1, round(total / effect_of_texts)), expected, _DRAWS) + 0.0
-        draws /= draws.sum(axis=1, keepdims=True)
-        drawn = random.multinomial(max(1, round(then.sum() / effect_of_texts)), expected, _DRAWS) + 0.0
+        counts = random.multinomial(max(1, round(total / effect_of_texts)), expected, _DRAWS)
+        draws = counts / counts.sum(axis=1, keepdims=True)
+        drawn = random.multinomial(max(1, round(then.sum() / effect_of_texts)), expected, _DRAWS)
         chance = _jensen_shannon(drawn / drawn.sum(axis=1, keepdims=True), draws)
     else:
         chance = _jensen_shannon(expected, draws)

@@ -172,7 +172,9 @@ def write_gguf_files(
     tokenizer = load_tokenizer(prepared.tokenizer_folder)
     taken = sample(task, prepared, tokenizer)
     ends = {prepared.state["end_of_text"], *prepared.state.get("end_ids", ())}
-    files, numbers, told = {}, {}, []
+    files: dict[str, str] = {}
+    numbers: dict[str, float] = {}
+    told: list[str] = []
     for kind in config.gguf:
         name = f"model-{kind}.gguf"
         write_gguf(target / CHECKPOINT_FOLDER, kind, target / name, config.title)

@@ -38,8 +38,10 @@ class ContinuerModel(HFLM):  # type: ignore[misc]
             tokenizer.eos_token = tokenizer.convert_ids_to_tokens(int(continuer.exported.state["end_of_text"]))
         self.continuer = continuer
         # All that the harness reads of a loaded model
+        config: Any = PreTrainedConfig()
+        config.max_position_embeddings = continuer.model.architecture.max_length
         described = SimpleNamespace(
-            config=PreTrainedConfig(max_position_embeddings=continuer.model.architecture.max_length),
+            config=config,
             device=continuer.model.output_weight.device,
             name_or_path=str(folder),
         )
