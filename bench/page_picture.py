@@ -1,10 +1,12 @@
 """Take the picture of the server's page: SmolLM2-135M in float32 by PyTorch, beside its 4-bit file by llama.cpp.
 
-Usage: `python -m bench.page_picture`. Writes `docs/chat.png`. It needs Debian's Chromium, which it installs as root.
+Usage: `python -m bench.page_picture [FOLDER]`. Writes `docs/chat.png`. Without an exported folder that has a q4_1 file,
+it exports one. It needs Debian's Chromium, which it installs as root.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 import tempfile
@@ -23,12 +25,18 @@ def main() -> None:
 
     from textmill.predicting.exported import read_specification, write_manifest, write_specification
 
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", help="exported folder with a q4_1 file")
+    given = parser.parse_args().folder
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        small = shutil.move(export_model(root / "project", ("q4_1",)), root / "smollm2-q4_1")
-        large = shutil.copytree(small, root / "smollm2-float32", ignore=shutil.ignore_patterns("*.gguf"))
-        write_specification(large, read_specification(large).model_copy(update={"gguf": {}}))
-        write_manifest(large)
+        exported = given or export_model(root / "project", ("q4_1",))
+        files = read_specification(exported).gguf
+        for name, kept in (("smollm2-float32", {}), ("smollm2-q4_1", {"q4_1": files["q4_1"]})):
+            others = shutil.ignore_patterns(*({*files.values()} - {*kept.values()}))
+            folder = shutil.copytree(exported, root / name, ignore=others)
+            write_specification(folder, read_specification(folder).model_copy(update={"gguf": kept}))
+            write_manifest(folder)
         names = ("smollm2-float32", "--beside", "smollm2-q4_1")
         with served(root, root / "log", *names) as server, browser("http://127.0.0.1:", root / "profile") as context:
             page = context.new_page()

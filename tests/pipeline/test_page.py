@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -267,6 +268,33 @@ def test_page_fits_a_phone_follows_dark_mode_and_names_its_fields(server: Server
     assert {"text", "send", "clear", "Parameters", "temperature", "seed", "schema"} <= visited
 
 
+def test_axe_finds_no_barrier_in_chats_and_forms(
+    server: Server, exported: Callable[[str], Path], visit: Visit
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe, the oracle, is missing").Axe()
+
+    def barriers(page: Page) -> list[tuple[str, str]]:
+        found = []
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            for one in axe.run(page).response["violations"]:
+                found += [(f"{scheme} {one['id']}", node["html"]) for node in one["nodes"]]
+        return found
+
+    page = visit(server.port)
+    columns(page)
+    open_parameters(page, max_tokens=3)
+    send(page, "who are you")
+    assert barriers(page) == []
+    columns(page)[0].get_by_role("button", name="Copy as curl").click()
+    assert barriers(page) == []
+    with serving(exported("text_classification")) as port:
+        page = visit(port)
+        page.get_by_label("text", exact=True).fill("a dog runs")
+        answer_of(page, "Answer and explain")
+        assert barriers(page) == []
+
+
 def test_policy_of_the_page_runs_no_foreign_or_inline_script(server: Server, chromium: BrowserContext) -> None:
     page = chromium.new_page()
     page.goto(f"http://127.0.0.1:{server.port}/")
@@ -315,7 +343,7 @@ def serving(*folders: Path, token: str | None = None, **options: Any) -> Iterato
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    return lambda kind: export_untrained_task(kind, tmp_path_factory.mktemp(kind) / "project")
+    return cache(lambda kind: export_untrained_task(kind, tmp_path_factory.mktemp(kind) / "project"))
 
 
 def predicted(port: int, value: Any) -> dict[str, Any]:
