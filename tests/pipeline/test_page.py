@@ -268,9 +268,7 @@ def test_page_fits_a_phone_follows_dark_mode_and_names_its_fields(server: Server
     assert {"text", "send", "clear", "Parameters", "temperature", "seed", "schema"} <= visited
 
 
-def test_axe_finds_no_barrier_in_chats_and_forms(
-    server: Server, exported: Callable[[str], Path], visit: Visit
-) -> None:
+def test_axe_finds_no_barrier_in_chats_and_forms(server: Server, exported: Callable[[str], Path], visit: Visit) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe, the oracle, is missing").Axe()
 
     def barriers(page: Page) -> list[tuple[str, str]]:
