@@ -170,6 +170,41 @@ def test_challenger_that_hangs_holds_no_client_and_no_shutdown(
     assert "all accepted requests were answered" in server.log.read_text()
 
 
+def test_challenger_beside_the_champion_answers_by_name_and_both_aliases_are_followed(
+    project: Layout, tmp_path: Path
+) -> None:
+    challenge(project, SWAPPED)
+    with served(project.root, tmp_path / "log", "--beside", "challenger", "--poll-seconds", "0.2") as server:
+
+        def listed() -> dict[str, str]:
+            return {one["id"]: one["alias"] for one in ask(server.port, "GET", "/v1/models").json()["data"]}
+
+        def label(**headers: str) -> tuple[str, str]:
+            answer = post(server, "/predict", {"input": "great film"}, **headers)
+            return answer.headers["x-textmill-model"], answer.json()["output"]["label"]
+
+        assert listed() == {f"{NAME}/1": "champion", f"{NAME}/{SWAPPED}": "challenger"}
+        first, other = label(), label(**{"X-Textmill-Model": f"{NAME}/{SWAPPED}"})
+        assert (first[0], other[0]) == (f"{NAME}/1", f"{NAME}/{SWAPPED}") and first[1] != other[1]
+        assert label(**{"X-Textmill-Model": NAME}) == first
+        assert server.metric("textmill_model_info") == 2
+        challenge(project, "2")
+        server.until(f"serving {NAME} version 2 instead of {NAME} version {SWAPPED}")
+        assert listed() == {f"{NAME}/1": "champion", f"{NAME}/2": "challenger"}
+        sent = {"Content-Type": "application/json", "X-Textmill-Model": f"{NAME}/{SWAPPED}"}
+        gone = ask(server.port, "POST", "/predict", b'{"input": "great"}', sent)
+        assert gone.status == 404 and f"this server has '{NAME}/1', '{NAME}/2'" in gone.json()["error"]
+        store(project).set_registered_model_alias(NAME, "champion", "2")
+        server.until(f"serving {NAME} version 2 instead of {NAME} version 1")
+        assert listed() == {f"{NAME}/2": "champion"}  # one model, not twice
+        assert server.metric("textmill_model_info") == 1
+    store(project).delete_registered_model_alias(NAME, "challenger")
+    none = textmill("serve", "--port", "0", "--beside", "challenger", cwd=project.root)
+    assert none.returncode == 1 and f"{NAME} has no challenger yet" in none.stderr and "Traceback" not in none.stderr
+    folder = textmill("serve", str(project.exported / "model"), "--beside", "none/here", cwd=project.root)
+    assert folder.returncode == 1 and "none/here: no such folder" in folder.stderr
+
+
 def test_trial_that_cannot_be_compared_is_refused_in_one_line(project: Layout) -> None:
     def refused(*arguments: str) -> str:
         ended = textmill("serve", "--port", "0", *arguments, cwd=project.root)

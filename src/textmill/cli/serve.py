@@ -94,6 +94,9 @@ def serve(
     trial_seconds: Annotated[
         float, _trying("Time in which the challenger must answer a request; else it counts as an error.", min=0.1)
     ] = 10.0,
+    beside: Annotated[
+        str | None, _trying("Version, alias or folder served too, by its name; the page at / asks both.")
+    ] = None,
     as_json: Annotated[
         bool, Option("--json", help="Print one JSON document with the address once the server listens.")
     ] = False,
@@ -121,7 +124,7 @@ def serve(
     announce = _announce if as_json else lambda _: None
     source = _source(address or model)
     trial = _trial(source, shadow, canary)
-    run(source, ServeSettings(**options), read_token(token_file), announce, trial)
+    run(source, ServeSettings(**options), read_token(token_file), announce, trial, _beside(source, beside))
 
 
 def _trial(source: ModelSource, shadow: str | None, canary: str | None) -> TrialPlan | None:
@@ -140,11 +143,28 @@ def _trial(source: ModelSource, shadow: str | None, canary: str | None) -> Trial
     if not isinstance(source, RegisteredSource):
         fix = "Serve a registered model, such as models:/NAME@champion"
         raise UserError("a folder has no challenger", where=f"--{kind}", fix=fix)
-    name = shadow or "challenger"
     layout = find_layout()
-    address = f"models:/{source.name}/{name}" if name.isdigit() else f"models:/{source.name}@{name}"
     records = TakeBacks(source.name, kind, layout)
-    return plan_trial(kind, share, source, RegisteredSource(address, layout), records.record, records.refuse)
+    other = RegisteredSource(_other(source.name, shadow or "challenger"), layout)
+    return plan_trial(kind, share, source, other, records.record, records.refuse)
+
+
+def _beside(source: ModelSource, other: str | None) -> ModelSource | None:
+    """Return the source of the model that is served too."""
+    from textmill.registry.versions.registered_source import RegisteredSource
+
+    if other is not None and isinstance(source, RegisteredSource) and not {*"/."} & {*other}:
+        other = _other(source.name, other)
+    if other is None:
+        return None
+    found = _source(other)
+    found.latest()  # refuses one that is not there before the server listens
+    return found
+
+
+def _other(name: str, version: str) -> str:
+    """Return the address of another version of a model, by its number or alias."""
+    return f"models:/{name}/{version}" if version.isdigit() else f"models:/{name}@{version}"
 
 
 def _share(text: str) -> float:

@@ -155,6 +155,7 @@ def scored_tokens(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 class LlamaCppContinuer(TextContinuer):
     """A `TextContinuer` that computes with llama.cpp; it has no PyTorch network and no `outputs`."""
 
+    engine_name = "llama.cpp"
     concurrent = PARALLEL
 
     def __init__(self, exported: ExportedModel, folder: Path, file: str, threads: int | None = None) -> None:

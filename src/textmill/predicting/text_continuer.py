@@ -59,6 +59,7 @@ class Piece:
 class TextContinuer(Predictor):
     """An exported language model, in evaluation mode, that continues prompts (see `ContinuesText`)."""
 
+    engine_name = "pytorch"
     concurrent = 2
     """Generations that a server runs at a time unless it is told otherwise."""
 

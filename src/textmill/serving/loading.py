@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,12 +28,14 @@ class Identity:
         version: Version in the registry; empty for a plain folder.
         manifest_sha256: Digest of `manifest.json`, which contains the digests of all other files.
         commit: The git commit it was built from, if known.
+        alias: The alias by which it was found, if any; not a part of the identity.
     """
 
     name: str
     version: str
     manifest_sha256: str
     commit: str | None = None
+    alias: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"{self.name} version {self.version}" if self.version else self.name

@@ -12,6 +12,7 @@ import struct
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from fastapi import FastAPI, Request
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from textmill.predicting.text_continuer import Piece, TokenScore
     from textmill.serving.batching import MicroBatcher
     from textmill.serving.limits import BodyMemory
-    from textmill.serving.loading import LoadedModel
+    from textmill.serving.loading import Identity, LoadedModel
     from textmill.serving.settings import ServeSettings
     from textmill.serving.streaming import GenerationPool
 
@@ -49,8 +50,11 @@ class Shared(Protocol):
     generations: GenerationPool
     bodies: BodyMemory
 
-    def model(self) -> LoadedModel:
-        """Return the current model; raise a 503 `RequestError` while there is none."""
+    def models(self) -> list[LoadedModel]:
+        """Return the current models; raise a 503 `RequestError` while one is not loaded."""
+
+    def model(self, name: str | None = None) -> LoadedModel:
+        """Return the current model, or the one of a name; raise a 404 `RequestError` for another name."""
 
 
 @runtime_checkable
@@ -256,18 +260,17 @@ class OpenAIEndpoints:
         self._created = int(time.time())
 
     async def models(self) -> Response:
-        """List the served model."""
-        return _json({"object": "list", "data": [self._entry(self._service.model())]})
+        """List the served models."""
+        return _json({"object": "list", "data": [self._entry(model) for model in self._service.models()]})
 
     async def model(self, request: Request) -> Response:
-        """Describe the served model."""
-        model = self._named(request.path_params["name"])
-        return _json(self._entry(model))
+        """Describe a served model."""
+        return _json(self._entry(self._service.model(request.path_params["name"])))
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
         body = await self._body(request, _ChatBody)
-        model = self._named(body.model)
+        model = self._service.model(body.model)
         generator = _generator(model)
         if _CHAT_STATE not in generator.exported.state:
             raise RequestError(404, f"{model.identity} has no chat template; use /v1/completions")
@@ -280,7 +283,7 @@ class OpenAIEndpoints:
     async def complete(self, request: Request) -> Response:
         """Continue a text as it is, without a chat template."""
         body = await self._body(request, _CompletionBody)
-        model = self._named(body.model)
+        model = self._service.model(body.model)
         prompt: Any = body.prompt
         if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
             prompt = prompt[0]
@@ -294,7 +297,7 @@ class OpenAIEndpoints:
         """Return the vector of each text."""
         service = self._service
         body = await self._body(request, _EmbeddingBody)
-        model = self._named(body.model)
+        model = service.model(body.model)
         texts = [body.input] if isinstance(body.input, str) else body.input
         if not texts:
             raise RequestError(400, "input: send at least one text")
@@ -354,15 +357,18 @@ class OpenAIEndpoints:
             said = "is not a parameter that this server knows" if first["type"] == "extra_forbidden" else first["msg"]
             raise RequestError(400, f"{place}: {said}") from None
 
-    def _named(self, name: str | None) -> LoadedModel:
-        """Return the served model; 404 if the request names another."""
-        model = self._service.model()
-        if name and name not in (_name(model), model.identity.name):
-            raise RequestError(404, f"the model {name!r} is not served here; this server has {_name(model)!r}")
-        return model
-
     def _entry(self, model: LoadedModel) -> dict[str, Any]:
-        return {"id": _name(model), "object": "model", "created": self._created, "owned_by": "textmill"}
+        """Return OpenAI's fields, and what a page must know to use the model."""
+        identity, predictor = model.identity, model.predictor
+        entry = {"id": _name(model), "object": "model", "created": self._created, "owned_by": "textmill"}
+        entry |= {"version": identity.version, "alias": identity.alias, "manifest_sha256": identity.manifest_sha256}
+        entry |= {"task": predictor.task.name, "engine": getattr(predictor, "engine_name", ""), "paths": ["/predict"]}
+        if isinstance(predictor, TokenGenerator):
+            entry["paths"] += ["/v1/completions"]
+            entry["paths"] += ["/v1/chat/completions"] if _CHAT_STATE in predictor.exported.state else []
+            entry["generation"] = predictor.options.model_dump(mode="json")
+            entry["json_schema"] = find_spec("llguidance") is not None
+        return entry
 
 
 def add_openai_routes(app: FastAPI, service: Shared) -> None:
@@ -406,9 +412,13 @@ def _generator(model: LoadedModel) -> TokenGenerator:
     return generator
 
 
-def _name(model: LoadedModel) -> str:
-    identity = model.identity
+def model_name(identity: Identity) -> str:
+    """Return the name of a model in this protocol: `NAME/VERSION`, or the path of a folder."""
     return f"{identity.name}/{identity.version}" if identity.version else identity.name
+
+
+def _name(model: LoadedModel) -> str:
+    return model_name(model.identity)
 
 
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class Watcher:
         model = self._load(version)
         before, self.current = self.current, model
         self._version, self._refused, self._problem = version, None, None
-        self._metrics.set_model(model.identity)
+        self._metrics.set_model(model.identity, before.identity if before else None)
         log.info("serve: serving %s%s", model.identity, f" instead of {before.identity}" if before else "")
 
     def _refuse(self, version: str, error: Exception) -> None:
