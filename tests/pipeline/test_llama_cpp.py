@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -124,6 +126,16 @@ def test_folder_without_gguf_needs_pytorch(model: Path, tmp_path: Path) -> None:
         load_predictor(folder, engine="llama_cpp")
     assert type(load_predictor(folder, engine="auto")).__name__ == "TextContinuer"
     assert type(load_predictor(model, engine="auto")).__name__ == "LlamaCppContinuer"
+
+
+def test_engine_that_is_dropped_at_once_ends(model: Path) -> None:
+    """Its loop may not have begun: without waiting for it, one of some dozen waited forever."""
+    script = "import sys; from pathlib import Path; from textmill.predicting.llama_cpp import LlamaCpp\n"
+    script += "for _ in range(30):\n    LlamaCpp(Path(sys.argv[1]), 1, 64, 1)\nprint('ended')"
+    [file] = model.glob("*.gguf")
+    command = [sys.executable, "-c", script, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.endswith("ended\n"), done.stderr
 
 
 def test_sixteen_clients_are_answered_together_and_drained(model: Path, tmp_path: Path) -> None:

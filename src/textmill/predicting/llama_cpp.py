@@ -66,6 +66,9 @@ class LlamaCpp:
             self._server: Any = xllamacpp.Server(parameters)
         except Exception as error:  # of the library, which raises any kind
             raise UserError("llama.cpp cannot load this file", where=str(path), fix="Export the model again") from error
+        # Its loop answers from now on: the library waits forever for the end of one that had not yet begun
+        for _ in self.complete({"prompt": [0], "n_predict": 1}):
+            pass
 
     def complete(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield llama.cpp's records of a completion; closing the iterator ends the computation.
