@@ -1,6 +1,7 @@
 """Labels of rows that `textmill label` chooses, compared with labels of as many random rows.
 
-`python -m bench.label_next` takes SST-2 (../shared/data/sst2) and the film reviews. A first model learns from 5 % of
+`python -m bench.label_next` takes SST-2 and the questions of SQuAD 2.0, whose label is the article that they ask about
+(../shared/data), and the film reviews. A first model learns from 5 % of
 the training rows. Then 10 % of the training rows get their labels, chosen or at random, and a second model learns from
 both. The encoder is MiniLM, frozen; each model is a logistic regression on its mean vectors, so that twenty seeds take
 minutes. The second model of a committee is a logistic regression on TF-IDF. `--only=sst2 --seeds=3` does less;
@@ -10,6 +11,7 @@ minutes. The second model of a committee is a logistic regression on TF-IDF. `--
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.applications import SHARED
 from bench.semantic import run
 from bench.wrong_labels import Rows, corpus
 from textmill.config.sections.prepare import WordsConfig
@@ -63,6 +66,16 @@ def vectors(project: Path, texts: Sequence[str], kept: Path) -> Floats:
     table = pa.table(task.encode(pd.DataFrame({"text": texts}), tokenizer, state, 64))
     np.save(kept, predict_table(network, task, table)["logits"])
     return vectors(project, texts, kept)
+
+
+def questions() -> dict[str, Rows]:
+    """Return questions of 16 articles, each once; a quarter, drawn at random, is the test split."""
+    data = json.loads((SHARED / "squad2/dev-v2.0.json").read_text(encoding="utf-8"))["data"]
+    titled = [(page["title"], asked) for page in data for part in page["paragraphs"] for asked in part["qas"]]
+    rows = list({asked["question"].strip(): title for title, asked in reversed(titled)}.items())[::-1]
+    order = np.random.default_rng(0).permutation(len(rows))
+    test, train = np.split(order, [len(rows) // 4])
+    return {"train": [rows[row] for row in train], "test": [rows[row] for row in test]}
 
 
 def film_reviews(project: Path) -> dict[str, Rows]:
@@ -162,7 +175,7 @@ def measure(name: str, rows: dict[str, Rows], project: Path, seeds: int) -> None
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="sst2,movie_reviews", help="corpora, separated by commas")
+    parser.add_argument("--only", default="questions,movie_reviews,sst2", help="corpora, separated by commas")
     parser.add_argument("--seeds", type=int, default=20, help="number of seeds")
     parser.add_argument("--keep", type=Path, help="folder of an earlier call to go on from")
     chosen = parser.parse_args(arguments)
@@ -172,7 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not project.is_dir():
             run("movie_reviews", project, stages=("compose", "fetch", "prepare"))
         for name in chosen.only.split(","):
-            rows = film_reviews(project) if name == "movie_reviews" else corpus(name, Path(temporary))
+            made = {"movie_reviews": lambda: film_reviews(project), "questions": questions}
+            rows = made[name]() if name in made else corpus(name, Path(temporary))
             measure(name, rows, project, chosen.seeds)
     print(
         f"\nTest split, mean of {chosen.seeds} seeds. The intervals (95 %) are of paired draws of seeds and test rows."

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.llm_serving import ROOT, export_model
 
 QUESTIONS = ("What is the capital of France?", "Name three rivers of Europe.")
-SIZE = {"width": 1000, "height": 760}
+SIZE = {"width": 1000, "height": 960}
 
 
 def main() -> None:

@@ -142,9 +142,15 @@ def _choices(params: Mapping[str, Any], conf: Path) -> tuple[dict[str, str], dic
 
 
 def _without_nulls(values: Mapping[Any, Any]) -> dict[str, Any]:
-    inner = {str(key): _without_nulls(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-    dates = (date, bytes)  # YAML reads a date from 2024-01-01
-    return {key: str(value) if isinstance(value, dates) else value for key, value in inner.items() if value is not None}
+    return {str(key): _plain(value) for key, value in values.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _without_nulls(value)
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, date | bytes) else value  # YAML reads a date from 2024-01-01
 
 
 def _parse(command_line: Sequence[str], groups: dict[str, str], layout: Layout) -> _Overrides:
@@ -155,6 +161,8 @@ def _parse(command_line: Sequence[str], groups: dict[str, str], layout: Layout) 
         try:
             override = parser.parse_override(string)
             value = override.value()
+            if override.is_sweep_override():
+                raise HydraException("several values")
         except HydraException as error:
             fix = "Write key=value, as in train.max_epochs=1; quote a value with other signs: 'title=\"Größe, Preis\"'"
             raise UserError(f"cannot read {string!r}", where="command line", fix=fix) from error

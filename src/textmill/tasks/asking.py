@@ -37,7 +37,7 @@ _PROMPTS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "translation": ("Translate from {source_language} to {target_language}:\n\n{text}", lambda row: row["translation"]),
     "summarisation": ("Summarise in one short sentence:\n\n{text}", lambda row: row["summary"]),
     "question_answering": (
-        "{context}\n\n{question} Answer with words of the text above. If it has no answer, say: " + REFUSAL,
+        "{context}\n\n{question} Answer with words of the text above. If it has no answer, write: " + REFUSAL,
         _passage,
     ),
     "re_ranking": (

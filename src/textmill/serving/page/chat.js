@@ -141,6 +141,7 @@ async function answer(column, text, signal) {
   }
   column.log.setAttribute("aria-busy", "false");
   note.textContent = told(usage, finish, first && first - started, performance.now() - started);
+  column.log.scrollTop = column.log.scrollHeight;
   if (said.trim()) column.turns = [...kept, {role: "user", content: text}, {role: "assistant", content: said}];
   return said.trim() !== "";
 }
