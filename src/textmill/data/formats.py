@@ -40,7 +40,7 @@ _MAGIC: dict[bytes, Format] = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xd0\xc
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "zip"}
 _PACKED_ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zstd", ".zip")
 _SQUAD = "data.paragraphs.qas"
-_NAME = re.compile(r"\s*[\w .#-]{1,30}\s*")
+_NAME = re.compile(r"\s*\w{1,20}([ _.#-]\w{1,20}){0,2}\s*")
 _MANY = 50
 """Values of one JSON object or list that are no row."""
 _SAMPLE = 1 << 17
@@ -309,17 +309,22 @@ def _json(sample: str, records: str | None, label: str) -> tuple[Format, str]:
 
 
 def _rows_path(sample: str, label: str) -> str:
-    """Return the path of the first list of objects in the beginning of an object; empty if the object is a row."""
+    """Return the path of the first list of objects in the beginning of an object; empty if objects follow, the rows."""
     import ijson
 
     values: Counter[str] = Counter()
+    path, objects = "", 0
     with suppress(ijson.JSONError):
-        for prefix, event, _ in ijson.parse(io.BytesIO(sample.encode("utf-8", "surrogateescape"))):
+        content = io.BytesIO(sample.encode("utf-8", "surrogateescape"))
+        for prefix, event, _ in ijson.parse(content, multiple_values=True):
+            objects += event == "start_map" and not prefix
+            if objects > 1:
+                return ""
             if event == "start_map" and prefix.endswith(".item"):
-                return str(prefix.removesuffix(".item"))
+                path = path or str(prefix.removesuffix(".item"))
             if event in ("string", "number", "boolean", "null", "start_map") and prefix:
                 values[prefix.rpartition(".")[0]] += 1
-    if values and max(values.values()) > _MANY:
-        fix = "Write a list of objects, one a row, as df.to_json(path, orient='records') does"
+    if not path and values and max(values.values()) > _MANY:
+        fix = "Write a list of objects, one per row, as df.to_json(path, orient='records') does"
         raise UserError("is an object of columns, not a list of rows", where=label, fix=fix)
-    return ""
+    return path
