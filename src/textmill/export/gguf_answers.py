@@ -122,17 +122,17 @@ def compare(asked: Questions, answers: Sequence[str], margin: float) -> tuple[di
 
     The answers pass if the rows show that F1 of words loses less than `margin`: the whole paired 95 % interval does.
     """
-    tables = []
-    for texts in (answers, asked.answers):
-        scores = [passages.f1(text, [right]) for text, right in zip(texts, asked.right, strict=True)]
-        tables.append(pd.DataFrame({"id": range(len(texts)), "f1": scores}))
-    equal = float(np.mean([ours.strip() == own.strip() for ours, own in zip(answers, asked.answers, strict=True)]))
+    theirs, own = (
+        pd.DataFrame({"id": range(len(texts)), "f1": passages.scores(texts, [[right] for right in asked.right])[1]})
+        for texts in (answers, asked.answers)
+    )
+    equal = float(np.mean([one.strip() == other.strip() for one, other in zip(answers, asked.answers, strict=True)]))
     if len(answers) > 1:
-        change = paired_gain(checked_pair(*tables), _F1, -margin, Bootstrap(), 0.025)
+        change = paired_gain(checked_pair(theirs, own), _F1, -margin, Bootstrap(), 0.025)
     else:
         change = Interval(0.0, -1.0, 1.0)
-    numbers = {"answers": float(len(answers)), "answers_equal": equal, "answer_f1": float(tables[0]["f1"].mean())}
-    numbers |= {"answer_f1_pytorch": float(tables[1]["f1"].mean()), "answer_change": change.value}
+    numbers = {"answers": float(len(answers)), "answers_equal": equal, "answer_f1": float(theirs["f1"].mean())}
+    numbers |= {"answer_f1_pytorch": float(own["f1"].mean()), "answer_change": change.value}
     numbers |= {"answer_change_low": change.low, "answer_change_high": change.high}
     if change.low > -margin:
         return numbers, ""
