@@ -285,8 +285,8 @@ def find_repetitions(texts: Sequence[str], threshold: float, shingle: int) -> ND
     counts, rank = ShingleCounts(), np.zeros(len(texts), np.uint8)
     keys = hash_array(np.array(texts, object), categorize=False)
     duplicates = find_exact(keys, keys, rank, np.ones(len(texts), bool))
-    rows = np.flatnonzero(~duplicates.exact)
-    different = [texts[row] for row in rows]
+    rows = np.flatnonzero(~duplicates.exact).astype(np.int64)
+    different = _picker(texts)(rows)
     parts = list(batches(different))
     for some in parts:
         counts.add(shingle_hashes(different[some], shingle)[0])
