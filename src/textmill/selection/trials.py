@@ -301,7 +301,8 @@ def _drawn(frame: pd.DataFrame, column: str, most: int, seed: int) -> pd.DataFra
     """Return at least `most` rows (or all), drawn at random; rows with the same text in `column` stay together."""
     order = frame[column].drop_duplicates().sample(frac=1, random_state=seed)
     places = frame[column].map({text: place for place, text in enumerate(order)})
-    return frame[places <= places.sort_values().iloc[min(most, len(frame)) - 1]]
+    drawn: pd.DataFrame = frame[places <= places.sort_values().iloc[min(most, len(frame)) - 1]]
+    return drawn
 
 
 class _StepOffset:
