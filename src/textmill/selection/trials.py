@@ -13,9 +13,9 @@ from textmill.config.sections.candidate import ChatConfig
 from textmill.config.sections.train import TrainConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
-from textmill.evaluation.asked import predictions_of
 from textmill.evaluation.evaluate import load_for_answers, split_outputs
 from textmill.evaluation.evaluator import evaluator_of
+from textmill.evaluation.evaluators.asked import predictions_of
 from textmill.fetching.pretrained import fetch_pretrained
 from textmill.metrics.bootstrap import Bootstrap, Interval, intervals, paired_test
 from textmill.models.base import Model
@@ -24,8 +24,8 @@ from textmill.selection.candidates import Candidate
 from textmill.selection.halving import TrainingCost
 from textmill.selection.results import Rung, on_common_rows
 from textmill.tasks.abilities import GeneratesText, examples_of
-from textmill.tasks.asking import Asking
 from textmill.tasks.base import Task
+from textmill.tasks.examples.asking import Asking
 from textmill.training.datamodule import PreparedDataModule
 from textmill.training.loading import MODEL_FOLDER, WEIGHTS_FILE, save_network
 from textmill.training.trainer import Trained, Training
