@@ -73,7 +73,7 @@ def applications(project: Path, rows: int | None, only: Sequence[str]) -> list[A
     from textmill.data.conversations import ConversationsConfig, read_fields, split_rows
     from textmill.data.words import word_splitter
     from textmill.evaluation.evaluator import evaluator_of
-    from textmill.tasks.asking import Asking
+    from textmill.tasks.examples.asking import Asking
 
     source = dict(compose(Layout(ROOT), ["experiment=assistant"]).fetch.source)
     del source["_target_"]
@@ -136,8 +136,8 @@ def quoted(name: str) -> str:
 
 def measure(one: Application, models: dict[str, Any], specialists: Path | None) -> list[str]:
     """The rows of the table of one application."""
-    from textmill.evaluation.asked import predictions_of
     from textmill.evaluation.evaluator import predict_rows
+    from textmill.evaluation.evaluators.asked import predictions_of
     from textmill.metrics.bootstrap import Bootstrap, intervals, paired_test
     from textmill.predicting.asked import ask
     from textmill.predicting.loading import load_predictor
@@ -224,11 +224,11 @@ def squad(models: dict[str, Any], rows: int) -> list[str]:
     from textmill.config.compose import compose
     from textmill.config.layout import Layout
     from textmill.data.conversations import ExperimentConfig, split_rows
-    from textmill.evaluation.asked import predictions_of
     from textmill.evaluation.evaluator import evaluator_of
+    from textmill.evaluation.evaluators.asked import predictions_of
     from textmill.metrics.bootstrap import Bootstrap, intervals
     from textmill.predicting.asked import ask
-    from textmill.tasks.asking import Asking
+    from textmill.tasks.examples.asking import Asking
 
     config = compose(Layout(ROOT), ["experiment=squad2"])
     own = split_rows(ExperimentConfig(source=config.fetch.source, prepare=config.prepare), ROOT)

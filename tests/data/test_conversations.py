@@ -18,8 +18,8 @@ from textmill.data.conversations import ConversationsSource, read_fields
 from textmill.data.prepare import prepare
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
-from textmill.tasks.asking import REFUSAL, Asking
 from textmill.tasks.base import Task
+from textmill.tasks.examples.asking import REFUSAL, Asking
 from textmill.text.chat import parse_messages
 
 ROOT = Path(__file__).resolve().parents[2]

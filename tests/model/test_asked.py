@@ -11,13 +11,13 @@ import pytest
 import torch
 from support.tiny_llama import write_tiny_llama
 
-from textmill.evaluation.asked import predictions_of
 from textmill.evaluation.evaluator import evaluator_of
+from textmill.evaluation.evaluators.asked import predictions_of
 from textmill.metrics.bootstrap import Bootstrap, intervals
 from textmill.predicting.asked import LOGITS, ask, load_chat
 from textmill.predicting.text_continuer import TextContinuer
-from textmill.tasks.asking import Asking
 from textmill.tasks.base import Task
+from textmill.tasks.examples.asking import Asking
 from textmill.tasks.sequence_to_sequence import TEXTS
 
 PROMPT = "name {text}"

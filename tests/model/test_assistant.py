@@ -23,8 +23,8 @@ from textmill.fetching.pretrained import fetch_pretrained
 from textmill.models.lora import merge_adapters
 from textmill.predicting.asked import LOGITS, ask, load_chat
 from textmill.predicting.text_continuer import TextContinuer
-from textmill.tasks.asking import Asking
 from textmill.tasks.base import Task
+from textmill.tasks.examples.asking import Asking
 from textmill.training.trainer import Training
 
 COLOURS = {"red": "warm", "orange": "warm", "yellow": "warm", "blue": "cold", "green": "cold", "violet": "cold"}

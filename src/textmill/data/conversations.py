@@ -29,8 +29,8 @@ from textmill.data.rejected_rows_file import RejectedRowsFile
 from textmill.data.selection import select
 from textmill.fetching.sources.base import Provenance, Source
 from textmill.fetching.sources.local import write_rows
-from textmill.tasks.asking import Asking
 from textmill.tasks.base import State, Task
+from textmill.tasks.examples.asking import Asking
 
 log = logging.getLogger("textmill")
 

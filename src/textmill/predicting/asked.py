@@ -16,19 +16,16 @@ from textmill.models.base import Model
 from textmill.predicting.exported import ExportedModel
 from textmill.predicting.loading import load_predictor
 from textmill.predicting.text_continuer import TextContinuer
-from textmill.tasks.sequence_to_sequence import TEXTS
+from textmill.tasks.examples.asking import ANSWERS, CHAT_TASK, Asking
 from textmill.text.batches import length_batches
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from textmill.tasks.asking import Asking
-
 LOGITS = "logits"
 _TOKENS_AT_ONCE = 4096
 _CHOSEN_AT_ONCE = 1024
 """Tokens of choices whose logits are in memory together: 200 MB for a vocabulary of 50,000."""
-_TASK = {"_target_": "textmill.tasks.instruction_tuning.InstructionTuning"}
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -42,7 +39,7 @@ def load_chat(folder: Path) -> TextContinuer:
     if (folder / "textmill.json").is_file():
         predictor = load_predictor(folder)
         if not (isinstance(predictor, TextContinuer) and getattr(predictor.task, "answers_prompt", False)):
-            raise UserError("not a chat model", where=str(folder), fix="Export one by `task: instruction_tuning`")
+            raise UserError("not a chat model", where=str(folder), fix="Export one, as of `experiment: assistant`")
         return predictor
     import torch
 
@@ -50,10 +47,10 @@ def load_chat(folder: Path) -> TextContinuer:
     from textmill.data.tokenizing import load_tokenizer
     from textmill.tasks.base import Task
 
-    task, tokenizer = Task.build(_TASK), load_tokenizer(folder)
+    task, tokenizer = Task.build(CHAT_TASK), load_tokenizer(folder)
     model = {"_target_": "textmill.models.pretrained_decoder.PretrainedDecoder"}
     exported = ExportedModel(
-        task=_TASK,
+        task=CHAT_TASK,
         model=model,
         state=task.bind_tokenizer({}, tokenizer, folder),
         max_length=1024,
@@ -80,7 +77,7 @@ def ask(
     """
     conversations = [asking.conversation(row, examples) for row in records(frame)]
     if not asking.choices:
-        return {TEXTS: np.array(_texts(model, conversations, most_tokens), dtype=object)}
+        return {ANSWERS: np.array(_texts(model, conversations, most_tokens), dtype=object)}
     scores = _likelihoods(model, conversations, asking.choices)
     return {LOGITS: scores[:, 1:] - scores[:, :1] if asking.scores_pairs else scores}
 

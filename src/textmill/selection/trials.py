@@ -13,9 +13,9 @@ from textmill.config.sections.candidate import ChatConfig
 from textmill.config.sections.train import TrainConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
-from textmill.evaluation.asked import predictions_of
 from textmill.evaluation.evaluate import load_for_answers, split_outputs
 from textmill.evaluation.evaluator import evaluator_of
+from textmill.evaluation.evaluators.asked import predictions_of
 from textmill.fetching.pretrained import fetch_pretrained
 from textmill.metrics.bootstrap import Bootstrap, Interval, intervals, paired_test
 from textmill.models.base import Model
@@ -24,8 +24,8 @@ from textmill.selection.candidates import Candidate
 from textmill.selection.halving import TrainingCost
 from textmill.selection.results import Rung, on_common_rows
 from textmill.tasks.abilities import GeneratesText, examples_of
-from textmill.tasks.asking import Asking
 from textmill.tasks.base import Task
+from textmill.tasks.examples.asking import Asking
 from textmill.training.datamodule import PreparedDataModule
 from textmill.training.loading import MODEL_FOLDER, WEIGHTS_FILE, save_network
 from textmill.training.trainer import Trained, Training
@@ -301,7 +301,8 @@ def _drawn(frame: pd.DataFrame, column: str, most: int, seed: int) -> pd.DataFra
     """Return at least `most` rows (or all), drawn at random; rows with the same text in `column` stay together."""
     order = frame[column].drop_duplicates().sample(frac=1, random_state=seed)
     places = frame[column].map({text: place for place, text in enumerate(order)})
-    return frame[places <= places.sort_values().iloc[min(most, len(frame)) - 1]]
+    drawn: pd.DataFrame = frame[places <= places.sort_values().iloc[min(most, len(frame)) - 1]]
+    return drawn
 
 
 class _StepOffset:

@@ -9,8 +9,8 @@ import numpy as np
 from textmill.evaluation.evaluator import Evaluator
 from textmill.metrics.base import Outputs
 from textmill.metrics.passages import normalise, passage_table, scores, true_texts
-from textmill.tasks.asking import REFUSAL
 from textmill.tasks.base import State
+from textmill.tasks.examples.asking import REFUSAL
 from textmill.tasks.question_answering import QuestionAnswering
 from textmill.tasks.sequence_to_sequence import TEXTS
 

@@ -7,9 +7,14 @@ from typing import Any
 
 from textmill.errors import UserError
 from textmill.tasks.base import State, Task
+from textmill.tasks.sequence_to_sequence import TEXTS
 from textmill.text.answers import read_answers
 from textmill.text.label_lists import read_flag
 
+ANSWERS = TEXTS
+"""The output that holds answers which are texts."""
+CHAT_TASK = {"_target_": "textmill.tasks.instruction_tuning.InstructionTuning"}
+"""The task of a chat model that is loaded as it comes."""
 REFUSAL = "The text does not say."
 """Answer to a question that the text does not answer."""
 FLAGS = ("no", "yes")
