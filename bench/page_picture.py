@@ -32,7 +32,8 @@ def main() -> None:
         root = Path(temporary)
         exported = given or export_model(root / "project", ("q4_1",))
         files = read_specification(exported).gguf
-        for name, kept in (("smollm2-float32", {}), ("smollm2-q4_1", {"q4_1": files["q4_1"]})):
+        variants: dict[str, dict[str, str]] = {"smollm2-float32": {}, "smollm2-q4_1": {"q4_1": files["q4_1"]}}
+        for name, kept in variants.items():
             others = shutil.ignore_patterns(*({*files.values()} - {*kept.values()}))
             folder = shutil.copytree(exported, root / name, ignore=others)
             write_specification(folder, read_specification(folder).model_copy(update={"gguf": kept}))

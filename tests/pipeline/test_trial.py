@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -201,6 +202,11 @@ def test_challenger_beside_the_champion_answers_by_name_and_both_aliases_are_fol
     store(project).delete_registered_model_alias(NAME, "challenger")
     none = textmill("serve", "--port", "0", "--beside", "challenger", cwd=project.root)
     assert none.returncode == 1 and f"{NAME} has no challenger yet" in none.stderr and "Traceback" not in none.stderr
+    broken = tmp_path / "broken"
+    shutil.copytree(project.exported / "model", broken)
+    (broken / "textmill.json").write_bytes((broken / "textmill.json").read_bytes() + b"\n")
+    refused = textmill("serve", "--port", "0", "--beside", str(broken), cwd=project.root)
+    assert refused.returncode == 1 and "textmill.json: " in refused.stderr and "Traceback" not in refused.stderr
     folder = textmill("serve", str(project.exported / "model"), "--beside", "none/here", cwd=project.root)
     assert folder.returncode == 1 and "none/here: no such folder" in folder.stderr
 

@@ -360,8 +360,13 @@ class OpenAIEndpoints:
     def _entry(self, model: LoadedModel) -> dict[str, Any]:
         """Return OpenAI's fields, and what a page must know to use the model."""
         identity, predictor = model.identity, model.predictor
-        entry = {"id": _name(model), "object": "model", "created": self._created, "owned_by": "textmill"}
-        entry |= {"version": identity.version, "alias": identity.alias, "manifest_sha256": identity.manifest_sha256}
+        entry: dict[str, Any] = {"id": _name(model), "object": "model", "created": self._created}
+        entry |= {
+            "owned_by": "textmill",
+            "version": identity.version,
+            "alias": identity.alias,
+            "manifest_sha256": identity.manifest_sha256,
+        }
         entry |= {"task": predictor.task.name, "engine": getattr(predictor, "engine_name", ""), "paths": ["/predict"]}
         if isinstance(predictor, TokenGenerator):
             entry["paths"] += ["/v1/completions"]

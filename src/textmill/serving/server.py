@@ -99,6 +99,8 @@ def serve(
     server.run(sockets=[listening])
     stopped = [watcher.stop() for watcher in watchers]
     if failures:
+        for watcher in watchers:  # the interpreter must not end while a thread loads
+            watcher.stop(None)
         raise failures[0]
     if service.traffic.cut_off:
         log.warning("serve: stopped; %d request(s) exceeded --drain-seconds", service.traffic.cut_off)
