@@ -215,7 +215,7 @@ def _with_target(texts: Sequence[Column], target: Column | None, ask: Ask, task:
     if target is None:
         return _without_target(texts, pair, ask, task)
     if target.kind == "labels":
-        settings = {"task": {"separator": target.separator}} if target.separator else {}
+        settings: dict[str, Any] = {"task": {"separator": target.separator}} if target.separator else {}
         columns = {"text": _one_text(texts, named), "labels": target.name}
         return Proposal(task or _TASK_OF_LABELS, columns, settings=settings)
     read = {"decimal": target.decimal} if target.decimal else {}
