@@ -110,12 +110,15 @@ class World:
         """Return requests after a planted change."""
         draw, rest = self.random, self.rest
         if change == CHANGES[0]:
-            return goemotions().sample(rows, random_state=draw.integers(2**31))
+            return goemotions().sample(rows, random_state=int(draw.integers(2**31)))
         if change == CHANGES[1]:
-            return captions("de").sample(rows, random_state=draw.integers(2**31))
+            return captions("de").sample(rows, random_state=int(draw.integers(2**31)))
         if change == CHANGES[2]:
-            both = [captions("en").sample(rows // 2, random_state=draw.integers(2**31)), self.quiet(rows - rows // 2)]
-            return pd.concat(both).sample(frac=1, random_state=draw.integers(2**31))
+            both = [
+                captions("en").sample(rows // 2, random_state=int(draw.integers(2**31))),
+                self.quiet(rows - rows // 2),
+            ]
+            return pd.concat(both).sample(frac=1, random_state=int(draw.integers(2**31)))
         if "one label" in change:
             odds = 9.0 if "90" in change else 3.0
             share = np.where(rest.label == rest.label.iloc[0], odds, 1.0)
@@ -127,7 +130,8 @@ class World:
             texts = self.quiet(rows).text.to_numpy()
             return pd.DataFrame({"text": [text[: max(8, len(text) // 3)] for text in texts]})
         sure = self.answer(rest)[0]["logits"].max(axis=1)
-        return rest[sure < np.median(sure)].sample(rows, random_state=draw.integers(2**31))
+        unsure: pd.DataFrame = rest[sure < np.median(sure)]
+        return unsure.sample(rows, random_state=int(draw.integers(2**31)))
 
 
 def goemotions() -> pd.DataFrame:

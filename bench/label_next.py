@@ -89,7 +89,8 @@ def novelty(known: Sequence[str], texts: Sequence[str]) -> Floats:
     """Return the share of words that the known texts lack, beyond its mean."""
     words = Counter(word for text in word_lists(known, WordsConfig()) for word in text)
     shares = unseen_shares([each or ["-"] for each in word_lists(texts, WordsConfig())], words)
-    return np.clip(shares - shares.mean(), 0, 1)
+    beyond: Floats = np.clip(shares - shares.mean(), 0, 1)
+    return beyond
 
 
 def gains(ours: Floats, theirs: Floats, draws: NDArray[np.intp]) -> str:

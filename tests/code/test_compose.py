@@ -91,11 +91,7 @@ def test_round_trip_and_canonical_text(layout: Layout, tmp_path: Path) -> None:
         ("model: {dropout: 3}", "params.yaml:1", "model.dropout = 3"),
         ("task: {_target_: textmill.tasks.nothing.Nothing}", "params.yaml:1", "cannot import the class"),
         ("register: {name: a b}", "params.yaml:1", "register.name = 'a b'"),
-        (
-            "prepare: {read: {columns: {label: {source: no}}}}",
-            "params.yaml:1",
-            "columns.label.source = False: should be",
-        ),
+        ("prepare: {read: {columns: {label: {source: no}}}}", "params.yaml:1", "label.source = False: should be"),
         ("prepare: {read: {columns: {label: {names: {1: a}}}}}", "params.yaml:1", "set either bins or names"),
     ],
 )

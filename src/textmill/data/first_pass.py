@@ -135,9 +135,9 @@ class FirstPass:
                 continue
             filled.add(split)
             self.result.formats.setdefault(str(found), []).append(label)
-        for split, error in empty.items():
+        for split, without_rows in empty.items():
             if split not in filled:
-                raise error
+                raise without_rows
 
     def _parts(self, raw: Path) -> Iterator[tuple[str, Path, Part]]:
         """Yield the fetched files and their splits; files of `all` are cut here when splits are cut by position."""

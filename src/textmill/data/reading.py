@@ -261,8 +261,8 @@ def _read_json(file: Input) -> Numbered:
             raise UserError(what, where=file.label, fix=fix) from error
     if number == 0:
         kind = "articles under 'data'" if file.found.format == "squad" else f"rows at {file.found.records!r}"
-        fix = "Set prepare.read.records to the path of the rows" if file.found.format == "json" else None
-        raise UserError(f"there is no list of {kind}, or it has no rows", where=file.label, fix=fix)
+        advice = "Set prepare.read.records to the path of the rows" if file.found.format == "json" else None
+        raise UserError(f"there is no list of {kind}, or it has no rows", where=file.label, fix=advice)
 
 
 def _list_of(events: Iterable[tuple[str, str, Any]], records: str) -> tuple[str, list[str]]:
@@ -385,7 +385,7 @@ def _read_workbook(file: Input) -> Numbered:
 
 def _is_table(rows: Sequence[Sequence[Any]]) -> bool:
     """Return whether at least two rows have two cells."""
-    return sum(sum(cell != "" for cell in row) > 1 for row in rows) > 1
+    return len([row for row in rows if len([cell for cell in row if cell != ""]) > 1]) > 1
 
 
 def _read_text(file: Input) -> Numbered:

@@ -90,7 +90,7 @@ def worth(probabilities: Floats, novelty: Floats, several: bool = False) -> Wort
     """
     from scipy.special import entr
 
-    there = ~np.isnan(probabilities).any(axis=2, keepdims=True)
+    there = np.logical_not(np.isnan(probabilities).any(axis=2, keepdims=True))
     members = there.sum(axis=0)
     shares = np.where(there, probabilities, 0.0)
     mean = shares.sum(axis=0) / members
@@ -221,7 +221,7 @@ def rank(
     novelty, new_words = _novelty(frame, reference)
     found = worth(np.array([_probabilities(answers, labels) for answers in committee]), novelty, several)
     chosen = choose_rows(found.score, [frame[name].tolist() for name in names], most or math.ceil(share * len(rows)))
-    lines = []
+    lines: list[dict[str, Any]] = []
     for place in chosen:
         answers = [answers[place] for answers in committee]
         said = [_said(answer) for answer in answers if answer]

@@ -215,7 +215,7 @@ def _with_target(texts: Sequence[Column], target: Column | None, ask: Ask, task:
     if target is None:
         return _without_target(texts, pair, ask, task)
     if target.kind == "labels":
-        settings = {"task": {"separator": target.separator}} if target.separator else {}
+        settings: dict[str, Any] = {"task": {"separator": target.separator}} if target.separator else {}
         columns = {"text": _one_text(texts, named), "labels": target.name}
         return Proposal(task or _TASK_OF_LABELS, columns, settings=settings)
     read = {"decimal": target.decimal} if target.decimal else {}
@@ -229,7 +229,7 @@ def _with_target(texts: Sequence[Column], target: Column | None, ask: Ask, task:
     if pair and (task in ("semantic_similarity", "textual_entailment") or (task is None and len(texts) == 2)):
         columns = {"text_a": pair[0].name, "text_b": pair[1].name}
         if task == "semantic_similarity" or (task is None and number):
-            values = [float(number) for value in target.counts if (number := plain_number(value, target.decimal))]
+            values = [float(plain) for value in target.counts if (plain := plain_number(value, target.decimal))]
             if len(values) < 2:
                 fix = "Give files with different scores, or name another column with --label"
                 raise UserError(f"all scores are {next(iter(target.counts), None)}", where=target.name, fix=fix)
