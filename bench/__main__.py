@@ -29,7 +29,7 @@ BENCHMARKS = {
     "quality": "Quality of the default model over three seeds",
     "rare_labels": "Rare labels: class weights, logit adjustment and offsets",
     "wrong_labels": "Wrong labels: rows flipped on purpose, and training without those suspected",
-    "label_next": "What to label next: chosen rows compared with random ones",
+    "label_next": "Labels for chosen rows compared with random ones",
     "question_answering": "Question answering and its baselines",
     "translation": "Translation and translation memory",
     "summarisation": "Summaries and the beginning of the text",
