@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pandas.util import hash_array
 
+from textmill.data.distinct_words import distinct_words
 from textmill.data.duplicates import join_ranges
 from textmill.data.parallel import Engine
 from textmill.data.shingles import batches, normalise
@@ -67,21 +69,26 @@ class Words:
     def __init__(self, texts: Sequence[str]) -> None:
         folded = [_plain(text) for text in texts]
         codes = np.frombuffer("".join(folded).encode("utf-32-le", "surrogatepass"), np.uint32)
-        owner = np.repeat(np.arange(len(folded)), np.fromiter(map(len, folded), np.int64, len(folded)))
+        ends = np.cumsum(np.fromiter(map(len, folded), np.int64, len(folded)))
         kinds = character_kinds()[codes]
-        codes, owner, kinds = (values[kinds != _APOSTROPHE] for values in (codes, owner, kinds))
-        new = np.ones(len(codes), bool)
-        new[1:] = (kinds[1:] == _WORD) | (kinds[:-1] != _PART) | (owner[1:] != owner[:-1])
+        if len(apostrophes := np.flatnonzero(kinds == _APOSTROPHE)):
+            codes, kinds = np.delete(codes, apostrophes), np.delete(kinds, apostrophes)
+            ends -= np.searchsorted(apostrophes, ends)
+        new = kinds == _WORD
+        new[1:] |= kinds[1:] != kinds[:-1]
+        begins = np.append(0, ends)[: len(ends)]
+        new[begins[begins < len(new)]] = True
         inside = kinds != _SEPARATOR
-        codes, owner, new = codes[inside], owner[inside], new[inside]
-        self._starts = np.append(np.flatnonzero(new), len(codes))
-        self.texts: NDArray[np.int64] = owner[new]
-        self.counts: NDArray[np.int64] = np.bincount(self.texts, minlength=len(texts))
-        values = (codes.astype(np.uint64) + np.uint64(1)) * _MIX
-        values ^= values >> np.uint64(29)
-        values[new] += _FIRST
-        values *= powers(_BASE, len(values))
-        self._sums = np.append(np.zeros(1, np.uint64), np.cumsum(values, dtype=np.uint64))
+        new &= inside
+        self.counts: NDArray[np.int64] = np.diff(np.searchsorted(np.flatnonzero(new), np.append(0, ends)))
+        self.texts: NDArray[np.int64] = np.repeat(np.arange(len(texts)), self.counts)
+        codes, new = np.compress(inside, codes), np.compress(inside, new)
+        first = np.flatnonzero(new)
+        self._starts = np.append(first, len(codes))
+        # The hash of a run is a sum over its characters, which is computed once for each different word
+        word, words = distinct_words(codes, self._starts)
+        hashes = _word_hashes(words)[word] * powers(_BASE, len(codes) + 1)[first]
+        self._sums = np.append(np.zeros(1, np.uint64), np.cumsum(hashes, dtype=np.uint64))
 
     def runs(self, length: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Return a hash of all runs of `length` words within a text, and the text of each."""
@@ -89,11 +96,25 @@ class Words:
         if count <= 0:
             return np.zeros(0, np.uint64), np.zeros(0, np.int64)
         first = np.flatnonzero(self.texts[:count] == self.texts[length - 1 :])
-        start, end = self._starts[first], self._starts[first + length]
         # Sum of value * base^position; dividing by the power of the start makes it independent of the position
-        hashes = (self._sums[end] - self._sums[start]) * powers(_INVERSE, len(self._sums))[start]
+        sums = self._sums[first + length] - self._sums[first]
+        hashes = sums * powers(_INVERSE, int(self._starts[-1]) + 1)[self._starts[first]]
         hashes ^= hashes >> np.uint64(32)
         return hashes * _MIX + np.uint64(length), self.texts[first]
+
+
+def _word_hashes(words: pa.Array) -> NDArray[np.uint64]:
+    """Return the sum of each word's characters, mixed, times a power of their position."""
+    _, offsets, data = words.buffers()
+    starts = np.frombuffer(offsets, np.int64, len(words) + 1) // 4
+    if not len(words):
+        return np.zeros(0, np.uint64)
+    values = (np.frombuffer(data, np.uint32, starts[-1]).astype(np.uint64) + np.uint64(1)) * _MIX
+    values ^= values >> np.uint64(29)
+    values[starts[:-1]] += _FIRST
+    lengths = np.diff(starts)
+    values *= powers(_BASE, int(lengths.max()))[np.arange(len(values)) - np.repeat(starts[:-1], lengths)]
+    return np.add.reduceat(values, starts[:-1])
 
 
 def _plain(text: str) -> str:
