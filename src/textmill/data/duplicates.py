@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,18 @@ from textmill.data.shingles import (
     shingle_hashes,
 )
 
-_ROWS_AT_ONCE = 4_000_000
+_ROWS_AT_ONCE = 1_000_000
 """Rows sorted at once; more are sorted in several passes, to bound memory."""
 _CHARACTERS_AT_ONCE = 4_000_000
-_ROWS_A_PART = 500_000
+_ROWS_A_PART = 100_000
 _PAIRS_AT_ONCE = 200_000
+_PAIRS_COLLECTED = 50_000
 _LARGE_GROUP = 10_000
 _NEIGHBOURS = 1_000
 """Rows of similar size with which a row of a larger group is compared."""
-_ENTRY = np.dtype([("shingle", np.uint32), ("row", np.uint32), ("leading", np.bool_)])
+_SHINGLE_BITS, _ROW_BITS = np.uint64(32), np.uint64(1)
+"""An entry of 64 bits has the shingle on top, then the row, and in the last bit whether the shingle is leading."""
+_ROW = np.uint64(0x7FFF_FFFF)
 
 Texts = Callable[[NDArray[np.int64]], list[str]]
 """Return the normalised texts of the rows at ascending positions."""
@@ -62,10 +65,7 @@ def equal_groups(
     """
     parts = max(1, -(-len(values) // _ROWS_AT_ONCE))
     for part in range(parts):
-        chosen = np.ones(len(values), bool) if parts == 1 else values % np.uint64(parts) == part
-        if among is not None:
-            chosen &= among
-        positions = np.flatnonzero(chosen)
+        positions = np.concatenate([np.zeros(0, np.int64), *_of_part(values, among, part, parts)])
         order = positions[np.argsort(values[positions], kind="stable")]
         same = values[order[1:]] == values[order[:-1]]
         inside = np.zeros(len(order), bool)
@@ -74,6 +74,16 @@ def equal_groups(
         begins = np.ones(len(order), bool)
         begins[1:] = ~same
         yield order[inside], np.cumsum(begins)[inside]
+
+
+def _of_part(
+    values: NDArray[np.uint64], among: NDArray[np.bool_] | None, part: int, parts: int
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the positions of the values of a part, block by block."""
+    for start in range(0, len(values), _ROWS_AT_ONCE):
+        block = slice(start, start + _ROWS_AT_ONCE)
+        chosen = values[block] % np.uint64(parts) == part
+        yield start + np.flatnonzero(chosen if among is None else chosen & among[block])
 
 
 def find_repeated(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
@@ -124,29 +134,61 @@ class NearIndex:
         self.threshold = threshold
         self.shingle = shingle
         self.sizes = np.zeros(rows, np.int32)
+        self.first_marks = np.zeros(rows, np.uint64)
         self.marks = np.memmap(folder / "marks.near", np.uint64, "w+", shape=(max(1, rows), MARKS // 64))
         self._counts = counts
-        self._parts = max(1, -(-rows // _ROWS_A_PART))
-        self._paths = [folder / f"{part:03d}.near" for part in range(self._parts)]
+        parts = max(1, -(-rows // _ROWS_A_PART))
+        self._bounds = (np.arange(1, parts, dtype=np.uint64) << np.uint64(32)) // np.uint64(parts) << _SHINGLE_BITS
+        self._paths = [folder / f"{part:03d}.near" for part in range(parts)]
 
     def add(self, parts: Iterable[tuple[NDArray[np.int64], Prefixes]]) -> None:
         """Add rows by the numbers of the rows and the prefixes of their normalised texts, batch by batch."""
+        collected = []
         for of_row, found in parts:
-            self.sizes[of_row], self.marks[of_row] = found.sizes, found.marks
+            self.sizes[of_row], self.first_marks[of_row], self.marks[of_row] = (
+                found.sizes,
+                found.marks[:, 0],
+                found.marks,
+            )
             shared = self._counts.of(found.shingles) > 1
-            entries = np.zeros(int(shared.sum()), _ENTRY)
-            entries["shingle"], entries["leading"] = found.shingles[shared], found.leading[shared]
-            entries["row"] = of_row[found.rows[shared]]
-            part_of = entries["shingle"] % np.uint32(self._parts)
-            for part, path in enumerate(self._paths):
-                with path.open("ab") as file:
-                    file.write(entries[part_of == part].tobytes())
+            entries = found.shingles[shared].astype(np.uint64) << _SHINGLE_BITS
+            entries |= of_row[found.rows[shared]].astype(np.uint64) << _ROW_BITS
+            collected.append(entries | found.leading[shared])
+        if not collected:
+            return
+        entries = np.concatenate(collected)
+        entries.sort()
+        for path, some in zip(self._paths, np.split(entries, np.searchsorted(entries, self._bounds)), strict=True):
+            with path.open("ab") as file:
+                file.write(some.tobytes())
+        self.forget()
 
-    def parts(self) -> Iterator[NDArray[Any]]:
+    def parts(self) -> Iterator[Entries]:
         """Yield shingles with their rows, in parts that have all rows of a shingle, in order of size."""
+        by_size = np.argsort(self.sizes, kind="stable").astype(np.uint32)
+        place = np.empty_like(by_size)
+        place[by_size] = np.arange(len(by_size), dtype=np.uint32)
         for path in self._paths:
-            entries = np.fromfile(path, _ENTRY) if path.exists() else np.zeros(0, _ENTRY)
-            yield entries[np.lexsort((entries["row"], self.sizes[entries["row"]], entries["shingle"]))]
+            entries = np.fromfile(path, np.uint64) if path.exists() else np.zeros(0, np.uint64)
+            rows = place[(entries >> _ROW_BITS) & _ROW].astype(np.uint64)
+            entries &= ~(_ROW << _ROW_BITS)
+            entries |= rows << _ROW_BITS
+            entries.sort()
+            rows = by_size[(entries >> _ROW_BITS) & _ROW]
+            yield Entries((entries >> _SHINGLE_BITS).astype(np.uint32), rows, (entries & _ROW_BITS).astype(bool))
+
+    def forget(self) -> None:
+        """Let the system take back the memory of the marks that were used; they stay in their file."""
+        self.marks._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Shingles, ascending, the row that has each, and whether it is leading there; all of shape (entries,)."""
+
+    shingles: NDArray[np.uint32]
+    rows: NDArray[np.uint32]
+    leading: NDArray[np.bool_]
 
 
 def find_near(duplicates: Duplicates, index: NearIndex, rank: NDArray[np.uint8], texts: Texts) -> None:
@@ -161,13 +203,27 @@ def find_near(duplicates: Duplicates, index: NearIndex, rank: NDArray[np.uint8],
         rank: Rank of each row's split.
         texts: Returns normalised texts.
     """
-    component = np.arange(len(rank), dtype=np.int64)
+    component = np.arange(len(rank), dtype=np.int32)
+
+    def compare(collected: list[NDArray[np.int64]]) -> None:
+        pairs = np.concatenate(collected)
+        roots = _roots(component, pairs)
+        pairs = np.unique(pairs[roots[:, 0] != roots[:, 1]], axis=0)
+        _unite(component, pairs[_similar(pairs, texts, index.threshold, index.shingle)])
+        collected.clear()
+
     for entries in index.parts():
-        for pairs in _candidates(entries, index):
-            different = np.unique(pairs[component[pairs[:, 0]] != component[pairs[:, 1]]], axis=0)
-            similar = _similar(different, texts, index.threshold, index.shingle)
-            _unite(component, different[similar])
-    members = np.flatnonzero(np.bincount(component, minlength=len(component))[component] > 1)
+        for candidates in (_joining, _all_pairs):
+            collected: list[NDArray[np.int64]] = []
+            for pairs in candidates(entries, index):
+                collected.append(pairs)
+                if sum(map(len, collected)) >= _PAIRS_COLLECTED:
+                    compare(collected)
+            if collected:
+                compare(collected)
+        index.forget()
+    joined = np.flatnonzero(component != np.arange(len(rank), dtype=np.int32))
+    members = np.union1d(joined, _roots(component, joined))
     order = members[np.lexsort((members, rank[members], component[members]))]
     first, keeper = _keepers(order, component[order])
     duplicates.near[order[~first]] = True
@@ -181,47 +237,59 @@ def _keepers(positions: NDArray[np.int64], groups: NDArray[np.int64]) -> tuple[N
     return first, positions[first][np.cumsum(first) - 1]
 
 
-def _candidates(entries: NDArray[Any], index: NearIndex) -> Iterator[NDArray[np.int64]]:
-    """Yield pairs of rows that share a rare shingle and can reach the threshold, each of shape (pairs, 2).
+def _joining(entries: Entries, index: NearIndex) -> Iterator[NDArray[np.int64]]:
+    """Yield pairs of each row with the first and the previous row of its shingle, each of shape (pairs, 2).
 
-    The first yields have each row with the first and the previous row of its shingle: these join the rows of
-    a large group of duplicates, whose other pairs are then not compared.
+    These join the rows of a large group of duplicates, whose other pairs are then not compared.
     """
-    if not len(entries):
-        return
-    rows = entries["row"].astype(np.int64)
-    sizes = index.sizes[rows]
-    begins = np.flatnonzero(np.append(True, entries["shingle"][1:] != entries["shingle"][:-1]))
-    lengths = np.diff(np.append(begins, len(entries)))
-    group = np.repeat(np.arange(len(begins)), lengths)
-
-    def paired(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
-        pair = rows[first], rows[second]
-        marks = index.marks.view(np.ndarray)
-        close = may_be_similar((sizes[first], sizes[second]), (marks, marks), pair, index.threshold)
-        return np.sort(np.stack([pair[0][close], pair[1][close]], axis=1), axis=1)
-
-    every = np.arange(len(entries))
-    others = np.delete(every, begins)
+    begins = _begins(entries)
+    others = np.delete(np.arange(len(entries.rows)), begins)
     for start in range(0, len(others), _PAIRS_AT_ONCE):
         some = others[start : start + _PAIRS_AT_ONCE]
-        yield paired(begins[group[some]], some)
-        yield paired(some - 1, some)
+        yield _possible(entries, index, begins[np.searchsorted(begins, some) - 1], some)
+        yield _possible(entries, index, some - 1, some)
+
+
+def _all_pairs(entries: Entries, index: NearIndex) -> Iterator[NDArray[np.int64]]:
+    """Yield pairs of rows that share a rare shingle and can reach the threshold, each of shape (pairs, 2)."""
+    sizes = index.sizes[entries.rows]
+    begins = _begins(entries)
+    lengths = np.diff(np.append(begins, len(sizes)))
+    group = np.repeat(np.arange(len(begins)), lengths)
+    every = np.arange(len(sizes))
     # Of a shingle's rows, in order of size, those up to this position are not too large for a row
     wide = np.int64(1) << 32
     largest = np.floor(sizes / index.threshold + 1e-9).astype(np.int64)
     last = np.searchsorted(group * wide + sizes, group * wide + largest, side="right")
-    number = np.minimum(last - every - 1, np.where(lengths[group] > _LARGE_GROUP, _NEIGHBOURS, len(entries)))
-    number[~entries["leading"]] = 0
+    number = np.minimum(last - every - 1, np.where(lengths[group] > _LARGE_GROUP, _NEIGHBOURS, len(sizes)))
+    number[~entries.leading] = 0
     ends = np.cumsum(number)
     start = 0
-    while start < len(entries):
+    while start < len(sizes):
         base = ends[start - 1] if start else 0
         end = max(start + 1, int(np.searchsorted(ends, base + _PAIRS_AT_ONCE)))
         first = np.repeat(every[start:end], number[start:end])
         inside = np.arange(len(first)) - np.repeat(ends[start:end] - number[start:end] - base, number[start:end])
-        yield paired(first, first + 1 + inside)
+        yield _possible(entries, index, first, first + 1 + inside)
         start = end
+
+
+def _begins(entries: Entries) -> NDArray[np.int64]:
+    """Return the first position of each shingle."""
+    new = np.ones(len(entries.shingles), bool)
+    new[1:] = entries.shingles[1:] != entries.shingles[:-1]
+    return np.flatnonzero(new)
+
+
+def _possible(
+    entries: Entries, index: NearIndex, first: NDArray[np.int64], second: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the pairs of rows, of those at two positions, that can reach the threshold."""
+    one, two = entries.rows[first].astype(np.int64), entries.rows[second].astype(np.int64)
+    sizes, first_marks, marks = index.sizes, index.first_marks, index.marks.view(np.ndarray)
+    firsts, both = (first_marks, first_marks), (marks, marks)
+    close = may_be_similar((sizes[one], sizes[two]), firsts, both, (one, two), index.threshold)
+    return np.sort(np.stack([one[close], two[close]], axis=1), axis=1)
 
 
 def _similar(pairs: NDArray[np.int64], texts: Texts, threshold: float, shingle: int) -> NDArray[np.bool_]:
@@ -243,23 +311,31 @@ def _similar(pairs: NDArray[np.int64], texts: Texts, threshold: float, shingle: 
     return similar
 
 
-def _unite(component: NDArray[np.int64], edges: NDArray[np.int64]) -> None:
-    """Merge the components that the edges connect, in place."""
+def _roots(component: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return the root of each row's component: `component` has for each row another one of it, for a root itself."""
+    roots = component[rows]
+    while True:
+        above = component[roots]
+        if (above == roots).all():
+            component[rows] = roots  # a shorter way the next time
+            return roots
+        roots = above
+
+
+def _unite(component: NDArray[np.int32], edges: NDArray[np.int64]) -> None:
+    """Merge the components that the edges connect, in place: the lowest root is that of all."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     if not len(edges):
         return
-    names, index = np.unique(component[edges], return_inverse=True)
+    names, index = np.unique(_roots(component, edges), return_inverse=True)
     index = index.reshape(edges.shape)
     graph = coo_array((np.ones(len(index), np.int8), (index[:, 0], index[:, 1])), shape=(len(names), len(names)))
     count, labels = connected_components(graph, directed=False)
     lowest = np.full(count, np.iinfo(names.dtype).max, names.dtype)
     np.minimum.at(lowest, labels, names)
-    renamed = np.searchsorted(names, component)
-    renamed[renamed == len(names)] = 0
-    hit = names[renamed] == component
-    component[hit] = lowest[labels[renamed[hit]]]
+    component[names] = lowest[labels]
 
 
 def _count_across(
@@ -305,7 +381,9 @@ def find_similar(
             pairs = np.unique(pairs[~found[pairs[:, 0]]], axis=0)
             ours, their = pairs.T
             both = sizes[ours], theirs.sizes[their]
-            pairs = pairs[may_be_similar(both, (marks, theirs.marks), (ours, their), threshold)]
+            of_both = marks, theirs.marks
+            firsts = marks[:, 0], theirs.marks[:, 0]
+            pairs = pairs[may_be_similar(both, firsts, of_both, (ours, their), threshold)]
             for one, other in ((own, chunk), *(zip(texts, columns, strict=True) if len(texts) > 1 else ())):
                 numbered = pairs + np.array([0, len(one)])
                 pairs = pairs[_similar(numbered, _picker([*one, *other[some]]), threshold, shingle)]

@@ -36,7 +36,7 @@ WORDS = 13
 SHORTEST = 6
 _SHORTEST_OF_SEVERAL = 3
 BOILERPLATE = 10
-_FILTER_BITS = 27
+_FILTER_BITS = 29
 
 
 @cache
@@ -136,7 +136,7 @@ def find_shared(
     """Return pairs of an evaluation row and another row that shares a passage with it, shape (pairs, 2), ascending.
 
     Rows of several texts share a passage in each of them, or have equal ones. Memory holds neither texts
-    nor passages of all rows: a filter of at most 128 MB, and the passages that pass it.
+    nor passages of all rows: a filter of at most 64 MB, and the passages that pass it.
 
     Args:
         held_out: The evaluation rows.
@@ -145,15 +145,13 @@ def find_shared(
         engine: Computes the chunks; None computes them in this thread.
     """
     column, shortest = _most_different(held_out)
-    characters = sum(len(text) for _, texts in held_out() for text in texts[column])
-    bits = min(_FILTER_BITS, max(16, (4 * characters).bit_length()))
-    passed, shift = np.zeros(1 << bits, bool), np.uint64(64 - bits)
+    passed = _Filter(sum(len(text) for _, texts in held_out() for text in texts[column]))
     lengths: set[int] = set()
     for _, texts in held_out():
         for some in batches(texts[column]):
             for length, hashes, _ in _passages(Words(texts[column][some]), words, shortest):
                 lengths.add(length)
-                passed[hashes >> shift] = True
+                passed.add(hashes)
 
     def passing(chunk: tuple[NDArray[np.int64], list[list[str]]]) -> _Hits:
         rows, texts = chunk
@@ -162,7 +160,7 @@ def find_shared(
                 _Hits(hashes[hit], rows[some][owner[hit]])
                 for some in batches(texts[column])
                 for hashes, owner in map(Words(texts[column][some]).runs, sorted(lengths))
-                for hit in [passed[hashes >> shift]]
+                for hit in [np.flatnonzero(passed.may_have(hashes))]
             ]
         )
 
@@ -181,6 +179,29 @@ def find_shared(
     ours = _Hits.joined(found).without_boilerplate()
     pairs = _join(ours, theirs)
     return pairs if not len(pairs) else _share_all(pairs, held_out, others, column, words)
+
+
+class _Filter:
+    """A set of hashes that may seem to have some others too: two bits for each hash (Bloom 1970)."""
+
+    def __init__(self, characters: int) -> None:
+        bits = min(_FILTER_BITS, max(16, (4 * characters).bit_length()))
+        self._shifts = np.uint64(64 - bits), np.uint64(max(0, 64 - 2 * bits))
+        self._mask = np.uint64((1 << bits) - 1)
+        self._bytes = np.zeros(1 << (bits - 3), np.uint8)
+
+    def add(self, hashes: NDArray[np.uint64]) -> None:
+        for shift in self._shifts:
+            place = (hashes >> shift) & self._mask
+            np.bitwise_or.at(self._bytes, place >> np.uint64(3), np.uint8(1) << (place & np.uint64(7)).astype(np.uint8))
+
+    def may_have(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        found = np.ones(len(hashes), bool)
+        for shift in self._shifts:
+            left = np.flatnonzero(found)
+            place = (hashes[left] >> shift) & self._mask
+            found[left] = self._bytes[place >> np.uint64(3)] >> (place & np.uint64(7)).astype(np.uint8) & np.uint8(1)
+        return found
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,7 @@ def select(
     pool = np.flatnonzero(kept & (codes == SPLIT_CODES[pool_name]))
     shares = _shares(config.splits, first_pass.splits)
     if len(pool) and (shares or pool_name == "all"):
-        names = _assign(config.splits, first_pass, staging, pool, shares)
-        split[pool] = np.select([names == name for name in SPLITS], list(range(len(SPLITS))))
+        split[pool] = _assign(config.splits, first_pass, staging, pool, shares)
     overlapping = _overlapping(config.duplicates.passage_words, task, staging, split, engine)
     train = SPLITS.index("train")
     columns = (*task.text_columns, *task.text_target_columns)
@@ -120,7 +119,7 @@ def _assign(
     staging: Staging,
     pool: NDArray[np.int64],
     shares: dict[str, float],
-) -> NDArray[np.str_]:
+) -> NDArray[np.uint8]:
     """Return the split of each row of the pool."""
     if config.by == "time":
         return assign_times(staging.numbers("time")[pool], shares)

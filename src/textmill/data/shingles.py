@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 _BASE = np.uint32(0x01000193)
 _HASH_BITS = np.uint64(32)
-_ROW_BITS = np.uint64(44)
 _MOST = 4095
-"""Counts above are equally frequent, so that row, count and hash fit into 64 bits."""
+"""Counts above are equally frequent."""
+_BEYOND = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+"""Fills the rows of a matrix; more than any key."""
 MARKS = 512
 _ROUNDING = 1e-9
 _CHARACTERS_AT_ONCE = 500_000
@@ -105,27 +106,52 @@ def prefixes(texts: Sequence[str], size: int, counts: ShingleCounts, threshold: 
     n - ceil(2 t n / (1 + t)) + 1 suffice. Of templated texts these are shingles that the template lacks.
     """
     hashes, starts = shingle_hashes(texts, size)
-    rows = np.repeat(np.arange(len(starts), dtype=np.uint64), np.diff(np.append(starts, len(hashes))))
-    counted = np.minimum(counts.of(hashes), _MOST).astype(np.uint64)
-    keys = (rows << _ROW_BITS) | (counted << _HASH_BITS) | hashes
-    keys.sort()
-    keys = keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
-    owner, hashes = (keys >> _ROW_BITS).astype(np.int64), keys.astype(np.uint32)
-    flips = np.bincount(owner * MARKS + (hashes & np.uint32(MARKS - 1)), minlength=len(starts) * MARKS)
-    marks = np.packbits((flips & 1).astype(bool)).view(np.uint64).reshape(-1, MARKS // 64)
-    sizes = np.bincount(owner, minlength=len(starts))
-    position = np.arange(len(keys)) - (np.cumsum(sizes) - sizes)[owner]
-    length, leading = (
-        sizes - np.ceil(share * sizes - _ROUNDING).astype(np.int64) + 1
-        for share in (threshold, 2 * threshold / (1 + threshold))
+    lengths = np.diff(np.append(starts, len(hashes)))
+    keys = (np.minimum(counts.of(hashes), _MOST).astype(np.uint64) << _HASH_BITS) | hashes
+    sizes = np.zeros(len(starts), np.int32)
+    marks = np.zeros((len(starts), MARKS // 64), np.uint64)
+    parts: list[tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.bool_]]] = []
+    # Texts of about the same length are the rows of a matrix: short rows are sorted several times as fast as one array
+    widths = _rounded(lengths)
+    for width in np.unique(widths).tolist():
+        rows = np.flatnonzero(widths == width)
+        columns = np.arange(width)
+        matrix = keys[np.minimum(starts[rows, None] + columns, len(keys) - 1)]
+        matrix[columns >= lengths[rows, None]] = _BEYOND
+        matrix.sort(axis=1)
+        first = matrix != _BEYOND
+        first[:, 1:] &= matrix[:, 1:] != matrix[:, :-1]
+        position = np.cumsum(first, axis=1, dtype=np.int32)
+        sizes[rows] = number = position[:, -1]
+        length, leading = (
+            (number - np.ceil(share * number - _ROUNDING).astype(np.int64) + 1)[:, None]
+            for share in (threshold, 2 * threshold / (1 + threshold))
+        )
+        flips = np.arange(len(rows))[:, None] * MARKS + (matrix & np.uint64(MARKS - 1)).astype(np.int64)
+        odd = np.bincount(flips[first], minlength=len(rows) * MARKS) & 1
+        marks[rows] = np.packbits(odd.astype(bool)).view(np.uint64).reshape(-1, MARKS // 64)
+        chosen = first & (position <= length)
+        owner = rows[np.nonzero(chosen)[0]]
+        parts.append((matrix[chosen].astype(np.uint32), owner, (position <= leading)[chosen]))
+    shingles, owners, leads = zip(*parts, strict=True) if parts else ((), (), ())
+    return Prefixes(
+        np.concatenate([np.zeros(0, np.uint32), *shingles]),
+        np.concatenate([np.zeros(0, np.int64), *owners]),
+        np.concatenate([np.zeros(0, bool), *leads]),
+        sizes,
+        marks,
     )
-    chosen = position < length[owner]
-    is_leading = (position < leading[owner])[chosen]
-    return Prefixes(hashes[chosen], owner[chosen], is_leading, sizes.astype(np.int32), marks)
+
+
+def _rounded(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Round lengths up, to a multiple of eight and by an eighth at most, so that few different ones are left."""
+    step = np.maximum(8, 1 << np.maximum(0, np.frexp(lengths)[1] - 4).astype(np.int64))
+    return -(-lengths // step) * step
 
 
 def may_be_similar(
     sizes: tuple[NDArray[np.int32], NDArray[np.int32]],
+    first_marks: tuple[NDArray[np.uint64], NDArray[np.uint64]],
     marks: tuple[NDArray[np.uint64], NDArray[np.uint64]],
     rows: tuple[NDArray[np.int64], NDArray[np.int64]],
     threshold: float,
@@ -136,8 +162,9 @@ def may_be_similar(
 
     Args:
         sizes: Sizes of both texts of each pair, shape (pairs,).
-        marks: Marks of texts, of which the first and the second of a pair are taken, shape (texts, 8).
-        rows: Rows of `marks`, shape (pairs,).
+        first_marks: The first 64 marks of texts, of which the first and the second of a pair are taken, shape (texts,).
+        marks: All marks of these texts, which few pairs need, shape (texts, 8).
+        rows: The texts of each pair, shape (pairs,).
         threshold: Minimum Jaccard similarity.
     """
     both = sizes[0].astype(np.int64) + sizes[1]
@@ -145,7 +172,7 @@ def may_be_similar(
     most = both - 2 * least
     possible: NDArray[np.bool_] = np.minimum(*sizes) >= least
     # An eighth of the marks rules out nearly all pairs
-    different = np.bitwise_count(marks[0][:, 0][rows[0]] ^ marks[1][:, 0][rows[1]])
+    different = np.bitwise_count(first_marks[0][rows[0]] ^ first_marks[1][rows[1]])
     left = np.flatnonzero(possible & (different <= most))
     different = np.bitwise_count(marks[0][rows[0][left]] ^ marks[1][rows[1][left]]).sum(axis=1, dtype=np.int64)
     possible[:] = False

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from textmill.data.prepared import SPLITS
 from textmill.errors import UserError
 
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
@@ -18,11 +19,12 @@ def assign_splits(
     shares: Mapping[str, float],
     seed: int,
     names: Mapping[int, str],
-) -> NDArray[np.str_]:
+) -> NDArray[np.uint8]:
     """Assign each row to a split: the share of every stratum for each split named, the rest to `train`.
 
     Rows of a stratum are sorted by a hash of their key and the seed, and the splits take them in
     turn. So a row's hash does not depend on its position, and rows added later move few others.
+    Returns indices into `SPLITS`.
 
     Args:
         keys: Hash of each row's text, shape (rows,).
@@ -34,15 +36,20 @@ def assign_splits(
     Raises:
         UserError: A class has fewer rows than there are splits.
     """
-    order = shuffled(keys, seed)
-    result = np.full(len(keys), "train", dtype="<U10")
-    by_stratum = np.lexsort((np.arange(len(keys)), order, strata))
+    result = np.full(len(keys), SPLITS.index("train"), np.uint8)
+    by_stratum = np.argsort(strata, kind="stable").astype(np.uint32 if len(keys) < 1 << 32 else np.int64)
     begins = np.flatnonzero(np.diff(strata[by_stratum])) + 1
     for rows in np.split(by_stratum, begins):
         require_rows(len(rows), names.get(int(strata[rows[0]]), "?"), shares)
+        order = shuffled(keys[rows], seed)
+        # Only the lowest hashes are sorted: the rest stays in `train`
+        counts = _counts(len(rows), shares)
+        taken = sum(counts.values())
+        lowest = np.flatnonzero(order <= np.partition(order, taken - 1)[taken - 1]) if taken else np.zeros(0, np.int64)
+        lowest = lowest[np.argsort(order[lowest], kind="stable")]
         begin = 0
-        for split, count in _counts(len(rows), shares).items():
-            result[rows[begin : begin + count]] = split
+        for split, count in counts.items():
+            result[rows[lowest[begin : begin + count]]] = SPLITS.index(split)
             begin += count
     return result
 
@@ -51,8 +58,8 @@ def assign_groups(
     groups: NDArray[np.uint64],
     shares: Mapping[str, float],
     seed: int,
-    assign: Callable[..., NDArray[np.str_]] = assign_splits,
-) -> NDArray[np.str_]:
+    assign: Callable[..., NDArray[np.uint8]] = assign_splits,
+) -> NDArray[np.uint8]:
     """Assign all rows of a group to the same split; `shares` are shares of the groups, each assigned as one row is.
 
     Raises:
