@@ -20,7 +20,7 @@ from textmill.data.mapping import ColumnMap
 from textmill.data.masking import masker
 from textmill.data.quality import Tally, quality_filter
 from textmill.data.reading import RawRows
-from textmill.data.shingles import batches, normalise, shingle_hashes
+from textmill.data.shingles import batches, normalise_all, shingle_hashes
 from textmill.data.stable_splits import check_time, group_hashes, parse_time
 from textmill.data.staging import FILE, ROW
 from textmill.tasks.abilities import RealignsTargets
@@ -108,7 +108,7 @@ class ChunkCleaner:
             value or f"{chunk.split}/{chunk.name}:{row}" for value, row in zip(ids, columns[ROW], strict=True)
         ]
         columns[FILE] = [chunk.number] * count
-        texts = [normalise(text) for text in _joined(columns, self._task.text_columns)]
+        texts = normalise_all(_joined(columns, self._task.text_columns))
         result.numbers = self._numbers(columns, texts, chunk.split, result)
         result.table = pa.table({field.name: pa.array(columns[field.name], field.type) for field in self._schema})
         if self._config.duplicates.near:
@@ -149,10 +149,11 @@ class ChunkCleaner:
     ) -> list[str | None]:
         """Clean texts; add the reasons to reject a row to `problems`."""
         clean, problem = self._cleaner.clean, self._cleaner.problem
+        simple = self._cleaner.simple if self._mask is None else None
         result: list[str | None] = []
         for position, value in enumerate(values):
-            if value is None:
-                result.append(None)
+            if value is None or (simple is not None and simple(value)):
+                result.append(value)
                 continue
             reason = self._cleaner.too_long(value)
             if reason is None:

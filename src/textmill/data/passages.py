@@ -67,8 +67,13 @@ class Words:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        folded = [_plain(text) for text in texts]
-        codes = np.frombuffer("".join(folded).encode("utf-32-le", "surrogatepass"), np.uint32)
+        whole = "".join(texts)
+        if whole.isascii() and "&" not in whole and "<" not in whole:
+            folded, whole = texts, whole.lower()
+        else:
+            folded = [_plain(text) for text in texts]
+            whole = "".join(folded)
+        codes = np.frombuffer(whole.encode("utf-32-le", "surrogatepass"), np.uint32)
         ends = np.cumsum(np.fromiter(map(len, folded), np.int64, len(folded)))
         kinds = character_kinds()[codes]
         if len(apostrophes := np.flatnonzero(kinds == _APOSTROPHE)):

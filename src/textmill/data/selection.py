@@ -21,7 +21,7 @@ from textmill.data.parallel import Engine
 from textmill.data.passages import Chunks, find_shared
 from textmill.data.prepared import SPLITS
 from textmill.data.seen import find_seen
-from textmill.data.shingles import Prefixes, batches, normalise, prefixes
+from textmill.data.shingles import Prefixes, batches, normalise_all, prefixes
 from textmill.data.splitting import assign_groups, assign_splits
 from textmill.data.stable_splits import assign_stable, assign_times
 from textmill.data.staging import Staging
@@ -198,7 +198,8 @@ def _rows_of(mask: NDArray[np.bool_], staging: Staging, names: Sequence[str]) ->
 def normalised(table: pa.Table) -> list[str]:
     """Return the normalised texts of rows; a row of several texts is one text."""
     columns = [column.to_pylist() for column in table.columns]
-    return [normalise("\x1f".join(values)) for values in zip(*columns, strict=True)]
+    texts = columns[0] if len(columns) == 1 else ["\x1f".join(values) for values in zip(*columns, strict=True)]
+    return normalise_all(texts)
 
 
 def _shares(config: SplitsConfig, provided: list[str]) -> dict[str, float]:

@@ -24,6 +24,16 @@ def normalise(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def normalise_all(texts: Sequence[str]) -> list[str]:
+    """Return `normalise` of each text; all at once if a space is their only white space, and no two are in a row."""
+    folded = "\0".join(["", *texts, ""]).casefold()
+    result = folded.split("\0")[1:-1]
+    spaced = any(pair in folded for pair in ("  ", "\0 ", " \0"))
+    if spaced or len(result) != len(texts) or not folded.replace("\0", "").isprintable():
+        return list(map(normalise, texts))
+    return result
+
+
 def shingle_hashes(texts: Sequence[str], size: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """Hash all runs of `size` characters.
 
@@ -31,9 +41,10 @@ def shingle_hashes(texts: Sequence[str], size: int) -> tuple[NDArray[np.uint32],
         The hashes of all texts, concatenated, and the start of each text's. A text shorter than
         `size` is padded with spaces, so that each text has at least one hash.
     """
-    padded = [text.ljust(size) for text in texts]
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    padded = [text.ljust(size) for text in texts] if (lengths < size).any() else texts
     codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32)
-    lengths = np.fromiter(map(len, padded), np.int64, len(padded))
+    lengths = np.maximum(lengths, size)
     ends = np.cumsum(lengths)
     windows = len(codes) - size + 1
     if windows <= 0:
