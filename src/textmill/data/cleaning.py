@@ -20,7 +20,7 @@ class Cleaner:
         self.config = config
         self._step = _step(config)
         self._language = language_detector(config.languages) if config.languages else None
-        self._shortest = max(1, config.min_characters)
+        self._shortest = config.min_characters
         self._longest = config.max_characters if self._language is None else 0
 
     def clean(self, text: str) -> str:

@@ -151,12 +151,18 @@ def find_shared(
     """
     column, shortest = _most_different(held_out)
     passed = _Filter(sum(len(text) for _, texts in held_out() for text in texts[column]))
+    engine = engine or Engine(workers=1)
+
+    def own(chunk: tuple[NDArray[np.int64], list[list[str]]]) -> list[tuple[int, NDArray[np.uint64]]]:
+        texts = chunk[1][column]
+        passages = (_passages(Words(texts[some]), words, shortest) for some in batches(texts))
+        return [(length, hashes) for some in passages for length, hashes, _ in some]
+
     lengths: set[int] = set()
-    for _, texts in held_out():
-        for some in batches(texts[column]):
-            for length, hashes, _ in _passages(Words(texts[column][some]), words, shortest):
-                lengths.add(length)
-                passed.add(hashes)
+    for some in engine.map(own, held_out()):
+        for length, hashes in some:
+            lengths.add(length)
+            passed.add(hashes)
 
     def passing(chunk: tuple[NDArray[np.int64], list[list[str]]]) -> _Hits:
         rows, texts = chunk
@@ -169,19 +175,24 @@ def find_shared(
             ]
         )
 
-    theirs = _Hits.joined(list((engine or Engine(workers=1)).map(passing, others())))
+    theirs = _Hits.joined(list(engine.map(passing, others())))
     known = np.unique(theirs.hashes)
     if not len(known):
         return np.zeros((0, 2), np.int64)
-    found = [
-        _Hits(hashes[hit], rows[some][owner[hit]], of_text[some][owner[hit]])
-        for rows, texts in held_out()
-        for of_text in [_text_hashes(texts[column])]
-        for some in batches(texts[column])
-        for _, hashes, owner in _passages(Words(texts[column][some]), words, shortest)
-        for hit in [_among(hashes, known)]
-    ]
-    ours = _Hits.joined(found).without_boilerplate()
+
+    def shared(chunk: tuple[NDArray[np.int64], list[list[str]]]) -> _Hits:
+        rows, texts = chunk
+        of_text = _text_hashes(texts[column])
+        return _Hits.joined(
+            [
+                _Hits(hashes[hit], rows[some][owner[hit]], of_text[some][owner[hit]])
+                for some in batches(texts[column])
+                for _, hashes, owner in _passages(Words(texts[column][some]), words, shortest)
+                for hit in [_among(hashes, known)]
+            ]
+        )
+
+    ours = _Hits.joined(list(engine.map(shared, held_out()))).without_boilerplate()
     pairs = _join(ours, theirs)
     return pairs if not len(pairs) else _share_all(pairs, held_out, others, column, words)
 
