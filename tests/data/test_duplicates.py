@@ -21,7 +21,17 @@ from support.faults import rounds
 
 from textmill.data import shingles
 from textmill.data.chunks import hashes
-from textmill.data.duplicates import NearIndex, equal_groups, find_exact, find_near, find_repeated, find_similar
+from textmill.data.duplicates import (
+    SIGNATURES_FROM,
+    NearIndex,
+    NearRows,
+    SignatureFiles,
+    equal_groups,
+    find_exact,
+    find_near,
+    find_repeated,
+    find_similar,
+)
 from textmill.data.passages import SHORTEST, Chunks, find_shared
 from textmill.data.prepared import SPLITS
 from textmill.data.splitting import assign_splits
@@ -72,17 +82,28 @@ def near(texts: list[str], ranks: list[int], threshold: float = 0.8, at_once: in
     usable = np.ones(len(texts), bool)
     rank = np.array(ranks, np.uint8)
     found = find_exact(hashes(texts), np.zeros(len(texts), np.uint64), rank, usable)
-    counts = shingles.ShingleCounts()
-    counts.add(shingles.shingle_hashes(texts, 5)[0])
-    rows = np.flatnonzero(~found.exact)
     with tempfile.TemporaryDirectory() as folder:
-        index = NearIndex(Path(folder), len(texts), counts, threshold, 5)
-        for start in range(0, len(rows), at_once):
-            some = rows[start : start + at_once]
-            chosen = [texts[row] for row in some]
-            parts = shingles.batches(chosen)
-            index.add((some[part], shingles.prefixes(chosen[part], 5, counts, threshold)) for part in parts)
-        find_near(found, index, rank, lambda positions: [texts[position] for position in positions])
+
+        def index(rows: NDArray[np.int64]) -> NearIndex:
+            counts = shingles.ShingleCounts()
+            counts.add(shingles.shingle_hashes([texts[row] for row in rows], 5)[0])
+            made = NearIndex(Path(folder), len(rows), counts, threshold)
+            for start in range(0, len(rows), at_once):
+                some = np.arange(start, min(len(rows), start + at_once))
+                chosen = [texts[rows[row]] for row in some]
+                parts = shingles.batches(chosen)
+                made.add((some[part], shingles.prefixes(chosen[part], 5, counts, threshold)) for part in parts)
+            return made
+
+        files = SignatureFiles(Path(folder)) if threshold >= SIGNATURES_FROM else None
+        made = [
+            shingles.signatures(texts[start : start + at_once], 5, threshold) for start in range(0, len(texts), at_once)
+        ]
+        for number, one in enumerate(made if files is not None else []):
+            files.add(number * at_once, one)
+        sizes, sketches = (np.concatenate([getattr(one, name) for one in made]) for name in ("sizes", "sketches"))
+        rows = NearRows(~found.exact, sizes, sketches, files, index)
+        find_near(found, rows, rank, lambda positions: [texts[position] for position in positions], threshold, 5)
     return found.exact | found.near
 
 

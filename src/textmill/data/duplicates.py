@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from textmill.data.shingles import (
     MARKS,
     Prefixes,
     ShingleCounts,
+    Signatures,
     batches,
     jaccard,
     may_be_similar,
     prefixes,
     shingle_hashes,
+    sketches_allow,
 )
 
 _ROWS_AT_ONCE = 1_000_000
@@ -33,6 +36,12 @@ _NEIGHBOURS = 1_000
 _SHINGLE_BITS, _ROW_BITS = np.uint64(32), np.uint64(1)
 """An entry of 64 bits has the shingle on top, then the row, and in the last bit whether the shingle is leading."""
 _ROW = np.uint64(0x7FFF_FFFF)
+_ROW_OF_SIGNATURE = np.uint64(0xFFFF_FFFF)
+_FILES = 128
+_LARGE_SIGNATURE = 50
+"""Rows with the same signature that are compared with each other."""
+SIGNATURES_FROM = 0.85
+"""Threshold below which the parts of sets are so small that most rows have one in common."""
 
 Texts = Callable[[NDArray[np.int64]], list[str]]
 """Return the normalised texts of the rows at ascending positions."""
@@ -127,12 +136,10 @@ class NearIndex:
         rows: Number of rows.
         counts: Counts of the shingles of all texts.
         threshold: Minimum Jaccard similarity of near-duplicates.
-        shingle: Characters of a shingle.
     """
 
-    def __init__(self, folder: Path, rows: int, counts: ShingleCounts, threshold: float, shingle: int) -> None:
+    def __init__(self, folder: Path, rows: int, counts: ShingleCounts, threshold: float) -> None:
         self.threshold = threshold
-        self.shingle = shingle
         self.sizes = np.zeros(rows, np.int32)
         self.first_marks = np.zeros(rows, np.uint64)
         self.marks = np.memmap(folder / "marks.near", np.uint64, "w+", shape=(max(1, rows), MARKS // 64))
@@ -158,9 +165,7 @@ class NearIndex:
             return
         entries = np.concatenate(collected)
         entries.sort()
-        for path, some in zip(self._paths, np.split(entries, np.searchsorted(entries, self._bounds)), strict=True):
-            with path.open("ab") as file:
-                file.write(some.tobytes())
+        _append(self._paths, entries, self._bounds)
         self.forget()
 
     def parts(self) -> Iterator[Entries]:
@@ -191,37 +196,104 @@ class Entries:
     leading: NDArray[np.bool_]
 
 
-def find_near(duplicates: Duplicates, index: NearIndex, rank: NDArray[np.uint8], texts: Texts) -> None:
+class SignatureFiles:
+    """The signatures of all rows, in files by ranges of their keys, so that few are in memory at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._bounds = np.arange(1, _FILES, dtype=np.uint64) * np.uint64(2**64 // _FILES)
+        self._paths = [folder / f"{part:03d}.signatures" for part in range(_FILES)]
+
+    def add(self, first: int, some: Signatures) -> None:
+        """Add the signatures of rows that are numbered from `first` on."""
+        entries = (some.keys.astype(np.uint64) << _SHINGLE_BITS) | (some.rows + first).astype(np.uint64)
+        entries.sort()
+        _append(self._paths, entries, self._bounds)
+
+    def parts(self, among: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield the rows of `among` with a signature that another one has, and the number of each one's group."""
+        for path in self._paths:
+            entries = np.fromfile(path, np.uint64) if path.exists() else np.zeros(0, np.uint64)
+            entries = entries[among[entries & _ROW_OF_SIGNATURE]]
+            entries.sort()
+            keys = (entries >> _SHINGLE_BITS).astype(np.uint32)
+            same = keys[1:] == keys[:-1]
+            shared = np.zeros(len(keys), bool)
+            shared[1:] |= same
+            shared[:-1] |= same
+            new = np.append(True, ~same)[: len(keys)][shared]
+            yield (entries[shared] & _ROW_OF_SIGNATURE).astype(np.int64), np.cumsum(new) - 1
+
+
+def _append(paths: Sequence[Path], entries: NDArray[np.uint64], bounds: NDArray[np.uint64]) -> None:
+    """Append ascending entries to the files of their ranges."""
+    for path, some in zip(paths, np.split(entries, np.searchsorted(entries, bounds)), strict=True):
+        if len(some):
+            with path.open("ab") as file:
+                file.write(some.tobytes())
+
+
+@dataclass(frozen=True)
+class NearRows:
+    """What is known of all rows to find near-duplicates.
+
+    Attributes:
+        among: Mask of the rows to compare, shape (rows,).
+        sizes: Number of different shingles of each row, shape (rows,).
+        sketches: The sketch of each row, shape (rows,).
+        files: The signatures; None where the threshold is too low for them.
+        index: Returns the index of the rows at ascending positions: by their place among these.
+    """
+
+    among: NDArray[np.bool_]
+    sizes: NDArray[np.int32]
+    sketches: NDArray[np.uint64]
+    files: SignatureFiles | None
+    index: Callable[[NDArray[np.int64]], NearIndex]
+
+
+def find_near(
+    duplicates: Duplicates, rows: NearRows, rank: NDArray[np.uint8], texts: Texts, threshold: float, shingle: int
+) -> None:
     """Add near-duplicates to the result of `find_exact`: one row of each connected component stays.
 
     All pairs that reach the threshold are found and compared by the exact similarity of their shingles. Only
     of a rare shingle in more than 10,000 rows each row is compared with 1,000 rows of similar size.
 
     Args:
-        duplicates: Result of `find_exact`; its exact duplicates are not in the index.
-        index: The rows to compare.
+        duplicates: Result of `find_exact`.
+        rows: The rows to compare, exact duplicates not among them.
         rank: Rank of each row's split.
         texts: Returns normalised texts.
+        threshold: Minimum Jaccard similarity of near-duplicates.
+        shingle: Characters of a shingle.
     """
     component = np.arange(len(rank), dtype=np.int32)
 
-    def compare(collected: list[NDArray[np.int64]]) -> None:
-        pairs = np.concatenate(collected)
-        roots = _roots(component, pairs)
-        pairs = np.unique(pairs[roots[:, 0] != roots[:, 1]], axis=0)
-        _unite(component, pairs[_similar(pairs, texts, index.threshold, index.shingle)])
-        collected.clear()
-
-    for entries in index.parts():
-        for candidates in (_joining, _all_pairs):
-            collected: list[NDArray[np.int64]] = []
-            for pairs in candidates(entries, index):
+    def compare(candidates: Iterable[NDArray[np.int64]]) -> None:
+        collected: list[NDArray[np.int64]] = []
+        for pairs in chain(candidates, [None]):
+            if pairs is not None:
                 collected.append(pairs)
-                if sum(map(len, collected)) >= _PAIRS_COLLECTED:
-                    compare(collected)
-            if collected:
-                compare(collected)
-        index.forget()
+            if collected and (pairs is None or sum(map(len, collected)) >= _PAIRS_COLLECTED):
+                every = np.concatenate(collected)
+                roots = _roots(component, every)
+                every = np.unique(np.sort(every[roots[:, 0] != roots[:, 1]], axis=1), axis=0)
+                _unite(component, every[_similar(every, texts, threshold, shingle)])
+                collected.clear()
+
+    # Rows of which a part equals that of many others are boilerplate: only rare shingles tell them apart
+    alike = rows.among
+    if rows.files is not None:
+        alike = np.zeros_like(rows.among)
+        for members, groups in rows.files.parts(rows.among):
+            compare(_of_signature(members, groups, rows, threshold, alike))
+    positions = np.flatnonzero(alike)
+    if len(positions):
+        index = rows.index(positions)
+        for entries in index.parts():
+            for find in (_joining, _all_pairs):
+                compare(positions[pairs] for pairs in find(entries, index))
+            index.forget()
     joined = np.flatnonzero(component != np.arange(len(rank), dtype=np.int32))
     members = np.union1d(joined, _roots(component, joined))
     order = members[np.lexsort((members, rank[members], component[members]))]
@@ -235,6 +307,32 @@ def _keepers(positions: NDArray[np.int64], groups: NDArray[np.int64]) -> tuple[N
     first = np.ones(len(groups), bool)
     first[1:] = groups[1:] != groups[:-1]
     return first, positions[first][np.cumsum(first) - 1]
+
+
+def _of_signature(
+    members: NDArray[np.int64], groups: NDArray[np.int64], rows: NearRows, threshold: float, alike: NDArray[np.bool_]
+) -> Iterator[NDArray[np.int64]]:
+    """Yield pairs of rows that share a signature and can reach the threshold, each of shape (pairs, 2).
+
+    Of a large group, yield each row with the next one only, and mark its rows in `alike`.
+    """
+    lengths = np.bincount(groups) if len(groups) else np.zeros(0, np.int64)
+    alike[members[lengths[groups] > _LARGE_SIGNATURE]] = True
+
+    def possible(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+        one, two = members[first], members[second]
+        both = (rows.sizes[one], rows.sizes[two]), (rows.sketches[one], rows.sketches[two])
+        return np.stack([one, two], axis=1)[sketches_allow(*both, threshold)[0]]
+
+    left = np.arange(len(members))
+    for distance in range(1, _LARGE_SIGNATURE):
+        left = left[left + distance < len(members)]
+        left = left[groups[left] == groups[left + distance]]
+        if not len(left):
+            return
+        yield possible(left, left + distance)
+        if distance == 1:
+            left = left[lengths[groups[left]] <= _LARGE_SIGNATURE]
 
 
 def _joining(entries: Entries, index: NearIndex) -> Iterator[NDArray[np.int64]]:
@@ -289,7 +387,7 @@ def _possible(
     sizes, first_marks, marks = index.sizes, index.first_marks, index.marks.view(np.ndarray)
     firsts, both = (first_marks, first_marks), (marks, marks)
     close = may_be_similar((sizes[one], sizes[two]), firsts, both, (one, two), index.threshold)
-    return np.sort(np.stack([one[close], two[close]], axis=1), axis=1)
+    return np.stack([one[close], two[close]], axis=1)
 
 
 def _similar(pairs: NDArray[np.int64], texts: Texts, threshold: float, shingle: int) -> NDArray[np.bool_]:

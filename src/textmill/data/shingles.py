@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,7 @@ _BASE = np.uint32(0x01000193)
 _HASH_BITS = np.uint64(32)
 _MOST = 4095
 """Counts above are equally frequent."""
-_BEYOND = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
-"""Fills the rows of a matrix; more than any key."""
+_MIX, _FACTOR = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x9E3779B97F4A7C15)
 MARKS = 512
 _ROUNDING = 1e-9
 _CHARACTERS_AT_ONCE = 500_000
@@ -117,21 +117,11 @@ def prefixes(texts: Sequence[str], size: int, counts: ShingleCounts, threshold: 
     n - ceil(2 t n / (1 + t)) + 1 suffice. Of templated texts these are shingles that the template lacks.
     """
     hashes, starts = shingle_hashes(texts, size)
-    lengths = np.diff(np.append(starts, len(hashes)))
     keys = (np.minimum(counts.of(hashes), _MOST).astype(np.uint64) << _HASH_BITS) | hashes
     sizes = np.zeros(len(starts), np.int32)
     marks = np.zeros((len(starts), MARKS // 64), np.uint64)
     parts: list[tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.bool_]]] = []
-    # Texts of about the same length are the rows of a matrix: short rows are sorted several times as fast as one array
-    widths = _rounded(lengths)
-    for width in np.unique(widths).tolist():
-        rows = np.flatnonzero(widths == width)
-        columns = np.arange(width)
-        matrix = keys[np.minimum(starts[rows, None] + columns, len(keys) - 1)]
-        matrix[columns >= lengths[rows, None]] = _BEYOND
-        matrix.sort(axis=1)
-        first = matrix != _BEYOND
-        first[:, 1:] &= matrix[:, 1:] != matrix[:, :-1]
+    for rows, matrix, first in _sorted_rows(keys, starts):
         position = np.cumsum(first, axis=1, dtype=np.int32)
         sizes[rows] = number = position[:, -1]
         length, leading = (
@@ -154,10 +144,133 @@ def prefixes(texts: Sequence[str], size: int, counts: ShingleCounts, threshold: 
     )
 
 
+Key = TypeVar("Key", np.uint32, np.uint64)
+
+
+def _sorted_rows(
+    keys: NDArray[Key], starts: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[Key], NDArray[np.bool_]]]:
+    """Yield texts of about the same length, their keys as the sorted rows of a matrix, and where a key stands first.
+
+    Short rows are sorted several times as fast as one array of all keys.
+    """
+    lengths = np.diff(np.append(starts, len(keys)))
+    widths = _rounded(lengths)
+    beyond = np.iinfo(keys.dtype).max
+    for width in np.unique(widths).tolist():
+        rows = np.flatnonzero(widths == width)
+        columns = np.arange(width)
+        inside = columns < lengths[rows, None]
+        matrix = keys[np.minimum(starts[rows, None] + columns, len(keys) - 1)]
+        matrix[~inside] = beyond
+        matrix.sort(axis=1)
+        inside[:, 1:] &= matrix[:, 1:] != matrix[:, :-1]
+        yield rows, matrix, inside
+
+
 def _rounded(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Round lengths up, to a multiple of eight and by an eighth at most, so that few different ones are left."""
     step = np.maximum(8, 1 << np.maximum(0, np.frexp(lengths)[1] - 4).astype(np.int64))
     return -(-lengths // step) * step
+
+
+@dataclass(frozen=True)
+class Signatures:
+    """Hashes of parts of each text's set of shingles: near-duplicates have one in common.
+
+    Attributes:
+        keys: Hash of a part, shape (n,).
+        rows: The text of each, shape (n,).
+        sizes: Number of different shingles of each text, shape (texts,).
+        sketches: 64 bits of each text, which each of its shingles flips one of, shape (texts,).
+    """
+
+    keys: NDArray[np.uint32]
+    rows: NDArray[np.int64]
+    sizes: NDArray[np.int32]
+    sketches: NDArray[np.uint64]
+
+
+def signatures(texts: Sequence[str], size: int, threshold: float) -> Signatures:
+    """Return the signatures of texts, computed in batches.
+
+    Two sets that differ in d shingles have an equal part if both are divided by the hash into d + 1 parts
+    ("PartEnum"; Arasu et al. 2006). How many differ at most follows from the threshold and a class of sizes;
+    a text is divided once for its own class, and once for the class of those smaller than it.
+    """
+    parts = [(some.start, _signatures(texts[some], size, threshold)) for some in batches(texts)]
+    return Signatures(
+        np.concatenate([np.zeros(0, np.uint32), *(part.keys for _, part in parts)]),
+        np.concatenate([np.zeros(0, np.int64), *(start + part.rows for start, part in parts)]),
+        np.concatenate([np.zeros(0, np.int32), *(part.sizes for _, part in parts)]),
+        np.concatenate([np.zeros(0, np.uint64), *(part.sketches for _, part in parts)]),
+    )
+
+
+def _signatures(texts: Sequence[str], size: int, threshold: float) -> Signatures:
+    hashes, starts = shingle_hashes(texts, size)
+    sizes = np.zeros(len(starts), np.int64)
+    of_rows, of_shingles = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
+    for rows, matrix, first in _sorted_rows(hashes, starts):
+        sizes[rows] = first.sum(axis=1)
+        of_rows.append(rows)
+        of_shingles.append(matrix[first])
+    rows, shingles = np.concatenate(of_rows), np.concatenate(of_shingles).astype(np.uint64)
+    number = sizes[rows]
+    sketches = np.zeros(len(starts), np.uint64)
+    if len(rows):
+        sketches[rows] = np.bitwise_xor.reduceat(np.uint64(1) << (shingles & np.uint64(63)), np.cumsum(number) - number)
+    values = shingles * _MIX
+    values ^= values >> np.uint64(29)
+    bounds, divisions = _size_classes(threshold, int(sizes.max(initial=1)))
+    of_class = np.searchsorted(bounds, number, side="right") - 1
+    keys, owners = [], []
+    for lower in (0, 1):
+        division = np.where(of_class >= lower, divisions[of_class - lower], 0)
+        begins = np.cumsum(division) - division
+        divided = division > 0
+        inside = slice(None) if divided.all() else np.repeat(divided, number)
+        part = (shingles[inside] * np.repeat(division, number)[inside].astype(np.uint64)) >> _HASH_BITS
+        part += np.repeat(begins, number)[inside].astype(np.uint64)
+        sums = np.zeros(int(division.sum()), np.uint64)
+        changes = np.flatnonzero(np.append(True, part[1:] != part[:-1])) if len(part) else np.zeros(0, np.int64)
+        if len(part):  # the shingles of a text are sorted, so that its parts are runs
+            sums[part[changes]] = np.add.reduceat(values[inside], changes)
+        index = np.arange(len(sums)) - np.repeat(begins, division)
+        salts = np.repeat(of_class - lower, division) * (1 << 24) + index
+        sums = (sums + salts.astype(np.uint64) * _FACTOR) * _MIX
+        sums ^= sums >> np.uint64(31)
+        keys.append((sums * _FACTOR >> _HASH_BITS).astype(np.uint32))
+        owners.append(np.repeat(rows, division))
+    return Signatures(np.concatenate(keys), np.concatenate(owners), sizes.astype(np.int32), sketches)
+
+
+def _size_classes(threshold: float, largest: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the least size of each class, and into how many parts its sets and those of the next class are divided.
+
+    A set that reaches the threshold with a smaller one is of the same class or the next.
+    """
+    bounds = [1]
+    while bounds[-1] <= largest:
+        bounds.append(int(bounds[-1] / threshold + _ROUNDING) + 1)
+    most = (np.array(bounds[1:]) - 1) * (1 - threshold) / threshold
+    return np.array(bounds[:-1]), np.floor(most + _ROUNDING).astype(np.int64) + 1
+
+
+def sketches_allow(
+    sizes: tuple[NDArray[np.int32], NDArray[np.int32]],
+    sketches: tuple[NDArray[np.uint64], NDArray[np.uint64]],
+    threshold: float,
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Return a mask of the pairs that can reach the threshold, and how many shingles may differ; shape (pairs,).
+
+    Two texts have at least as many different shingles as different bits (Sandes et al. 2020).
+    """
+    both = sizes[0].astype(np.int64) + sizes[1]
+    least = np.ceil(threshold / (1 + threshold) * both - _ROUNDING)
+    most = both - 2 * least
+    different = np.bitwise_count(sketches[0] ^ sketches[1])
+    return (np.minimum(*sizes) >= least) & (different <= most), most
 
 
 def may_be_similar(
@@ -169,8 +282,6 @@ def may_be_similar(
 ) -> NDArray[np.bool_]:
     """Return a mask of the pairs that can reach the threshold.
 
-    Two texts have at least as many different shingles as different marks (Sandes et al. 2020).
-
     Args:
         sizes: Sizes of both texts of each pair, shape (pairs,).
         first_marks: The first 64 marks of texts, of which the first and the second of a pair are taken, shape (texts,).
@@ -178,13 +289,8 @@ def may_be_similar(
         rows: The texts of each pair, shape (pairs,).
         threshold: Minimum Jaccard similarity.
     """
-    both = sizes[0].astype(np.int64) + sizes[1]
-    least = np.ceil(threshold / (1 + threshold) * both - _ROUNDING)
-    most = both - 2 * least
-    possible: NDArray[np.bool_] = np.minimum(*sizes) >= least
-    # An eighth of the marks rules out nearly all pairs
-    different = np.bitwise_count(first_marks[0][rows[0]] ^ first_marks[1][rows[1]])
-    left = np.flatnonzero(possible & (different <= most))
+    possible, most = sketches_allow(sizes, (first_marks[0][rows[0]], first_marks[1][rows[1]]), threshold)
+    left = np.flatnonzero(possible)
     different = np.bitwise_count(marks[0][rows[0][left]] ^ marks[1][rows[1][left]]).sum(axis=1, dtype=np.int64)
     possible[:] = False
     possible[left[different <= most[left]]] = True
