@@ -232,6 +232,32 @@ def test_near_duplicates_in_several_parts_are_the_same(monkeypatch: pytest.Monke
     assert whole.sum() > 20
 
 
+def test_near_duplicates_among_boilerplate_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [*templated(200), *natural(100)]
+    whole = near(texts, [2] * 300, 0.9)
+    for large in (2, 1000):  # nearly all rows are boilerplate; none is
+        monkeypatch.setattr("textmill.data.duplicates._LARGE_SIGNATURE", large)
+        assert (near(texts, [2] * 300, 0.9) == whole).all()
+    assert whole.sum() > 20
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10_000), st.sampled_from([SIGNATURES_FROM, 0.9, 0.97, 1.0]))
+def test_near_duplicates_share_a_signature_and_pass_the_sketch(seed: int, threshold: float) -> None:
+    chooser = random.Random(seed)
+    text = " ".join(chooser.choices("abcdefghij", k=chooser.randint(1, 400)))
+    other = text
+    for _ in range(chooser.randint(0, 8)):
+        other = with_a_change(other, chooser)
+    made = shingles.signatures([text, other], 5, threshold)
+    one, two = shingle_set(text, 5), shingle_set(other, 5)
+    assert made.sizes.tolist() == [len(one), len(two)]
+    if len(one & two) / len(one | two) >= threshold:
+        assert set(made.keys[made.rows == 0].tolist()) & set(made.keys[made.rows == 1].tolist())
+        sizes, sketches = ((values[:1], values[1:]) for values in (made.sizes, made.sketches))
+        assert shingles.sketches_allow(sizes, sketches, threshold)[0].all()
+
+
 @settings(max_examples=30)
 @given(st.integers(0, 1000), st.sampled_from([0.5, 0.8, 0.9, 1.0]))
 def test_similar_texts_of_another_split_are_found(seed: int, threshold: float) -> None:
