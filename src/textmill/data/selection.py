@@ -83,9 +83,9 @@ def select(
     for index, name in enumerate(SPLITS):
         split[kept & (codes == SPLIT_CODES[name])] = index
     pool_name = "all" if "all" in first_pass.splits else "train"
-    pool = np.flatnonzero(kept & (codes == SPLIT_CODES[pool_name]))
+    pool = kept & (codes == SPLIT_CODES[pool_name])
     shares = _shares(config.splits, first_pass.splits)
-    if len(pool) and (shares or pool_name == "all"):
+    if pool.any() and (shares or pool_name == "all"):
         split[pool] = _assign(config.splits, first_pass, staging, pool, shares)
     overlapping = _overlapping(config.duplicates.passage_words, task, staging, split, engine)
     train = SPLITS.index("train")
@@ -120,17 +120,19 @@ def _assign(
     config: SplitsConfig,
     first_pass: FirstPassResult,
     staging: Staging,
-    pool: NDArray[np.int64],
+    pool: NDArray[np.bool_],
     shares: dict[str, float],
 ) -> NDArray[np.uint8]:
     """Return the split of each row of the pool."""
     if config.by == "time":
         return assign_times(staging.numbers("time")[pool], shares)
-    assign = assign_stable if config.method == "stable" else assign_splits
     if config.by == "group":
+        assign = assign_stable if config.method == "stable" else assign_splits
         return assign_groups(staging.numbers("group")[pool], shares, config.seed, assign)
-    strata = staging.numbers("stratum")[pool]
-    return assign(staging.numbers("key")[pool], strata, shares, config.seed, first_pass.classes)
+    keys, strata, classes = staging.numbers("key"), staging.numbers("stratum"), first_pass.classes
+    if config.method == "stable":
+        return assign_stable(keys[pool], strata[pool], shares, config.seed, classes)
+    return assign_splits(keys, strata, shares, config.seed, classes, pool)[pool]
 
 
 def _duplicates(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -222,7 +223,7 @@ def _signatures(texts: Sequence[str], size: int, threshold: float) -> Signatures
         sketches[rows] = np.bitwise_xor.reduceat(np.uint64(1) << (shingles & np.uint64(63)), np.cumsum(number) - number)
     values = shingles * _MIX
     values ^= values >> np.uint64(29)
-    bounds, divisions = _size_classes(threshold, int(sizes.max(initial=1)))
+    bounds, divisions = _size_classes(threshold, 1 << int(sizes.max(initial=1)).bit_length())
     of_class = np.searchsorted(bounds, number, side="right") - 1
     keys, owners = [], []
     for lower in (0, 1):
@@ -245,6 +246,7 @@ def _signatures(texts: Sequence[str], size: int, threshold: float) -> Signatures
     return Signatures(np.concatenate(keys), np.concatenate(owners), sizes.astype(np.int32), sketches)
 
 
+@cache
 def _size_classes(threshold: float, largest: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the least size of each class, and into how many parts its sets and those of the next class are divided.
 
