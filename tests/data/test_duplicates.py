@@ -7,6 +7,7 @@ import os
 import random
 import re
 import tempfile
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from support.faults import rounds
 
-from textmill.data import shingles
+from textmill.data import shingles, splitting
 from textmill.data.chunks import hashes
 from textmill.data.duplicates import (
     SIGNATURES_FROM,
@@ -373,3 +374,27 @@ def test_the_split_follows_the_rows_not_their_order(count: int, seed: int, choos
         names, counts = np.unique(np.array(SPLITS)[first[strata == stratum]], return_counts=True)
         assert set(names) == {"train", "validation", "test"}
         assert abs(dict(zip(names, counts, strict=True))["test"] - 0.2 * (strata == stratum).sum()) <= 1
+
+
+def test_splits_are_cut_block_by_block_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the blocks nor the histogram change the splits; memory holds a few bytes of a row."""
+    rows = 100_000
+    chooser = np.random.default_rng(3)
+    keys = chooser.integers(0, rows // 2, rows).astype(np.uint64)  # some are equal: the first row comes first
+    strata, among = chooser.integers(0, 3, rows).astype(np.uint64), chooser.random(rows) < 0.9
+    shares = {"test": 0.2, "validation": 0.1}
+    order = splitting.shuffled(keys, 5)
+    expected = np.full(rows, SPLITS.index("train"))
+    for stratum in range(3):
+        own = np.flatnonzero(among & (strata == stratum))
+        own = own[np.argsort(order[own], kind="stable")]
+        first, second = round(len(own) * 0.2), round(len(own) * 0.1)
+        expected[own[:first]], expected[own[first : first + second]] = (SPLITS.index(name) for name in shares)
+    monkeypatch.setattr(splitting, "_ROWS_AT_ONCE", 3_000)
+    monkeypatch.setattr(splitting, "_HISTOGRAM_BITS", 10)
+    tracemalloc.start()
+    found = assign_splits(keys, strata, shares, 5, {}, among)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found[among] == expected[among]).all()
+    assert peak < 8 * rows
