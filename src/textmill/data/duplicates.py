@@ -29,7 +29,7 @@ _ROWS_AT_ONCE = 1_000_000
 _CHARACTERS_AT_ONCE = 4_000_000
 _ROWS_A_PART = 100_000
 _PAIRS_AT_ONCE = 200_000
-_PAIRS_COLLECTED = 50_000
+_PAIRS_COLLECTED = 200_000
 _LARGE_GROUP = 10_000
 _NEIGHBOURS = 1_000
 """Rows of similar size with which a row of a larger group is compared."""
@@ -285,8 +285,8 @@ def find_near(
     alike = rows.among
     if rows.files is not None:
         alike = np.zeros_like(rows.among)
-        for members, groups in rows.files.parts(rows.among):
-            compare(_of_signature(members, groups, rows, threshold, alike))
+        parts = rows.files.parts(rows.among)
+        compare(pairs for part in parts for pairs in _of_signature(*part, rows, threshold, alike))
     positions = np.flatnonzero(alike)
     if len(positions):
         index = rows.index(positions)

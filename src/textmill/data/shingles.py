@@ -305,7 +305,9 @@ def jaccard(first: NDArray[np.intp], second: NDArray[np.intp], texts: Sequence[s
 
     hashes, starts = shingle_hashes(texts, size)
     owner = np.repeat(np.arange(len(starts), dtype=np.uint64), np.diff(np.append(starts, len(hashes))))
-    keys = np.unique((owner << _HASH_BITS) | hashes)
+    keys = (owner << _HASH_BITS) | hashes
+    keys.sort()  # several times as fast as `np.unique`, which builds a table
+    keys = keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
     sizes = np.bincount((keys >> _HASH_BITS).astype(np.intp), minlength=len(starts))
     bounds, indices = np.append(0, np.cumsum(sizes)), (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
     sets = csr_array((np.ones(len(keys), np.int32), indices, bounds), shape=(len(starts), 1 << 32))
