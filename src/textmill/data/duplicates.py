@@ -297,7 +297,7 @@ def find_near(
     joined = np.flatnonzero(component != np.arange(len(rank), dtype=np.int32))
     members = np.union1d(joined, _roots(component, joined))
     order = members[np.lexsort((members, rank[members], component[members]))]
-    first, keeper = _keepers(order, component[order])
+    first, keeper = _keepers(order, component[order].astype(np.int64))
     duplicates.near[order[~first]] = True
     _count_across(duplicates, rank, order[~first], keeper[~first])
 

@@ -172,7 +172,8 @@ def _sorted_rows(
 def _rounded(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Round lengths up, to a multiple of eight and by an eighth at most, so that few different ones are left."""
     step = np.maximum(8, 1 << np.maximum(0, np.frexp(lengths)[1] - 4).astype(np.int64))
-    return -(-lengths // step) * step
+    rounded: NDArray[np.int64] = -(-lengths // step) * step
+    return rounded
 
 
 @dataclass(frozen=True)
