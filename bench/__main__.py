@@ -21,6 +21,7 @@ OTHER_PAGES = {"gate": ROOT / "docs" / "promotion.md", "scale": ROOT / "docs" / 
 BENCHMARKS = {
     "pipeline": "The whole pipeline",
     "quality": "Quality of the default model over three seeds",
+    "recipes": "Processor seconds of the default training, with and without R-Drop",
     "rare_labels": "Rare labels: class weights, logit adjustment and offsets",
     "wrong_labels": "Wrong labels: rows flipped on purpose, and training without those suspected",
     "question_answering": "Question answering and its baselines",
