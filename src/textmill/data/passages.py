@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -133,6 +134,7 @@ def _plain(text: str) -> str:
 
 Chunks = Callable[[], Iterable[tuple[NDArray[np.int64], list[list[str]]]]]
 """Yields numbers of rows and, for each text column, their texts; ascending, and the same at each call."""
+_Chunk = tuple[NDArray[np.int64], list[list[str]]]
 
 
 def find_shared(
@@ -149,52 +151,80 @@ def find_shared(
         words: Words of a passage.
         engine: Computes the chunks; None computes them in this thread.
     """
-    column, shortest = _most_different(held_out)
-    passed = _Filter(sum(len(text) for _, texts in held_out() for text in texts[column]))
     engine = engine or Engine(workers=1)
+    search = PassageSearch(held_out, words, engine)
+    return search.pairs(held_out, others, *find_passages([search], others, engine))
 
-    def own(chunk: tuple[NDArray[np.int64], list[list[str]]]) -> list[tuple[int, NDArray[np.uint64]]]:
-        texts = chunk[1][column]
-        passages = (_passages(Words(texts[some]), words, shortest) for some in batches(texts))
-        return [(length, hashes) for some in passages for length, hashes, _ in some]
 
-    lengths: set[int] = set()
-    for some in engine.map(own, held_out()):
-        for length, hashes in some:
-            lengths.add(length)
-            passed.add(hashes)
+class PassageSearch:
+    """The passages of evaluation rows, as a filter; see `find_shared`."""
 
-    def passing(chunk: tuple[NDArray[np.int64], list[list[str]]]) -> _Hits:
+    def __init__(self, held_out: Chunks, words: int, engine: Engine) -> None:
+        self.column, self._shortest = _most_different(held_out)
+        self._words, self._engine = words, engine
+        self.filter = _Filter(sum(len(text) for _, texts in held_out() for text in texts[self.column]))
+        lengths: set[int] = set()
+
+        def of_chunk(chunk: _Chunk) -> list[tuple[int, NDArray[np.uint64]]]:
+            return [(length, hashes) for _, length, hashes, _ in self._passages(chunk[1][self.column])]
+
+        for found in engine.map(of_chunk, held_out()):
+            for length, hashes in found:
+                lengths.add(length)
+                self.filter.add(hashes)
+        self.lengths = sorted(lengths)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_engine": None}  # stays in this process
+
+    def pairs(self, held_out: Chunks, others: Chunks, theirs: Hits) -> NDArray[np.int64]:
+        """Return the pairs of an evaluation row and another row, given the passages of the others that pass the filter.
+
+        `held_out` may lack rows of those that the filter has.
+        """
+        known = np.unique(theirs.hashes)
+        if not len(known):
+            return np.zeros((0, 2), np.int64)
+
+        def of_chunk(chunk: _Chunk) -> Hits:
+            rows, texts = chunk
+            of_text = _text_hashes(texts[self.column])
+            return Hits.joined(
+                [
+                    Hits(hashes[hit], rows[some][owner[hit]], of_text[some][owner[hit]])
+                    for some, _, hashes, owner in self._passages(texts[self.column])
+                    for hit in [_among(hashes, known)]
+                ]
+            )
+
+        ours = Hits.joined(list(self._engine.map(of_chunk, held_out()))).without_boilerplate()
+        pairs = _join(ours, theirs)
+        return pairs if not len(pairs) else _share_all(pairs, held_out, others, self.column, self._words)
+
+    def _passages(self, texts: Sequence[str]) -> Iterator[tuple[slice, int, NDArray[np.uint64], NDArray[np.int64]]]:
+        for some in batches(texts):
+            for length, hashes, owner in _passages(Words(texts[some]), self._words, self._shortest):
+                yield some, length, hashes, owner
+
+
+def find_passages(searches: Sequence[PassageSearch], others: Chunks, engine: Engine) -> list[Hits]:
+    """Return for each search the passages of other rows that pass its filter; the rows are read once."""
+
+    def of_chunk(chunk: _Chunk) -> list[Hits]:
         rows, texts = chunk
-        return _Hits.joined(
-            [
-                _Hits(hashes[hit], rows[some][owner[hit]])
-                for some in batches(texts[column])
-                for hashes, owner in map(Words(texts[column][some]).runs, sorted(lengths))
-                for hit in [np.flatnonzero(passed.may_have(hashes))]
-            ]
-        )
+        found: list[list[Hits]] = [[] for _ in searches]
+        for column in {search.column for search in searches}:
+            for some in batches(texts[column]):
+                words = Words(texts[column][some])
+                for search, hits in zip(searches, found, strict=True):
+                    for length in search.lengths if search.column == column else ():
+                        hashes, owner = words.runs(length)
+                        hit = np.flatnonzero(search.filter.may_have(hashes))
+                        hits.append(Hits(hashes[hit], rows[some][owner[hit]]))
+        return [Hits.joined(hits) for hits in found]
 
-    theirs = _Hits.joined(list(engine.map(passing, others())))
-    known = np.unique(theirs.hashes)
-    if not len(known):
-        return np.zeros((0, 2), np.int64)
-
-    def shared(chunk: tuple[NDArray[np.int64], list[list[str]]]) -> _Hits:
-        rows, texts = chunk
-        of_text = _text_hashes(texts[column])
-        return _Hits.joined(
-            [
-                _Hits(hashes[hit], rows[some][owner[hit]], of_text[some][owner[hit]])
-                for some in batches(texts[column])
-                for _, hashes, owner in _passages(Words(texts[column][some]), words, shortest)
-                for hit in [_among(hashes, known)]
-            ]
-        )
-
-    ours = _Hits.joined(list(engine.map(shared, held_out()))).without_boilerplate()
-    pairs = _join(ours, theirs)
-    return pairs if not len(pairs) else _share_all(pairs, held_out, others, column, words)
+    parts = list(engine.map(of_chunk, others()))
+    return [Hits.joined([part[number] for part in parts]) for number in range(len(searches))]
 
 
 class _Filter:
@@ -221,7 +251,7 @@ class _Filter:
 
 
 @dataclass(frozen=True)
-class _Hits:
+class Hits:
     """Passages, the row of each, and a hash of the row's text."""
 
     hashes: NDArray[np.uint64]
@@ -229,18 +259,25 @@ class _Hits:
     texts: NDArray[np.uint64] | None = None
 
     @classmethod
-    def joined(cls, parts: Sequence[_Hits]) -> _Hits:
+    def joined(cls, parts: Sequence[Hits]) -> Hits:
+        """Return the hits of all parts."""
         hashes = np.concatenate([np.zeros(0, np.uint64), *(part.hashes for part in parts)])
         rows = np.concatenate([np.zeros(0, np.int64), *(part.rows for part in parts)])
         texts = np.concatenate([np.zeros(0, np.uint64), *(part.texts for part in parts if part.texts is not None)])
         return cls(hashes, rows, texts)
 
-    def without_boilerplate(self) -> _Hits:
+    def of(self, rows: NDArray[np.bool_]) -> Hits:
+        """Return the hits in rows of a mask."""
+        kept = rows[self.rows]
+        return Hits(self.hashes[kept], self.rows[kept])
+
+    def without_boilerplate(self) -> Hits:
+        """Return the hits without passages that many different texts have."""
         assert self.texts is not None, "only evaluation rows have boilerplate"
         different = np.unique(np.stack([self.hashes, self.texts], axis=1), axis=0)[:, 0]
         hashes, counts = np.unique(different, return_counts=True)
         kept = ~np.isin(self.hashes, hashes[counts > BOILERPLATE])
-        return _Hits(self.hashes[kept], self.rows[kept])
+        return Hits(self.hashes[kept], self.rows[kept])
 
 
 def _passages(words: Words, length: int, shortest: int) -> Iterator[tuple[int, NDArray[np.uint64], NDArray[np.int64]]]:
@@ -278,7 +315,7 @@ def _text_hashes(texts: Sequence[str]) -> NDArray[np.uint64]:
     return hashes
 
 
-def _join(ours: _Hits, theirs: _Hits) -> NDArray[np.int64]:
+def _join(ours: Hits, theirs: Hits) -> NDArray[np.int64]:
     """Return the pairs of rows that have a passage in common."""
     order = np.argsort(ours.hashes, kind="stable")
     hashes = ours.hashes[order]

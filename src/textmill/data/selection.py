@@ -18,7 +18,7 @@ from textmill.data.duplicates import Duplicates, NearIndex, NearRows, find_exact
 from textmill.data.first_pass import FirstPassResult
 from textmill.data.mixture import left_out
 from textmill.data.parallel import Engine
-from textmill.data.passages import Chunks, find_shared
+from textmill.data.passages import Chunks, PassageSearch, find_passages
 from textmill.data.prepared import SPLITS
 from textmill.data.seen import find_seen
 from textmill.data.shingles import Prefixes, ShingleCounts, batches, normalise_all, prefixes, shingle_hashes
@@ -199,13 +199,18 @@ def _overlapping(
     if words is None or isinstance(task, CutsExamples):  # one quotation is no reason to drop a whole book
         return result
 
-    for name in ("test", "validation"):
-        held_out = SPLITS.index(name)
-        others = (split < held_out) & (result == DROPPED)
-        own = (split == held_out) & (result == DROPPED)
-        chunks = [_rows_of(mask, staging, task.text_columns) for mask in (own, others)]
-        pairs = find_shared(chunks[0], chunks[1], words, engine)
-        result[pairs[:, 1]] = held_out
+    engine = engine or Engine(workers=1)
+    names = [name for name in ("test", "validation") if np.any(split == SPLITS.index(name))]
+    searches = [
+        PassageSearch(_rows_of(split == SPLITS.index(name), staging, task.text_columns), words, engine)
+        for name in names
+    ]
+    everyone = _rows_of(split < SPLITS.index("test"), staging, task.text_columns)
+    for name, search, hits in zip(names, searches, find_passages(searches, everyone, engine), strict=True):
+        held_out, left = SPLITS.index(name), result == DROPPED
+        others = (split < held_out) & left
+        chunks = [_rows_of(mask, staging, task.text_columns) for mask in ((split == held_out) & left, others)]
+        result[search.pairs(*chunks, hits.of(others))[:, 1]] = held_out
     return result
 
 
