@@ -100,8 +100,9 @@ def near(texts: list[str], ranks: list[int], threshold: float = 0.8, at_once: in
         made = [
             shingles.signatures(texts[start : start + at_once], 5, threshold) for start in range(0, len(texts), at_once)
         ]
-        for number, one in enumerate(made if files is not None else []):
-            files.add(number * at_once, one)
+        if files is not None:
+            for number, one in enumerate(made):
+                files.add(number * at_once, one)
         sizes, sketches = (np.concatenate([getattr(one, name) for one in made]) for name in ("sizes", "sketches"))
         rows = NearRows(~found.exact, sizes, sketches, files, index)
         find_near(found, rows, rank, lambda positions: [texts[position] for position in positions], threshold, 5)
@@ -125,7 +126,7 @@ def all_pairs(texts: list[str], threshold: float) -> NDArray[np.intp]:
 def templated(count: int) -> list[str]:
     """Letters of one template with other names and numbers; every tenth comes again with one character changed."""
     chooser = random.Random(3)
-    letters = []
+    letters: list[str] = []
     while len(letters) < count:
         names = [f"{chooser.choice('bdfgklmnprst')}{chooser.choice('aeiou')}l{chooser.randrange(60)}" for _ in range(6)]
         letter = (
@@ -255,7 +256,7 @@ def test_near_duplicates_share_a_signature_and_pass_the_sketch(seed: int, thresh
     assert made.sizes.tolist() == [len(one), len(two)]
     if len(one & two) / len(one | two) >= threshold:
         assert set(made.keys[made.rows == 0].tolist()) & set(made.keys[made.rows == 1].tolist())
-        sizes, sketches = ((values[:1], values[1:]) for values in (made.sizes, made.sketches))
+        sizes, sketches = (made.sizes[:1], made.sizes[1:]), (made.sketches[:1], made.sketches[1:])
         assert shingles.sketches_allow(sizes, sketches, threshold)[0].all()
 
 

@@ -334,7 +334,7 @@ def _exploded(value: Any, path: Sequence[str]) -> Iterator[Any]:
 def _read_squad(file: Input) -> Numbered:
     """Read questions in the format of SQuAD (Rajpurkar et al. 2016, 2018): one without an answer has an empty list."""
     for number, row in _read_json(file):
-        if isinstance(row, Bad) or not isinstance(row.get("answers", []), list):
+        if isinstance(row, Bad | Rows) or not isinstance(row.get("answers", []), list):
             yield number, Bad("is not a SQuAD question", row)
         else:
             file.size += len(row.get("context") or "")

@@ -139,7 +139,8 @@ class TextClassification(PredictsLabel, CalibratesWeights, LearnsFromTeacher):
 
         def counted() -> Iterator[pd.DataFrame]:
             for frame in frames:
-                counts.update(label_names(frame["label"].dropna()).value_counts().to_dict())
+                found = label_names(frame["label"].dropna()).value_counts()
+                counts.update(dict(zip(map(str, found.index), found.tolist(), strict=True)))
                 yield frame
 
         state = super().fit(counted())
