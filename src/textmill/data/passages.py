@@ -153,7 +153,7 @@ def find_shared(
     """
     engine = engine or Engine(workers=1)
     search = PassageSearch(held_out, words, engine)
-    return search.pairs(held_out, others, *find_passages([search], others, engine))
+    return search.pairs(held_out, others, find_passages([search], others, engine)[0])
 
 
 class PassageSearch:

@@ -209,8 +209,8 @@ def _overlapping(
     for name, search, hits in zip(names, searches, find_passages(searches, everyone, engine), strict=True):
         held_out, left = SPLITS.index(name), result == DROPPED
         others = (split < held_out) & left
-        chunks = [_rows_of(mask, staging, task.text_columns) for mask in ((split == held_out) & left, others)]
-        result[search.pairs(*chunks, hits.of(others))[:, 1]] = held_out
+        own, their = (_rows_of(mask, staging, task.text_columns) for mask in ((split == held_out) & left, others))
+        result[search.pairs(own, their, hits.of(others))[:, 1]] = held_out
     return result
 
 
