@@ -27,6 +27,7 @@ OTHER_PAGES = {
 BENCHMARKS = {
     "pipeline": "The whole pipeline",
     "quality": "Quality of the default model over three seeds",
+    "recipes": "Processor seconds of the default training, with and without R-Drop",
     "rare_labels": "Rare labels: class weights, logit adjustment and offsets",
     "wrong_labels": "Wrong labels: rows flipped on purpose, and training without those suspected",
     "label_next": "Labels for chosen rows compared with random ones",

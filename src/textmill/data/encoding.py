@@ -96,7 +96,7 @@ class SplitEncoder:
         self._config = config
         self._task = task
         self._state = state
-        self._tokenizer = with_word_table(tokenizer)
+        self._tokenizer = with_word_table(tokenizer, chunks=True)
         self._teacher = teacher
         self._words = word_splitter(config.words)
 
@@ -176,7 +176,11 @@ class SplitEncoder:
         )
         reject([replace(row, row=int(sound[row.row])) for row in task.check_encoded(encoded)])
         if not good[sound].all():
-            encoded = {name: [values[i] for i in np.flatnonzero(good[sound])] for name, values in encoded.items()}
+            kept = np.flatnonzero(good[sound])
+            encoded = {
+                name: values.take(pa.array(kept)) if isinstance(values, pa.Array) else [values[i] for i in kept]
+                for name, values in encoded.items()
+            }
         if not good.all():
             frame, chunk = frame[good].reset_index(drop=True), chunk.filter(pa.array(good))
         texts = [" ".join(values) for values in zip(*(frame[name].tolist() for name in task.text_columns), strict=True)]
@@ -217,6 +221,8 @@ def _parts(staging: Staging, selection: Selection, corrected: Mapping[int, str])
 
 def as_array(name: str, values: Sequence[Any]) -> pa.Array:
     """Return an encoded column as an array: token ids and lengths of 32 bits, other integers of 64."""
+    if isinstance(values, pa.Array):
+        return values
     first = next((value for value in values if value is not None), None)
     if isinstance(first, list):
         inner = pa.float32() if any(isinstance(item, float) for item in first) else pa.int32()

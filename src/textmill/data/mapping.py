@@ -106,11 +106,11 @@ class ColumnMap:
                         failed.setdefault(position, (name, str(error)))
             if name in self._unify:
                 written, unify = mapped[name], self._unify[name]
-                read = [None if value is None else unify(value) for value in written]
-                if unified is not None:
-                    pairs = zip(written, read, strict=True)
-                    unified.update((name, was, now) for was, now in pairs if was and now is not None and was != now)
-                mapped[name] = [value or None for value in read]
+                as_read = {value: unify(value) for value in set(written) if value is not None}  # labels are few
+                changed = {was for was, now in as_read.items() if was and was != now}
+                if unified is not None and changed:
+                    unified.update((name, was, as_read[was]) for was in written if was is not None and was in changed)
+                mapped[name] = [None if value is None else as_read[value] or None for value in written]
         return mapped, failed
 
     def _values(self, name: str, column: ColumnConfig, columns: Mapping[str, Sequence[Any]]) -> Sequence[Any]:

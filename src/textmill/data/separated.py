@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 from textmill.config.sections.prepare import ReadConfig
 
@@ -24,6 +24,14 @@ _LONGEST_RECORD = 10_000
 """Maximum lines of a record."""
 _ABOVE = 20
 """Maximum lines of a title or comment above the header."""
+_CHARACTERS_AT_ONCE = 500_000
+
+
+class Block(NamedTuple):
+    """Records of one line each, in a row: their fields, and the characters of each line."""
+
+    rows: list[list[str]]
+    sizes: list[int]
 
 
 @dataclass(frozen=True)
@@ -112,12 +120,16 @@ def _above(lines: Sequence[str], separator: str) -> int:
     return count if count < min(_ABOVE, len(rows)) else 0
 
 
-def records(lines: Iterable[str], how: Dialect) -> Iterator[tuple[int, list[str] | tuple[str, str]]]:
+def records(
+    lines: Iterable[str], how: Dialect, read: Callable[[int], object] | None = None
+) -> Iterator[tuple[int, list[str] | tuple[str, str] | Block]]:
     """Yield each record with its first line number: its fields, or why this line is rejected and the line.
 
     A quote that is not closed, or far below only, would swallow other rows: its line is rejected, and reading goes
     on with the next one. It shows by text behind a closing quote, by the file's end, by too many lines, or by lines
     of the record that are rows themselves.
+
+    With `read`, which is told of the characters read outside of blocks, lines that are records are yielded in blocks.
     """
     csv.field_size_limit(_LONGEST_FIELD)
     source, again, taken, done, above = iter(lines), list[str](), list[str](), 0, how.above
@@ -134,6 +146,14 @@ def records(lines: Iterable[str], how: Dialect) -> Iterator[tuple[int, list[str]
     options |= {"quoting": csv.QUOTE_MINIMAL if how.quoted else csv.QUOTE_NONE, "doublequote": how.escape is None}
     options["skipinitialspace"] = how.spaced
     while True:
+        if read is not None and learned and not again:
+            some = _some(source)
+            if (block := _block(some, options)) is not None:
+                learned += block.rows[: _LEARNED - len(learned)]
+                yield done + 1, block
+                done += len(some)
+                continue
+            again = some[::-1]
         try:
             for row in csv.reader(feed(), **options):
                 if len(taken) > 1 and _swallows(taken, learned, how.separator):
@@ -142,21 +162,48 @@ def records(lines: Iterable[str], how: Dialect) -> Iterator[tuple[int, list[str]
                     above -= 1
                 elif len(learned) < _LEARNED and row:
                     learned.append(row)
+                if read is not None:
+                    read(sum(map(len, taken)))
                 if row:
                     yield done + 1, row
                 done += len(taken)
                 taken.clear()
-            return
+                if read is not None and learned and not again:
+                    break
+            else:
+                return
         except csv.Error as error:
             reason = "is too long" if len(taken) == 1 and "field larger" in str(error) else _OPEN
             row = []
             if len(taken) == 1 and reason == _OPEN and taken[0].count('"') % 2 == 0:
                 # A line such as `"Nice" is not the word,bad` is a row: its writer does not enclose fields in quotes
                 row = next(csv.reader(taken, delimiter=how.separator, quoting=csv.QUOTE_NONE), [])
+            if read is not None:
+                read(len(taken[0]))
             yield done + 1, row if learned and len(row) == len(learned[0]) else (reason, taken[0])
             done += 1
             again += taken[:0:-1]
             taken.clear()
+
+
+def _some(source: Iterator[str]) -> list[str]:
+    """Return the next lines, of about `_CHARACTERS_AT_ONCE` characters."""
+    lines, size = list[str](), 0
+    for line in source:
+        lines.append(line)
+        size += len(line)
+        if size >= _CHARACTERS_AT_ONCE:
+            break
+    return lines
+
+
+def _block(lines: list[str], options: dict[str, Any]) -> Block | None:
+    """Return the records of lines, or None if a line is not one record, is empty, or there are none."""
+    try:
+        rows = list(csv.reader(lines, **options))
+    except csv.Error:
+        return None
+    return Block(rows, list(map(len, lines))) if rows and len(rows) == len(lines) and all(rows) else None
 
 
 def _swallows(lines: Sequence[str], learned: Sequence[Sequence[str]], separator: str) -> bool:
