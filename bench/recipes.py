@@ -1,4 +1,4 @@
-"""Processor seconds and F1 of the default experiment's training, with today's and other settings, over three seeds.
+"""Processor seconds and F1 of the default experiment's training, with and without R-Drop, over three seeds.
 
 Each training is the stage `train` in a process of its own, in a copy of the project; its processor seconds include
 start and tracking. Options: `--recipe NAME=SETTINGS` adds one (settings separated by spaces), `--only NAME ...`
