@@ -31,6 +31,7 @@ from textmill.tasks.base import Task
 ROOT = Path(__file__).resolve().parents[2]
 CASES = ROOT.parent / "shared/cases"
 SMALL = ["model=encoder_tiny", "prepare.tokenizer.kind=byte_bpe", "prepare.tokenizer.vocabulary_size=500"]
+SMALL += ["++prepare.tokenizer.least_count=null"]
 NEW_TASKS = {"multi_label_classification"} - {path.stem for path in (ROOT / "conf/task").glob("*.yaml")}
 
 

@@ -254,10 +254,11 @@ def _utf16(start: bytes) -> str | None:
         zeros = start[1 if name == "utf-16-le" else 0 :: 2].count(0)
         if name == "utf-8" or zeros > 0.9 * start.count(0):
             try:
-                codecs.getincrementaldecoder(name)().decode(start)
+                text = codecs.getincrementaldecoder(name)().decode(start)
             except UnicodeDecodeError:
                 continue
-            return None if name == "utf-8" else name
+            # Half of the bytes of line ends are none in UTF-16: bytes of text with zeros among them
+            return None if name == "utf-8" or 2 * text.count("\n") < start.count(b"\n") else name
     return None
 
 

@@ -28,6 +28,7 @@ from textmill.errors import UserError
 from textmill.evaluation.new_texts import read_new_texts
 from textmill.evaluation.reference import Reference, word_lists
 from textmill.fetching.sources.captured import LABELS, captured_rows
+from textmill.tasks.abilities import has_several_labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -270,7 +271,7 @@ def store_labels(path: Path, task: Task, labels: Sequence[str], folder: Path, ne
     if not path.is_file():
         raise UserError("no such file", where=str(path), fix="Check the path")
     options, now = ReadConfig(columns={}), datetime.now(UTC)
-    several = task.problem_type == "multi_label_classification"
+    several = has_several_labels(task)
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for number, row in enumerate(preview(path, path.name, options, detect(path, path.name, options), _MOST_ROWS), 1):
         where = f"{path}, row {number}"
