@@ -31,7 +31,8 @@ from textmill.tasks.base import Task
 ROOT = Path(__file__).resolve().parents[2]
 CASES = ROOT.parent / "shared/cases"
 SMALL = ["model=encoder_tiny", "prepare.tokenizer.kind=byte_bpe", "prepare.tokenizer.vocabulary_size=500"]
-SMALL += ["++prepare.tokenizer.least_count=null"]
+WHOLE = "++prepare.tokenizer.least_count=null"
+"""That of a pretrained tokenizer, which `init` proposes for texts that do not look English."""
 NEW_TASKS = {"multi_label_classification"} - {path.stem for path in (ROOT / "conf/task").glob("*.yaml")}
 
 
@@ -58,7 +59,7 @@ def init(*arguments: object) -> dict[str, Any]:
 
 def prepared(layout: Layout, name: str, *overrides: str) -> dict[str, Any]:
     """The statistics of the prepared data of an experiment."""
-    config = compose(layout, [f"experiment={name}", *SMALL, *overrides])
+    config = compose(layout, [f"experiment={name}", *SMALL, WHOLE, *overrides])
     fetch_corpus(config.fetch, layout)
     layout.pretrained.mkdir(parents=True, exist_ok=True)
     prepare(config.prepare, config.runtime, layout)

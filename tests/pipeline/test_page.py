@@ -451,6 +451,7 @@ def test_pairs_are_compared_and_lines_are_sorted(exported: Callable[[str], Path]
         )
         page.get_by_label("Each line of text b").uncheck()
         output = answer_of(page)
+        page.wait_for_function("document.querySelectorAll('.output meter').length == 1")  # the earlier answer is gone
         whole = predicted(port, {"text_a": "superb", "text_b": "\n".join(lines)})["score"]
         assert float(output.locator("meter").get_attribute("value") or 0) == pytest.approx(whole)
 
