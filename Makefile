@@ -23,7 +23,7 @@ INSTALLED_TEST := $(VENV)/.installed-test
 # Many tests wait for a process or a server: one more worker than cores, at most four.
 WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$(( cores < 4 ? cores + 1 : 4 )))
 
-.PHONY: help install repro test faults fuzz mutants lint format ui server bench bench-gpu routing-study clean
+.PHONY: help install repro test faults fuzz mutants lint format ui server bench bench-gpu routing-study year clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -82,6 +82,9 @@ bench-gpu: $(INSTALLED) ## Measure language models on a GPU, into docs/benchmark
 
 routing-study: $(INSTALLED_TEST) ## Compare all routers with the dense model, into docs/routing.md
 	@python -m bench.routing_study
+
+year: $(INSTALLED) ## Live twelve months of changing data in a temporary copy, into docs/year.md
+	@python -m bench.year
 
 clean: ## Remove .venv and the pipeline's outputs; tracked runs and DVC's cache stay
 	@rm -rf $(VENV) data/resolved.yaml data/code.yaml data/raw data/pretrained data/prepared data/trained data/evaluation data/exported data/registered

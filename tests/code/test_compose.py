@@ -91,6 +91,8 @@ def test_round_trip_and_canonical_text(layout: Layout, tmp_path: Path) -> None:
         ("model: {dropout: 3}", "params.yaml:1", "model.dropout = 3"),
         ("task: {_target_: textmill.tasks.nothing.Nothing}", "params.yaml:1", "cannot import the class"),
         ("register: {name: a b}", "params.yaml:1", "register.name = 'a b'"),
+        ("prepare: {read: {columns: {label: {source: no}}}}", "params.yaml:1", "label.source = False: should be"),
+        ("prepare: {read: {columns: {label: {names: {1: a}}}}}", "params.yaml:1", "set either bins or names"),
     ],
 )
 def test_errors_in_params_name_the_line(layout: Layout, written: str, where: str, says: str) -> None:
@@ -101,6 +103,11 @@ def test_errors_in_params_name_the_line(layout: Layout, written: str, where: str
     assert says in text, text
 
 
+def test_dates_in_a_list_are_texts(layout: Layout) -> None:
+    layout.params.write_text("experiment: movie_reviews\ntask: {labels: [2024-01-01, 1e5]}")
+    assert dict(compose(layout).prepare.task)["labels"] == ["2024-01-01", "1e5"]
+
+
 def test_error_in_a_group_file_names_that_file(layout: Layout) -> None:
     put(layout, "conf/train/finetune.yaml", r"^max_epochs: .*$", "max_epochs: many")
     assert re.match(r"conf/train/finetune\.yaml:\d+: train\.max_epochs = 'many': ", problem(layout))
@@ -109,6 +116,7 @@ def test_error_in_a_group_file_names_that_file(layout: Layout) -> None:
 def test_error_on_the_command_line(layout: Layout) -> None:
     assert problem(layout, "train.max_epochs=0").startswith("command line: train.max_epochs = 0")
     assert problem(layout, "what is this").startswith("command line: cannot read")
+    assert problem(layout, "title=one, two").startswith("command line: cannot read 'title=one, two'")
     assert problem(layout, "experiment=movies").startswith("command line: experiment = 'movies'")
 
 

@@ -16,10 +16,12 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from textmill.cli.choose import _MILLISECONDS, _SECONDS, quantity
 from textmill.config.compose import compose
 from textmill.config.layout import Layout
+from textmill.config.sections.candidate import CandidateConfig
 from textmill.errors import UserError
 from textmill.metrics.bootstrap import Bootstrap, intervals
 from textmill.metrics.categories import category_metrics
@@ -274,6 +276,22 @@ def test_recommend_a_baseline_adopts_the_best_network() -> None:
     assert choice.adopted is not None
     assert choice.adopted.name == "network"
     assert "does not export it" in choice.text
+
+
+def test_recommend_a_chat_model_compares_on_the_rows_that_it_answered() -> None:
+    network = result("network", 0.6, seed=4)
+    chat = result("chat", 0.9, baseline=True, asked=True)
+    assert chat.predictions is not None
+    choice = recommend([replace(chat, predictions=chat.predictions[5:]), network], PROBLEM, METRIC)
+    assert choice.best.name == "chat" and choice.adopted is network
+    assert "The pipeline does not train chat; the best that it exports is network" in choice.text
+    assert choice.versus["network"].gain.low > 0
+
+
+def test_a_chat_candidate_names_one_model() -> None:
+    for chat in ({}, {"pretrained": "owner/name", "folder": "data/own/chat"}):
+        with pytest.raises(ValidationError, match="set either pretrained or folder"):
+            CandidateConfig.model_validate({"title": "chat", "chat": chat})
 
 
 def test_recommend_lists_an_excluded_candidate_last() -> None:

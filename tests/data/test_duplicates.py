@@ -7,6 +7,7 @@ import os
 import random
 import re
 import tempfile
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -19,10 +20,21 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from support.faults import rounds
 
-from textmill.data import shingles
+from textmill.data import shingles, splitting
 from textmill.data.chunks import hashes
-from textmill.data.duplicates import NearIndex, equal_groups, find_exact, find_near, find_repeated, find_similar
+from textmill.data.duplicates import (
+    SIGNATURES_FROM,
+    NearIndex,
+    NearRows,
+    SignatureFiles,
+    equal_groups,
+    find_exact,
+    find_near,
+    find_repeated,
+    find_similar,
+)
 from textmill.data.passages import SHORTEST, Chunks, find_shared
+from textmill.data.prepared import SPLITS
 from textmill.data.splitting import assign_splits
 
 TEXTS = st.lists(st.text(max_size=40), min_size=1, max_size=20)
@@ -71,17 +83,29 @@ def near(texts: list[str], ranks: list[int], threshold: float = 0.8, at_once: in
     usable = np.ones(len(texts), bool)
     rank = np.array(ranks, np.uint8)
     found = find_exact(hashes(texts), np.zeros(len(texts), np.uint64), rank, usable)
-    counts = shingles.ShingleCounts()
-    counts.add(shingles.shingle_hashes(texts, 5)[0])
-    rows = np.flatnonzero(~found.exact)
     with tempfile.TemporaryDirectory() as folder:
-        index = NearIndex(Path(folder), len(texts), counts, threshold, 5)
-        for start in range(0, len(rows), at_once):
-            some = rows[start : start + at_once]
-            chosen = [texts[row] for row in some]
-            parts = shingles.batches(chosen)
-            index.add((some[part], shingles.prefixes(chosen[part], 5, counts, threshold)) for part in parts)
-        find_near(found, index, rank, lambda positions: [texts[position] for position in positions])
+
+        def index(rows: NDArray[np.int64]) -> NearIndex:
+            counts = shingles.ShingleCounts()
+            counts.add(shingles.shingle_hashes([texts[row] for row in rows], 5)[0])
+            made = NearIndex(Path(folder), len(rows), counts, threshold)
+            for start in range(0, len(rows), at_once):
+                some = np.arange(start, min(len(rows), start + at_once))
+                chosen = [texts[rows[row]] for row in some]
+                parts = shingles.batches(chosen)
+                made.add((some[part], shingles.prefixes(chosen[part], 5, counts, threshold)) for part in parts)
+            return made
+
+        files = SignatureFiles(Path(folder)) if threshold >= SIGNATURES_FROM else None
+        made = [
+            shingles.signatures(texts[start : start + at_once], 5, threshold) for start in range(0, len(texts), at_once)
+        ]
+        if files is not None:
+            for number, one in enumerate(made):
+                files.add(number * at_once, one)
+        sizes, sketches = (np.concatenate([getattr(one, name) for one in made]) for name in ("sizes", "sketches"))
+        rows = NearRows(~found.exact, sizes, sketches, files, index)
+        find_near(found, rows, rank, lambda positions: [texts[position] for position in positions], threshold, 5)
     return found.exact | found.near
 
 
@@ -102,7 +126,7 @@ def all_pairs(texts: list[str], threshold: float) -> NDArray[np.intp]:
 def templated(count: int) -> list[str]:
     """Letters of one template with other names and numbers; every tenth comes again with one character changed."""
     chooser = random.Random(3)
-    letters = []
+    letters: list[str] = []
     while len(letters) < count:
         names = [f"{chooser.choice('bdfgklmnprst')}{chooser.choice('aeiou')}l{chooser.randrange(60)}" for _ in range(6)]
         letter = (
@@ -208,6 +232,32 @@ def test_near_duplicates_in_several_parts_are_the_same(monkeypatch: pytest.Monke
     monkeypatch.setattr("textmill.data.duplicates._PAIRS_AT_ONCE", 100)
     assert (near(texts, [2] * 300, 0.9, at_once=7) == whole).all()
     assert whole.sum() > 20
+
+
+def test_near_duplicates_among_boilerplate_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [*templated(200), *natural(100)]
+    whole = near(texts, [2] * 300, 0.9)
+    for large in (2, 1000):  # nearly all rows are boilerplate; none is
+        monkeypatch.setattr("textmill.data.duplicates._LARGE_SIGNATURE", large)
+        assert (near(texts, [2] * 300, 0.9) == whole).all()
+    assert whole.sum() > 20
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10_000), st.sampled_from([SIGNATURES_FROM, 0.9, 0.97, 1.0]))
+def test_near_duplicates_share_a_signature_and_pass_the_sketch(seed: int, threshold: float) -> None:
+    chooser = random.Random(seed)
+    text = " ".join(chooser.choices("abcdefghij", k=chooser.randint(1, 400)))
+    other = text
+    for _ in range(chooser.randint(0, 8)):
+        other = with_a_change(other, chooser)
+    made = shingles.signatures([text, other], 5, threshold)
+    one, two = shingle_set(text, 5), shingle_set(other, 5)
+    assert made.sizes.tolist() == [len(one), len(two)]
+    if len(one & two) / len(one | two) >= threshold:
+        assert set(made.keys[made.rows == 0].tolist()) & set(made.keys[made.rows == 1].tolist())
+        sizes, sketches = (made.sizes[:1], made.sizes[1:]), (made.sketches[:1], made.sketches[1:])
+        assert shingles.sketches_allow(sizes, sketches, threshold)[0].all()
 
 
 @settings(max_examples=30)
@@ -322,6 +372,30 @@ def test_the_split_follows_the_rows_not_their_order(count: int, seed: int, choos
     second = assign_splits(keys[order], strata[order], shares, seed, {})
     assert (first[order] == second).all()
     for stratum in (0, 1):
-        names, counts = np.unique(first[strata == stratum], return_counts=True)
+        names, counts = np.unique(np.array(SPLITS)[first[strata == stratum]], return_counts=True)
         assert set(names) == {"train", "validation", "test"}
         assert abs(dict(zip(names, counts, strict=True))["test"] - 0.2 * (strata == stratum).sum()) <= 1
+
+
+def test_splits_are_cut_block_by_block_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the blocks nor the histogram change the splits; memory holds a few bytes of a row."""
+    rows = 100_000
+    chooser = np.random.default_rng(3)
+    keys = chooser.integers(0, rows // 2, rows).astype(np.uint64)  # some are equal: the first row comes first
+    strata, among = chooser.integers(0, 3, rows).astype(np.uint64), chooser.random(rows) < 0.9
+    shares = {"test": 0.2, "validation": 0.1}
+    order = splitting.shuffled(keys, 5)
+    expected = np.full(rows, SPLITS.index("train"))
+    for stratum in range(3):
+        own = np.flatnonzero(among & (strata == stratum))
+        own = own[np.argsort(order[own], kind="stable")]
+        first, second = round(len(own) * 0.2), round(len(own) * 0.1)
+        expected[own[:first]], expected[own[first : first + second]] = (SPLITS.index(name) for name in shares)
+    monkeypatch.setattr(splitting, "_ROWS_AT_ONCE", 3_000)
+    monkeypatch.setattr(splitting, "_HISTOGRAM_BITS", 10)
+    tracemalloc.start()
+    found = assign_splits(keys, strata, shares, 5, {}, among)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found[among] == expected[among]).all()
+    assert peak < 8 * rows

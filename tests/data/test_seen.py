@@ -93,6 +93,21 @@ def test_record_has_no_text_and_no_common_hash_with_another(tmp_path: Path) -> N
         find_seen(tmp_path / "two", [rows])
 
 
+def test_record_adds_the_rows_of_the_version_started_from(tmp_path: Path) -> None:
+    old, new = texts(400, 12, 1), texts(100, 12, 2)
+    first = record(tmp_path / "first", old)
+    write_seen(tmp_path / "second", [pa.table({"text": [*old[150:], *new]})], "two", first)
+    write_seen(tmp_path / "third", [pa.table({"text": new})], "three", tmp_path / "second")
+    for name in ("second", "third"):
+        seen = tmp_path / name
+        assert find_seen(seen, [[*old, *new]]).all(), "of both, and of what both started from"
+        assert not find_seen(seen, [texts(200, 12, 3)]).any()
+        assert seen.stat().st_size <= 64 * 500 + 1000, "a row that is still there is stored once"
+    write_seen(tmp_path / "whole", [pa.table({"text": [*old, *new]})], "four", tmp_path / "second")
+    write_seen(tmp_path / "alone", [pa.table({"text": [*old, *new]})], "four")
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "alone").read_bytes()
+
+
 def test_shared_part_of_grown_sets_is_estimated() -> None:
     rows = texts(4000, 8, 1)
     for old, new in ((4000, 4000), (2000, 4000), (1000, 4000), (0, 4000), (100, 150)):

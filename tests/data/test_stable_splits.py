@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from textmill.data.prepared import SPLITS
 from textmill.data.splitting import assign_groups
 from textmill.data.stable_splits import assign_stable, assign_times, parse_time
 from textmill.errors import UserError
 
 SHARES = {"test": 0.15, "validation": 0.1}
 NAMES = {0: "rare", 1: "common", 2: "third"}
+NAMED = np.array(SPLITS)
 
 
 def keys_of(seed: int, count: int) -> Any:
@@ -48,16 +51,16 @@ def natural(keys: Any, seed: int) -> Any:
 def test_small_classes_get_a_row_in_each_split_in_any_order(seed: int, sizes: list[int]) -> None:
     keys = keys_of(seed, sum(sizes))
     strata = np.repeat(np.arange(len(sizes)), sizes).astype(np.uint64)
-    found = assign_stable(keys, strata, SHARES, 0, {})
+    found = NAMED[assign_stable(keys, strata, SHARES, 0, {})]
     for number in range(len(sizes)):
         assert set(found[strata == number]) == {"train", "validation", "test"}
     order = np.random.default_rng(seed).permutation(len(keys))
-    assert (assign_stable(keys[order], strata[order], SHARES, 0, {}) == found[order]).all()
+    assert (NAMED[assign_stable(keys[order], strata[order], SHARES, 0, {})] == found[order]).all()
 
 
 def test_stable_shares_and_class_balance_are_within_chance() -> None:
     keys, strata = keys_of(1, 40_000), (np.arange(40_000) % 4).astype(np.uint64)
-    found = assign_stable(keys, strata, SHARES, 0, NAMES)
+    found = NAMED[assign_stable(keys, strata, SHARES, 0, NAMES)]
     for name, share in SHARES.items():
         for stratum in range(4):
             count, expected = int(((found == name) & (strata == stratum)).sum()), 10_000 * share
@@ -88,14 +91,14 @@ def test_groups_stay_whole_and_where_they_are(seed: int, old: int, new: int) -> 
 def test_by_time_the_newest_rows_are_the_test_split(seed: int, days: int, rows: int) -> None:
     rng = np.random.default_rng(seed)
     times = np.concatenate([np.arange(days), rng.integers(0, days, rows)]).astype(np.uint64)
-    found = assign_times(times, SHARES)
+    found = NAMED[assign_times(times, SHARES)]
     parts = [times[found == name] for name in ("train", "validation", "test")]
     assert all(len(part) for part in parts)
     assert parts[0].max() < parts[1].min() and parts[1].max() < parts[2].min()
 
 
 def test_by_time_shares_are_met_where_times_differ() -> None:
-    found = assign_times(np.random.default_rng(0).permutation(1000).astype(np.uint64), SHARES)
+    found = NAMED[assign_times(np.random.default_rng(0).permutation(1000).astype(np.uint64), SHARES)]
     assert [(found == name).sum() for name in ("train", "validation", "test")] == [750, 100, 150]
     with pytest.raises(UserError, match=r"2 different time\(s\), too few for 3 splits"):
         assign_times(np.array([1, 1, 2], np.uint64), SHARES)
@@ -177,6 +180,7 @@ def test_prepare_by_time_rejects_rows_without_one(project: Any, whole: Any) -> N
         for index in range(200)
     ]
     lines[7], lines[9] = "soon,a text from nowhere,a", ",a text without time,b"
+    lines[11] = f"{datetime.now(UTC).date() + timedelta(days=3)},a text from the future,b"
     project.raw("all/a.csv", "\n".join(["day,text,label", *lines]))
     columns = {"text": "text", "label": "label", "day": "day"}
     project.prepare(columns=columns, splits={"by": "time", "time": "day"}, duplicates={"near": False})
@@ -186,6 +190,7 @@ def test_prepare_by_time_rejects_rows_without_one(project: Any, whole: Any) -> N
     assert [(row["row"], row["reason"]) for row in project.rejects] == [
         ("9", "is not a date or time: 'soon'"),
         ("11", "is missing, and splits.by is time"),
+        ("13", f"is in the future: '{lines[11][:10]}'"),
     ]
     with pytest.raises(UserError, match="'hour' is not mapped"):
         project.prepare(columns=columns, splits={"by": "time", "time": "hour"})

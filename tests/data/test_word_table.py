@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from textmill.config.sections.prepare import TokenizerConfig
+from textmill.data.encoding import as_array
 from textmill.data.tokenizing import train_tokenizer
-from textmill.data.word_table import EncodedText, WordTableTokenizer, with_word_table
-from textmill.text.tokens import truncated
+from textmill.data.word_table import ChunkTokenizer, EncodedText, WordTableTokenizer, with_word_table
+from textmill.text.tokens import encoded_texts, truncated
 
 CORPUS = [
     "the film was good, isn't it? don't",
@@ -58,6 +61,17 @@ def test_word_table_gives_the_ids_and_masks_of_the_tokenizer(name: str, texts: l
         encoded = fast.encode_batch_fast(texts, add_special_tokens=special)
         assert [one.ids for one in encoded] == [one.ids for one in expected]
         assert [truncated(one, 8) for one in encoded] == [truncated(one, 8) for one in expected]
+    for length in (5, 8, 100):
+        columns = encoded_texts(texts, pickle.loads(pickle.dumps(with_word_table(tokenizer, chunks=True))), length)
+        expected_ids = [truncated(one, length) for one in tokenizer.encode_batch_fast(texts)]
+        assert as_array("input_ids", columns["input_ids"]).equals(pa.array(expected_ids, pa.list_(pa.int32())))
+        assert as_array("length", columns["length"]).equals(pa.array(map(len, expected_ids), pa.int32()))
+
+
+def test_chunks_of_word_piece_are_encoded_without_lists() -> None:
+    fast = with_word_table(word_piece(), chunks=True)
+    assert isinstance(fast, ChunkTokenizer)
+    assert isinstance(encoded_texts(["the film"], fast, 8)["input_ids"], pa.Array)
 
 
 def test_word_table_encodes_simple_texts_itself() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.project import Project
+from support.tiny_llama import write_tiny_llama
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +51,30 @@ def test_advice_comes_with_the_lines_that_adopt_it(asked: Project) -> None:
     assert resolved["train"]["optimizer"]["learning_rate"] == 0.01
     assert resolved["register"]["name"] == "reviews"
     assert not resolved["gate"]["floors"], "of the film reviews"
+
+
+CHAT = """title: a tiny chat model
+tasks: []
+chat: {pretrained: ./tiny_llama, rows: 20, examples: 1, prompt: "name {text}"}
+"""
+
+
+def test_choose_asks_a_chat_model_on_a_part_of_the_rows(asked: Project) -> None:
+    write_tiny_llama(asked.root / "tiny_llama")
+    (asked.root / "conf/candidate/chat.yaml").write_text(CHAT)
+    (asked.root / "conf/candidate/long.yaml").write_text(CHAT.replace("examples: 1", "examples: 9"))
+    others = ("tfidf_logistic_regression", "chat", "long", "assistant_tuned")
+    done = asked.run(*ASKED, *(word for name in others for word in ("--only", name)), "--json")
+    found = json.loads(done.stdout)
+    by_name = {candidate["name"]: candidate for candidate in found["candidates"]}
+    chat = by_name["chat"]
+    assert chat["share"] == 1 and chat["training_seconds"] == 0
+    assert chat["latency_ms"] > 0 and chat["size_mb"] > 0
+    assert chat["rungs"][0]["samples"] == 1, "the example"
+    assert found["advice"] != "chat" and "behind_the_best" in chat
+    assert found["adopt"] == "tiny", "the pipeline does not train a chat model"
+    assert "no exported chat model in data/own/assistant" in by_name["assistant_tuned"]["excluded"]
+    assert "the prompt has" in by_name["long"]["excluded"]
 
 
 def _check_runs(root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from textmill.cli.main import app
 from textmill.errors import UserError
 from textmill.evaluation.reference import Reference, features, read_reference
+from textmill.serving.capture import write_rows
 
 pytestmark = pytest.mark.slow
 
@@ -155,3 +157,72 @@ def test_outputs_of_any_shape_become_short_vectors() -> None:
     assert np.allclose(features({"tokens": tokens}), tokens[:, :3].mean(axis=1))
     wide = features({"logits": chooser.random((7, 5000), np.float32)})
     assert wide.shape == (7, 32)
+
+
+def captured(folder: Path, batches: list[list[str]], first: datetime = datetime(2026, 1, 5, tzinfo=UTC)) -> Path:
+    """Write one batch of texts a day with the code of the server."""
+    for day, texts in enumerate(batches):
+        rows = [
+            {
+                "request": f"{day:04x}{place:04x}",
+                "position": 0,
+                "time": first + timedelta(days=day, seconds=place),
+                "model": "tiny-reviews",
+                "version": "1",
+                "answer": "{}",
+                "text": text,
+            }
+            for place, text in enumerate(texts)
+        ]
+        (folder / "requests").mkdir(parents=True, exist_ok=True)
+        write_rows(folder / "requests", rows)
+    return folder
+
+
+def over_time(model: Path, folder: Path, *options: str) -> tuple[int, dict[str, Any]]:
+    arguments = ["drift", "--reference", str(model), "--captured", str(folder), "--json", *options]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    return done.exit_code, json.loads(done.stdout)
+
+
+def test_captured_change_alarms_within_500_requests_with_page_and_gauges(
+    model: Path, reviews: pd.DataFrame, tmp_path: Path
+) -> None:
+    quiet = [reviews.sample(100, random_state=seed).text.tolist() for seed in range(4)]
+    chooser = np.random.default_rng(1)
+    words = ["invoice", "refund", "parcel", "delivery", "broken"]
+    changed = [[" ".join(chooser.choice(words, 25)) for _ in range(100)] for _ in range(5)]
+    status, found = over_time(model, captured(tmp_path / "quiet", quiet))
+    assert (status, [look["verdict"] for look in found["looks"]]) == (0, ["no drift"] * 4)
+    page, gauges = tmp_path / "drift.html", tmp_path / "drift.prom"
+    folder = captured(tmp_path / "changed", quiet + changed)
+    status, found = over_time(model, folder, "--html", str(page), "--gauges", str(gauges))
+    verdicts = [look["verdict"] for look in found["looks"]]
+    assert (status, verdicts[:4]) == (3, ["no drift"] * 4)
+    assert "drift" in verdicts[4:]
+    assert [look["rows"] for look in found["looks"][:3]] == [100, 200, 200]
+    html = page.read_text()
+    assert html.count("data:image/png;base64,") == len(found["looks"][-1]["measures"])
+    assert not re.findall(r'(?:src|href)="(?!data:)', html)
+    assert f'textmill_drift_alarm{{reference="{model}"}} 1.0' in gauges.read_text()
+
+
+def test_captured_week_and_few_requests(model: Path, reviews: pd.DataFrame, tmp_path: Path) -> None:
+    folder = captured(tmp_path / "few", [reviews.text.tolist()[:8], ["  ", *reviews.text.tolist()[8:15]]])
+    status, found = over_time(model, folder)
+    assert (status, [look["requests"] for look in found["looks"]], found["skipped"]) == (4, [8, 7], 1)
+    assert [look["requests"] for look in over_time(model, folder, "--by", "week")[1]["looks"]] == [15]
+
+
+def test_captured_folder_that_is_empty_new_or_of_another_task(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no captured requests"):
+        over_time(model, tmp_path)
+    with pytest.raises(UserError, match="no complete day yet"):
+        over_time(model, captured(tmp_path / "new", [["great film"]], datetime.now(UTC)))
+    folder = captured(tmp_path / "other", [["great film"]])
+    (file,) = folder.glob("requests/*/*.parquet")
+    pd.read_parquet(file).rename(columns={"text": "question"}).to_parquet(file)
+    with pytest.raises(UserError, match="no column 'text'"):
+        over_time(model, folder)
+    with pytest.raises(UserError, match="give a file or --captured"):
+        over_time(model, folder, str(file))

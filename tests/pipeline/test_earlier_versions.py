@@ -250,8 +250,10 @@ def test_earlier_version_is_compared(upgraded: Project, today: Path) -> None:
     assert found["names"] == [f"{NAME}/1", f"{NAME}/2"]
     assert "predicted the 72 rows of the test split now" in found["how"]
     assert "weighted_f1" in found["differences"]
-    # The format is measured since, checkpoints follow their cost, and faulty steps are noticed.
-    new = {"precision", "train.checkpoint_seconds", "train.faulty_steps", "launcher.name", "launcher.ranks"}
+    # Since then the format is measured, checkpoints follow their cost, faulty steps are noticed, and a training may go
+    # on from a champion.
+    new = {"precision", "train.checkpoint_seconds", "train.faulty_steps", "train.start"}
+    new |= {"launcher.name", "launcher.ranks"}
     assert set(found["params"]) <= new
 
 

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,13 +21,18 @@ from typer.testing import CliRunner
 from textmill.cli.main import app
 from textmill.config.compose import compose
 from textmill.config.layout import Layout
+from textmill.data.chunks import column_map
 from textmill.data.prepare import prepare
+from textmill.data.reading import read_rows
 from textmill.errors import UserError
 from textmill.fetching.corpus import fetch_corpus
+from textmill.tasks.base import Task
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = ROOT.parent / "shared/cases"
 SMALL = ["model=encoder_tiny", "prepare.tokenizer.kind=byte_bpe", "prepare.tokenizer.vocabulary_size=500"]
+WHOLE = "++prepare.tokenizer.least_count=null"
+"""That of a pretrained tokenizer, which `init` proposes for texts that do not look English."""
 NEW_TASKS = {"multi_label_classification"} - {path.stem for path in (ROOT / "conf/task").glob("*.yaml")}
 
 
@@ -53,7 +59,7 @@ def init(*arguments: object) -> dict[str, Any]:
 
 def prepared(layout: Layout, name: str, *overrides: str) -> dict[str, Any]:
     """The statistics of the prepared data of an experiment."""
-    config = compose(layout, [f"experiment={name}", *SMALL, *overrides])
+    config = compose(layout, [f"experiment={name}", *SMALL, WHOLE, *overrides])
     fetch_corpus(config.fetch, layout)
     layout.pretrained.mkdir(parents=True, exist_ok=True)
     prepare(config.prepare, config.runtime, layout)
@@ -285,9 +291,223 @@ def test_conversations_are_instruction_tuning(layout: Layout) -> None:
     compose(layout, ["experiment=rows"])
 
 
+TEXTS = [text for text, _ in reviews()]
+TOPICS = [[topic for place, topic in enumerate(("price", "quality", "size")) if n % 7 >> place & 1] for n in range(80)]
+ENTITIES = [{"start": 3, "end": 7, "label": "THING"}]
+TAGS = ["O", "B-THING", "O", "B-PER"]
+
+
+def words(number: int) -> list[str]:
+    return ["My", "lamp", f"from{number}", "Li"]
+
+
+# name: the records, the task, its columns
+SHAPES: dict[str, tuple[list[dict[str, Any]], str, dict[str, Any]]] = {
+    "lists as text": (
+        [{"text": text, "topics": str(topics)} for text, topics in zip(TEXTS, TOPICS, strict=True)],
+        "multi_label_classification",
+        {"text": "text", "labels": "topics"},
+    ),
+    "labels between semicolons": (
+        [{"text": text, "topics": "; ".join(topics)} for text, topics in zip(TEXTS, TOPICS, strict=True)],
+        "multi_label_classification",
+        {"text": "text", "labels": "topics"},
+    ),
+    "columns of 0 and 1": (
+        [{"text": t, "a": str(n % 2), "b": str(n % 3 // 2), "c": "1" if n % 5 else "0"} for n, t in enumerate(TEXTS)],
+        "multi_label_classification",
+        {"text": "text", "a": "a", "b": "b", "c": "c"},
+    ),
+    "numbers": (
+        [{"text": text, "score": f"{n * 37 % 101 / 10}"} for n, text in enumerate(TEXTS)],
+        "text_regression",
+        {"text": "text", "value": "score"},
+    ),
+    "thousands": (
+        [{"text": text, "price": f"{n * 371 + 12:,}"} for n, text in enumerate(TEXTS)],
+        "text_regression",
+        {"text": "text", "value": "price"},
+    ),
+    "percent with gaps": (
+        [{"text": text, "score": f"{n * 37 % 101} %" if n % 20 else "NA"} for n, text in enumerate(TEXTS)],
+        "text_regression",
+        {"text": "text", "value": "score"},
+    ),
+    "spans": (
+        [{"text": t, "spans": ENTITIES} for t in TEXTS],
+        "token_classification",
+        {"text": "text", "entities": "spans"},
+    ),
+    "tags": (
+        [{"tokens": words(n), "tags": TAGS} for n in range(20)],
+        "token_classification",
+        {"text": "tokens", "entities": "tags"},
+    ),
+    "flat SQuAD": (
+        [
+            {"question": f"Where is lamp {n}?", "context": t, "answers": {"text": ["lamp"], "answer_start": [3]}}
+            for n, t in enumerate(TEXTS)
+        ],
+        "question_answering",
+        {"question": "question", "context": "context", "answers": "answers"},
+    ),
+    "Alpaca": (
+        [{"instruction": f"What is {n} and {n}?", "input": "", "output": f"It is {n}, I think"} for n in range(20)],
+        "instruction_tuning",
+        {"messages": ["instruction", "output"]},
+    ),
+    "ShareGPT": (
+        [
+            {"conversations": [{"from": "human", "value": f"Hi {n}"}, {"from": "gpt", "value": "Yes"}]}
+            for n in range(20)
+        ],
+        "instruction_tuning",
+        {"messages": "conversations"},
+    ),
+    "preferences": (
+        [
+            {"prompt": f"What is {n} and {n}?", "chosen": f"It is {n}", "rejected": "I do not know it"}
+            for n in range(20)
+        ],
+        "preference_tuning",
+        {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"},
+    ),
+    "two languages": (
+        [
+            {"left": f"The house number {n} is red and old.", "right": f"Das Haus Nummer {n} ist rot und alt."}
+            for n in range(40)
+        ],
+        "translation",
+        {"text": "left", "translation": "right"},
+    ),
+    "relevance": (
+        [
+            {"query": f"Where is the box {n // 4}?", "document": f"Box {n} is over there", "relevant": n % 4 // 3}
+            for n in range(40)
+        ],
+        "re_ranking",
+        {"text_a": "query", "text_b": "document", "relevant": "relevant"},
+    ),
+    "sentences as labels": (
+        [{"text": text, "label": f"I am {label} with my lamp"} for text, label in reviews()],
+        "text_classification",
+        {"text": "text", "label": "label"},
+    ),
+    "dates and names beside the text": (
+        [
+            {"at": f"2024-01-{n % 28 + 1:02} 10:00", "q": "NO QUERY AT ALL", "text": t, "label": n % 2}
+            for n, t in enumerate(TEXTS)
+        ],
+        "text_classification",
+        {"text": "text", "label": "label"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_task_and_columns_follow_from_the_values(layout: Layout, name: str) -> None:
+    rows, task, columns = SHAPES[name]
+    (layout.root / "data/own/rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert init("data/own/rows.jsonl")["task"] == task
+    config = compose(layout, ["experiment=rows"])
+    assert config.prepare.read.columns == columns
+    fetch_corpus(config.fetch, layout)
+    mapped = column_map(config.prepare.read, task_of := Task.build(config.prepare.task))
+    wanted = mapped.wanted
+    [chunk] = read_rows(layout.raw / "files/all/rows.jsonl", "rows.jsonl", config.prepare.read, wanted)
+    good = pd.DataFrame(mapped.apply(chunk.columns)[0])
+    assert len(good) == len(rows) and len(task_of.check(good, None)) <= len(rows) / 20
+
+
+@pytest.mark.parametrize("columns", [2, 4])
+@pytest.mark.parametrize("name", ["rows.conll", "rows.txt"])
+def test_columns_of_tokens_and_tags_are_entities(layout: Layout, name: str, columns: int) -> None:
+    pairs = [
+        pair for n in range(20) for pair in (*zip([*words(n), "is", "here"], [*TAGS, "O", "O"], strict=True), None)
+    ]
+    lines = [f"{pair[0]}{' X' * (columns - 2)} {pair[1]}" if pair else "" for pair in pairs]
+    (layout.root / "data/own" / name).write_text("-DOCSTART- O\n\n" + "\n".join(lines))
+    assert init(f"data/own/{name}")["columns"] == {"id": "id", "text": "text", "entities": "spans"}
+    config = compose(layout, ["experiment=rows"])
+    fetch_corpus(config.fetch, layout)
+    [first, *_] = (layout.raw / "files/all/rows.jsonl").read_text().splitlines()
+    assert [entity["label"] for entity in json.loads(first)["entities"]] == ["THING", "PER"]
+
+
+def test_names_of_files_and_columns_are_no_references(layout: Layout) -> None:
+    (layout.root / "data/own/a ${b}.csv").write_text(table(reviews(), "${body},verdict"))
+    init("data/own/a ${b}.csv", "--name", "rows")
+    assert compose(layout, ["experiment=rows"]).prepare.read.columns["text"] == "${body}"
+    assert classes(prepared(layout, "rows")) == {"good", "bad"}
+
+
+HEADERS = {
+    "Your opinion of us? (please write one or two sentences about it)|How likely is it?": True,
+    "0|1": True,
+    "1e5|2024": True,
+    "My lamp number 5 broke.|good": False,
+}
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_header_is_told_from_a_row(layout: Layout, header: str) -> None:
+    (layout.root / "data/own/rows.csv").write_text(table(reviews(), header).replace(",", "|"))
+    said = init("data/own/rows.csv")
+    assert (list(said["columns"]) == header.split("|"), said["rows"]) == (HEADERS[header], 81 - HEADERS[header])
+
+
+def test_parts_without_rows_and_readmes_are_passed_over(layout: Layout) -> None:
+    folder = layout.root / "data/own/out"
+    folder.mkdir()
+    for number, content in enumerate((table(reviews(40)), "", "body,verdict\n", table(reviews(40, 40)))):
+        (folder / f"part-{number}.csv").write_text(content)
+    (folder / "README.md").write_text("# About")
+    init("data/own/out")
+    statistics = prepared(layout, "out")
+    assert sum(split["rows"] for split in statistics["splits"].values()) == 80
+    assert len(statistics["read_as"]["an empty file"]) == 2
+
+
+def test_class_folders_of_files_without_ending_in_any_encoding(layout: Layout) -> None:
+    for number, (text, label) in enumerate(reviews(40)):
+        (layout.root / "data/own/mails" / label).mkdir(parents=True, exist_ok=True)
+        (layout.root / "data/own/mails" / label / str(number)).write_bytes(f"{text} Schön größer".encode("cp1252"))
+    assert init("data/own/mails")["columns"] == {"text": "text", "folder": "label"}
+    statistics = prepared(layout, "mails")
+    assert (classes(statistics), statistics["rejected"]["total"]) == ({"good", "bad"}, 0)
+
+
+def test_missing_labels_and_look_alikes_are_said(layout: Layout) -> None:
+    rows = [
+        (text, "" if n % 3 == 0 else label.title() if n % 2 else label) for n, (text, label) in enumerate(reviews())
+    ]
+    rows += [(f"{text} Or does it?", "GOOD") for text, _ in reviews(9)]
+    (layout.root / "data/own/reviews.csv").write_text(table([(text.replace(",", ""), label) for text, label in rows]))
+    said = " ".join(init("data/own/reviews.csv")["reasons"])
+    assert (
+        "30% of the rows have no 'verdict': they are rejected" in said
+        and "look alike stay apart: 'Good', 'GOOD'" in said
+    )
+    assert prepared(layout, "reviews")["rejected"]["total"] >= 27
+
+
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
+        (
+            "twice.csv",
+            table([(text, f"{label},x") for text, label in reviews()], "text,label,text").encode(),
+            "two columns",
+        ),
+        (
+            "numbers.jsonl",
+            (json.dumps({"tokens": words(1) * 2, "tags": [0, 1, 0, 2] * 2}) + "\n").encode() * 9,
+            "are numbers",
+        ),
+        ("answers.csv", b"chosen,rejected\na good answer of words,a bad answer of words\n" * 20, "and no prompt"),
+        ("commas.csv", b"label,text\n" + b"good,a text, of many words\n" * 20, "has 3 fields.*into quotes"),
+        ("image.csv", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40, "is not text but a binary file"),
+        ("zeros.csv", b"\0" * 4096 + b"text,label\n", r"zeros\.csv"),
         ("empty.csv", b"", r"the file is empty"),
         ("header.csv", b"text,label\n", r"no row that can be read"),
         ("one.csv", table([(text, "good") for text, _ in reviews()]).encode(), r"has one value only, 'good'"),

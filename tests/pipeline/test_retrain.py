@@ -17,6 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 from support.project import Project, inherited_environment, write_reviews
+from support.tiny_registry import NAME, store
+
+from textmill.config.layout import Layout
+from textmill.files import write_json
+from textmill.selection.retraining import _judge
 
 pytestmark = pytest.mark.slow
 
@@ -135,6 +140,19 @@ def test_retrain_promotes_once_and_tells_what_it_did(project: Project) -> None:
     refused = project.run("textmill", "retrain", "--notify", "ftp://host/x", check=False)
     assert refused.returncode == 1
     assert "not an http or https address" in refused.stderr
+
+
+def test_retrain_of_the_champions_own_files_is_unchanged(three_versions: Layout) -> None:
+    """Versions 1 and 2 differ in their cards only, as after a batch of duplicates; version 3 answers otherwise."""
+    client = store(three_versions)
+    client.set_registered_model_alias(NAME, "champion", "1")
+    for version, outcome in (("2", "unchanged"), ("3", "refused")):
+        three_versions.registered.mkdir(exist_ok=True)
+        write_json(three_versions.registered / "registered.json", {"name": NAME, "version": version})
+        done = _judge(three_versions, (), "a test", dry_run=True)
+        assert done.outcome == outcome, done
+        if outcome == "unchanged":
+            assert "is the same model as the champion, version 1: the new rows are none to train on" in done.line
 
 
 def test_retrain_sees_new_rows_at_an_address_that_dvc_does_not_watch(project: Project, tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ EXPECTED = [
     Expected("pipeline/test_init.py", r"no \.\./shared", has_no_shared_folder),
     Expected("pipeline/test_init.py::test_several_labels", "is there", lambda: True),
     Expected("data/test_chat_templates.py", "trl, the oracle, is missing", lambda: find_spec("trl") is None),
+    Expected("pipeline/test_page.py", "axe, the oracle", lambda: find_spec("axe_playwright_python") is None),
     Expected("model/test_preference_tuning.py", "trl, the oracle, is missing", lambda: find_spec("trl") is None),
     Expected("data/test_prepare.py::test_sst2", r"no \.\./shared", has_no_shared_folder),
     Expected("pipeline/test_earlier_versions.py", "is not in this clone", is_shallow),

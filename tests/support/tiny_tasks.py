@@ -39,6 +39,11 @@ def task_name(kind: str) -> str:
     return _TASKS[kind][0]
 
 
+def specification(kind: str) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """The task's file in conf/task/, its options, and its columns."""
+    return (*_TASKS[kind], _COLUMNS[kind])
+
+
 def rows(kind: str, number: int = 300, seed: int = 7) -> list[dict[str, Any]]:
     """Texts of which single words decide the target."""
     draw = random.Random(seed)

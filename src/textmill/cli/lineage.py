@@ -19,7 +19,7 @@ _TITLES = {
     "data": "from data (SHA-256)",
     "environment": "in environment",
 }
-_MAY_LACK = ("teacher", "made_from_run", "committed_later_as")
+_MAY_LACK = ("teacher", "started_from", "made_from_run", "committed_later_as")
 
 
 def lineage(

@@ -16,9 +16,11 @@ from textmill.cli.choose import choose
 from textmill.cli.compare import compare
 from textmill.cli.doctor import doctor
 from textmill.cli.drift import drift
+from textmill.cli.evaluate import evaluate
 from textmill.cli.generate import generate
 from textmill.cli.history import history
 from textmill.cli.init import init
+from textmill.cli.label import label
 from textmill.cli.lineage import lineage
 from textmill.cli.output import TextsCommand
 from textmill.cli.plan import plan
@@ -34,12 +36,13 @@ from textmill.cli.sync import sync
 from textmill.cli.tune import tune
 from textmill.cli.verify import verify
 from textmill.cli.why import why
+from textmill.cli.winrate import winrate
 from textmill.errors import one_line_errors
 
 # In the order of use; `--help` shows them so.
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Make": (init, why, choose, tune, plan, summary, report, adopt, sync),
-    "Judge": (retrain, compare, promote, rollback, history),
+    "Make": (init, why, choose, tune, plan, summary, report, adopt, label, sync),
+    "Judge": (retrain, evaluate, winrate, compare, promote, rollback, history),
     "Serve": (predict, generate, serve, server),
     "Inspect": (lineage, verify, reproduce, card, drift, doctor),
 }

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
@@ -15,14 +15,19 @@ from textmill.errors import UserError
 
 if TYPE_CHECKING:
     from textmill.serving.loading import ModelSource
+    from textmill.serving.trial import TrialPlan
 
 
-def _limit(text: str, least: float = 1) -> Any:
-    return Option(min=least, rich_help_panel="Limits", help=text)
+def _limit(text: str, least: float = 1, show_default: bool | str = True) -> Any:
+    return Option(min=least, rich_help_panel="Limits", help=text, show_default=show_default)
 
 
 def _capturing(text: str, **options: Any) -> Any:
     return Option(rich_help_panel="Capture", help=text, **options)
+
+
+def _trying(text: str, **options: Any) -> Any:
+    return Option(rich_help_panel="Challenger", help=text, **options)
 
 
 def _batches(text: str, least: float = 1, show_default: bool | str = True) -> Any:
@@ -47,6 +52,10 @@ def serve(
         Option(help="Further name by which clients address the server, as behind a proxy; * for any. Repeatable."),
     ] = None,
     precision: Annotated[str, Option(help="Graph that predicts: int8, fp32, or auto (chosen by export).")] = "auto",
+    engine: Annotated[
+        str,
+        Option(help="Engine of a model that generates: llama_cpp (its GGUF file, on CPUs), pytorch, or auto."),
+    ] = "auto",
     poll_seconds: Annotated[float, Option(min=0.1, help="Interval between checks of the alias.")] = 5.0,
     drain_seconds: Annotated[float, Option(min=0, help="Time to finish requests after SIGTERM.")] = 30.0,
     max_body_bytes: Annotated[int, _limit("Maximum size of a request body.")] = 1_048_576,
@@ -54,9 +63,14 @@ def serve(
     max_inputs: Annotated[int, _limit("Maximum inputs of a request.")] = 128,
     max_characters: Annotated[int, _limit("Maximum characters of an input.")] = 20_000,
     max_waiting: Annotated[int, _limit("Maximum queued inputs; further ones get 503.")] = 2048,
-    max_generations: Annotated[int, _limit("Maximum concurrent generations; further ones get 503.")] = 2,
+    max_generations: Annotated[
+        int | None,
+        _limit("Maximum concurrent generations; further ones get 503.", show_default="16 with llama_cpp, else 2"),
+    ] = None,
     max_new_tokens: Annotated[int, _limit("Maximum tokens of a generation.")] = 1024,
-    workers: Annotated[int | None, _batches("Concurrent batches.", show_default="one per core")] = None,
+    workers: Annotated[
+        int | None, _batches("Concurrent batches; threads of a model that generates.", show_default="one per core")
+    ] = None,
     batch_tokens: Annotated[int, _batches("Maximum tokens of a batch, padding included.")] = 256,
     batch_rows: Annotated[int, _batches("Maximum inputs of a batch.")] = 32,
     batch_delay_ms: Annotated[float, _batches("Wait for more inputs while a worker is free.", least=0)] = 0.0,
@@ -71,6 +85,18 @@ def serve(
     capture_mask: Annotated[
         str, _capturing("Personal data to mask: email, phone, card, ip; or none; or MODULE:FUNCTION.")
     ] = "email,phone,card",
+    shadow: Annotated[
+        str | None, _trying("Version or alias that computes the same requests in idle time and is judged.")
+    ] = None,
+    canary: Annotated[
+        str | None, _trying("Share of the requests that the alias challenger answers, such as 5%.")
+    ] = None,
+    trial_seconds: Annotated[
+        float, _trying("Time in which the challenger must answer a request; else it counts as an error.", min=0.1)
+    ] = 10.0,
+    beside: Annotated[
+        str | None, _trying("Version, alias or folder served too, by its name; the page at / asks both.")
+    ] = None,
     as_json: Annotated[
         bool, Option("--json", help="Print one JSON document with the address once the server listens.")
     ] = False,
@@ -86,6 +112,8 @@ def serve(
         raise UserError("MODEL and --model are both given", where="--model", fix="Give one of them")
     if precision not in ("auto", "int8", "fp32"):
         raise UserError(f"no precision {precision!r}", where="--precision", fix="Use auto, int8 or fp32")
+    if engine not in ("auto", "pytorch", "llama_cpp"):
+        raise UserError(f"no engine {engine!r}", where="--engine", fix="Use auto, pytorch or llama_cpp")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     from textmill.serving.access import read_token
     from textmill.serving.server import serve as run
@@ -94,7 +122,59 @@ def serve(
     options = {name: arguments[name] for name in ServeSettings.model_fields if name in arguments}
     options["allowed_hosts"] = tuple(allowed_host or ())
     announce = _announce if as_json else lambda _: None
-    run(_source(address or model), ServeSettings(**options), read_token(token_file), announce)
+    source = _source(address or model)
+    trial = _trial(source, shadow, canary)
+    run(source, ServeSettings(**options), read_token(token_file), announce, trial, _beside(source, beside))
+
+
+def _trial(source: ModelSource, shadow: str | None, canary: str | None) -> TrialPlan | None:
+    """Return the checked trial of a challenger, None without one."""
+    if shadow is None and canary is None:
+        return None
+    if shadow is not None and canary is not None:
+        raise UserError("--shadow and --canary are both given", where="--canary", fix="Give one of them")
+    from textmill.config.layout import find_layout
+    from textmill.registry.promotion.take_back import TakeBacks
+    from textmill.registry.versions.registered_source import RegisteredSource
+    from textmill.serving.trial import plan_trial
+
+    kind: Literal["shadow", "canary"] = "shadow" if canary is None else "canary"
+    share = 0.0 if canary is None else _share(canary)
+    if not isinstance(source, RegisteredSource):
+        fix = "Serve a registered model, such as models:/NAME@champion"
+        raise UserError("a folder has no challenger", where=f"--{kind}", fix=fix)
+    layout = find_layout()
+    records = TakeBacks(source.name, kind, layout)
+    other = RegisteredSource(_other(source.name, shadow or "challenger"), layout)
+    return plan_trial(kind, share, source, other, records.record, records.refuse)
+
+
+def _beside(source: ModelSource, other: str | None) -> ModelSource | None:
+    """Return the source of the model that is served too."""
+    from textmill.registry.versions.registered_source import RegisteredSource
+
+    if other is not None and isinstance(source, RegisteredSource) and not {*"/."} & {*other}:
+        other = _other(source.name, other)
+    if other is None:
+        return None
+    found = _source(other)
+    found.latest()  # refuses one that is not there before the server listens
+    return found
+
+
+def _other(name: str, version: str) -> str:
+    """Return the address of another version of a model, by its number or alias."""
+    return f"models:/{name}/{version}" if version.isdigit() else f"models:/{name}@{version}"
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UserError(f"no share: {text!r}", where="--canary", fix="Give a share above 0, such as 5% or 0.05")
+    return share
 
 
 def _announce(address: str) -> None:

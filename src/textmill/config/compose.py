@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +28,14 @@ from pydantic import ValidationError
 from textmill.config import problems
 from textmill.config.layout import Layout
 from textmill.config.plugins import packages_in, trust
-from textmill.config.schema import PipelineConfig, check_margins, check_plugins, with_prepared_options
+from textmill.config.schema import (
+    PipelineConfig,
+    check_margins,
+    check_plugins,
+    with_prepared_options,
+    with_start,
+    with_suite_digest,
+)
 from textmill.config.secrets import STORAGE_OPTIONS, find_literal, keep_references
 from textmill.config.yaml_limits import require_bounded
 from textmill.errors import UserError, did_you_mean
@@ -46,6 +54,7 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
         UserError: A file, key or value is invalid; the text has file, line, key, value and allowed values.
     """
     keep_references()
+    OmegaConf.register_new_resolver("experiment", partial(_experiment, layout), replace=True)
     params = _read_params(layout.params)
     if key := find_literal(params):
         raise _literal_secret(key, problems.locate_in_file(layout.params, key, layout.root))
@@ -72,11 +81,23 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
         config = PipelineConfig.model_validate(sections)
         check_plugins(config)
         check_margins(config)
-        config = with_prepared_options(config)
+        config = with_suite_digest(with_start(with_prepared_options(config)), layout.conf / "suites")
     except ValidationError as error:
         raise problems.explain(error, sections, trace) from error
     trust(packages_in(sections))
     return config
+
+
+def _experiment(layout: Layout, name: str) -> dict[str, Any]:
+    """Return `source` and `prepare` of another experiment as `conf/` has it: the value of `${experiment:NAME}`.
+
+    Raises:
+        UserError: There is no such experiment.
+    """
+    _require_choice(layout, "experiment", name, ())
+    composed, _ = _compose(layout, _Overrides({"experiment": name}), {})
+    plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+    return {"source": plain["fetch"]["source"], "prepare": plain["prepare"]}
 
 
 def _literal_secret(key: Sequence[str], where: str) -> UserError:
@@ -121,9 +142,15 @@ def _choices(params: Mapping[str, Any], conf: Path) -> tuple[dict[str, str], dic
 
 
 def _without_nulls(values: Mapping[Any, Any]) -> dict[str, Any]:
-    inner = {str(key): _without_nulls(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-    dates = (date, bytes)  # YAML reads a date from 2024-01-01
-    return {key: str(value) if isinstance(value, dates) else value for key, value in inner.items() if value is not None}
+    return {str(key): _plain(value) for key, value in values.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _without_nulls(value)
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, date | bytes) else value  # YAML reads a date from 2024-01-01
 
 
 def _parse(command_line: Sequence[str], groups: dict[str, str], layout: Layout) -> _Overrides:
@@ -134,6 +161,8 @@ def _parse(command_line: Sequence[str], groups: dict[str, str], layout: Layout) 
         try:
             override = parser.parse_override(string)
             value = override.value()
+            if override.is_sweep_override():
+                raise HydraException("several values")
         except HydraException as error:
             fix = "Write key=value, as in train.max_epochs=1; quote a value with other signs: 'title=\"Größe, Preis\"'"
             raise UserError(f"cannot read {string!r}", where="command line", fix=fix) from error

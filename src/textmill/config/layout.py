@@ -11,6 +11,11 @@ from textmill.errors import UserError
 
 _TEMPORARY = Path(".dvc") / "tmp"
 
+START = "start"
+"""Folder in `data/pretrained` with the version that the training starts from, and its key in the provenance."""
+SEEN_FILE = "seen.parquet"
+"""Record of the rows that a version was made with, and those of the versions that it started from."""
+
 
 class _Below:
     """A path below the project's root."""

@@ -20,6 +20,8 @@ Key = tuple[str, ...]
 
 _REFERENCE = re.compile(r"^\$\{(?:oc\.select:)?([A-Za-z0-9_.]+)(?:,[^}]*)?\}$")
 _MERGE = "<<"
+_KINDS = ("str", "list[str]", "ColumnConfig")
+"""What pydantic adds to the place of an error in a value of several kinds."""
 _PACKAGE = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
 
 
@@ -76,9 +78,15 @@ def follow_reference(composed: DictConfig, key: Key) -> Key | None:
 def explain(error: ValidationError, sections: Mapping[str, Any], trace: Trace) -> UserError:
     """Convert the first problem of `error` to one line: origin, key, value, allowed values."""
     problem = error.errors()[0]
-    key = tuple(str(part) for part in problem["loc"])
-    while key and key[-1].startswith(("function-", "is-instance")):
-        key = key[:-1]
+    if isinstance(problem["input"], dict):  # of several kinds of values, the error of the kind that takes keys
+        place = problem["loc"][:-1]
+        beside = [each for each in error.errors() if each["loc"][: len(place)] == place]
+        kinds = ("string_type", "list_type")
+        problem = next(
+            (each for each in beside if each["type"] not in kinds or len(each["loc"]) > len(place) + 1), problem
+        )
+    parts = (str(part) for part in problem["loc"] if part not in _KINDS)
+    key = tuple(part for part in parts if not part.startswith(("function-", "is-instance")))
     shown, where = trace.locate(key)
     others = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":

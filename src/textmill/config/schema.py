@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -20,6 +21,9 @@ from textmill.config.sections.runtime import RuntimeConfig
 from textmill.config.sections.train import TrainConfig
 from textmill.config.types import IS_PLUGIN
 from textmill.errors import UserError
+from textmill.files import sha256_folder
+
+START_SOURCE = "textmill.registry.lineage.start.StartSource"
 
 
 class PipelineConfig(Section):
@@ -80,6 +84,30 @@ def with_prepared_options(config: PipelineConfig) -> PipelineConfig:
     options = {key: value for key, value in config.prepare.task.items() if key != TARGET}
     spec = {TARGET: config.prepare.task[TARGET], **task.prepared_options(options)}
     return config.model_copy(update={"prepare": config.prepare.model_copy(update={"task": spec})})
+
+
+def with_start(config: PipelineConfig) -> PipelineConfig:
+    """Return the configuration with the source of `train.start`: `fetch` notes which version that alias is then."""
+    source = None
+    if (alias := config.train.start) is not None:
+        source = {TARGET: START_SOURCE, "model": f"{config.registration.name}@{alias}"}
+    return config.model_copy(update={"fetch": config.fetch.model_copy(update={"start": source})})
+
+
+def with_suite_digest(config: PipelineConfig, folder: Path) -> PipelineConfig:
+    """Return the configuration with the digest of the suite that `evaluate` runs, so that its change reruns the stage.
+
+    Raises:
+        UserError: `folder`, which holds the suites, has none of this name.
+    """
+    name = config.evaluate.suite
+    if name is None:
+        return config
+    if not (folder / name / "suite.yaml").is_file():
+        fix = "Write a task or group file of lm-evaluation-harness there; docs/suites.md shows one"
+        raise UserError(f"no conf/suites/{name}/suite.yaml", where="evaluate.suite", fix=fix)
+    changed = config.evaluate.model_copy(update={"suite_sha256": sha256_folder(folder / name)})
+    return config.model_copy(update={"evaluate": changed})
 
 
 def check_margins(config: PipelineConfig) -> None:

@@ -16,12 +16,13 @@ from pandas.util import hash_array
 
 from textmill.config.sections.prepare import PrepareConfig, ReadConfig
 from textmill.data.cleaning import Cleaner
+from textmill.data.duplicates import SIGNATURES_FROM
 from textmill.data.mapping import ColumnMap
 from textmill.data.masking import masker
 from textmill.data.quality import Tally, quality_filter
 from textmill.data.reading import RawRows
-from textmill.data.shingles import batches, normalise, shingle_hashes
-from textmill.data.stable_splits import group_hashes, parse_time
+from textmill.data.shingles import Signatures, normalise_all, signatures
+from textmill.data.stable_splits import check_time, group_hashes, parse_time
 from textmill.data.staging import FILE, ROW
 from textmill.tasks.abilities import RealignsTargets
 from textmill.text.rejected_rows import RejectedRow, excerpt
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 SPLIT_CODES = {"test": 0, "validation": 1, "train": 2, "all": 3}
 """Splits that a source may provide; of equal rows, the one with the lower code stays."""
+_NUMBERS = ("score", "value", "first_rank")
 _SEPARATOR = "\x1f"
 
 
@@ -52,7 +54,7 @@ class CleanedChunk:
     Attributes:
         table: The rows to stage, or None if there are none.
         numbers: Columns of numbers, each of shape (rows,).
-        shingles: Hashes of the shingles of each batch of texts; empty without near-duplicate removal.
+        signatures: Those of the texts; None where near-duplicates are not found by them.
         filtered: Rows of `rejected` that filters of quality dropped.
         classes: Hash of a class -> its name.
         sources: Hash of a source -> its name, if sources are mixed.
@@ -63,7 +65,7 @@ class CleanedChunk:
     rows: int
     table: pa.Table | None = None
     numbers: dict[str, NDArray[np.uint64]] = field(default_factory=dict)
-    shingles: list[NDArray[np.uint32]] = field(default_factory=list)
+    signatures: Signatures | None = None
     rejected: list[RejectedRow] = field(default_factory=list)
     filtered: int = 0
     quality: Tally = field(default_factory=Tally)
@@ -108,12 +110,14 @@ class ChunkCleaner:
             value or f"{chunk.split}/{chunk.name}:{row}" for value, row in zip(ids, columns[ROW], strict=True)
         ]
         columns[FILE] = [chunk.number] * count
-        texts = [normalise(text) for text in _joined(columns, self._task.text_columns)]
+        texts = normalise_all(_joined(columns, self._task.text_columns))
         result.numbers = self._numbers(columns, texts, chunk.split, result)
         result.table = pa.table({field.name: pa.array(columns[field.name], field.type) for field in self._schema})
-        if self._config.duplicates.near:
-            size = self._config.duplicates.shingle
-            result.shingles = [shingle_hashes(texts[some], size)[0] for some in batches(texts)]
+        if uses_signatures(self._config):
+            options = self._config.duplicates
+            result.signatures = signatures(texts, options.shingle, options.threshold)
+            result.numbers["shingles"] = result.signatures.sizes.astype(np.uint64)
+            result.numbers["sketch"] = result.signatures.sketches
         return result
 
     def _good(self, raw: RawRows, label: str, result: CleanedChunk) -> dict[str, list[Any]]:
@@ -129,7 +133,7 @@ class ChunkCleaner:
         if (time := self._config.splits.time) is not None:
             for position, value in enumerate(mapped[time]):
                 try:
-                    parse_time(value)
+                    check_time(value)
                 except ValueError as error:
                     problems.setdefault(position, (time, str(error)))
         self._reject(label, raw.lines, mapped, problems, result)
@@ -149,10 +153,11 @@ class ChunkCleaner:
     ) -> list[str | None]:
         """Clean texts; add the reasons to reject a row to `problems`."""
         clean, problem = self._cleaner.clean, self._cleaner.problem
+        simple = self._cleaner.simple if self._mask is None else None
         result: list[str | None] = []
         for position, value in enumerate(values):
-            if value is None:
-                result.append(None)
+            if value is None or (simple is not None and simple(value)):
+                result.append(value)
                 continue
             reason = self._cleaner.too_long(value)
             if reason is None:
@@ -234,8 +239,14 @@ def column_map(config: ReadConfig, task: Task) -> ColumnMap:
     targets = [name for name in task.target_columns if name not in task.text_target_columns]
     labels = [name for name in targets if name in (task.stratify_column, "label", "labels")]
     texts = [*task.text_columns, *task.text_target_columns]
-    numbers = [name for name in targets if name not in labels]
+    numbers = [name for name in targets if name in _NUMBERS]
     return ColumnMap(config, [*task.text_columns, *task.target_columns], texts, labels, numbers)
+
+
+def uses_signatures(config: PrepareConfig) -> bool:
+    """Return whether near-duplicates are found by signatures."""
+    options = config.duplicates
+    return options.exact and options.near and options.threshold >= SIGNATURES_FROM
 
 
 def hashes(values: Sequence[str]) -> NDArray[np.uint64]:

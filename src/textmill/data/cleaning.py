@@ -20,6 +20,8 @@ class Cleaner:
         self.config = config
         self._step = _step(config)
         self._language = language_detector(config.languages) if config.languages else None
+        self._shortest = config.min_characters
+        self._longest = config.max_characters if self._language is None else 0
 
     def clean(self, text: str) -> str:
         """Return the text repaired (ftfy), normalised and stripped."""
@@ -32,6 +34,16 @@ class Cleaner:
                 break
             text = cleaned
         return text
+
+    def simple(self, text: str) -> bool:
+        """Return whether a raw text is surely clean and without a problem, by the fastest test; most texts are."""
+        return (
+            text.isascii()
+            and self._shortest <= len(text) <= self._longest
+            and text.isprintable()
+            and "&" not in text
+            and text[0] != " " != text[-1]
+        )
 
     def problem(self, text: str) -> str | None:
         """Return why a cleaned text is rejected, or None."""

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from textmill.config.sections.prepare import PrepareConfig
+from textmill.data.corrections import with_labels
 from textmill.data.first_pass import FirstPassResult
 from textmill.data.parallel import Engine
 from textmill.data.prepared import SPLITS
@@ -95,7 +96,7 @@ class SplitEncoder:
         self._config = config
         self._task = task
         self._state = state
-        self._tokenizer = with_word_table(tokenizer)
+        self._tokenizer = with_word_table(tokenizer, chunks=True)
         self._teacher = teacher
         self._words = word_splitter(config.words)
 
@@ -107,10 +108,12 @@ class SplitEncoder:
         rejected: RejectedRowsFile,
         folder: Path,
         engine: Engine,
+        corrected: Mapping[int, str] | None = None,
     ) -> dict[str, SplitCounts]:
         """Write `folder/SPLIT/` for every split; reject rows that the fitted task refuses.
 
-        `engine` encodes the chunks; they are written in their order.
+        `engine` encodes the chunks; they are written in their order. `corrected` has the right labels of rows by
+        their position.
 
         Raises:
             UserError: A split has no rows left.
@@ -119,6 +122,7 @@ class SplitEncoder:
         shown = self._task.text_columns[0]
         holders = [f"a row of the split {name!r}" for name in SPLITS]
         holders += [f"the held-out texts {held_out.name!r}" for held_out in self._config.decontaminate]
+        holders.append("the rows that the version to start from has seen")
 
         files = first_pass.files
 
@@ -134,7 +138,7 @@ class SplitEncoder:
 
         with ExitStack() as stack:
             writers: dict[str, ShardWriter] = {}
-            for table, split, problems in engine.map(encode, _parts(staging, selection), "encoded"):
+            for table, split, problems in engine.map(encode, _parts(staging, selection, corrected or {}), "encoded"):
                 rejected.add(problems)
                 if not writers:
                     for name in SPLITS:
@@ -172,7 +176,11 @@ class SplitEncoder:
         )
         reject([replace(row, row=int(sound[row.row])) for row in task.check_encoded(encoded)])
         if not good[sound].all():
-            encoded = {name: [values[i] for i in np.flatnonzero(good[sound])] for name, values in encoded.items()}
+            kept = np.flatnonzero(good[sound])
+            encoded = {
+                name: values.take(pa.array(kept)) if isinstance(values, pa.Array) else [values[i] for i in kept]
+                for name, values in encoded.items()
+            }
         if not good.all():
             frame, chunk = frame[good].reset_index(drop=True), chunk.filter(pa.array(good))
         texts = [" ".join(values) for values in zip(*(frame[name].tolist() for name in task.text_columns), strict=True)]
@@ -204,14 +212,17 @@ class SplitEncoder:
                 of_source["tokens"] += row["length_sum"]
 
 
-def _parts(staging: Staging, selection: Selection) -> Iterator[_Part]:
+def _parts(staging: Staging, selection: Selection, corrected: Mapping[int, str]) -> Iterator[_Part]:
     for start, chunk in staging.chunks():
         span = slice(start, start + chunk.num_rows)
+        chunk = with_labels(chunk, start, corrected)
         yield chunk, selection.repeated_ids[span], selection.overlapping[span], selection.split[span]
 
 
 def as_array(name: str, values: Sequence[Any]) -> pa.Array:
     """Return an encoded column as an array: token ids and lengths of 32 bits, other integers of 64."""
+    if isinstance(values, pa.Array):
+        return values
     first = next((value for value in values if value is not None), None)
     if isinstance(first, list):
         inner = pa.float32() if any(isinstance(item, float) for item in first) else pa.int32()

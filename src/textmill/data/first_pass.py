@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from textmill.config.sections.prepare import PrepareConfig, ReadConfig
-from textmill.data.chunks import SPLIT_CODES, ChunkCleaner, RawChunk, column_map
-from textmill.data.formats import detect
+from textmill.data.chunks import SPLIT_CODES, ChunkCleaner, RawChunk, column_map, uses_signatures
+from textmill.data.duplicates import SignatureFiles
+from textmill.data.formats import EmptyFileError, detect
 from textmill.data.parallel import Engine
 from textmill.data.quality import Tally
 from textmill.data.reading import read_rows
 from textmill.data.rejected_rows_file import RejectedRowsFile
-from textmill.data.shingles import ShingleCounts
 from textmill.data.staging import Staging
 from textmill.data.text import WHOLE, Part
 from textmill.errors import UserError
@@ -31,8 +31,8 @@ _NO_PARTITION = ("", "__HIVE_DEFAULT_PARTITION__")
 class FirstPassResult:
     """Summary of the rows read, rejected ones included.
 
-    `files` are named as in messages, and `splits` are those that the source provides. Without
-    near-duplicate removal, `shingles` is None. `classes` and `sources` map hashes to names.
+    `files` are named as in messages, and `splits` are those that the source provides. Where near-duplicates
+    are not found by signatures, `signatures` is None. `classes` and `sources` map hashes to names.
     `quality` counts what the filters dropped, and `masked` the personal data masked, by kind. `formats` maps what
     was detected to files, `unified` labels that were written otherwise to their rows. `ungrouped` rows lack the value
     by which the splits keep groups together.
@@ -42,7 +42,7 @@ class FirstPassResult:
     rows: int = 0
     splits: list[str] = field(default_factory=list)
     has_ids: bool = False
-    shingles: ShingleCounts | None = None
+    signatures: SignatureFiles | None = None
     classes: dict[int, str] = field(default_factory=dict)
     sources: dict[int, str] = field(default_factory=dict)
     quality: Tally = field(default_factory=Tally)
@@ -68,8 +68,7 @@ class FirstPass:
             if column is not None and column not in self._map.names:
                 fix = "Map it in prepare.read.columns"
                 raise UserError(f"the column {column!r} is not mapped", where=f"prepare.splits.{key}", fix=fix)
-        shingles = ShingleCounts() if config.duplicates.near else None
-        self.result = FirstPassResult(has_ids="id" in self._map.names, shingles=shingles)
+        self.result = FirstPassResult(has_ids="id" in self._map.names)
 
     @property
     def columns(self) -> list[str]:
@@ -83,6 +82,9 @@ class FirstPass:
         numbers = ["split", "key", "target", "stratum", *(["source_id"] if self.result.has_ids else [])]
         numbers += [self._config.splits.by] if self._config.splits.by in ("group", "time") else []
         numbers += ["source", "characters"] if self._config.mixture is not None else []
+        if uses_signatures(self._config):
+            numbers += ["shingles", "sketch"]
+            self.result.signatures = SignatureFiles(folder)
         return Staging(folder, self.columns, numbers)
 
     def run(self, raw: Path, staging: Staging, engine: Engine) -> FirstPassResult:
@@ -103,17 +105,18 @@ class FirstPass:
             result.unified.update(chunk.unified)
             result.classes.update(chunk.classes)
             result.sources.update(chunk.sources)
+            if result.signatures is not None and chunk.signatures is not None:
+                result.signatures.add(staging.rows, chunk.signatures)
             if chunk.table is not None:
                 staging.append(chunk.table, chunk.numbers)
-            for hashes in chunk.shingles:
-                assert result.shingles is not None, "near-duplicates are not removed"
-                result.shingles.add(hashes)
         staging.finish()
         return result
 
     def _chunks(self, raw: Path) -> Iterator[RawChunk]:
         """Read all files, chunk by chunk."""
         config = self._config.read
+        empty: dict[str, EmptyFileError] = {}
+        filled: set[str] = set()
         for split, path, part in self._parts(raw):
             if split not in self.result.splits:
                 self.result.splits.append(split)
@@ -122,11 +125,20 @@ class FirstPass:
             self.result.files.append(label)
             constants = path_columns(name, config)
             wanted = [column for column in self._map.wanted if column not in constants]
-            found = detect(path, label, config, wanted)
+            try:
+                found = detect(path, label, config, wanted)
+                for rows in read_rows(path, label, config, wanted, part, found):
+                    rows.columns |= {column: [value] * len(rows.lines) for column, value in constants.items()}
+                    yield RawChunk(rows, split, name, label, len(self.result.files) - 1)
+            except EmptyFileError as error:  # such as a part that Spark writes
+                empty.setdefault(split, error)
+                self.result.formats.setdefault("an empty file", []).append(label)
+                continue
+            filled.add(split)
             self.result.formats.setdefault(str(found), []).append(label)
-            for rows in read_rows(path, label, config, wanted, part, found):
-                rows.columns |= {column: [value] * len(rows.lines) for column, value in constants.items()}
-                yield RawChunk(rows, split, name, label, len(self.result.files) - 1)
+        for split, without_rows in empty.items():
+            if split not in filled:
+                raise without_rows
 
     def _parts(self, raw: Path) -> Iterator[tuple[str, Path, Part]]:
         """Yield the fetched files and their splits; files of `all` are cut here when splits are cut by position."""

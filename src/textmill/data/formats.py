@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bz2
+import codecs
+import csv
 import gzip
 import io
 import json
@@ -10,14 +12,15 @@ import lzma
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from textmill.config.sections.prepare import Format, ReadConfig
+from textmill.config.sections.prepare import Format, ReadConfig, TextConfig
 from textmill.data.separated import ONE_COLUMN, Dialect, dialect_of
 from textmill.errors import UserError, first_line
 
@@ -29,19 +32,26 @@ _FORMATS: dict[str, Format] = {
     **dict.fromkeys((".parquet", ".pq"), "parquet"),
     **dict.fromkeys((".arrow", ".feather", ".ipc"), "arrow"),
     **dict.fromkeys((".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"), "excel"),
-    ".txt": "text",
+    **dict.fromkeys((".txt", ".text", ".md", ".markdown", ".rst"), "text"),
 }
 TABLE_ENDINGS = tuple(ending for ending, format_ in _FORMATS.items() if format_ != "text")
 """Endings of the names of files with rows and columns."""
-_MAGIC: dict[bytes, Format] = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xd0\xcf\x11\xe0": "excel"}
+_MAGIC: dict[bytes, Format] = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xd0\xcf\x11\xe0": "excel", b"PK\3\4": "excel"}
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "zip"}
 _PACKED_ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zstd", ".zip")
 _SQUAD = "data.paragraphs.qas"
+_NAME = re.compile(r"\s*\w{1,20}([ _.#-]\w{1,20}){0,2}\s*")
+_MANY = 50
+"""Values of one JSON object or list that are no row."""
 _SAMPLE = 1 << 17
 """Characters that all but the encoding is detected from."""
 _FEW = 3
 _SCANNED = 1 << 26
 """Bytes that the encoding is detected from."""
+
+
+class EmptyFileError(UserError):
+    """A file has no rows."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,7 @@ class FileFormat:
         encoding: Encoding of a text format; empty for a binary one.
         dialect: Separator and quotes of a CSV or TSV.
         records: Path of the list of rows in a JSON file.
+        sheets: Names of the sheets of a workbook that has several, of which one is read.
     """
 
     format: Format
@@ -61,11 +72,13 @@ class FileFormat:
     encoding: str = ""
     dialect: Dialect = field(default_factory=lambda: Dialect(ONE_COLUMN))
     records: str = ""
+    sheets: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Describe it for the data report."""
         parts = [self.format, str(self.dialect) if self.format in ("csv", "tsv") else "", self.encoding]
         parts += [f"rows at {self.records!r}" if self.records else "", self.compression or ""]
+        parts += [f"the first table of the sheets {', '.join(map(repr, self.sheets))}"] if self.sheets else []
         return ", ".join(filter(None, parts))
 
 
@@ -76,8 +89,11 @@ def ending(name: str) -> str:
 
 
 def is_table(path: Path) -> bool:
-    """Return whether a file's ending names a format of rows and columns."""
-    return ending(path.name) in TABLE_ENDINGS
+    """Return whether a file has rows and columns, by the ending of its name or its first bytes."""
+    if ending(path.name) in TABLE_ENDINGS or not path.is_file():
+        return ending(path.name) in TABLE_ENDINGS
+    with path.open("rb") as file:
+        return file.read(8).startswith(tuple(sign for sign, format_ in _MAGIC.items() if format_ != "excel"))
 
 
 def _compression(path: Path, start: bytes) -> str | None:
@@ -90,7 +106,7 @@ def is_workbook(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
-        return bool({"[Content_Types].xml", "mimetype"} & set(archive.namelist()))
+        return bool({"xl/workbook.xml", "xl/workbook.bin", "mimetype"} & set(archive.namelist()))
 
 
 def open_file(path: Path) -> IO[bytes]:
@@ -144,7 +160,7 @@ def detect(path: Path, label: str, config: ReadConfig, wanted: Sequence[str] = (
         UserError: The file, which messages call `label`, is empty, or nothing tells its format.
     """
     if path.stat().st_size == 0:
-        raise UserError("the file is empty", where=label)
+        raise EmptyFileError("the file is empty", where=label)
     with damage_named(label, "text"):
         return _detected(path, label, config, wanted)
 
@@ -152,24 +168,31 @@ def detect(path: Path, label: str, config: ReadConfig, wanted: Sequence[str] = (
 def _detected(path: Path, label: str, config: ReadConfig, wanted: Sequence[str]) -> FileFormat:
     with path.open("rb") as raw, open_file(path) as file:
         compression, start = _compression(path, raw.read(8)), file.read(_SAMPLE)
-    format_: Format | None = config.format or _FORMATS.get(ending(path.name))
-    format_ = format_ or next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
-    if format_ is None and start.startswith(b"PK\3\4"):
-        format_ = "excel"
+    magic = next((name for sign, name in _MAGIC.items() if start.startswith(sign)), None)
+    format_: Format | None = config.format or magic or _FORMATS.get(ending(path.name))
+    if format_ == "excel" and config.format is None and magic is None:  # Excel opens a table or HTML of that ending too
+        format_ = None
     if format_ in ("parquet", "arrow", "excel"):
-        return FileFormat(format_, compression)
+        return FileFormat(format_, compression, sheets=_sheets(path) if format_ == "excel" and not config.sheet else ())
     encoding = config.encoding or encoding_of(path)
     with open_text(path, encoding) as text:
         sample = text.read(_SAMPLE)
-    if config.format is None and (format_ == "json" or (format_ is None and sample.lstrip()[:1] in ("[", "{"))):
-        format_, records = _json(sample, config.records)
+    strange = sum(sign < " " and sign not in "\t\n\r\f\v\x1c\x1d\x1e\x1f" for sign in sample.replace("\0", ""))
+    strange += sum("\ud800" <= sign <= "\udfff" for sign in sample)
+    if strange > max(20, len(sample) // 20):
+        fix = "Give a table, JSON or text, or set prepare.read.encoding"
+        raise UserError("is not text but a binary file", where=label, fix=fix)
+    if config.format is None and (format_ == "json" or _is_json(sample, format_)):
+        format_, records = _json(sample, config.records, label)
         return FileFormat(format_, compression, encoding, records=records)
     records = config.records or (_SQUAD if format_ == "squad" else "")
+    lines = list(io.StringIO(sample, newline=""))
+    lines = lines[:-1] if len(sample) == _SAMPLE and len(lines) > 1 else lines
+    if format_ == "text" and config.format is None and config.text == TextConfig():
+        format_ = _table_of(lines)
     found = FileFormat(format_ or "csv", compression, encoding, records=records if format_ in ("json", "squad") else "")
     if found.format not in ("csv", "tsv"):
         return found
-    lines = list(io.StringIO(sample, newline=""))
-    lines = lines[:-1] if len(sample) == _SAMPLE and len(lines) > 1 else lines
     roots = (re.split(r"[.\[]", name)[0] if name not in sample.split("\n", 1)[0] else name for name in wanted)
     dialect = dialect_of(lines, "\t" if format_ == "tsv" else ",", config, roots)
     if format_ is None and dialect.separator == ONE_COLUMN:
@@ -178,24 +201,36 @@ def _detected(path: Path, label: str, config: ReadConfig, wanted: Sequence[str])
     return FileFormat(found.format, compression, encoding, dialect)
 
 
+def _sheets(path: Path) -> tuple[str, ...]:
+    import python_calamine as calamine
+
+    with suppress(calamine.CalamineError, zipfile.BadZipFile, OSError), open_file(path) as raw:
+        names = tuple(calamine.CalamineWorkbook.from_filelike(raw).sheet_names)
+        return names if len(names) > 1 else ()
+    return ()
+
+
 def encoding_of(path: Path) -> str:
     """Return the encoding of a text file.
 
     It is UTF-8 unless more lines are invalid than hold valid signs beyond ASCII: chardet names the encoding of these
-    lines then. Fewer than three such lines are damaged ones. A byte order mark or zero bytes mean UTF-16 or 32.
+    lines then. Fewer than three such lines, or a tenth, are damaged ones. A byte order mark or zero bytes mean UTF-16
+    or 32.
     """
     import chardet
 
-    valid = size = 0
+    valid = size = lines = 0
     invalid: list[bytes] = []
     with open_file(path) as file:
         start = file.read(4096)
     marked = start.startswith((b"\xff\xfe", b"\xfe\xff")) and 0 in start  # 0: of a line's end in UTF-16, at least
     if marked or start.startswith(b"\xef\xbb\xbf") or start.count(0) > max(20, len(start) // 4):
         return str(chardet.detect(start)["encoding"] or "utf-8").lower()
+    if wide := _utf16(start):
+        return wide
     with open_file(path) as file:
         for line in islice(file, 1_000_000):
-            size += len(line)
+            size, lines = size + len(line), lines + 1
             if not line.isascii():
                 try:
                     line.decode()
@@ -204,15 +239,62 @@ def encoding_of(path: Path) -> str:
                     invalid.append(line[:2000])
             if size > _SCANNED:
                 break
-    if len(invalid) <= valid or len(invalid) < _FEW:
+    if len(invalid) <= valid or len(invalid) < min(_FEW, 1 + lines // 10):
         return "utf-8"
     name = str(chardet.detect(b"".join(invalid[:1000]))["encoding"] or "cp1252").lower()
     wider = {"iso-8859-1": "cp1252", "gb2312": "gb18030"}.get(name, name)  # each is a part of the other
     return wider if "utf" not in wider and "\n".encode(wider) == b"\n" else "cp1252"
 
 
-def _json(sample: str, records: str | None) -> tuple[Format, str]:
-    """Tell JSON Lines, an array, SQuAD and an object with a list of rows apart; return the path of the rows too."""
+def _utf16(start: bytes) -> str | None:
+    """Return the byte order of UTF-16 without a mark, in any script: zeros at even or odd places, and no UTF-8."""
+    if start.count(0) < max(2, len(start) // 400):  # of line ends and separators, at least
+        return None
+    for name in ("utf-8", "utf-16-le", "utf-16-be"):
+        zeros = start[1 if name == "utf-16-le" else 0 :: 2].count(0)
+        if name == "utf-8" or zeros > 0.9 * start.count(0):
+            try:
+                text = codecs.getincrementaldecoder(name)().decode(start)
+            except UnicodeDecodeError:
+                continue
+            # Half of the bytes of line ends are none in UTF-16: bytes of text with zeros among them
+            return None if name == "utf-8" or 2 * text.count("\n") < start.count(b"\n") else name
+    return None
+
+
+def _table_of(lines: Sequence[str]) -> Format:
+    """Return the format of a text file: a table if all lines have as many tabs, or the fields of a header line."""
+    lines = [line for line in lines if line.strip()]
+    if len(lines) < _FEW:
+        return "text"
+    if "\t" in lines[0] and len({line.count("\t") for line in lines}) == 1:
+        return "tsv"
+    for sign in ",;|":
+        widths = Counter(len(row) for row in csv.reader(lines, delimiter=sign))
+        width, rows = widths.most_common(1)[0]
+        names = next(csv.reader(lines[:1], delimiter=sign))
+        if len(names) == width > 1 and rows > 0.9 * widths.total() and all(map(_NAME.fullmatch, names)):
+            return "csv"
+    return "text"
+
+
+def _is_json(sample: str, format_: Format | None) -> bool:
+    """Return whether text is JSON, whatever its name ends in: a header line is no object or list of JSON."""
+    start = sample.lstrip("\ufeff \t\r\n")
+    if format_ in (None, "jsonl"):
+        return start.startswith("[") or (format_ is None and start.startswith("{"))
+    try:
+        return format_ in ("csv", "tsv", "text") and isinstance(json.loads(start.split("\n", 1)[0]), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _json(sample: str, records: str | None, label: str) -> tuple[Format, str]:
+    """Tell JSON Lines, an array, SQuAD and an object with a list of rows apart; return the path of the rows too.
+
+    Raises:
+        UserError: The object has columns, not rows, as `DataFrame.to_json` writes them.
+    """
     lines = [line for line in sample.split("\n", 2) if line.strip()]
     if records is not None or sample.lstrip().startswith("["):
         return "json", records or ""
@@ -220,14 +302,30 @@ def _json(sample: str, records: str | None) -> tuple[Format, str]:
         first = json.loads(lines[0])
     except (ValueError, RecursionError):
         first = None
-    lists = [name for name, value in first.items() if _is_rows(value)] if isinstance(first, dict) else []
     if re.match(r'\s*\{.*?"data"\s*:\s*\[\s*\{.*?"paragraphs"\s*:', sample, re.DOTALL):
         return "squad", _SQUAD
-    if first is not None and (len(lines) > 1 or not lists):
+    if first is not None and len(lines) > 1:
         return "jsonl", ""
-    key = re.search(r'"((?:[^"\\]|\\.)*)"\s*:\s*\[\s*\{', sample)
-    return "json", json.loads(f'"{key[1]}"') if key else ""
+    return "json", _rows_path(sample, label)
 
 
-def _is_rows(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+def _rows_path(sample: str, label: str) -> str:
+    """Return the path of the first list of objects in the beginning of an object; empty if objects follow, the rows."""
+    import ijson
+
+    values: Counter[str] = Counter()
+    path, objects = "", 0
+    with suppress(ijson.JSONError):
+        content = io.BytesIO(sample.encode("utf-8", "surrogateescape"))
+        for prefix, event, _ in ijson.parse(content, multiple_values=True):
+            objects += event == "start_map" and not prefix
+            if objects > 1:
+                return ""
+            if event == "start_map" and prefix.endswith(".item"):
+                path = path or str(prefix.removesuffix(".item"))
+            if event in ("string", "number", "boolean", "null", "start_map") and prefix:
+                values[prefix.rpartition(".")[0]] += 1
+    if not path and values and max(values.values()) > _MANY:
+        fix = "Write a list of objects, one per row, as df.to_json(path, orient='records') does"
+        raise UserError("is an object of columns, not a list of rows", where=label, fix=fix)
+    return path

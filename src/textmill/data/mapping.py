@@ -16,11 +16,19 @@ from typing import Any
 
 from textmill.config.sections.prepare import BinsConfig, ColumnConfig, ReadConfig
 from textmill.errors import UserError
+from textmill.text.numbers import plain_number
 
 INVISIBLE = " \t\r\n\v\f\xa0\u200b\u200c\u200d\u2060\ufeff"
 _BOOLEANS = {
     **dict.fromkeys(("true", "yes", "on", "y"), "true"),
     **dict.fromkeys(("false", "no", "off", "n"), "false"),
+}
+
+_MESSAGES = "messages"
+_WIDE = {
+    code: code - 0xFEE0
+    for first, last in ("\uff10\uff19", "\uff21\uff3a", "\uff41\uff5a")
+    for code in range(ord(first), ord(last) + 1)
 }
 
 Convert = Callable[[Any], str | None]
@@ -35,7 +43,7 @@ class ColumnMap:
         required: Columns that must be mapped.
         texts: Those of them with texts: a list of words there becomes one text.
         labels: Those with labels, which get one spelling.
-        numbers: Those that may hold numbers, whose decimal comma becomes a point.
+        numbers: Those of numbers, written as people do.
 
     Raises:
         UserError: A required column is not mapped.
@@ -54,7 +62,9 @@ class ColumnMap:
             for name, column in config.columns.items()
         }
         self._texts = texts
-        self._unify: dict[str, Callable[[str], str]] = dict.fromkeys(numbers, with_point)
+        self._unify: dict[str, Callable[[str], str]] = dict.fromkeys(
+            numbers, lambda value: plain_number(value, config.decimal) or value
+        )
         self._unify |= {name: unified_labels if name == "labels" else unified_label for name in labels}
         for name in required:
             if name not in self._columns:
@@ -96,11 +106,11 @@ class ColumnMap:
                         failed.setdefault(position, (name, str(error)))
             if name in self._unify:
                 written, unify = mapped[name], self._unify[name]
-                read = [None if value is None else unify(value) for value in written]
-                if unified is not None:
-                    pairs = zip(written, read, strict=True)
-                    unified.update((name, was, now) for was, now in pairs if was and now is not None and was != now)
-                mapped[name] = [value or None for value in read]
+                as_read = {value: unify(value) for value in set(written) if value is not None}  # labels are few
+                changed = {was for was, now in as_read.items() if was and was != now}
+                if unified is not None and changed:
+                    unified.update((name, was, as_read[was]) for was in written if was is not None and was in changed)
+                mapped[name] = [None if value is None else as_read[value] or None for value in written]
         return mapped, failed
 
     def _values(self, name: str, column: ColumnConfig, columns: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
@@ -110,9 +120,19 @@ class ColumnMap:
             values = [" ".join(value) if _is_words(value) else value for value in values]
         if isinstance(column.source, str) and column.template is None:
             return values
+        if name == _MESSAGES and column.template is None:
+            return [_exchange(row) for row in zip(*(columns[source] for source in column.sources), strict=True)]
         rows = zip(*(columns[source] for source in column.sources), strict=True)
         texts = ({source: as_text(cell) for source, cell in zip(column.sources, row, strict=True)} for row in rows)
         return [_filled(column.template, row) for row in texts]
+
+
+def _exchange(cells: Sequence[Any]) -> str | None:
+    """Return a conversation: the last cell answers the others, which the user says; None if one side is missing."""
+    *asked, answer = map(as_text, cells)
+    question = "\n".join(filter(None, asked))
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return json.dumps(messages, ensure_ascii=False) if question and answer else None
 
 
 def unified_labels(cell: str) -> str:
@@ -123,7 +143,8 @@ def unified_labels(cell: str) -> str:
 def unified_label(label: str, *, decimal_comma: bool = True) -> str:
     """Return a label without surrounding white space and invisible signs, in Unicode's form NFC, a number in one form.
 
-    `1.0` is `1`, and `4,5` is `4.5`. Each label of a JSON list is changed so.
+    `1.0` is `1`, `4,5` is `4.5`, and full-width letters and digits are usual ones. Each label of a JSON list is
+    changed so.
     """
     if label.startswith("["):
         with suppress(ValueError, RecursionError):
@@ -132,7 +153,7 @@ def unified_label(label: str, *, decimal_comma: bool = True) -> str:
                 return json.dumps([unified_label(part) for part in parts], ensure_ascii=False)
     if label.isascii() and label.isalpha():
         return label
-    label = " ".join(unicodedata.normalize("NFC", label).strip(INVISIBLE).split())
+    label = " ".join(unicodedata.normalize("NFC", label.translate(_WIDE)).strip(INVISIBLE).split())
     return re.sub(r"^([+-]?\d+)\.0+$", r"\1", with_point(label) if decimal_comma else label)
 
 
@@ -198,7 +219,7 @@ def _bin_converter(bins: BinsConfig) -> Convert:
         if value is None:
             return None
         try:
-            number = float(with_point(value) if isinstance(value, str) else value)
+            number = float(plain_number(value) or value if isinstance(value, str) else value)
         except (TypeError, ValueError):
             raise ValueError(f"is not a number: {str(value)[:40]!r}") from None
         if math.isnan(number):

@@ -13,11 +13,14 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pandas.util import hash_array
 
+from textmill.data.distinct_words import distinct_words
 from textmill.data.duplicates import join_ranges
 from textmill.data.parallel import Engine
 from textmill.data.shingles import batches, normalise
@@ -34,7 +37,7 @@ WORDS = 13
 SHORTEST = 6
 _SHORTEST_OF_SEVERAL = 3
 BOILERPLATE = 10
-_FILTER_BITS = 27
+_FILTER_BITS = 29
 
 
 @cache
@@ -65,23 +68,33 @@ class Words:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        folded = [_plain(text) for text in texts]
-        codes = np.frombuffer("".join(folded).encode("utf-32-le", "surrogatepass"), np.uint32)
-        owner = np.repeat(np.arange(len(folded)), np.fromiter(map(len, folded), np.int64, len(folded)))
+        whole = "".join(texts)
+        if whole.isascii() and "&" not in whole and "<" not in whole:
+            folded, whole = texts, whole.lower()
+        else:
+            folded = [_plain(text) for text in texts]
+            whole = "".join(folded)
+        codes = np.frombuffer(whole.encode("utf-32-le", "surrogatepass"), np.uint32)
+        ends = np.cumsum(np.fromiter(map(len, folded), np.int64, len(folded)))
         kinds = character_kinds()[codes]
-        codes, owner, kinds = (values[kinds != _APOSTROPHE] for values in (codes, owner, kinds))
-        new = np.ones(len(codes), bool)
-        new[1:] = (kinds[1:] == _WORD) | (kinds[:-1] != _PART) | (owner[1:] != owner[:-1])
+        if len(apostrophes := np.flatnonzero(kinds == _APOSTROPHE)):
+            codes, kinds = np.delete(codes, apostrophes), np.delete(kinds, apostrophes)
+            ends -= np.searchsorted(apostrophes, ends)
+        new = kinds == _WORD
+        new[1:] |= kinds[1:] != kinds[:-1]
+        begins = np.append(0, ends)[: len(ends)]
+        new[begins[begins < len(new)]] = True
         inside = kinds != _SEPARATOR
-        codes, owner, new = codes[inside], owner[inside], new[inside]
-        self._starts = np.append(np.flatnonzero(new), len(codes))
-        self.texts: NDArray[np.int64] = owner[new]
-        self.counts: NDArray[np.int64] = np.bincount(self.texts, minlength=len(texts))
-        values = (codes.astype(np.uint64) + np.uint64(1)) * _MIX
-        values ^= values >> np.uint64(29)
-        values[new] += _FIRST
-        values *= powers(_BASE, len(values))
-        self._sums = np.append(np.zeros(1, np.uint64), np.cumsum(values, dtype=np.uint64))
+        new &= inside
+        self.counts: NDArray[np.int64] = np.diff(np.searchsorted(np.flatnonzero(new), np.append(0, ends)))
+        self.texts: NDArray[np.int64] = np.repeat(np.arange(len(texts)), self.counts)
+        codes, new = np.compress(inside, codes), np.compress(inside, new)
+        first = np.flatnonzero(new)
+        self._starts = np.append(first, len(codes))
+        # The hash of a run is a sum over its characters, which is computed once for each different word
+        word, words = distinct_words(codes, self._starts)
+        hashes = _word_hashes(words)[word] * powers(_BASE, len(codes) + 1)[first]
+        self._sums = np.append(np.zeros(1, np.uint64), np.cumsum(hashes, dtype=np.uint64))
 
     def runs(self, length: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Return a hash of all runs of `length` words within a text, and the text of each."""
@@ -89,11 +102,25 @@ class Words:
         if count <= 0:
             return np.zeros(0, np.uint64), np.zeros(0, np.int64)
         first = np.flatnonzero(self.texts[:count] == self.texts[length - 1 :])
-        start, end = self._starts[first], self._starts[first + length]
         # Sum of value * base^position; dividing by the power of the start makes it independent of the position
-        hashes = (self._sums[end] - self._sums[start]) * powers(_INVERSE, len(self._sums))[start]
+        sums = self._sums[first + length] - self._sums[first]
+        hashes = sums * powers(_INVERSE, int(self._starts[-1]) + 1)[self._starts[first]]
         hashes ^= hashes >> np.uint64(32)
         return hashes * _MIX + np.uint64(length), self.texts[first]
+
+
+def _word_hashes(words: pa.Array) -> NDArray[np.uint64]:
+    """Return the sum of each word's characters, mixed, times a power of their position."""
+    _, offsets, data = words.buffers()
+    starts = np.frombuffer(offsets, np.int64, len(words) + 1) // 4
+    if not len(words):
+        return np.zeros(0, np.uint64)
+    values = (np.frombuffer(data, np.uint32, starts[-1]).astype(np.uint64) + np.uint64(1)) * _MIX
+    values ^= values >> np.uint64(29)
+    values[starts[:-1]] += _FIRST
+    lengths = np.diff(starts)
+    values *= powers(_BASE, int(lengths.max()))[np.arange(len(values)) - np.repeat(starts[:-1], lengths)]
+    return np.add.reduceat(values, starts[:-1])
 
 
 def _plain(text: str) -> str:
@@ -107,6 +134,7 @@ def _plain(text: str) -> str:
 
 Chunks = Callable[[], Iterable[tuple[NDArray[np.int64], list[list[str]]]]]
 """Yields numbers of rows and, for each text column, their texts; ascending, and the same at each call."""
+_Chunk = tuple[NDArray[np.int64], list[list[str]]]
 
 
 def find_shared(
@@ -115,7 +143,7 @@ def find_shared(
     """Return pairs of an evaluation row and another row that shares a passage with it, shape (pairs, 2), ascending.
 
     Rows of several texts share a passage in each of them, or have equal ones. Memory holds neither texts
-    nor passages of all rows: a filter of at most 128 MB, and the passages that pass it.
+    nor passages of all rows: a filter of at most 64 MB, and the passages that pass it.
 
     Args:
         held_out: The evaluation rows.
@@ -123,47 +151,107 @@ def find_shared(
         words: Words of a passage.
         engine: Computes the chunks; None computes them in this thread.
     """
-    column, shortest = _most_different(held_out)
-    characters = sum(len(text) for _, texts in held_out() for text in texts[column])
-    bits = min(_FILTER_BITS, max(16, (4 * characters).bit_length()))
-    passed, shift = np.zeros(1 << bits, bool), np.uint64(64 - bits)
-    lengths: set[int] = set()
-    for _, texts in held_out():
-        for some in batches(texts[column]):
-            for length, hashes, _ in _passages(Words(texts[column][some]), words, shortest):
+    engine = engine or Engine(workers=1)
+    search = PassageSearch(held_out, words, engine)
+    return search.pairs(held_out, others, find_passages([search], others, engine)[0])
+
+
+class PassageSearch:
+    """The passages of evaluation rows, as a filter; see `find_shared`."""
+
+    def __init__(self, held_out: Chunks, words: int, engine: Engine) -> None:
+        self.column, self._shortest = _most_different(held_out)
+        self._words, self._engine = words, engine
+        self.filter = _Filter(sum(len(text) for _, texts in held_out() for text in texts[self.column]))
+        lengths: set[int] = set()
+
+        def of_chunk(chunk: _Chunk) -> list[tuple[int, NDArray[np.uint64]]]:
+            return [(length, hashes) for _, length, hashes, _ in self._passages(chunk[1][self.column])]
+
+        for found in engine.map(of_chunk, held_out()):
+            for length, hashes in found:
                 lengths.add(length)
-                passed[hashes >> shift] = True
+                self.filter.add(hashes)
+        self.lengths = sorted(lengths)
 
-    def passing(chunk: tuple[NDArray[np.int64], list[list[str]]]) -> _Hits:
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_engine": None}  # stays in this process
+
+    def pairs(self, held_out: Chunks, others: Chunks, theirs: Hits) -> NDArray[np.int64]:
+        """Return the pairs of an evaluation row and another row, given the passages of the others that pass the filter.
+
+        `held_out` may lack rows of those that the filter has.
+        """
+        known = np.unique(theirs.hashes)
+        if not len(known):
+            return np.zeros((0, 2), np.int64)
+
+        def of_chunk(chunk: _Chunk) -> Hits:
+            rows, texts = chunk
+            of_text = _text_hashes(texts[self.column])
+            return Hits.joined(
+                [
+                    Hits(hashes[hit], rows[some][owner[hit]], of_text[some][owner[hit]])
+                    for some, _, hashes, owner in self._passages(texts[self.column])
+                    for hit in [_among(hashes, known)]
+                ]
+            )
+
+        ours = Hits.joined(list(self._engine.map(of_chunk, held_out()))).without_boilerplate()
+        pairs = _join(ours, theirs)
+        return pairs if not len(pairs) else _share_all(pairs, held_out, others, self.column, self._words)
+
+    def _passages(self, texts: Sequence[str]) -> Iterator[tuple[slice, int, NDArray[np.uint64], NDArray[np.int64]]]:
+        for some in batches(texts):
+            for length, hashes, owner in _passages(Words(texts[some]), self._words, self._shortest):
+                yield some, length, hashes, owner
+
+
+def find_passages(searches: Sequence[PassageSearch], others: Chunks, engine: Engine) -> list[Hits]:
+    """Return for each search the passages of other rows that pass its filter; the rows are read once."""
+
+    def of_chunk(chunk: _Chunk) -> list[Hits]:
         rows, texts = chunk
-        return _Hits.joined(
-            [
-                _Hits(hashes[hit], rows[some][owner[hit]])
-                for some in batches(texts[column])
-                for hashes, owner in map(Words(texts[column][some]).runs, sorted(lengths))
-                for hit in [passed[hashes >> shift]]
-            ]
-        )
+        found: list[list[Hits]] = [[] for _ in searches]
+        for column in {search.column for search in searches}:
+            for some in batches(texts[column]):
+                words = Words(texts[column][some])
+                for search, hits in zip(searches, found, strict=True):
+                    for length in search.lengths if search.column == column else ():
+                        hashes, owner = words.runs(length)
+                        hit = np.flatnonzero(search.filter.may_have(hashes))
+                        hits.append(Hits(hashes[hit], rows[some][owner[hit]]))
+        return [Hits.joined(hits) for hits in found]
 
-    theirs = _Hits.joined(list((engine or Engine(workers=1)).map(passing, others())))
-    known = np.unique(theirs.hashes)
-    if not len(known):
-        return np.zeros((0, 2), np.int64)
-    found = [
-        _Hits(hashes[hit], rows[some][owner[hit]], of_text[some][owner[hit]])
-        for rows, texts in held_out()
-        for of_text in [_text_hashes(texts[column])]
-        for some in batches(texts[column])
-        for _, hashes, owner in _passages(Words(texts[column][some]), words, shortest)
-        for hit in [_among(hashes, known)]
-    ]
-    ours = _Hits.joined(found).without_boilerplate()
-    pairs = _join(ours, theirs)
-    return pairs if not len(pairs) else _share_all(pairs, held_out, others, column, words)
+    parts = list(engine.map(of_chunk, others()))
+    return [Hits.joined([part[number] for part in parts]) for number in range(len(searches))]
+
+
+class _Filter:
+    """A set of hashes that may seem to have some others too: two bits for each hash (Bloom 1970)."""
+
+    def __init__(self, characters: int) -> None:
+        bits = min(_FILTER_BITS, max(16, (4 * characters).bit_length()))
+        self._shifts = np.uint64(64 - bits), np.uint64(max(0, 64 - 2 * bits))
+        self._mask = np.uint64((1 << bits) - 1)
+        self._bytes = np.zeros(1 << (bits - 3), np.uint8)
+
+    def add(self, hashes: NDArray[np.uint64]) -> None:
+        for shift in self._shifts:
+            place = (hashes >> shift) & self._mask
+            np.bitwise_or.at(self._bytes, place >> np.uint64(3), np.uint8(1) << (place & np.uint64(7)).astype(np.uint8))
+
+    def may_have(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        found = np.ones(len(hashes), bool)
+        for shift in self._shifts:
+            left = np.flatnonzero(found)
+            place = (hashes[left] >> shift) & self._mask
+            found[left] = self._bytes[place >> np.uint64(3)] >> (place & np.uint64(7)).astype(np.uint8) & np.uint8(1)
+        return found
 
 
 @dataclass(frozen=True)
-class _Hits:
+class Hits:
     """Passages, the row of each, and a hash of the row's text."""
 
     hashes: NDArray[np.uint64]
@@ -171,18 +259,25 @@ class _Hits:
     texts: NDArray[np.uint64] | None = None
 
     @classmethod
-    def joined(cls, parts: Sequence[_Hits]) -> _Hits:
+    def joined(cls, parts: Sequence[Hits]) -> Hits:
+        """Return the hits of all parts."""
         hashes = np.concatenate([np.zeros(0, np.uint64), *(part.hashes for part in parts)])
         rows = np.concatenate([np.zeros(0, np.int64), *(part.rows for part in parts)])
         texts = np.concatenate([np.zeros(0, np.uint64), *(part.texts for part in parts if part.texts is not None)])
         return cls(hashes, rows, texts)
 
-    def without_boilerplate(self) -> _Hits:
+    def of(self, rows: NDArray[np.bool_]) -> Hits:
+        """Return the hits in rows of a mask."""
+        kept = rows[self.rows]
+        return Hits(self.hashes[kept], self.rows[kept])
+
+    def without_boilerplate(self) -> Hits:
+        """Return the hits without passages that many different texts have."""
         assert self.texts is not None, "only evaluation rows have boilerplate"
         different = np.unique(np.stack([self.hashes, self.texts], axis=1), axis=0)[:, 0]
         hashes, counts = np.unique(different, return_counts=True)
         kept = ~np.isin(self.hashes, hashes[counts > BOILERPLATE])
-        return _Hits(self.hashes[kept], self.rows[kept])
+        return Hits(self.hashes[kept], self.rows[kept])
 
 
 def _passages(words: Words, length: int, shortest: int) -> Iterator[tuple[int, NDArray[np.uint64], NDArray[np.int64]]]:
@@ -220,7 +315,7 @@ def _text_hashes(texts: Sequence[str]) -> NDArray[np.uint64]:
     return hashes
 
 
-def _join(ours: _Hits, theirs: _Hits) -> NDArray[np.int64]:
+def _join(ours: Hits, theirs: Hits) -> NDArray[np.int64]:
     """Return the pairs of rows that have a passage in common."""
     order = np.argsort(ours.hashes, kind="stable")
     hashes = ours.hashes[order]

@@ -10,10 +10,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textmill.config.layout import Layout
+from textmill.config.layout import SEEN_FILE, START, Layout
 from textmill.config.plugins import Plugin
 from textmill.config.sections.prepare import PrepareConfig
 from textmill.config.sections.runtime import RuntimeConfig
+from textmill.data.corrections import correct
 from textmill.data.encoding import SplitEncoder, Teacher, learn_state, training_texts
 from textmill.data.first_pass import FirstPass, FirstPassResult
 from textmill.data.masking import masker
@@ -62,6 +63,8 @@ def prepare(config: PrepareConfig, runtime: RuntimeConfig, layout: Layout) -> No
         write_report(report, partial / "report", partial / "rejects.csv", plots)
     shutil.rmtree(layout.state / "prepare", ignore_errors=True)
     counts = ", ".join(f"{name} {split['rows']}" for name, split in report["splits"].items())
+    if conflicts := report["duplicates"]["conflicting_targets"]:
+        log.warning("prepare: %d texts occur with different targets; the row that is read first stays", conflicts)
     dropped = report["duplicates"]["total"], report["rejected"]["total"]
     log.info("prepare: %s; %d duplicates, %d rejected", counts, *dropped)
 
@@ -81,13 +84,15 @@ def _fill(
     with reader.staging(staged) as staging:
         first_pass = reader.run(layout.raw / "files", staging, engine)
         _check_rejected(config, rejected, first_pass.rows, layout)
-        selection = select(config, task, first_pass, staging, layout.raw, engine)
+        seen = layout.pretrained / START / SEEN_FILE
+        selection = select(config, task, first_pass, staging, layout.raw, engine, seen if seen.is_file() else None)
+        state = learn_state(task, staging, selection.split)
+        corrections = correct(config, task, state, layout.raw, staging, first_pass, selection, rejected)
         texts = training_texts(task, staging, selection.split)
         tokenizer = make_tokenizer(config.tokenizer, texts, layout.pretrained, partial / "tokenizer")
-        state = learn_state(task, staging, selection.split)
         state = task.bind_tokenizer(state, tokenizer, partial / "tokenizer")
         encoder = SplitEncoder(config, task, state, tokenizer, _teacher(config, task, state, layout))
-        counts = encoder.run(staging, first_pass, selection, rejected, partial, engine)
+        counts = encoder.run(staging, first_pass, selection, rejected, partial, engine, corrections.labels)
     _check_rejected(config, rejected, first_pass.rows, layout, int((selection.overlapping != DROPPED).sum()))
     if isinstance(task, AddsColumns):
         from textmill.data.added_columns import add_columns
@@ -96,6 +101,8 @@ def _fill(
     write_json(partial / "state.json", state)
     _tell_of_earlier_splits(config, first_pass)
     values = statistics(first_pass, selection, counts, rejected, config)
+    if config.corrections is not None:
+        values["corrections"] = {"labels": len(corrections.labels), "removed": corrections.removed}
     if isinstance(task, CutsExamples) and (packing := task.packing(open_split(partial / "train"))):
         values["packing"] = packing
     return values

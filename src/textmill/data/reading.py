@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from textmill.config.sections.prepare import ReadConfig
-from textmill.data.formats import FileFormat, damage_named, detect, open_file, open_text
-from textmill.data.separated import records
+from textmill.data.formats import EmptyFileError, FileFormat, damage_named, detect, open_file, open_text
+from textmill.data.separated import Block, records
 from textmill.data.text import COLUMN, WHOLE, Part, read_documents
 from textmill.errors import UserError, did_you_mean, first_line
 from textmill.text.rejected_rows import RejectedRow, excerpt
@@ -24,6 +25,11 @@ CHARACTERS = 4_000_000
 """Approximate maximum characters of a chunk; a longer row is a chunk of its own."""
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+AGAIN = " (again)"
+"""What `preview` adds to the name of a column that an earlier one has."""
+
+
 class Bad(NamedTuple):
     """A row that cannot be read: the reason, and what is shown of it."""
 
@@ -31,7 +37,14 @@ class Bad(NamedTuple):
     shown: object = ""
 
 
-Numbered = Iterable[tuple[int, Mapping[str, Any] | Bad]]
+class Rows(NamedTuple):
+    """Sound rows of one line each, in a row: their values by column name, and the characters of each."""
+
+    columns: Mapping[str, Sequence[Any]]
+    sizes: Sequence[int]
+
+
+Numbered = Iterable[tuple[int, Mapping[str, Any] | Bad | Rows]]
 """Rows with their first line, or with their number in a binary file."""
 
 
@@ -54,6 +67,8 @@ class Input:
 
     Attributes:
         size: Characters that a reader has read so far; one that does not count them leaves it.
+        chunk_start: The size at the start of the chunk.
+        chunk_rows: Rows of the chunk so far.
     """
 
     path: Path
@@ -63,12 +78,12 @@ class Input:
     found: FileFormat
     part: Part = WHOLE
     size: int = 0
+    chunk_start: int = 0
+    chunk_rows: int = 0
 
-    def counted(self, lines: Iterable[str]) -> Iterator[str]:
-        """Yield lines and count their characters."""
-        for line in lines:
-            self.size += len(line)
-            yield line
+    def count(self, characters: int) -> None:
+        """Count characters that a reader has read."""
+        self.size += characters
 
 
 def read_rows(
@@ -89,32 +104,64 @@ def read_rows(
     """
     found = found or detect(path, label, config, wanted)
     file = Input(path, label, config, wanted, found, part)
-    chunk, start, empty = RawRows(), 0, True
+    chunk, empty = RawRows(), True
     uncounted = found.format in ("json", "parquet", "arrow", "excel")
     with damage_named(label, found.format.capitalize()):
-        for number, row in chain(_selected(file), [(0, None)]):
-            if isinstance(row, Bad):
+        for number, row in chain(_pieces(file), [(0, None)]):
+            if isinstance(row, Rows):
+                chunk.lines.extend(range(number, number + len(row.sizes)))
+                for name in wanted:
+                    chunk.columns.setdefault(name, []).extend(row.columns[name])
+            elif isinstance(row, Bad):
                 chunk.rejected.append(RejectedRow(number, "row", row.reason, label, excerpt(_printable(row.shown))))
             elif row is not None:
                 chunk.lines.append(number)
                 for name, value in zip(wanted, row, strict=True):
                     chunk.columns.setdefault(name, []).append(value)
                     file.size += len(value) if uncounted and type(value) is str else 0
-            if row is None or max(len(chunk.lines), len(chunk.rejected)) >= ROWS or file.size - start >= CHARACTERS:
+            full = max(len(chunk.lines), len(chunk.rejected)) >= ROWS or file.size - file.chunk_start >= CHARACTERS
+            if row is None or full:
                 empty = empty and not (chunk.lines or chunk.rejected)
                 yield RawRows(chunk.lines, {name: chunk.columns.get(name, []) for name in wanted}, chunk.rejected)
-                chunk, start = RawRows(), file.size
+                chunk, file.chunk_start = RawRows(), file.size
+            file.chunk_rows = len(chunk.lines)
     if empty:
-        raise UserError("the file is empty: it has no rows", where=label)
+        raise EmptyFileError("the file is empty: it has no rows", where=label)
+
+
+def _pieces(file: Input) -> Iterator[tuple[int, list[Any] | Bad | Rows]]:
+    """Yield what `_selected` does, cut so that a chunk ends where it would end if the rows were read one by one."""
+    for number, row in _selected(file):
+        if not isinstance(row, Rows):
+            yield number, row
+            continue
+        ends = list(accumulate(row.sizes, initial=file.size))
+        done = 0
+        while done < len(row.sizes):
+            full = bisect_left(ends, file.chunk_start + CHARACTERS)
+            end = min(done + ROWS - file.chunk_rows, max(done + 1, full), len(row.sizes))
+            file.size = ends[end]
+            piece = {name: values[done:end] for name, values in row.columns.items()}
+            yield number + done, Rows(piece, row.sizes[done:end])
+            done = end
 
 
 def preview(path: Path, label: str, config: ReadConfig, found: FileFormat, rows: int) -> list[Mapping[str, Any] | Bad]:
     """Return the first rows of a file with all columns."""
     with damage_named(label, found.format.capitalize()):
-        return [row for _, row in islice(_READERS[found.format](Input(path, label, config, (), found)), rows)]
+        first = islice(_READERS[found.format](Input(path, label, config, (), found)), rows)
+        return [Bad("is not " + _code(found)) if _broken(row) else row for _, row in first if not isinstance(row, Rows)]
 
 
-def _selected(file: Input) -> Iterator[tuple[int, list[Any] | Bad]]:
+def _broken(row: Mapping[str, Any] | Bad) -> bool:
+    return isinstance(row, dict) and any(map(_undecoded, row.values()))
+
+
+def _code(found: FileFormat) -> str:
+    return found.encoding.upper().removesuffix("-SIG") or "UTF-8"
+
+
+def _selected(file: Input) -> Iterator[tuple[int, list[Any] | Bad | Rows]]:
     """Yield the wanted values of each row; raise an error for a column in no row: it is misspelt, not null."""
     wanted, found = file.wanted, file.found
     if file.part != WHOLE and (found.format != "text" or found.compression or not found.encoding.startswith("utf-8")):
@@ -123,7 +170,8 @@ def _selected(file: Input) -> Iterator[tuple[int, list[Any] | Bad]]:
     getters = {name: _getter(name) for name in wanted}
     missing, there, count = set(wanted), dict[str, None](), 0
     for number, row in _READERS[found.format](file):
-        if isinstance(row, Bad):
+        if isinstance(row, Bad | Rows):
+            missing = set() if isinstance(row, Rows) else missing  # a block has all columns
             yield number, row
             continue
         values, count = [get(row) for get in getters.values()], count + 1
@@ -133,7 +181,7 @@ def _selected(file: Input) -> Iterator[tuple[int, list[Any] | Bad]]:
             if missing and count == ROWS:
                 break
         broken = next((name for name, value in zip(wanted, values, strict=True) if _undecoded(value)), None)
-        reason = f"is not {found.encoding.upper().removesuffix('-SIG') or 'UTF-8'} in {broken!r}"
+        reason = f"is not {_code(found)} in {broken!r}"
         yield number, Bad(reason, " | ".join(str(value) for value in values)) if broken else values
     if there and missing:
         raise missing_column(next(name for name in wanted if name in missing), there, file.label, file.config)
@@ -152,7 +200,7 @@ def _undecoded(value: Any) -> bool:
     """Return whether a string has a lone surrogate, or bytes are not UTF-8."""
     if isinstance(value, UnicodeDecodeError):
         return True
-    return type(value) is str and not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value)
+    return type(value) is str and not value.isascii() and _SURROGATE.search(value) is not None
 
 
 def _printable(value: object) -> str:
@@ -184,19 +232,47 @@ def _getter(name: str) -> Callable[[Mapping[str, Any]], Any]:
 def _read_separated(file: Input) -> Numbered:
     config, header = file.config, file.config.header
     with open_text(file.path, file.found.encoding) as text:
-        for number, row in records(file.counted(text), file.found.dialect):
-            if isinstance(row, tuple):
-                yield number, Bad(*row)
-            elif header is None:
-                header = None if number == 1 and re.fullmatch("sep=.?", "".join(row)) else _header(row, file)
-            elif len(row) == len(header) or (config.more_fields and len(row) > len(header)):
-                yield number, {name: value or None for name, value in zip(header, row, strict=False)}
-            else:
-                yield number, Bad(f"has {len(row)} fields, {len(header)} are expected", " | ".join(row))
+        rows = records(text, file.found.dialect, file.count if file.wanted else None)
+        for first, found in rows if config.header else islice(rows, file.found.dialect.above, None):
+            if isinstance(found, Block) and header is not None and (block := _rows(found, header, file.wanted)):
+                yield first, block
+                continue
+            for number, row in _singly(first, found, file) if isinstance(found, Block) else [(first, found)]:
+                if isinstance(row, tuple):
+                    yield number, Bad(*row)
+                elif header is None:
+                    header = None if number == 1 and re.fullmatch("sep=.?", "".join(row)) else _header(row, file)
+                elif len(row) == len(header) or (config.more_fields and len(row) > len(header)):
+                    yield number, {name: value or None for name, value in zip(header, row, strict=False)}
+                else:
+                    yield number, Bad(f"has {len(row)} fields, {len(header)} are expected", " | ".join(row))
+
+
+def _rows(block: Block, header: Sequence[str], wanted: Sequence[str]) -> Rows | None:
+    """Return the wanted columns of a block; None if a row must be looked at by itself."""
+    index = {name: position for position, name in enumerate(header)}
+    if not index.keys() >= set(wanted) or set(map(len, block.rows)) != {len(header)}:
+        return None
+    columns = {}
+    for name in wanted:
+        position = index[name]
+        values = [row[position] for row in block.rows]
+        if _undecoded("".join(values)):
+            return None
+        columns[name] = values if all(values) else [value or None for value in values]
+    return Rows(columns, block.sizes)
+
+
+def _singly(first: int, block: Block, file: Input) -> Iterator[tuple[int, list[str]]]:
+    for offset, (row, size) in enumerate(zip(block.rows, block.sizes, strict=True)):
+        file.count(size)
+        yield first + offset, row
 
 
 def _header(row: Iterable[Any], file: Input) -> list[str]:
     header = ["" if name is None else str(name).strip() for name in row]
+    if not file.wanted:
+        return [name + AGAIN if name and name in header[:place] else name for place, name in enumerate(header)]
     for name in file.wanted:
         if header.count(name) > 1:
             fix = "Rename one of them, or set prepare.read.header"
@@ -230,20 +306,34 @@ def _record(line: str) -> Mapping[str, Any] | Bad:
 def _read_json(file: Input) -> Numbered:
     import ijson
 
-    first, *inner = file.found.records.split(".")
     number = 0
-    with open_text(file.path, file.found.encoding) as text:
+    with damage_named(file.label, "JSON"), open_text(file.path, file.found.encoding) as text:
         try:
-            for value in ijson.items(_Utf8(text), f"{first}.item".lstrip("."), use_float=True):
+            with open_text(file.path, file.found.encoding) as again:
+                prefix, inner = _list_of(ijson.parse(_Utf8(again), multiple_values=True), file.found.records)
+            for value in ijson.items(_Utf8(text), prefix, use_float=True, multiple_values=True):
                 for row in _exploded(value, inner):
                     number += 1
                     yield number, row if isinstance(row, dict) else Bad("is not a JSON object", row)
         except (ijson.JSONError, UnicodeDecodeError) as error:
-            raise UserError(f"is not JSON behind row {number} ({first_line(error)})", where=file.label) from error
+            fix = "Correct or save it again; JSON has null, and no NaN"
+            what = f"is not JSON behind row {number} ({first_line(error)})"
+            raise UserError(what, where=file.label, fix=fix) from error
     if number == 0:
         kind = "articles under 'data'" if file.found.format == "squad" else f"rows at {file.found.records!r}"
-        fix = "Set prepare.read.records to the path of the rows" if file.found.format == "json" else None
-        raise UserError(f"there is no list of {kind}, or it has no rows", where=file.label, fix=fix)
+        advice = "Set prepare.read.records to the path of the rows" if file.found.format == "json" else None
+        raise UserError(f"there is no list of {kind}, or it has no rows", where=file.label, fix=advice)
+
+
+def _list_of(events: Iterable[tuple[str, str, Any]], records: str) -> tuple[str, list[str]]:
+    """Return the prefix of the items of the first list on the way to the rows, and the rest of that way."""
+    place, *inner = ["", *records.split(".")] if records else [""]
+    for prefix, event, _ in events:
+        if prefix == place and event == "start_array":
+            return f"{place}.item".lstrip("."), inner
+        if prefix == place and event == "start_map" and inner:
+            place = f"{place}.{inner.pop(0)}".lstrip(".")
+    return place, inner
 
 
 class _Utf8:
@@ -271,7 +361,7 @@ def _exploded(value: Any, path: Sequence[str]) -> Iterator[Any]:
 def _read_squad(file: Input) -> Numbered:
     """Read questions in the format of SQuAD (Rajpurkar et al. 2016, 2018): one without an answer has an empty list."""
     for number, row in _read_json(file):
-        if isinstance(row, Bad) or not isinstance(row.get("answers", []), list):
+        if isinstance(row, Bad | Rows) or not isinstance(row.get("answers", []), list):
             yield number, Bad("is not a SQuAD question", row)
         else:
             file.size += len(row.get("context") or "")
@@ -338,7 +428,8 @@ def _read_workbook(file: Input) -> Numbered:
             fix = f"There are {', '.join(map(repr, book.sheet_names))}"
             raise UserError(f"no sheet {file.config.sheet!r}", where=file.label, fix=fix)
         sheets = (book.get_sheet_by_name(name).to_python(skip_empty_area=False) for name in names)
-        rows = next((sheet for sheet in sheets if any(cell != "" for row in sheet for cell in row)), [])
+        filled = [sheet for sheet in sheets if any(cell != "" for row in sheet for cell in row)]
+        rows = next(filter(_is_table, filled), [*filled, []][0])  # not a cover sheet
     except (calamine.CalamineError, zipfile.BadZipFile, OSError) as error:
         raise UserError(f"cannot be read as a workbook ({first_line(error)})", where=file.label) from error
     counts = [sum(cell != "" for cell in row) for row in rows[:20]]
@@ -350,6 +441,11 @@ def _read_workbook(file: Input) -> Numbered:
             yield number, Bad(f"has {len(row)} cells, {len(header)} are expected", cells)
         elif any(cell is not None for cell in cells):
             yield number, dict(zip(header, cells, strict=False))
+
+
+def _is_table(rows: Sequence[Sequence[Any]]) -> bool:
+    """Return whether at least two rows have two cells."""
+    return len([row for row in rows if len([cell for cell in row if cell != ""]) > 1]) > 1
 
 
 def _read_text(file: Input) -> Numbered:

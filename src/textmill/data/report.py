@@ -160,6 +160,10 @@ def _text(values: dict[str, Any], rejected_file: str) -> str:
         own, _, other = pair.partition("_in_")
         lines.append(f"| of these: dropped from `{own}` for a duplicate in `{other}` | {count} |")
     lines += [f"| texts with different targets (the first row stays) | {duplicates['conflicting_targets']} |", ""]
+    if corrections := values.get("corrections"):
+        lines += ["## Corrections", "", f"{corrections['labels']} rows have another label by `prepare.corrections`, "]
+        lines[-1] += f"{corrections['removed']} were removed."
+        lines.append("")
     if quality := values.get("quality"):
         lines += ["## Quality filters", "", "| a text, or a line of one, | number | samples |", "|---|---:|---|"]
         for rule, entry in quality.items():

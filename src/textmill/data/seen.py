@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,8 @@ from textmill.errors import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_FORMAT = "textmill seen 1"
+_FORMAT, _SEVERAL = "textmill seen 1", "textmill seen 2"
+"""Of a record of one version, and of one with rows of versions that it started from, each with its own key."""
 _TEXT_BITS, _PASSAGE_BITS = 48, 36
 _COMPONENTS = 16
 _SIMILAR = 11
@@ -41,30 +43,36 @@ Texts = Sequence[Sequence[str]]
 """The text columns of rows: for each column, the text of each row."""
 
 
-def write_seen(path: Path, tables: Sequence[pa.Table], key: str) -> None:
+def write_seen(path: Path, tables: Sequence[pa.Table], key: str, earlier: Path | None = None) -> None:
     """Write the record of the rows of some tables, which have the text columns only.
 
     Args:
         path: The file to write.
         tables: The training and the validation split.
         key: Text from which the key of the hashes is derived, such as the digests of the splits.
+        earlier: Record of the version that the training started from. Its rows are added, without those of the tables.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     keyed = _Keyed(hashlib.sha256(key.encode()).digest()[:16])
-    parts = [keyed.of_rows(columns) for columns in _chunks(tables)]
-    texts = np.concatenate([np.zeros(0, np.int64), *(part[0] for part in parts)])
-    sketches = np.concatenate([np.zeros((0, _COMPONENTS), np.uint8), *(part[1] for part in parts)])
+    chunks = [keyed.of_rows(columns) for columns in _chunks(tables)]
+    texts = np.concatenate([np.zeros(0, np.int64), *(chunk[0] for chunk in chunks)])
+    sketches = np.concatenate([np.zeros((0, _COMPONENTS), np.uint8), *(chunk[1] for chunk in chunks)])
     order = np.argsort(texts, kind="stable")
-    passages = np.unique(np.concatenate([np.zeros(0, np.int64), *(part[2] for part in parts)]))
+    passages = np.unique(np.concatenate([np.zeros(0, np.int64), *(chunk[2] for chunk in chunks)]))
+    parts = [_Part(keyed, texts[order], sketches[order], passages)]
+    parts += [rest for part in (_read(earlier) if earlier else ()) if len((rest := part.without(tables)).texts)]
     table = pa.table(
         {
-            "texts": pa.array([texts[order]], pa.list_(pa.int64())),
-            "sketches": pa.array([sketches[order].tobytes()], pa.large_binary()),
-            "passages": pa.array([passages], pa.list_(pa.int64())),
+            "texts": pa.array([part.texts for part in parts], pa.list_(pa.int64())),
+            "sketches": pa.array([part.sketches.tobytes() for part in parts], pa.large_binary()),
+            "passages": pa.array([part.passages for part in parts], pa.list_(pa.int64())),
         },
-        metadata={"format": _FORMAT, "key": keyed.key.hex()},
+        metadata={
+            "format": _FORMAT if len(parts) == 1 else _SEVERAL,
+            "key": " ".join(part.keyed.key.hex() for part in parts),
+        },
     )
     names = table.schema.names
     encodings = {"sketches": "PLAIN"} | {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in (names[0], names[2])}
@@ -83,25 +91,53 @@ def find_seen(path: Path, columns: Texts) -> NDArray[np.bool_]:
     Raises:
         UserError: The file is not a record.
     """
+    rows = _joined(columns)
+    found = np.zeros(len(rows), bool)
+    for part in _read(path):
+        found |= np.isin(part.keyed.texts(rows), part.texts)
+        found |= _similar(part.keyed.sketches(rows), part.sketches)
+        if len(columns) == 1:
+            found |= part.keyed.share_passage(columns[0], part.passages)
+    return found
+
+
+def _read(path: Path) -> list[_Part]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         table = pq.read_table(path)
         metadata = table.schema.metadata or {}
-        if metadata.get(b"format") != _FORMAT.encode():
+        if metadata.get(b"format") not in (_FORMAT.encode(), _SEVERAL.encode()):
             raise pa.ArrowInvalid("another format")
-        keyed = _Keyed(bytes.fromhex(metadata[b"key"].decode()))
-        texts, passages = (table.column(name)[0].values.to_numpy() for name in ("texts", "passages"))
-        sketches = np.frombuffer(table.column("sketches")[0].as_py(), np.uint8).reshape(-1, _COMPONENTS)
+        parts = []
+        for key, texts, sketches, passages in zip(metadata[b"key"].decode().split(), *table.columns, strict=True):
+            numbers = np.frombuffer(sketches.as_py(), np.uint8).reshape(-1, _COMPONENTS)
+            parts.append(
+                _Part(_Keyed(bytes.fromhex(key)), texts.values.to_numpy(), numbers, passages.values.to_numpy())
+            )
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise UserError("not a record of seen rows", where=str(path), fix="Register the version again") from error
-    rows = _joined(columns)
-    found = np.isin(keyed.texts(rows), texts)
-    found |= _similar(keyed.sketches(rows), sketches)
-    if len(columns) == 1:
-        found |= keyed.share_passage(columns[0], passages)
-    return found
+    return parts
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows of one version: ascending text hashes, the sketch of each, and passages."""
+
+    keyed: _Keyed
+    texts: NDArray[np.int64]
+    sketches: NDArray[np.uint8]
+    passages: NDArray[np.int64]
+
+    def without(self, tables: Sequence[pa.Table]) -> _Part:
+        """Return the part without the rows of some tables, which another part has."""
+        known, passages = np.zeros(0, np.int64), self.passages
+        for columns in _chunks(tables):
+            known = np.union1d(known, self.keyed.texts(_joined(columns)))
+            passages = np.setdiff1d(passages, self.keyed.some_passages(columns))
+        kept = ~np.isin(self.texts, known)
+        return _Part(self.keyed, self.texts[kept], self.sketches[kept], passages)
 
 
 class _Keyed:
@@ -116,7 +152,7 @@ class _Keyed:
 
     def of_rows(self, columns: Texts) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
         rows = _joined(columns)
-        return self.texts(rows), self.sketches(rows), self._some_passages(columns)
+        return self.texts(rows), self.sketches(rows), self.some_passages(columns)
 
     def texts(self, rows: Sequence[str]) -> NDArray[np.int64]:
         # pandas takes the key as text of 16 bytes
@@ -133,7 +169,7 @@ class _Keyed:
                 result[some, component] = (least * np.uint32(0x9E3779B1) >> np.uint32(24)).astype(np.uint8)
         return result
 
-    def _some_passages(self, columns: Texts) -> NDArray[np.int64]:
+    def some_passages(self, columns: Texts) -> NDArray[np.int64]:
         """Return all runs of six words of short rows, and evenly spaced runs of 13 words of longer ones."""
         if len(columns) > 1:
             return np.zeros(0, np.int64)

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from textmill.config.sections.prepare import PrepareConfig, SplitsConfig
 from textmill.data.chunks import SPLIT_CODES
 from textmill.data.decontamination import contaminated
-from textmill.data.duplicates import Duplicates, NearIndex, find_exact, find_near, find_repeated
+from textmill.data.duplicates import Duplicates, NearIndex, NearRows, find_exact, find_near, find_repeated
 from textmill.data.first_pass import FirstPassResult
 from textmill.data.mixture import left_out
 from textmill.data.parallel import Engine
-from textmill.data.passages import Chunks, find_shared
+from textmill.data.passages import Chunks, PassageSearch, find_passages
 from textmill.data.prepared import SPLITS
-from textmill.data.shingles import Prefixes, batches, normalise, prefixes
+from textmill.data.seen import find_seen
+from textmill.data.shingles import Prefixes, ShingleCounts, batches, normalise_all, prefixes, shingle_hashes
 from textmill.data.splitting import assign_groups, assign_splits
 from textmill.data.stable_splits import assign_stable, assign_times
 from textmill.data.staging import Staging
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 DROPPED = 255
 
+_Numbered = tuple[NDArray[np.int64], list[str]]
+"""Numbers of rows, and their texts."""
+
 
 @dataclass
 class Selection:
@@ -42,7 +46,8 @@ class Selection:
         repeated_ids: Rows whose id an earlier row of their split has.
         duplicates: Rows dropped as duplicates.
         overlapping: Rows that share a passage with a split that is evaluated, or with held-out texts: `DROPPED`, or
-            the index of that split in `SPLITS`, or behind these the index in `prepare.decontaminate`.
+            the index of that split in `SPLITS`, or behind these the index in `prepare.decontaminate`. The index after
+            all of them: test rows that the version to start from has seen.
         left_out: Rows that the mixture leaves out.
     """
 
@@ -60,10 +65,12 @@ def select(
     staging: Staging,
     raw: Path,
     engine: Engine | None = None,
+    seen: Path | None = None,
 ) -> Selection:
     """Drop rows with repeated ids and duplicates, cut the splits that the source lacks, drop overlapping rows, mix.
 
-    Held-out texts are in the folder `raw`.
+    Held-out texts are in the folder `raw`; `seen` is the record of the version that the training starts from, if any:
+    a test row that it has is dropped.
 
     Raises:
         UserError: A class has too few rows to be split, or a split would be empty.
@@ -76,17 +83,19 @@ def select(
     for index, name in enumerate(SPLITS):
         split[kept & (codes == SPLIT_CODES[name])] = index
     pool_name = "all" if "all" in first_pass.splits else "train"
-    pool = np.flatnonzero(kept & (codes == SPLIT_CODES[pool_name]))
+    pool = kept & (codes == SPLIT_CODES[pool_name])
     shares = _shares(config.splits, first_pass.splits)
-    if len(pool) and (shares or pool_name == "all"):
-        names = _assign(config.splits, first_pass, staging, pool, shares)
-        split[pool] = np.select([names == name for name in SPLITS], list(range(len(SPLITS))))
+    if pool.any() and (shares or pool_name == "all"):
+        split[pool] = _assign(config.splits, first_pass, staging, pool, shares)
     overlapping = _overlapping(config.duplicates.passage_words, task, staging, split, engine)
     train = SPLITS.index("train")
     columns = (*task.text_columns, *task.text_target_columns)
     for number, held_out in enumerate(config.decontaminate):
         rows = _rows_of((split == train) & (overlapping == DROPPED), staging, columns)
         overlapping[contaminated(held_out, raw, rows, engine)] = len(SPLITS) + number
+    if seen is not None and config.duplicates.passage_words is not None and not isinstance(task, CutsExamples):
+        for positions, texts in _rows_of(split == SPLITS.index("test"), staging, task.text_columns)():
+            overlapping[positions[find_seen(seen, texts)]] = len(SPLITS) + len(config.decontaminate)
     split[overlapping != DROPPED] = DROPPED
     for index, name in enumerate(SPLITS):
         if not np.any(split == index):
@@ -111,17 +120,19 @@ def _assign(
     config: SplitsConfig,
     first_pass: FirstPassResult,
     staging: Staging,
-    pool: NDArray[np.int64],
+    pool: NDArray[np.bool_],
     shares: dict[str, float],
-) -> NDArray[np.str_]:
+) -> NDArray[np.uint8]:
     """Return the split of each row of the pool."""
     if config.by == "time":
         return assign_times(staging.numbers("time")[pool], shares)
-    assign = assign_stable if config.method == "stable" else assign_splits
     if config.by == "group":
+        assign = assign_stable if config.method == "stable" else assign_splits
         return assign_groups(staging.numbers("group")[pool], shares, config.seed, assign)
-    strata = staging.numbers("stratum")[pool]
-    return assign(staging.numbers("key")[pool], strata, shares, config.seed, first_pass.classes)
+    keys, strata, classes = staging.numbers("key"), staging.numbers("stratum"), first_pass.classes
+    if config.method == "stable":
+        return assign_stable(keys[pool], strata[pool], shares, config.seed, classes)
+    return assign_splits(keys, strata, shares, config.seed, classes, pool)[pool]
 
 
 def _duplicates(
@@ -136,29 +147,48 @@ def _duplicates(
     if not config.duplicates.exact:
         usable = np.zeros_like(usable)
     duplicates = find_exact(staging.numbers("key"), staging.numbers("target"), codes, usable)
-    if first_pass.shingles is not None:
-        options = config.duplicates
-        index = NearIndex(staging.folder, staging.rows, first_pass.shingles, options.threshold, options.shingle)
-        among = usable & ~duplicates.exact
+    options = config.duplicates
+    if options.near and options.exact:
+        shingle, threshold = options.shingle, options.threshold
+        engine = engine or Engine(workers=1)
 
-        def of_chunk(part: tuple[int, NDArray[np.int64], pa.Table]) -> list[tuple[NDArray[np.int64], Prefixes]]:
-            start, rows, chunk = part
-            texts, rows = normalised(chunk.take(pa.array(rows))), start + rows
-            return [
-                (rows[some], prefixes(texts[some], options.shingle, counts, options.threshold))
-                for some in batches(texts)
-            ]
+        def index(positions: NDArray[np.int64]) -> NearIndex:
+            """Index rows by their rare shingles; these are counted before."""
 
-        counts = first_pass.shingles
-        chunks = (
-            (start, np.flatnonzero(among[start : start + chunk.num_rows]), chunk)
-            for start, chunk in staging.chunks(text_columns)
-        )
+            def shingles_of(part: _Numbered) -> list[NDArray[np.uint32]]:
+                return [shingle_hashes(texts[some], shingle)[0] for texts in [part[1]] for some in batches(texts)]
 
-        for found in (engine or Engine(workers=1)).map(of_chunk, chunks):
-            index.add(found)
-        find_near(duplicates, index, codes, lambda positions: normalised(staging.take(positions, text_columns)))
+            def prefixes_of(part: _Numbered) -> list[tuple[NDArray[np.int64], Prefixes]]:
+                rows, texts = part
+                return [(rows[some], prefixes(texts[some], shingle, counts, threshold)) for some in batches(texts)]
+
+            counts = ShingleCounts()
+            for found in engine.map(shingles_of, _texts_at(positions, staging, text_columns)):
+                for hashes in found:
+                    counts.add(hashes)
+            made = NearIndex(staging.folder, len(positions), counts, threshold)
+            for parts in engine.map(prefixes_of, _texts_at(positions, staging, text_columns)):
+                made.add(parts)
+            return made
+
+        sizes, sketches = np.zeros(0, np.int32), np.zeros(0, np.uint64)
+        if first_pass.signatures is not None:
+            sizes, sketches = staging.numbers("shingles").astype(np.int32), staging.numbers("sketch")
+        rows = NearRows(usable & ~duplicates.exact, sizes, sketches, first_pass.signatures, index)
+
+        def texts(positions: NDArray[np.int64]) -> list[str]:
+            return normalised(staging.take(positions, text_columns))
+
+        find_near(duplicates, rows, codes, texts, threshold, shingle)
     return duplicates
+
+
+def _texts_at(positions: NDArray[np.int64], staging: Staging, text_columns: tuple[str, ...]) -> Iterator[_Numbered]:
+    """Yield the normalised texts of rows at ascending positions, and their places among these, chunk by chunk."""
+    for start, chunk in staging.chunks(text_columns):
+        first, last = np.searchsorted(positions, [start, start + chunk.num_rows])
+        if first < last:
+            yield np.arange(first, last), normalised(chunk.take(pa.array(positions[first:last] - start)))
 
 
 def _overlapping(
@@ -169,13 +199,18 @@ def _overlapping(
     if words is None or isinstance(task, CutsExamples):  # one quotation is no reason to drop a whole book
         return result
 
-    for name in ("test", "validation"):
-        held_out = SPLITS.index(name)
-        others = (split < held_out) & (result == DROPPED)
-        own = (split == held_out) & (result == DROPPED)
-        chunks = [_rows_of(mask, staging, task.text_columns) for mask in (own, others)]
-        pairs = find_shared(chunks[0], chunks[1], words, engine)
-        result[pairs[:, 1]] = held_out
+    engine = engine or Engine(workers=1)
+    names = [name for name in ("test", "validation") if np.any(split == SPLITS.index(name))]
+    searches = [
+        PassageSearch(_rows_of(split == SPLITS.index(name), staging, task.text_columns), words, engine)
+        for name in names
+    ]
+    everyone = _rows_of(split < SPLITS.index("test"), staging, task.text_columns)
+    for name, search, hits in zip(names, searches, find_passages(searches, everyone, engine), strict=True):
+        held_out, left = SPLITS.index(name), result == DROPPED
+        others = (split < held_out) & left
+        own, their = (_rows_of(mask, staging, task.text_columns) for mask in ((split == held_out) & left, others))
+        result[search.pairs(own, their, hits.of(others))[:, 1]] = held_out
     return result
 
 
@@ -192,7 +227,8 @@ def _rows_of(mask: NDArray[np.bool_], staging: Staging, names: Sequence[str]) ->
 def normalised(table: pa.Table) -> list[str]:
     """Return the normalised texts of rows; a row of several texts is one text."""
     columns = [column.to_pylist() for column in table.columns]
-    return [normalise("\x1f".join(values)) for values in zip(*columns, strict=True)]
+    texts = columns[0] if len(columns) == 1 else ["\x1f".join(values) for values in zip(*columns, strict=True)]
+    return normalise_all(texts)
 
 
 def _shares(config: SplitsConfig, provided: list[str]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from textmill.data.prepared import SPLITS
 from textmill.data.splitting import require_rows, shuffled
 from textmill.errors import UserError
 
@@ -25,7 +26,7 @@ def assign_stable(
     shares: Mapping[str, float],
     seed: int,
     names: Mapping[int, str],
-) -> NDArray[np.str_]:
+) -> NDArray[np.uint8]:
     """Assign each row by its own hash alone; the arguments are those of `splitting.assign_splits`.
 
     A row goes to the split whose share its hash, a number from 0 to 1, falls into. No other row matters, so
@@ -52,10 +53,10 @@ def assign_stable(
             distance = np.abs(position[crowded] - (0.0 if missing < len(bounds) else 1.0))
             counts[number, [split[crowded[0]], missing]] += (-1, 1)
             split[crowded[distance.argmin()]] = missing
-    return np.array(order, "<U10")[split]
+    return np.array([SPLITS.index(name) for name in order], np.uint8)[split]
 
 
-def assign_times(times: NDArray[np.uint64], shares: Mapping[str, float]) -> NDArray[np.str_]:
+def assign_times(times: NDArray[np.uint64], shares: Mapping[str, float]) -> NDArray[np.uint8]:
     """Assign the newest rows to the first split named, the rows before them to the next, and the oldest to `train`.
 
     Rows of one time are never divided. A split has at least the rows of one time.
@@ -67,14 +68,14 @@ def assign_times(times: NDArray[np.uint64], shares: Mapping[str, float]) -> NDAr
     if len(different) <= len(shares):
         message = f"the rows have {len(different)} different time(s), too few for {len(shares) + 1} splits"
         raise UserError(message, where="prepare.splits.time", fix="Choose another column, or split by content")
-    result = np.full(len(times), "train", "<U10")
+    result = np.full(len(times), SPLITS.index("train"), np.uint8)
     end, last = len(times), len(different)
     for waiting, (split, share) in zip(range(len(shares))[::-1], shares.items(), strict=True):
         possible = begins[waiting + 1 : last]
         cut = int(np.abs(possible - (end - len(times) * share)).argmin()) + waiting + 1
         latest = different[last] if last < len(different) else None
         inside = times >= different[cut]
-        result[inside if latest is None else inside & (times < latest)] = split
+        result[inside if latest is None else inside & (times < latest)] = SPLITS.index(split)
         end, last = int(begins[cut]), cut
     return result
 
@@ -85,6 +86,18 @@ def group_hashes(
     """Return the hash of each row's group; a row without a group is one of its own, by its key."""
     missing = np.array([not value for value in values], bool)
     return np.where(missing, keys ^ _OWN_GROUP, hashed)
+
+
+def check_time(value: str | None) -> None:
+    """Check the time of a row. One in the future, mostly an error, would stay the newest row of all for long.
+
+    Raises:
+        ValueError: The value is missing, is not a time, or is more than a day ahead, which no zone explains.
+    """
+    from datetime import UTC, datetime, timedelta
+
+    if parse_time(value) > parse_time((datetime.now(UTC) + timedelta(days=1)).isoformat()):
+        raise ValueError(f"is in the future: {str(value)[:40]!r}")
 
 
 def parse_time(value: str | None) -> int:

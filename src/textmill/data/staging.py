@@ -50,8 +50,10 @@ class Staging:
         self._stack.close()
 
     def numbers(self, name: str) -> NDArray[np.uint64]:
-        """Return a column of numbers, shape (rows,)."""
-        return np.fromfile(self.folder / f"{name}.u64", np.uint64)
+        """Return a column of numbers, shape (rows,); the file is mapped, so that only the pages in use take memory."""
+        if not self.rows:
+            return np.zeros(0, np.uint64)
+        return np.memmap(self.folder / f"{name}.u64", np.uint64, "r").view(np.ndarray)
 
     def chunks(self, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
         """Yield every chunk with the position of its first row; chunks are read into memory, not mapped."""

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from textmill.config.layout import START
 from textmill.config.sections.prepare import TokenizerConfig
 from textmill.errors import UserError
 from textmill.files import DIGESTS, read_json, read_optional, write_json
@@ -24,6 +25,9 @@ UNKNOWN = "<|unknown|>"
 """Stands for characters that are not in the training split."""
 _NOT_TOKENIZER_FILES = ("config.json", "provenance.json", DIGESTS)  # the generation's names the end tokens
 _TEXTS_AT_ONCE = 1000
+_SPACE = "\u2581"
+"""Stands for a space in a unigram model."""
+_BLOCK_BITS = 8
 _CHARACTERS_AT_ONCE = 10_000
 """Long documents are passed to the trainers in pieces of about this size, cut at line ends."""
 
@@ -32,6 +36,7 @@ def make_tokenizer(config: TokenizerConfig, texts: Iterable[str], pretrained: Pa
     """Write the tokenizer's files into `folder` and return the tokenizer, without padding or truncation.
 
     The texts are read only to train or reduce a tokenizer. transformers' `AutoTokenizer` can read the folder.
+    `train.start` keeps the trained tokenizer of the version to start from.
 
     Raises:
         UserError: There is no pretrained tokenizer, or it cannot be reduced.
@@ -40,8 +45,12 @@ def make_tokenizer(config: TokenizerConfig, texts: Iterable[str], pretrained: Pa
     if config.kind == "pretrained":
         tokenizer = _copy_pretrained(pretrained, folder)
         return tokenizer if config.least_count is None else _reduce(tokenizer, texts, config.least_count, folder)
-    tokenizer = train_tokenizer(config, texts)
-    tokenizer.save(str(folder / FILE))
+    if (started := pretrained / START / FILE).is_file():
+        shutil.copyfile(started, folder / FILE)
+        tokenizer = load_tokenizer(folder)
+    else:
+        tokenizer = train_tokenizer(config, texts)
+        tokenizer.save(str(folder / FILE))
     # Settings that transformers expects beside the tokenizer
     special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), config.end_of_text)
     if tokenizer.token_to_id(UNKNOWN) is not None:
@@ -123,38 +132,52 @@ def _copy_pretrained(pretrained: Path, folder: Path) -> Any:
         fix = "Choose a model with pretrained weights (model.pretrained), or train one (prepare.tokenizer.kind)"
         raise UserError("no tokenizer here", where=str(pretrained), fix=fix)
     for path in sorted(pretrained.iterdir()):
-        if path.name not in _NOT_TOKENIZER_FILES and ".safetensors" not in path.name:
+        if path.is_file() and path.name not in _NOT_TOKENIZER_FILES and ".safetensors" not in path.name:
             shutil.copyfile(path, folder / path.name)
     return load_tokenizer(folder)
 
 
 def _reduce(tokenizer: Any, texts: Iterable[str], least: int, folder: Path) -> Any:
-    """Keep the tokens with at least `least` occurrences in the texts, ASCII characters and special tokens.
+    """Keep the tokens with at least `least` occurrences in the texts, characters and special tokens.
 
-    WordPiece splits a word whose token is gone into the longest ones that are left (Abdaoui et al. 2020, "Load What
-    You Need"). `KEPT` beside the folder has the old id of each new one: training selects these rows of the embedding.
+    A word whose token is gone is split into the longest (WordPiece) or likeliest (unigram) ones that are left (Abdaoui
+    et al. 2020, "Load What You Need"). The characters are those of ASCII, and of a unigram model also of each block of
+    256 signs of Unicode of which the texts have one. `KEPT` beside the folder has the old id of each new one: training
+    selects these rows of the embedding.
     """
     file = folder / FILE
     content = read_json(file)
-    if content["model"].get("type") != "WordPiece":
+    model = content["model"]
+    if model.get("type") not in ("WordPiece", "Unigram"):
         fix = "Remove prepare.tokenizer.least_count"
-        raise UserError("only a WordPiece vocabulary can be reduced", where="prepare.tokenizer.least_count", fix=fix)
+        what = "only a WordPiece or unigram vocabulary can be reduced"
+        raise UserError(what, where="prepare.tokenizer.least_count", fix=fix)
     counts: Counter[int] = Counter()
     remaining = iter(texts)
+    blocks = {0}
     while some := list(islice(remaining, _TEXTS_AT_ONCE)):
         for encoding in tokenizer.encode_batch_fast(some):
             counts.update(encoding.ids)
-    prefix = content["model"]["continuing_subword_prefix"]
-    vocabulary: dict[str, int] = content["model"]["vocab"]
+        blocks |= {ord(sign) >> _BLOCK_BITS for sign in set("".join(some))}
     special = {token["content"] for token in content["added_tokens"]}
-    characters = {start + chr(code) for code in range(128) for start in ("", prefix)}
+    if model["type"] == "WordPiece":
+        vocabulary: dict[str, int] = model["vocab"]
+        prefix = model["continuing_subword_prefix"]
+        characters = {start + chr(code) for code in range(128) for start in ("", prefix)}
+    else:
+        vocabulary = {token: old for old, (token, _) in enumerate(model["vocab"])}
+        characters = {token for token in vocabulary if len(token) == 1 and ord(token) >> _BLOCK_BITS in blocks}
+        characters |= {_SPACE}
     kept = sorted(
         (old, token)
         for token, old in vocabulary.items()
         if counts[old] >= least or token in special or token in characters
     )
     new = {old: number for number, (old, _) in enumerate(kept)}
-    content["model"]["vocab"] = {token: new[old] for old, token in kept}
+    if model["type"] == "WordPiece":
+        model["vocab"] = {token: new[old] for old, token in kept}
+    else:
+        model |= {"vocab": [model["vocab"][old] for old, _ in kept], "unk_id": new[model["unk_id"]]}
     for token in content["added_tokens"]:
         token["id"] = new[token["id"]]
     after = content["post_processor"] or {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,6 +46,8 @@ _DISCRIMINATION = 0.65
 
 _WORDS = 1000
 _DRAWS = 1000
+_SIZES = 1.03
+_EXPECTED = 5.0
 _FOLDS = 5
 _OTHER = "(other)"
 
@@ -120,6 +123,7 @@ def measure_drift(
     targets: Mapping[str, Sequence[Any]],
     outputs: Outputs,
     answers: Sequence[Mapping[str, Any]],
+    alpha: float = _ALPHA,
 ) -> Drift:
     """Compare new rows with a reference.
 
@@ -129,6 +133,7 @@ def measure_drift(
         targets: Known targets of the new rows, by column.
         outputs: Raw outputs of the model for the new rows; empty if the reference has none.
         answers: Natural answers of the model for the new rows.
+        alpha: Probability of a false alarm over all measures.
     """
     measures: list[Measure] = []
     shares: list[Shares] = []
@@ -140,7 +145,10 @@ def measure_drift(
         lengths = length_counts(frame[name].str.len().to_numpy(), known.edges)
         measures.append(_stability(f"length of {name}", known.lengths, lengths))
         shares.append(_shares(f"length of {name}, in characters", _bin_names(known.edges), known.lengths, lengths))
-        measures += [_unseen(name, known, reference.held_out, words), _divergence(name, known, counted)]
+        measures += [
+            _unseen(name, known, reference.held_out, words),
+            _divergence(name, known, counted, words if alpha < _ALPHA else None),
+        ]
     for kind, then, now in (
         ("target", reference.targets, categories(targets)),
         ("answer", reference.answers, categories(fields(answers))),
@@ -153,7 +161,7 @@ def measure_drift(
     both = (np.asarray(reference.outputs, np.float64), features(outputs)) if outputs else None
     if both is not None:
         measures.append(_discrimination(*both))
-    measures = _flagged(measures)
+    measures = _flagged(measures, alpha)
     drifted = any(measure.flagged for measure in measures)
     return Drift(
         rows=len(frame),
@@ -166,22 +174,21 @@ def measure_drift(
     )
 
 
-def _flagged(measures: Sequence[Measure]) -> list[Measure]:
+def _flagged(measures: Sequence[Measure], alpha: float) -> list[Measure]:
     """Apply Holm's procedure and the limits of the effects; sort flagged measures first."""
     adjusted = holm([measure.p_value for measure in measures])
     judged = [
-        replace(measure, flagged=p_value <= _ALPHA and measure.effect >= measure.limit)
+        replace(measure, flagged=p_value <= alpha and measure.effect >= measure.limit)
         for measure, p_value in zip(measures, adjusted, strict=True)
     ]
     return sorted(judged, key=lambda measure: (not measure.flagged, -measure.effect / measure.limit))
 
 
 def _stability(subject: str, reference: Sequence[int], new: Sequence[int]) -> Measure:
-    """Return the population stability index of counts in bins, with their chi-squared test."""
+    """Return the population stability index of counts in bins, with their chi-squared test; rare bins are one."""
     from scipy.stats import chi2_contingency
 
-    table = np.array([reference, new], np.float64)
-    table = table[:, table.sum(axis=0) > 0]
+    table = _without_rare_bins(np.array([reference, new], np.float64))
     smoothed = table + 0.5
     one, other = smoothed / smoothed.sum(axis=1, keepdims=True)
     index = float(((other - one) * np.log(other / one)).sum())
@@ -189,6 +196,17 @@ def _stability(subject: str, reference: Sequence[int], new: Sequence[int]) -> Me
     moved = float(np.abs(one - other).sum() / 2)
     words = f"{moved:.0%} of the rows would have to change bins"
     return Measure(subject, "population stability index", index, _STABILITY, p_value, words)
+
+
+def _without_rare_bins(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Join the rarest bins until each has `_EXPECTED` expected new rows: the test errs with fewer (Cochran 1954)."""
+    expected = table.sum(axis=0) * table[1].sum() / max(table.sum(), 1.0)
+    order = np.argsort(expected, kind="stable")
+    rare = int((expected < _EXPECTED).sum())
+    if rare:
+        rare = max(rare, int(np.searchsorted(np.cumsum(expected[order]), _EXPECTED)) + 1)
+    joined = table[:, order[:rare]].sum(axis=1, keepdims=True)
+    return np.concatenate([table[:, order[rare:]], joined[:, joined.sum(axis=0) > 0]], axis=1)
 
 
 def _unseen(name: str, known: TextReference, held_out: int, words: Sequence[Sequence[str]]) -> Measure:
@@ -208,11 +226,17 @@ def _unseen(name: str, known: TextReference, held_out: int, words: Sequence[Sequ
     return Measure(f"words of {name}", "more unseen words", mean - known.unseen_mean, _UNSEEN, p_value, text)
 
 
-def _divergence(name: str, known: TextReference, counted: Counter[str]) -> Measure:
+def _divergence(
+    name: str, known: TextReference, counted: Counter[str], texts: Sequence[Sequence[str]] | None
+) -> Measure:
     """Return the Jensen-Shannon divergence (bits; Lin 1991) of known words, minus its expectation by chance.
 
     The expectation is that of equally many words drawn from training. Unseen words have their own measure.
+    With `texts`, chance includes the draw of the training words and that words repeat within a text: many looks need
+    p-values that hold far below 1 %.
     """
+    from scipy.stats import gamma
+
     subject, effect_name = f"words of {name}", "word divergence"
     frequent = list(known.words)[:_WORDS]
     then = np.array([known.words[word] for word in frequent] + [0.0])
@@ -224,15 +248,58 @@ def _divergence(name: str, known: TextReference, counted: Counter[str]) -> Measu
         return Measure(subject, effect_name, 0.0, _DIVERGENCE, 1.0, "there are no known words to compare")
     expected = then / then.sum()
     observed = float(_jensen_shannon(expected, now[None] / total)[0])
-    draws = np.random.default_rng(0).multinomial(total, expected, _DRAWS) / total
-    chance = _jensen_shannon(expected, draws)
+    if texts is None:
+        chance = _jensen_shannon(expected, np.random.default_rng(0).multinomial(total, expected, _DRAWS) / total)
+    else:
+        effect_of_texts = _design_effect(texts, known)
+        sizes = (_size_below(size / effect_of_texts) for size in (then.sum(), total))
+        chance = _chance_of_two(tuple(expected.tolist()), *sizes)
     p_value = float((1 + (chance >= observed).sum()) / (1 + _DRAWS))
+    if texts is not None and observed > chance.max():  # the draws end at 0.001: beyond, their gamma approximation
+        scale = float(chance.var() / chance.mean())
+        p_value = min(p_value, float(gamma.sf(observed, float(chance.mean()) / scale, scale=scale)))
     text = f"{observed:.3f} bits apart; chance alone gives {chance.mean():.3f}"
     return Measure(subject, effect_name, observed - float(chance.mean()), _DIVERGENCE, p_value, text)
 
 
+@lru_cache(maxsize=64)
+def _chance_of_two(shares: tuple[float, ...], *sizes: int) -> NDArray[np.float64]:
+    """Return divergences between two draws of these sizes from one distribution, shape (draws,)."""
+    random = np.random.default_rng(1)
+    draws = [random.multinomial(size, shares, _DRAWS) / size for size in sizes]
+    return _jensen_shannon(draws[0], draws[1])
+
+
+def _size_below(size: float) -> int:
+    """Return the next of few sizes below, so that the draws of one look serve others: at most 3 % fewer words."""
+    return max(1, int(_SIZES ** int(np.log(max(size, 1.0)) / np.log(_SIZES))))
+
+
+def _design_effect(texts: Sequence[Sequence[str]], known: TextReference) -> float:
+    """Return how much more word counts vary than multinomial ones, mean over words (Rao & Scott 1981); at least 1."""
+    squares: Counter[str] = Counter()
+    products: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
+    lengths = []
+    for text in texts:
+        counts = Counter(word for word in text if word in known.words)
+        lengths.append(counts.total())
+        for word, count in counts.items():
+            totals[word] += count
+            squares[word] += count * count
+            products[word] += count * lengths[-1]
+    total, squared = sum(lengths), sum(length * length for length in lengths)
+    if len(totals) < 2:
+        return 1.0
+    excess = 0.0
+    for word, count in totals.items():
+        share = count / total
+        excess += (squares[word] - 2 * share * products[word] + share * share * squared) / count
+    return max(1.0, excess / (len(totals) - 1))
+
+
 def _jensen_shannon(one: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the divergence of `one` from each row of `others`, in bits."""
+    """Return the divergence of `one`, a row or as many, from each row of `others`, in bits."""
     from scipy.spatial.distance import jensenshannon
 
     return np.asarray(jensenshannon(np.broadcast_to(one, others.shape), others, base=2, axis=1) ** 2, np.float64)
@@ -246,8 +313,7 @@ def _discrimination(reference: NDArray[np.float64], new: NDArray[np.float64]) ->
     """
     from scipy.stats import mannwhitneyu
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
+    from sklearn.model_selection import StratifiedKFold
     from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
     subject, name = "raw outputs", "telling apart (AUC)"
@@ -256,14 +322,12 @@ def _discrimination(reference: NDArray[np.float64], new: NDArray[np.float64]) ->
     new = new[np.random.default_rng(0).permutation(len(new))[: len(reference)]]
     rows = np.concatenate([reference, new])
     is_new = np.repeat([0, 1], [len(reference), len(new)])
-    classifier = make_pipeline(
-        StandardScaler(),
-        PolynomialFeatures(2, include_bias=False),
-        StandardScaler(),
-        LogisticRegression(C=0.1, class_weight="balanced", max_iter=500),
-    )
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
-    scores = cross_val_predict(classifier, rows, is_new, cv=folds, method="decision_function")
+    scaled = StandardScaler().fit_transform(rows)
+    squared = StandardScaler().fit_transform(PolynomialFeatures(2, include_bias=False).fit_transform(scaled))
+    classifier = LogisticRegression(C=0.1, class_weight="balanced", solver="newton-cholesky")
+    scores = np.empty(len(rows))
+    for others, fold in StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(squared, is_new):
+        scores[fold] = classifier.fit(squared[others], is_new[others]).decision_function(squared[fold])
     test = mannwhitneyu(scores[is_new == 1], scores[is_new == 0], alternative="greater")
     area = float(test.statistic) / (len(new) * len(reference))
     text = f"a classifier on the model's outputs ranks {area:.0%} of new and held-out pairs correctly; chance is 50%"

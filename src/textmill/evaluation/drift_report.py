@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from textmill.evaluation.drift import Drift, Shares
+from textmill.evaluation.drift import Drift, Measure, Shares
 from textmill.evaluation.report import Table, render_page
 from textmill.metrics.plots import ACCENT, QUIET, data_uri, drawing, png
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.figure import Figure
+
+    from textmill.evaluation.drift_over_time import Look
 
 _TEMPLATE = "drift.html.jinja"
 _OUTPUTS = "Raw outputs"
@@ -35,6 +39,52 @@ def render_drift(drift: Drift, title: str, file: str, skipped: int) -> str:
         ),
         plots=[(name, data_uri(png(figure))) for name, figure in plots.items()],
     )
+
+
+def render_over_time(looks: Sequence[Look], title: str, by: str, skipped: int) -> str:
+    """Return the HTML page of captured requests: each measure over time beside its limit."""
+    series: dict[tuple[str, str], list[tuple[Look, Measure]]] = {}
+    for look in looks:
+        for measure in look.drift.measures:
+            series.setdefault((measure.subject, measure.name), []).append((look, measure))
+    rows = [
+        [f"{look.start:%Y-%m-%d %H:%M}", f"{look.requests:,}", f"{look.drift.rows:,}", look.drift.verdict, flagged]
+        for look in reversed(looks)
+        for flagged in [", ".join(f"{each.subject}: {each.name}" for each in look.drift.measures if each.flagged)]
+    ]
+    return render_page(
+        "drift_over_time.html.jinja",
+        title=title,
+        by=by,
+        skipped=skipped,
+        newest=looks[-1],
+        measures=_measures_table(looks[-1].drift),
+        looks=Table(
+            [f"{by} (UTC)", "rows", "judged with", "verdict", "measures"], rows, [False, True, True, False, False]
+        ),
+        plots=[
+            (f"{subject.capitalize()}: {name}", data_uri(png(_line(points))))
+            for (subject, name), points in series.items()
+        ],
+    )
+
+
+def _line(points: Sequence[tuple[Look, Measure]]) -> Figure:
+    """Plot the effect of one measure over time, its limit, and its alarms."""
+    times = [look.start for look, _ in points]
+    effects = [measure.effect for _, measure in points]
+    alarms = [place for place, (look, each) in enumerate(points) if each.flagged and look.drift.verdict == "drift"]
+    with drawing(6.4, 2.6) as (figure, axes):
+        axes.plot(times, effects, color=ACCENT, marker=".", linewidth=1.2, label="effect")
+        axes.axhline(points[-1][1].limit, color=QUIET, linestyle="--", label="limit")
+        if alarms:
+            chosen = [times[place] for place in alarms], [effects[place] for place in alarms]
+            axes.scatter(*chosen, color="#dc2626", zorder=3, label="alarm")
+        axes.set_ylabel(points[-1][1].name)
+        axes.grid(axis="y")
+        axes.legend()
+        figure.autofmt_xdate()
+    return figure
 
 
 def _measures_table(drift: Drift) -> Table:

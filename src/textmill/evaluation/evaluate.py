@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -24,12 +25,14 @@ from textmill.files import read_optional, sha256_folder
 from textmill.metrics.base import Outputs, Section
 from textmill.metrics.bootstrap import Bootstrap
 from textmill.models.base import Model
-from textmill.tasks.abilities import GeneratesText, examples_of
+from textmill.tasks.abilities import ContinuesText, GeneratesText, examples_of
 from textmill.tasks.base import Task
 from textmill.text.occlusion import shown_gains, without_each_word
 
 if TYPE_CHECKING:
     import torch
+
+    from textmill.models.language_model import LanguageModel
 
 _TOKENS_PER_BATCH = 4096
 _EXPLAINED, _MOST_WORDS, _SHOWN_WORDS = 10, 100, 3
@@ -117,6 +120,7 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
         slices,
         Bootstrap(config.resamples, config.confidence, config.seed),
     )
+    suite = _suite_report(config, task, network, prepared, layout)
     errors = (pd.DataFrame() if report.errors is None else report.errors).head(config.worst)
     return Evaluation(
         task=task,
@@ -125,8 +129,8 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig, layout: Layout) -> 
         predictions=predictions.assign(**{name: frame[name].to_numpy() for name in (LENGTH, *config.slice_columns)}),
         outputs=outputs,
         errors=_explained(errors, task, network, prepared),
-        sections=[*report.sections, *examined.sections],
-        own_metrics={**report.metrics, **examined.metrics},
+        sections=[*report.sections, *examined.sections, *suite.sections],
+        own_metrics={**report.metrics, **examined.metrics, **suite.metrics},
         rows={name: prepared.split(name).num_rows for name in SPLITS},
         warnings=[*report.warnings, *examined.warnings],
         label_issues=issues.result(),
@@ -209,6 +213,43 @@ def _predict(
     if not isinstance(evaluator, ExaminesNetwork):
         return network, outputs, Report()
     return network, outputs, evaluator.examine(network, outputs, prepared.tokenizer_folder, prepared.state)
+
+
+def _suite_report(
+    config: EvaluateConfig, task: Task, network: torch.nn.Module, prepared: Prepared, layout: Layout
+) -> Report:
+    """Return the report's section on `evaluate.suite`, and each metric as `suite_TASK_METRIC`; empty without a suite.
+
+    Raises:
+        UserError: The task is not one of a language model, the harness is missing, or the suite is invalid.
+    """
+    if config.suite is None:
+        return Report()
+    from textmill.data.tokenizing import load_tokenizer
+    from textmill.evaluation.suites import require_harness, run_suite
+    from textmill.predicting.exported import ExportedModel
+    from textmill.predicting.text_continuer import TextContinuer
+
+    if not isinstance(task, ContinuesText):
+        fix = "Set it to null, or choose a task of language models"
+        raise UserError(f"{task.name} does not continue text", where="evaluate.suite", fix=fix)
+    require_harness()
+    from textmill.predicting.harness_model import ContinuerModel
+
+    folder = prepared.tokenizer_folder
+    options: dict[str, Any] = {"max_length": 1, "cleaning": {}, "outputs": [], "graphs": {}}  # of no use here
+    exported = ExportedModel(task=config.task, model=config.model, state=prepared.state, **options)
+    continuer = TextContinuer(exported, load_tokenizer(folder), cast("LanguageModel", network))
+    run = run_suite(layout.conf / "suites" / config.suite / "suite.yaml", ContinuerModel(continuer, folder))
+    bootstrap = Bootstrap(config.resamples, config.confidence, config.seed)
+    rows, metrics = [], {}
+    for each in run.tasks:
+        for name, found in each.intervals(bootstrap).items():
+            numbers = {"value": found.value, "low": found.low, "high": found.high}
+            rows.append({"task": each.name, "rows": len(each.rows), "few-shot": each.shots, "metric": name, **numbers})
+            metrics[re.sub(r"\W+", "_", f"suite_{each.name}_{name}")] = found.value
+    text = f"Tasks of lm-evaluation-harness in conf/suites/{config.suite}, with {config.confidence:.0%} intervals."
+    return Report(metrics=metrics, sections=[Section("Suite", text, pd.DataFrame(rows))])
 
 
 def load_for_answers(task: Task, model: Model, prepared: Prepared, trained: Path, accelerator: str) -> torch.nn.Module:

@@ -54,7 +54,7 @@ def write_evaluation(evaluation: Evaluation, config: EvaluateConfig, title: str,
     np.savez(folder / "outputs.npz", allow_pickle=False, **evaluation.outputs)
     evaluation.errors.round(6).to_csv(folder / "errors.csv", index=False)
     if evaluation.label_issues is not None:
-        evaluation.label_issues.to_csv(folder / "label_issues.csv", index=False)
+        evaluation.label_issues.assign(right_label="").to_csv(folder / "label_issues.csv", index=False)
     slices_table(measurements).to_csv(plots / "slices.csv", index=False)
     for section in evaluation.sections:
         for name, table in section.plots.items():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textmill.config.layout import Layout
+from textmill.config.layout import SEEN_FILE, START, Layout
 from textmill.config.sections.export import ExportConfig
 from textmill.data.prepared import SPLITS, Prepared
 from textmill.data.seen import write_seen
@@ -30,7 +30,6 @@ HEAD = "head.onnx"
 MODEL_FOLDER = "model"
 PROVENANCE_FILE = "provenance.json"
 EXAMPLES_FILE = "examples.json"
-SEEN_FILE = "seen.parquet"
 EXAMPLES = 32
 _LEAST_AGREEMENT = 0.9
 
@@ -66,6 +65,7 @@ def fingerprint(config: ExportConfig, layout: Layout) -> str:
     weights = _existing(layout.trained / "model", "train")
     parts = [config.model_dump_json(), sha256_folder(weights), json.dumps(prepared.state, sort_keys=True)]
     parts += [sha256_folder(prepared.tokenizer_folder), prepared.digest("test")]
+    parts += [json.dumps(start, sort_keys=True)] if (start := read_optional(layout.trained / f"{START}.json")) else []
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -73,7 +73,8 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     """Write the exported model to `folder`/model and check its answers against the trained model's.
 
     `examples.json` beside it has inputs and the exported model's answers: every later load of the
-    model must reproduce them. `seen.parquet` records the rows that the model was made with.
+    model must reproduce them. `seen.parquet` records the rows that the model was made with, and those of the
+    versions that it started from.
 
     Raises:
         UserError: An input is missing, or the fp32 graph exceeds its tolerance.
@@ -95,6 +96,10 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     verdict = ""
     if isinstance(task, ContinuesText):
         parity = write_checkpoint(network, task, prepared, target / CHECKPOINT_FOLDER, config.checkpoint_tolerance)
+        if config.gguf:
+            exported, checked, verdict = write_gguf_files(config, task, prepared, exported, network, target)
+            write_specification(target, exported)
+            parity |= checked
     elif generates(task):
         parity = _agreement(task, prepared, exported, network.to("cpu"), expected)
     else:
@@ -114,7 +119,9 @@ def export(config: ExportConfig, layout: Layout, folder: Path) -> Export:
     manifest_sha256 = write_manifest(target)
     _write_examples(task, prepared, target, folder / EXAMPLES_FILE)
     made_with = [prepared.split(name).select(list(task.text_columns)) for name in ("train", "validation")]
-    write_seen(folder / SEEN_FILE, made_with, prepared.digest("train") + prepared.digest("validation"))
+    key = prepared.digest("train") + prepared.digest("validation")
+    earlier = layout.trained / SEEN_FILE
+    write_seen(folder / SEEN_FILE, made_with, key, earlier if earlier.is_file() else None)
     return Export(parity, sizes, manifest_sha256, verdict)
 
 
@@ -151,6 +158,41 @@ def _write_graphs(config: ExportConfig, task: Task, prepared: Prepared, network:
         return exported
     write_head(head, network.hidden_size, _served_names(task, exported), head.output_name, target / HEAD)
     return exported.model_copy(update={"head": HEAD})
+
+
+def write_gguf_files(
+    config: ExportConfig, task: Task, prepared: Prepared, exported: ExportedModel, network: Any, target: Path
+) -> tuple[ExportedModel, dict[str, float], str]:
+    """Write and check GGUF files, remove those that fail; return the specification, metrics and what to tell."""
+    from textmill.data.tokenizing import load_tokenizer
+    from textmill.export.checkpoint import CHECKPOINT_FOLDER
+    from textmill.export.gguf_answers import questions
+    from textmill.export.gguf_check import check_gguf, sample
+    from textmill.export.gguf_writing import write_gguf
+
+    tokenizer = load_tokenizer(prepared.tokenizer_folder)
+    taken = sample(task, prepared, tokenizer)
+    ends = {prepared.state["end_of_text"], *prepared.state.get("end_ids", ())}
+    asked = questions(task, prepared, tokenizer, network, ends, config.gguf_answers)
+    files: dict[str, str] = {}
+    numbers: dict[str, float] = {}
+    told: list[str] = []
+    for kind in config.gguf:
+        name = f"model-{kind}.gguf"
+        write_gguf(target / CHECKPOINT_FOLDER, kind, target / name, config.title)
+        verdict = check_gguf(target / name, kind, taken, tokenizer, network, ends, asked, config.gguf_margin)
+        numbers |= {f"gguf_{kind}_{key}": value for key, value in verdict.numbers.items()}
+        numbers[f"gguf_{kind}_passes"] = float(not verdict.problems)
+        if verdict.problems:
+            (target / name).unlink()
+            told.append(f"GGUF {kind} is not exported: {'; '.join(verdict.problems)}")
+        else:
+            files[kind] = name
+            told.append(f"GGUF {kind} passes: bits per byte {verdict.numbers['bits_per_byte_change']:+.2%}")
+            if asked.prompts:
+                equal, change = verdict.numbers["answers_equal"], verdict.numbers["answer_change"]
+                told[-1] += f", F1 of {len(asked.prompts)} answers {change:+.3f}, {equal:.0%} of them equal"
+    return exported.model_copy(update={"gguf": files}), numbers, ". ".join(told)
 
 
 def _served_names(task: Task, exported: ExportedModel) -> list[str]:
@@ -195,6 +237,7 @@ def _provenance(layout: Layout, prepared: Prepared) -> dict[str, Any]:
         "pretrained": read_optional(layout.pretrained / "provenance.json"),
         "prepared": {name: prepared.digest(name) for name in SPLITS},
         "trained": sha256_folder(layout.trained / "model"),
+        **({START: start} if (start := read_optional(layout.trained / f"{START}.json")) else {}),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,22 @@ from textmill.config.layout import Layout
 from textmill.config.sections.fetch import FetchConfig
 from textmill.errors import UserError
 from textmill.fetching.sources.base import Source
-from textmill.files import atomic_folder, folder_digests, write_json
+from textmill.fetching.sources.local import find_file
+from textmill.files import atomic_folder, folder_digests, sha256_file, write_json
 
 log = logging.getLogger("textmill")
 
 TEACHER = "teacher"
 """Folder with the exported model that teaches, and its key in the provenance."""
+CORRECTIONS = "corrections"
+"""Folder with the file of `prepare.corrections`, and its key in the provenance."""
 
 
 def fetch_corpus(config: FetchConfig, layout: Layout) -> None:
     """Write `data/raw`: the files of each split, and `provenance.json` with their digests.
 
-    The exported model of `fetch.teacher`, if any, is in `data/raw/teacher`.
+    The exported model of `fetch.teacher`, if any, is in `data/raw/teacher`, the file of
+    `prepare.corrections` in `data/raw/corrections`.
 
     Raises:
         UserError: The source does not exist, cannot be reached, or has a wrong digest.
@@ -42,6 +47,11 @@ def fetch_corpus(config: FetchConfig, layout: Layout) -> None:
             (partial / TEACHER).mkdir()
             taught = Source.build(config.teacher).fetch(partial / TEACHER, layout.root)
             record[TEACHER] = asdict(taught)
+        if config.corrections is not None:
+            corrections = find_file(config.corrections, layout.root)
+            (partial / CORRECTIONS).mkdir()
+            shutil.copyfile(corrections, partial / CORRECTIONS / corrections.name)
+            record[CORRECTIONS] = {"origin": config.corrections, "sha256": sha256_file(corrections)}
         write_json(partial / "provenance.json", record)
     log.info("fetch: %d file(s) from %s", len(digests), provenance.origin)
 

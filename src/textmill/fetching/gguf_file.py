@@ -23,7 +23,7 @@ def dequantise(path: Path, folder: Path, source: str) -> dict[str, Any]:
     """Write `config.json`, float32 safetensors, tokenizer and chat template of a GGUF file into a folder.
 
     Returns:
-        What the file says of itself: `architecture`, `licence`, and under `gguf` its name, digest and
+        What the file says of itself: `architecture`, `licence`, and under `quantised` its name, digest and
         `quantisation` (the type that most of its weights have).
 
     Raises:
@@ -71,7 +71,11 @@ def _describe(path: Path, source: str) -> dict[str, Any]:
         "architecture": names["general.architecture"],
         "licence": names["general.license"],
         "split": split,
-        "gguf": {"file": path.name, "sha256": sha256_file(path), "quantisation": max(weights, key=weights.__getitem__)},
+        "quantised": {
+            "file": path.name,
+            "sha256": sha256_file(path),
+            "quantisation": max(weights, key=weights.__getitem__),
+        },
     }
 
 

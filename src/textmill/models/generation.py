@@ -38,6 +38,7 @@ def generate(
     source: Source | None = None,
     other_ends: Collection[int] = (),
     observe: Callable[[Tensor, list[int]], None] | None = None,
+    restrict: Callable[[Tensor, list[list[int]]], None] | None = None,
 ) -> Iterator[list[int | None]]:
     """Continue prompts in parallel; yield the next token of each, None for finished rows.
 
@@ -45,7 +46,8 @@ def generate(
     `max_new_tokens`. A row's samples depend on the seed and its number, not on other rows. An empty
     prompt starts a new document. Without `cached`, keys and values are recomputed for each token.
     `source` has the sources of the rows, for a model that reads them. `observe` is called at each step with the
-    logits (R, V) of the R open rows, before temperature and the like, and the chosen tokens.
+    logits (R, V) of the R open rows, before temperature and the like, and the chosen tokens. `restrict` gets
+    logits (R, V) and the new tokens of each open row; it sets logits of tokens that may not follow to minus infinity.
     """
     device = model.output_weight.device
     process = _processors(options)
@@ -56,7 +58,10 @@ def generate(
     open_rows = list(range(len(prompts)))
     for _ in range(options.max_new_tokens):
         raw = window.next_logits()
-        logits = process(window.ids, raw.clone() if observe is not None else raw)
+        logits = raw.clone() if observe is not None else raw
+        if restrict is not None:
+            restrict(logits, [new_tokens[row] for row in open_rows])
+        logits = process(window.ids, logits)
         chosen = _choose(logits, [generators[row] for row in open_rows], greedy=options.temperature == 0)
         if observe is not None:
             observe(raw, chosen)

@@ -37,6 +37,7 @@ class ExportedModel(Section):
         graphs: ONNX file by precision (`fp32`, `int8`); empty for models that generate text.
         head: ONNX file of a graph over the other graphs' outputs, such as a classifier of two vectors.
         generation: Generation options; None for models with graphs.
+        gguf: GGUF file by type of the weights (`f16`, `q8_0`, ...); the first one serves.
         precision: Graph that serves, as the export decided; None in folders of earlier exports, which serve int8.
     """
 
@@ -49,6 +50,7 @@ class ExportedModel(Section):
     graphs: dict[str, str]
     head: str | None = None
     generation: GenerationConfig | None = None
+    gguf: dict[str, str] = {}
     precision: str | None = None
 
     def resolved(self, precision: str) -> str:

@@ -51,6 +51,8 @@ class Predictor:
         tokens_per_batch: Largest number of tokens in a batch, padding included.
     """
 
+    engine_name = "onnxruntime"
+
     def __init__(
         self,
         exported: ExportedModel,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.config.sections.generation import GenerationConfig
 from textmill.errors import UserError
+from textmill.predicting.json_grammar import Guide, guide_tokenizer
 from textmill.predicting.predictor import Predictor
 from textmill.predicting.text_generator import load_network
 from textmill.tasks.abilities import CutsExamples
@@ -58,9 +59,14 @@ class Piece:
 class TextContinuer(Predictor):
     """An exported language model, in evaluation mode, that continues prompts (see `ContinuesText`)."""
 
-    def __init__(self, exported: ExportedModel, tokenizer: Tokenizer, model: LanguageModel) -> None:
+    engine_name = "pytorch"
+    concurrent = 2
+    """Generations that a server runs at a time unless it is told otherwise."""
+
+    def __init__(self, exported: ExportedModel, tokenizer: Tokenizer, model: LanguageModel, context: int = 0) -> None:
         super().__init__(exported, tokenizer, session=None)
         self.model = model
+        self.context = context or model.architecture.max_length
         self.options = exported.generation or GenerationConfig()
         self._end = int(exported.state["end_of_text"])
         self._other_ends = frozenset(exported.state.get("end_ids", ()))
@@ -91,6 +97,14 @@ class TextContinuer(Predictor):
                 row += [] if token is None else [token]
         return [self._answer(row, options) for row in rows]
 
+    def continued(self, prompt: Sequence[int], options: GenerationConfig) -> list[int]:
+        """Return the tokens that continue those of one prompt, a stop included."""
+        if options.beams > 1:
+            from textmill.models.generation import search
+
+            return search(self.model, [list(prompt)], options, self._end, other_ends=self._other_ends)[0]
+        return [token for [token] in self._steps([list(prompt)], options) if token is not None]
+
     def stream(self, prompt: str, options: GenerationConfig) -> Iterator[str]:
         """Yield the continuation of one prompt in pieces, each when its characters are final."""
         for piece in self.pieces(self.encode_prompt(prompt), options):
@@ -103,20 +117,31 @@ class TextContinuer(Predictor):
             UserError: The input is invalid, or longer than the model's context.
         """
         ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids if plain else self._encoded([prompt])[0]
-        context = self.model.architecture.max_length
-        if len(ids) >= context:
-            message = f"the prompt has {len(ids)} tokens, the model's context {context}"
+        if len(ids) >= self.context:
+            message = f"the prompt has {len(ids)} tokens, the model's context {self.context}"
             raise UserError(message, fix="Send a shorter prompt")
         return list(ids)
 
-    def pieces(self, prompt: Sequence[int], options: GenerationConfig, likeliest: int | None = None) -> Iterator[Piece]:
+    def pieces(
+        self,
+        prompt: Sequence[int],
+        options: GenerationConfig,
+        likeliest: int | None = None,
+        grammar: str | None = None,
+    ) -> Iterator[Piece]:
         """Yield the continuation of tokens in pieces, each when its characters are final; the last has `finish`.
 
-        With `likeliest`, pieces have the scores of their tokens, and of that many likeliest ones at each place.
+        With `likeliest`, pieces have the scores of their tokens, and of that many likeliest ones at each place. The
+        text follows `grammar`, the result of `json_grammar`.
+
+        Raises:
+            UserError: The tokenizer, or a beam search, cannot follow a grammar.
         """
         from textmill.models.generation import search
 
         if options.beams > 1:
+            if grammar is not None:
+                raise UserError("a beam search cannot follow a schema", where="beams", fix="Use one beam")
             [tokens] = search(self.model, [list(prompt)], options, self._end, other_ends=self._other_ends)
             yield Piece(self._answer(tokens, options)["text"], len(tokens), [], self._finish(tokens, options))
             return
@@ -125,10 +150,11 @@ class TextContinuer(Predictor):
         def observe(logits: torch.Tensor, chosen: list[int]) -> None:
             scores.append(self._score(logits[0], chosen[0], likeliest or 0))
 
+        guide = None if grammar is None else Guide(self._guide_tokenizer, grammar, self._end)
         withheld = max((len(stop) - 1 for stop in options.stop), default=0)
         tokens, told = [], 0
         sent = ""
-        for [token] in self._steps([list(prompt)], options, observe if likeliest is not None else None):
+        for [token] in self._steps([list(prompt)], options, observe if likeliest is not None else None, guide):
             if token is None:
                 continue
             tokens.append(token)
@@ -222,6 +248,7 @@ class TextContinuer(Predictor):
         prompts: list[list[int]],
         options: GenerationConfig,
         observe: Callable[[torch.Tensor, list[int]], None] | None = None,
+        guide: Guide | None = None,
     ) -> Iterator[list[int | None]]:
         from textmill.models.generation import generate
 
@@ -233,8 +260,12 @@ class TextContinuer(Predictor):
             return any(stop in tail for stop in options.stop)
 
         done = is_done if options.stop else None
-        ends = self._other_ends
-        return generate(self.model, prompts, options, self._end, is_done=done, other_ends=ends, observe=observe)
+        hooks: dict[str, Any] = {"is_done": done, "observe": observe, "restrict": guide}
+        return generate(self.model, prompts, options, self._end, other_ends=self._other_ends, **hooks)
+
+    @cached_property
+    def _guide_tokenizer(self) -> Any:
+        return guide_tokenizer(self.tokenizer, self.model.vocabulary_size, [self._end, *self._other_ends])
 
     def _answer(self, tokens: list[int], options: GenerationConfig) -> dict[str, Any]:
         text: str = self.tokenizer.decode(tokens)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class TextGenerator(Predictor):
     """An exported model, in evaluation mode, that generates a text about its input (see `GeneratesText`)."""
 
+    engine_name = "pytorch"
+
     def __init__(self, exported: ExportedModel, tokenizer: Tokenizer, network: torch.nn.Module) -> None:
         super().__init__(exported, tokenizer, session=None)
         self.network = network

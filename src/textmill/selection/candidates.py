@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from textmill.config.layout import Layout
-from textmill.config.schema import PipelineConfig
-from textmill.config.sections.candidate import CandidateConfig
+from textmill.config.schema import PipelineConfig, with_start
+from textmill.config.sections.candidate import CandidateConfig, ChatConfig
 from textmill.errors import UserError, did_you_mean
 
 FOLDER = "candidate"
@@ -28,6 +28,7 @@ class Candidate:
     Attributes:
         name: Name of its file, or derived from the model that the user named.
         baseline: Name of the task's baseline, or None for a network.
+        chat: A chat model to ask, or None.
         params: The content of `params.yaml` that adopts the candidate.
         config: The composed configuration: `params` on top of `conf/`.
         layout: The temporary project folder.
@@ -39,6 +40,12 @@ class Candidate:
     params: dict[str, Any]
     config: PipelineConfig
     layout: Layout
+    chat: ChatConfig | None = None
+
+    @property
+    def is_network(self) -> bool:
+        """Whether the pipeline trains and exports it."""
+        return self.baseline is None and self.chat is None
 
 
 def read_candidates(layout: Layout) -> dict[str, CandidateConfig]:
@@ -116,9 +123,11 @@ def compose_candidate(
     layout.params.write_text(yaml.safe_dump(own, sort_keys=False, allow_unicode=True), encoding="utf-8")
     try:
         config = compose(layout)
+        # All candidates begin alike: another architecture cannot start from the champion
+        config = with_start(config.model_copy(update={"train": config.train.model_copy(update={"start": None})}))
     except UserError as error:
         raise UserError(f"candidate {name}: {error}") from error
-    return Candidate(name, candidate.title, candidate.baseline, own, config, layout)
+    return Candidate(name, candidate.title, candidate.baseline, own, config, layout, candidate.chat)
 
 
 def merge_params(params: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from textmill.selection.learning_curve import extrapolate
 from textmill.selection.problem import Limits, Problem, problem_params
 from textmill.selection.recommendation import Recommendation, recommend
 from textmill.selection.results import Result, ServingCost
-from textmill.selection.serving_costs import measure_baseline, measure_network
-from textmill.selection.trials import BaselineTrial, Clock, NetworkTrial, Trial
+from textmill.selection.serving_costs import measure_baseline, measure_chat, measure_network
+from textmill.selection.trials import BaselineTrial, ChatTrial, Clock, NetworkTrial, Trial
 from textmill.selection.workspace import open_workspace
 
 log = logging.getLogger("textmill")
@@ -133,8 +133,8 @@ def _clock(limits: Limits) -> Clock:
 def _start_trials(screening: _Screening, candidates: Sequence[Candidate], runs: NestedRuns) -> None:
     """Prepare the data, measure the networks as served, and train each candidate enough to measure its speed."""
     data = CandidateData()
-    networks = [candidate for candidate in candidates if candidate.baseline is None]
-    for candidate in [*networks, *(c for c in candidates if c.baseline is not None)]:
+    networks = [candidate for candidate in candidates if candidate.is_network]
+    for candidate in [*networks, *(c for c in candidates if not c.is_network)]:
         log.info("choose: %s", candidate.title)
         try:
             trial = _start_trial(screening, candidate, networks, data, runs)
@@ -154,8 +154,15 @@ def _start_trial(
     screening: _Screening, candidate: Candidate, networks: Sequence[Candidate], data: CandidateData, runs: NestedRuns
 ) -> Trial | None:
     trial: Trial
-    if candidate.baseline is None:
-        prepared: Prepared = data.prepare_network(candidate)
+    prepared: Prepared
+    if candidate.chat is not None:
+        prepared = data.prepare_baseline(candidate, networks)
+        asked = ChatTrial(candidate, prepared, screening.clock, runs.start_child(candidate.name))
+        trial = asked
+        if not screening.record_serving_cost(candidate.name, measure_chat(asked)):
+            return None
+    elif candidate.baseline is None:
+        prepared = data.prepare_network(candidate)
         if not screening.record_serving_cost(candidate.name, measure_network(candidate, prepared)):
             return None
         trial = NetworkTrial(candidate, prepared, screening.clock, runs.start_child(candidate.name))
@@ -210,7 +217,8 @@ def _results(screening: _Screening, candidates: Sequence[Candidate]) -> list[Res
             Result(
                 name=candidate.name,
                 title=candidate.title,
-                baseline=candidate.baseline is not None,
+                baseline=not candidate.is_network,
+                asked=candidate.chat is not None,
                 rungs=trial.rungs if trial else [],
                 expected=_expected(trial) if trial else None,
                 serving=screening.serving.get(candidate.name),

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from textmill.config.layout import Layout
 from textmill.config.sections.prepare import ReadConfig
 from textmill.data.first_pass import path_columns
-from textmill.data.formats import detect, is_table
+from textmill.data.formats import damage_named, detect, encoding_of, is_table, open_text
 from textmill.data.mapping import as_text, unified_label
 from textmill.data.reading import Bad, preview
 from textmill.errors import UserError, first_line
-from textmill.fetching.sources.files import FilesSource, is_archive
+from textmill.fetching.sources.conll import ConllSource
+from textmill.fetching.sources.files import FilesSource, is_archive, is_hidden
 from textmill.text.columns import Column, Kind, Seen
+from textmill.text.numbers import decimal_of, plain_number
 
 ROWS = 5000
 """Rows that are looked at in each split."""
@@ -28,6 +34,11 @@ _SPLITS = {
 }
 _MAX_CLASSES = 200
 _LONG_HEADER = 60
+_DIGITS = re.compile(r"\s*[+-]?\d+([.,]\d+)?\s*")
+_SENTENCE = re.compile(r"\w\W+\w+\W+\w.*[.!]$|[\u3002\uff01]$")
+_TAG = re.compile(r"O|[BIESLU]-.+")
+_SENTENCES, _REPEATED, _LONG_LABEL = 10, 10, 15
+"""Most values of a column of labels that are sentences, rows of each, and words."""
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
@@ -60,12 +71,37 @@ def sources_of(names: Sequence[str], layout: Layout, folder: Path) -> tuple[dict
         files.setdefault(split_of(PurePosixPath(name.partition("?")[0]).name.partition(".")[0]) or "", []).append(name)
     if "" in files or "train" not in files:
         files = {"all": given}
+    if len(local) == len(names) and (columns := _conll(files, layout.root)):
+        ConllSource.from_options(**columns).fetch(folder, layout.root)
+        options = {"_target_": f"{ConllSource.__module__}.{ConllSource.__name__}", **columns}
+        return options, {split: [folder / split] for split in files}
     source = {split: addresses[0] if len(addresses) == 1 else addresses for split, addresses in files.items()}
     options = {"_target_": f"{FilesSource.__module__}.{FilesSource.__name__}", "files": source}
     if len(local) == len(names) and not any(map(is_archive, paths)):
         return options, {split: [layout.root / name for name in listed] for split, listed in files.items()}
     FilesSource.from_options(files=source).fetch(folder, layout.root)
     return options, {split: [folder / split] for split in files}
+
+
+def _conll(files: Mapping[str, Sequence[str]], root: Path) -> dict[str, Any] | None:
+    """Return the options of `ConllSource` if each split is one file whose lines end in tags of entities."""
+    separators: set[str | None] = set()
+    encodings: set[str] = set()
+    for path in [root / name for names in files.values() for name in names]:
+        if not path.is_file() or is_archive(path):
+            return None
+        with damage_named(str(path), "text"), open_text(path, encoding := encoding_of(path)) as text:
+            lines = [line for line in islice(text, 500) if line.strip() and not line.startswith(("-DOCSTART-", "# "))]
+        tags = [fields[-1] for line in lines if _TAG.fullmatch((fields := line.split())[-1])]
+        if len(tags) < max(10, 0.95 * len(lines)) or not any("-" in tag for tag in tags):
+            return None
+        separators.add("\t" if all("\t" in line for line in lines) else None)
+        encodings.add(encoding)
+    if any(len(names) > 1 for names in files.values()) or len(encodings) > 1:
+        raise UserError("several files of entities in one split", where="FILE", fix="Join them, or name them by splits")
+    options: dict[str, Any] = {"files": {split: names[0] for split, names in files.items()}}
+    options |= {"separator": "\t"} if separators == {"\t"} else {}
+    return options | ({"encoding": encodings.pop()} if encodings != {"utf-8"} else {})
 
 
 def _address(path: Path, layout: Layout) -> str:
@@ -111,7 +147,7 @@ def files_below(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     inner = (each for each in sorted(path.rglob("*")) if each.is_file())
-    return [each for each in inner if not any(part[0] in "_." for part in each.relative_to(path).parts)]
+    return [each for each in inner if not is_hidden(each.relative_to(path).as_posix())]
 
 
 def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
@@ -121,10 +157,14 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
         UserError: A file is unreadable, empty, or differs from the others in its columns.
     """
     files = {split: [file for path in paths for file in files_below(path)] for split, paths in splits.items()}
-    every = [file for paths in files.values() for file in paths]
+    every = [file for paths in files.values() for file in _filled(paths) or paths[:1]]
     if not every:
-        raise UserError("no files here", where=", ".join(str(path) for paths in splits.values() for path in paths))
+        where = ", ".join(str(path) for paths in splits.values() for path in paths)
+        fix = "Name them; those whose names begin with _ or . are passed over"
+        raise UserError("no files here", where=where, fix=fix)
     folders = _class_folders(splits, every)
+    if folders and config.format is None:  # the names of e-mails and posts have no ending
+        config = config.model_copy(update={"format": "text"})
     roots = [path for paths in splits.values() for path in paths]
     first = detect(every[0], str(every[0]), config)
     records: list[Mapping[str, Any]] = []
@@ -138,14 +178,11 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
         rows = preview(file, str(file), config, found, ROWS)
         here = [row for row in rows if not isinstance(row, Bad)]
         rejected.update(row.reason for row in rows if isinstance(row, Bad))
-        if found.format in ("csv", "tsv", "excel") and header is None and here and _headerless(here):
+        if found.format in ("csv", "tsv", "excel") and header is None and not records and here and _headerless(here):
             header = [f"column_{number}" for number in range(1, len(here[0]) + 1)]
-            here = [
-                dict(zip(header, here[0], strict=True)),
-                *(dict(zip(header, row.values(), strict=False)) for row in here),
-            ]
-        elif header is not None and config.header is None and here:
-            here = [dict(zip(header, row.values(), strict=False)) for row in here]
+            config = config.model_copy(update={"header": header})
+            rows = preview(file, str(file), config, found, ROWS)
+            here = [row for row in rows if not isinstance(row, Bad)]
         if here and found.format not in ("jsonl", "json", "text"):
             names = names or list(here[0])
             if set(here[0]) != set(names):
@@ -158,7 +195,8 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
         records += [{**row, **own} for row in here]
     if not records:
         why = f": {rejected.most_common(1)[0][0]}" if rejected else ""
-        raise UserError(f"the file has no row that can be read{why}", where=str(every[0]), fix="Check the file")
+        fix = "Put texts with the separator into quotes" if "expected" in why else "Check the file"
+        raise UserError(f"the file has no row that can be read{why}", where=str(every[0]), fix=fix)
     size = sum(file.stat().st_size for file in every)
     whole = len(records) + rejected.total() < ROWS and step == 1
     paths = {split: [str(path) for path in given] for split, given in splits.items()}
@@ -169,22 +207,36 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
     return Seen(paths, first, header, columns, seen, whole, rejected, size, folders, texts)
 
 
+def _filled(files: Sequence[Path]) -> list[Path]:
+    """Return the files that are not empty; Spark writes empty parts too."""
+    return [file for file in files if file.stat().st_size]
+
+
 def _class_folders(splits: Mapping[str, Sequence[Path]], files: Sequence[Path]) -> bool:
     """Return whether the files are texts in folders, one for each class."""
     roots = {path for paths in splits.values() for path in paths}
     parents = {file.parent for file in files}
-    return len({parent.name for parent in parents}) > 1 and not (parents & roots) and not any(map(is_table, files))
+    named = len({parent.name for parent in parents}) > 1 and not any("=" in parent.name for parent in parents)
+    return named and not (parents & roots) and not any(map(is_table, files))
 
 
 def _headerless(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether the first line is a row: its fields are long, numbers or labels of the column below."""
-    names = list(rows[0])
-    if any(
-        len(name) > _LONG_HEADER or len(name.split()) > 6 or re.fullmatch(r"[+-]?\d+([.,]\d+)?", name) for name in names
-    ):
+    """Return whether the first line is a row: a label or number of the column below, or sentences and no labels."""
+    names = [name for name in rows[0] if name]
+    if names == [str(number) for number in range(len(names))]:  # pandas numbers columns without names
+        return False
+    if any(all(len(name) < _LONG_HEADER and row.get(name) == name for name in names) for row in rows):
+        return False  # repeated, where files were joined
+    values = {name: Counter(str(row.get(name) or "") for row in rows) for name in names}
+    if any(counts[name] > 1 and len(counts) < len(rows) / 2 for name, counts in values.items()):
         return True
-    values = {name: Counter(row.get(name) for row in rows) for name in names}
-    return any(counts[name] > 1 and len(counts) < len(rows) / 2 for name, counts in values.items())
+    few = {name for name, counts in values.items() if len(rows) > 10 * len(counts)}
+    numbers = [name for name in names if _DIGITS.fullmatch(name)]
+    numeric = [sum(map(bool, map(_DIGITS.fullmatch, values[name]))) > len(values[name]) / 2 for name in numbers]
+    if numbers and not all(numeric):
+        return False
+    long = [name for name in names if len(name) > _LONG_HEADER or len(name.split()) > 6 or _SENTENCE.search(name)]
+    return bool(numbers or (long and not few))
 
 
 def columns_of(records: Sequence[Mapping[str, Any]]) -> list[Column]:
@@ -205,21 +257,39 @@ def _flat(record: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
 
 def _column(name: str, cells: Sequence[Any], rows: int) -> Column:
     given = [cell for cell in cells if cell is not None and cell != ""]
-    lists = [cell for cell in given if isinstance(cell, list)]
+    lists = [found for cell in given if (found := _listed(cell)) is not None]
+    lists = lists if len(lists) > 0.9 * len(given) else []
     texts = [as_text(cell) or "" for cell in given]
     counts = Counter(unified_label(text) for text in texts)
+    decimal = decimal_of(texts)
+    numbers = sum(plain_number(text, decimal or ".") is not None for text in texts)
+    separator, parts = _several(texts) if not lists and not numbers else ("", Counter[str]())
+    letters = sum(sign.isalpha() for text in texts[:100] for sign in text) / max(1, sum(map(len, texts[:100])))
     words = sum(map(_words, texts)) / max(1, len(texts))
     lengths = sorted(map(len, texts)) or [0]
     kind: Kind
     if lists:
         kind = _list_kind(lists)
+        if kind == "words" and len(lists) > sum(isinstance(cell, list) for cell in given):
+            kind = "text"  # of brackets and quotes
         if kind == "words":
             words = sum(len(cell) for cell in lists) / len(lists)
         counts = Counter(str(label) for cell in lists for label in cell) if kind == "labels" else Counter()
-    elif all(re.fullmatch(r"\s*[+-]?\d+([.,]\d+)?\s*", text) for text in texts):
+    elif not texts:
+        kind = "other"
+    elif numbers >= (len(texts) if len(texts) < 20 else 0.9 * len(texts)):
         ids = len(counts) == len(texts) and len(texts) > 10
-        kind = "id" if ids and not any("." in text or "," in text for text in texts) else "number"
-        kind = "label" if kind == "number" and len(counts) <= 20 and all("." not in value for value in counts) else kind
+        kind = "id" if ids and all(map(str.isdigit, texts)) else "number"
+        whole = all(re.fullmatch(r"[+-]?\d+", value) for value in counts)
+        kind = "label" if kind == "number" and len(counts) <= 20 and whole else kind
+    elif separator:
+        kind, counts = "labels", parts
+    elif 3.5 <= words < _LONG_LABEL and 1 < len(counts) <= _SENTENCES and len(texts) >= _REPEATED * len(counts):
+        kind = "label"
+    elif len(texts) > 10 and (
+        (words > 1.5 and letters < 0.4) or (words >= 3.5 and len(counts) == 1)
+    ):  # a date, a constant
+        kind = "other"
     elif words >= 3.5 or (len(counts) > _MAX_CLASSES and words > 1.5):
         kind = "text"
     elif 1 <= len(counts) <= min(_MAX_CLASSES, max(2, len(texts) / 2)):
@@ -229,19 +299,58 @@ def _column(name: str, cells: Sequence[Any], rows: int) -> Column:
     example = re.sub(r"\s+", " ", texts[0])[:60] if texts else ""
     few = counts if kind in ("label", "labels", "number") else Counter[str]()
     longest = lengths[int(len(lengths) * 0.99)] if len(lengths) > 1 else lengths[0]
-    return Column(name, kind, len(given) / rows, len(counts), words, longest, example, few)
+    language = ""
+    if kind == "text":
+        spoken = languages_of(texts[:: max(1, len(texts) // 50)])
+        code, share = next(iter(spoken.items()), ("?", 0.0))
+        language = code if share > 0.7 and code != "?" else ""
+    return Column(
+        name, kind, len(given) / rows, len(counts), words, longest, example, few, separator, decimal, language
+    )
+
+
+def _listed(cell: Any) -> list[Any] | None:
+    """Return a list, or one that is written as JSON or Python in a text; None for anything else."""
+    if isinstance(cell, str) and cell.startswith("[") and cell.rstrip().endswith("]"):
+        for read in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                found = read(cell)
+                return found if isinstance(found, list) else None
+    return cell if isinstance(cell, list) else None
+
+
+def _several(texts: Sequence[str]) -> tuple[str, Counter[str]]:
+    """Return the sign between several labels of a cell and the labels' counts: there are fewer than different cells."""
+    different = len(set(texts))
+    for sign in ";|,":
+        cells = [{part.strip() for part in text.split(sign)} - {""} for text in texts]
+        parts = Counter(part for cell in cells for part in cell)
+        often = sum(len(cell) > 1 for cell in cells) > 0.1 * len(cells) and parts.total() >= 3 * len(parts)
+        if often and 2 <= len(parts) < different and len(parts) <= _MAX_CLASSES:
+            return sign, parts
+    return "", Counter()
 
 
 def _list_kind(lists: Sequence[list[Any]]) -> Kind:
     flat = [item for cell in lists[:200] for item in cell]
-    if flat and all(isinstance(item, dict) and {"role", "content"} <= set(item) for item in flat):
+    if flat and all(isinstance(item, dict) and ({"role", "content"} <= set(item) or "from" in item) for item in flat):
         return "messages"
+    if flat and all(_is_span(item) for item in flat):
+        return "spans"
+    if flat and all(isinstance(item, str) and _TAG.fullmatch(item) for item in flat):
+        return "tags"
     if not all(isinstance(item, str | int) for item in flat):
         return "other"
     repeated = len(set(flat)) <= max(3, len(flat) / 20)
     if repeated and sum(map(len, lists)) / len(lists) > 5:
         return "tags"
     return "labels" if len(set(flat)) <= _MAX_CLASSES and sum(map(len, lists)) / len(lists) < 5 else "words"
+
+
+def _is_span(item: Any) -> bool:
+    if isinstance(item, list):
+        return [type(part) for part in item] == [int, int, str]
+    return isinstance(item, dict) and any(name.startswith(("start", "begin")) for name in item) and "answer" not in item
 
 
 def _words(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +12,18 @@ from typing import Any
 import yaml
 
 from textmill.config.layout import Layout
+from textmill.data.reading import AGAIN
 from textmill.data.separated import ONE_COLUMN
 from textmill.errors import UserError, did_you_mean
 from textmill.files import atomic_write
 from textmill.selection.inspection import slug
 from textmill.tasks.recognition.columns import Ask, Proposal, recognise
 from textmill.text.columns import Column, Seen
+from textmill.text.numbers import plain_number
 
+_OF_DATA = ("prompts", "names", "pattern", "separator", "labels", "classes", "columns", "lowest", "highest", "depth")
+"""Options of a task that fit one corpus only."""
+_FILLED = 0.95
 _FEWEST = 8
 """Rows of the smallest class that is kept."""
 
@@ -50,6 +56,10 @@ def propose(
         fix = f"{did_you_mean(task, known)}Known: {', '.join(known)}"
         raise UserError(f"no task {task!r}", where="--task", fix=fix)
     proposal = recognise(seen, ask, task, text, label)
+    names = {column.name for column in seen.columns}
+    for name in _flat(list(proposal.columns.values())):
+        if name + AGAIN in names:
+            raise UserError(f"two columns are named {name!r}", where=str(seen.found), fix="Rename one of them")
     if proposal.task not in known:
         what = f"the column {next(iter(proposal.columns.values()))!r} and its labels need the task {proposal.task}"
         fix = f"Install a version that has it, or choose another with --task: {', '.join(known)}"
@@ -57,6 +67,7 @@ def propose(
     _usual_choices(proposal, layout)
     if proposal.learns == "classes":
         _labels(seen, proposal)
+    _missing(seen, proposal)
     _model(seen, languages, proposal)
     return proposal
 
@@ -66,13 +77,14 @@ def propose(
 
 def _usual_choices(proposal: Proposal, layout: Layout) -> None:
     """Take over what an experiment of this task in conf/ selects and sets, except what belongs to its data."""
-    for content in _experiments(layout):
+    for content in _experiments(layout, proposal.task):
         choices = content.pop("defaults")
         if choices.get("task") == proposal.task:
             proposal.choices = {name: value for name, value in choices.items() if name != "data"}
-            if proposal.learns == "else":
+            if proposal.learns in ("else", "marks"):
                 content.get("gate", {}).pop("floors", None)
-                content.get("task", {}).pop("prompts", None)
+                for option in _OF_DATA:
+                    content.get("task", {}).pop(option, None)
                 own = {name: value for name, value in content.items() if name not in ("name", "title")}
                 proposal.settings = own | {"task": own.get("task", {}) | proposal.settings.get("task", {})}
             return
@@ -81,15 +93,19 @@ def _usual_choices(proposal: Proposal, layout: Layout) -> None:
         proposal.choices["evaluate"] = proposal.task
 
 
-def _experiments(layout: Layout) -> list[dict[str, Any]]:
-    """Return the experiments of conf/ with their choices by group; those of the model that comes with weights first."""
+def _experiments(layout: Layout, task: str) -> list[dict[str, Any]]:
+    """Return the experiments of conf/ with their choices by group.
+
+    The one named as the task comes first, then those of the model that comes with weights.
+    """
     contents = []
     for path in sorted((layout.conf / "experiment").glob("*.yaml")):
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
         choices = {key.removeprefix("override /"): value for entry in entries for key, value in entry.items()}
-        contents.append(content | {"defaults": choices})
-    return sorted(contents, key=lambda content: content["defaults"].get("model") != "minilm")
+        order = path.stem != task, choices.get("model") != "minilm", path.stem
+        contents.append((order, content | {"defaults": choices}))
+    return [content for _, content in sorted(contents, key=lambda pair: pair[0])]
 
 
 def _labels(seen: Seen, proposal: Proposal) -> None:
@@ -106,12 +122,33 @@ def _labels(seen: Seen, proposal: Proposal) -> None:
     proposal.said.append(f"{len(counts)} classes; the largest, {largest!r}, has {most / total:.0%} of the rows.")
     rare = [name for name, count in counts.items() if count < _FEWEST] if seen.whole and "all" in seen.files else []
     if rare and sum(counts[name] for name in rare) <= 0.05 * total and len(counts) - len(rare) > 1:
-        kept = sorted(set(counts) - set(rare))
+        kept = _literal(sorted(set(counts) - set(rare)))
         proposal.settings["task"] = {"labels": kept}
         proposal.said.append(f"Left out, with fewer than {_FEWEST} rows each: {', '.join(map(repr, rare))}.")
+    for group in _alike(counts):
+        proposal.said.append(f"Classes that look alike stay apart: {', '.join(map(repr, group))}; `names` unites them.")
     smallest = min(counts.values())
     if most > 10 * smallest:
         proposal.said.append(f"Unbalanced: the smallest class has {smallest} of {total} rows; look at macro F1.")
+
+
+def _alike(counts: Counter[str]) -> list[list[str]]:
+    """Return the labels that differ in case, width or the form of a number only."""
+    groups: dict[str, list[str]] = {}
+    for label in counts:
+        number = plain_number(label)
+        key = unicodedata.normalize("NFKC", label).casefold() if number is None else repr(float(number))
+        groups.setdefault(key, []).append(label)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _missing(seen: Seen, proposal: Proposal) -> None:
+    """Allow for rows without a target, which are rejected and listed; say how many."""
+    names = [proposal.columns[name] for name in ("label", "value", "score") if name in proposal.columns]
+    for column in seen.columns:
+        if column.name in names and 0 < column.filled < _FILLED:
+            proposal.prepare["max_rejected"] = round(min(0.99, 1.1 - column.filled), 2)
+            proposal.said.append(f"{1 - column.filled:.0%} of the rows have no {column.name!r}: they are rejected.")
 
 
 def _model(seen: Seen, languages: dict[str, float], proposal: Proposal) -> None:
@@ -130,7 +167,7 @@ def _model(seen: Seen, languages: dict[str, float], proposal: Proposal) -> None:
     proposal.settings.setdefault("prepare", {})["max_length"] = next((n for n in (64, 128, 256) if longest < n), 512)
     compares = proposal.learns == "scores"
     train: dict[str, Any] = {}
-    if compares or language in ("en", "?") or (languages.get("en", 0) > 0.5):
+    if language in ("en", "?") or languages.get("en", 0) > 0.5:
         if not graphics and rows * tokens > 8e6 and not compares:
             proposal.choices["model"] = "encoder_tiny"
             proposal.said.append(
@@ -140,11 +177,14 @@ def _model(seen: Seen, languages: dict[str, float], proposal: Proposal) -> None:
             proposal.choices["model"] = "minilm"
             why = "pretrained on English" if language == "en" else "pretrained"
             proposal.said.append(f"minilm: {why}, small enough to train {rows:,} rows on {device}.")
+    elif not graphics and rows * tokens > 4e6 and not compares:
+        proposal.choices["model"] = "encoder_mini"
+        proposal.said.append(f"encoder_mini: some {rows:,} rows are many for {device}; e5_small is better and slower.")
     else:
-        proposal.choices["model"] = "encoder_mini" if graphics or rows * tokens < 1e6 else "chinese_encoder"
-        words = f"no weights for the language {language!r} come with Textmill, so it starts from scratch"
-        proposal.said.append(f"{proposal.choices['model']}: {words}; a model of the hub for it may do better.")
-    if proposal.choices["model"] != "minilm":
+        proposal.choices["model"] = "e5_small"
+        proposal.settings["prepare"]["tokenizer"] = {"least_count": 1}
+        proposal.said.append(f"e5_small: pretrained on a hundred languages, {language!r} among them.")
+    if proposal.choices["model"] not in ("minilm", "e5_small"):
         size = next(
             size for most, size in ((3e4, 1000), (3e5, 2000), (3e6, 4096), (9e99, 8192)) if rows * tokens < most
         )
@@ -153,9 +193,9 @@ def _model(seen: Seen, languages: dict[str, float], proposal: Proposal) -> None:
     batch = next(size for size in (256, 512, 1024, 2048, 4096) if size * 20 >= rows * tokens * 0.75 or size == 4096)
     steps = max(1.0, rows * tokens * 0.75 / batch)
     train["batches"] = {"tokens": batch}
-    least = 3 if proposal.choices["model"] != "minilm" else 2
+    least = 2 if proposal.choices["model"] in ("minilm", "e5_small") else 3
     train["max_epochs"] = int(min(30, max(least, 120 // steps)))
-    proposal.settings["train"] = train
+    proposal.settings["train"] = proposal.settings.get("train", {}) | train
 
 
 def _flat(values: Sequence[Any]) -> list[str]:
@@ -196,7 +236,7 @@ def data_file(source: dict[str, Any], seen: Seen, proposal: Proposal) -> str:
         prepare.setdefault("splits", {"validation": 0.1, "test": 0.15, "seed": 0})
     head = f"# Written by `textmill init`: {found}; {seen.rows:,}{'' if seen.whole else ' or more'} rows.\n"
     head += "".join(f"# {column.name!r}: {_described(column)}\n" for column in seen.columns[:20])
-    return "# @package _global_\n" + head + _yaml({"fetch": {"source": source}, "prepare": prepare}, comments)
+    return "# @package _global_\n" + head + _yaml(_literal({"fetch": {"source": source}, "prepare": prepare}), comments)
 
 
 def _described(column: Column) -> str:
@@ -209,7 +249,7 @@ def experiment_file(name: str, proposal: Proposal, title: str) -> str:
     defaults = [{f"override /{group}": choice} for group, choice in {"data": name, **proposal.choices}.items()]
     said = "".join(f"# {ascii_safe(line)}\n" for line in proposal.said)
     settings = {key: value for key, value in proposal.settings.items() if value}
-    content = {"defaults": defaults, "name": name.replace("_", "-"), "title": title, **settings}
+    content = {"defaults": defaults, "name": name.replace("_", "-"), "title": _literal(title), **settings}
     comments = {
         "name": "of the registered model",
         "max_length": "tokens; longer texts are cut",
@@ -222,6 +262,15 @@ def experiment_file(name: str, proposal: Proposal, title: str) -> str:
 def ascii_safe(line: str) -> str:
     """Return a line without line ends and control characters."""
     return "".join(sign if sign.isprintable() else " " for sign in line)
+
+
+def _literal(value: Any) -> Any:
+    """Return a value in which the names of files and columns are no references of OmegaConf."""
+    if isinstance(value, dict):
+        return {_literal(key): _literal(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_literal(inner) for inner in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
 def _yaml(content: dict[str, Any], comments: dict[str, str]) -> str:

@@ -12,7 +12,7 @@ from textmill.metrics.base import Metric
 from textmill.metrics.bootstrap import Bootstrap, PairedTest, paired_test
 from textmill.selection.pareto import pareto_front
 from textmill.selection.problem import Problem
-from textmill.selection.results import Result
+from textmill.selection.results import Result, on_common_rows
 
 _RESAMPLES = 2000
 
@@ -101,7 +101,7 @@ def recommend(results: list[Result], problem: Problem, metric: Metric) -> Recomm
 def _paired_tests(ranked: list[Result], metric: Metric) -> dict[str, PairedTest]:
     best = ranked[0]
     return {
-        other.name: paired_test(best.predictions, other.predictions, metric, Bootstrap(_RESAMPLES))
+        other.name: paired_test(*on_common_rows(best.predictions, other.predictions), metric, Bootstrap(_RESAMPLES))
         for other in ranked[1:]
         if best.predictions is not None and other.predictions is not None
     }
@@ -125,7 +125,7 @@ def _sentences(
     unclear = [other for other in others if other.name in versus and _unclear(versus[other.name])]
     if unclear:
         names = ", ".join(other.name for other in unclear)
-        rows = len(best.predictions) if best.predictions is not None else 0
+        rows = min(len(one.predictions) for one in (best, *unclear) if one.predictions is not None)
         sentences.append(
             f"On {rows} validation rows the difference from {names} is not significant (paired bootstrap, 95 %)."
         )
@@ -139,9 +139,11 @@ def _sentences(
         names = ", ".join(f"{other.name} (after {other.share:.0%} of its training)" for other in stopped)
         sentences.append(f"Stopped early and ranked by the last measurement: {names}.")
     if best.baseline and adopted is not None:
+        told = "does not train" if best.asked else "trains"
+        rest = "" if best.asked else " as a baseline in `evaluate` and does not export it"
         sentences.append(
-            f"The pipeline trains {best.name} as a baseline in `evaluate` and does not export it; the best that it "
-            f"exports is {adopted.name}, {_quality(adopted, name)}."
+            f"The pipeline {told} {best.name}{rest}; the best that it exports is {adopted.name}, "
+            f"{_quality(adopted, name)}."
         )
     return sentences
 

@@ -43,12 +43,13 @@ class Result:
     """A candidate at the end of the screening.
 
     Attributes:
-        baseline: Whether it is a baseline, which the pipeline does not export.
+        baseline: Whether it is a baseline or a chat model, which the pipeline does not export.
         rungs: Measurements; empty if it was never trained.
         expected: The main metric extrapolated to the full training, or None where that is unreliable.
         serving: Latency and size, or None if not measured.
         excluded: The reason for its exclusion, or None.
         params: The content of `params.yaml` that adopts it.
+        asked: Whether it is a chat model.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Result:
     excluded: str | None = None
     predictions: pd.DataFrame | None = None
     params: dict[str, Any] = field(default_factory=dict)
+    asked: bool = False
 
     @property
     def quality(self) -> Interval:
@@ -75,3 +77,10 @@ class Result:
     def train_seconds(self) -> float:
         """Wall time of the full training, at the speed of the last rung."""
         return self.rungs[-1].whole_seconds
+
+
+def on_common_rows(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return two tables of predictions on the rows that both have: a chat model is asked for a part of the split."""
+    if len(first) == len(second):
+        return first, second
+    return first[first["id"].isin(second["id"])], second[second["id"].isin(first["id"])]

@@ -24,13 +24,15 @@ from textmill.config.layout import Layout
 from textmill.config.secrets import reveal
 from textmill.config.sections.fetch import FetchConfig
 from textmill.errors import UserError, first_line
-from textmill.files import read_optional
+from textmill.files import read_json, read_optional
+from textmill.predicting.exported import MANIFEST_FILE, TamperedError
 from textmill.processes import end_family
 from textmill.registry.promotion.aliases import read_aliases
 from textmill.registry.promotion.events import Event, read_events
 from textmill.registry.promotion.promotion import current_configuration, promote
 from textmill.registry.runs.addresses import find_version
 from textmill.registry.runs.store import open_client
+from textmill.registry.versions.version_files import fetch_folder
 
 log = logging.getLogger("textmill")
 
@@ -38,6 +40,7 @@ _END_SECONDS = 60.0
 _NOTIFY_SECONDS = 10.0
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 _REVISION = re.compile(r"[0-9a-f]{40}|v?\d.*")
+_ABOUT_ORIGIN = ("README.md", "provenance.json")
 _OUTCOMES = {"moved": "promoted", "inconclusive": "inconclusive"}
 
 
@@ -85,7 +88,7 @@ def retrain(layout: Layout, *, reason: str, dry_run: bool = False) -> Retraining
     """Fetch new data, run the pipeline, and promote the new version if it passes the gate.
 
     A version is judged once. It is judged by the next call if this one was killed before. A version that was rolled
-    back is not promoted again.
+    back is not promoted again. A version that is the champion again, as after a batch of duplicates, is not judged.
 
     Args:
         layout: The project.
@@ -145,14 +148,28 @@ def _judge(layout: Layout, stages: tuple[str, ...], reason: str, *, dry_run: boo
         find_version(f"{name}/{version}", client, layout)
         champion = read_aliases(client, name).champion
         events = read_events(client.get_registered_model(name).tags)
+        same = False
+        if champion is not None:
+            pair = (client.get_model_version(name, each) for each in (champion, version))
+            with suppress(TamperedError):  # the gate refuses such a version
+                same = len({_served_files(fetch_folder(each, layout)) for each in pair}) == 1
     if champion == version:
         return Retraining("unchanged", name, version, champion, stages, "is the champion")
+    if same:
+        words = f"is the same model as the champion, version {champion}: the new rows are none to train on"
+        return Retraining("unchanged", name, version, champion, stages, words)
     if judged := _judgement(events, version):
         words = f"was judged on {judged.time[:10]}: {judged.words or judged.outcome}"
         return Retraining("unchanged", name, version, champion, stages, words, judged.decision)
     done = promote(f"{name}/{version}", layout, reason=reason, dry_run=dry_run).event
     outcome: Any = _OUTCOMES.get(done.outcome, "refused")
     return Retraining(outcome, name, version, done.champion, stages, done.words, done.decision, dry_run)
+
+
+def _served_files(folder: Path) -> str:
+    """Return the digests of an exported folder's files, without those that only name its origin."""
+    digests = read_json(folder / MANIFEST_FILE)
+    return json.dumps({name: digest for name, digest in digests.items() if name not in _ABOUT_ORIGIN}, sort_keys=True)
 
 
 def _judgement(events: list[Event], version: str) -> Event | None:

@@ -10,7 +10,7 @@ from textmill.models.base import Model
 from textmill.predicting.loading import Precision, load_predictor
 from textmill.selection.candidates import Candidate
 from textmill.selection.results import ServingCost
-from textmill.selection.trials import SPLIT, BaselineTrial
+from textmill.selection.trials import SPLIT, BaselineTrial, ChatTrial
 from textmill.tasks.abilities import generates, natural_inputs
 from textmill.tasks.base import Task
 
@@ -74,6 +74,22 @@ def measure_baseline(baseline: BaselineTrial) -> ServingCost:
 
     [latency] = latencies([predict], _inputs(task, baseline.prepared, _ROWS), _REPEATS)
     return ServingCost(latency, len(cloudpickle.dumps(fitted)) / _MEGABYTE)
+
+
+def measure_chat(trial: ChatTrial) -> ServingCost:
+    """Measure a chat model: latency of one question with its examples, and the size of its weights."""
+    import pandas as pd
+
+    from textmill.predicting.asked import ask
+    from textmill.registry.promotion.costs import latencies
+
+    def predict(values: Sequence[Any]) -> list[dict[str, Any]]:
+        ask(trial.model, trial.asking, pd.DataFrame(list(values)), trial.examples)
+        return [{} for _ in values]
+
+    [latency] = latencies([predict], _inputs(trial.task, trial.prepared, _GENERATION_ROWS), 1)
+    size = sum(path.stat().st_size for path in trial.folder.glob("*.safetensors"))
+    return ServingCost(latency, size / _MEGABYTE)
 
 
 def _inputs(task: Task, prepared: Prepared, rows: int) -> list[dict[str, Any]]:

@@ -5,20 +5,27 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from textmill.config.layout import Layout
+from textmill.config.sections.candidate import ChatConfig
 from textmill.config.sections.train import TrainConfig
 from textmill.data.prepared import Prepared
 from textmill.errors import UserError
 from textmill.evaluation.evaluate import load_for_answers, split_outputs
 from textmill.evaluation.evaluator import evaluator_of
+from textmill.evaluation.evaluators.asked import predictions_of
+from textmill.fetching.pretrained import fetch_pretrained
 from textmill.metrics.bootstrap import Bootstrap, Interval, intervals, paired_test
 from textmill.models.base import Model
+from textmill.predicting.asked import ask, load_chat, records
 from textmill.selection.candidates import Candidate
 from textmill.selection.halving import TrainingCost
-from textmill.selection.results import Rung
+from textmill.selection.results import Rung, on_common_rows
 from textmill.tasks.abilities import GeneratesText, examples_of
 from textmill.tasks.base import Task
+from textmill.tasks.examples.asking import Asking
 from textmill.training.datamodule import PreparedDataModule
 from textmill.training.loading import MODEL_FOLDER, WEIGHTS_FILE, save_network
 from textmill.training.trainer import Trained, Training
@@ -84,7 +91,8 @@ class Trial(ABC):
         """Return whether a paired bootstrap shows that this trial is worse now."""
         if self.predictions is None or other.predictions is None:
             return False
-        gain = paired_test(self.predictions, other.predictions, self.metric, self._bootstrap()).gain
+        tables = on_common_rows(self.predictions, other.predictions)
+        gain = paired_test(*tables, self.metric, self._bootstrap()).gain
         return gain.high < 0
 
     def _bootstrap(self) -> Bootstrap:
@@ -228,6 +236,73 @@ class BaselineTrial(Trial):
         # A refit starts from scratch, so it costs the whole share, not the missing part.
         self.cost = TrainingCost(0.0, elapsed / share, 0.0 if share < 1 else 1.0)
         self._record(Rung(share, rows, interval, seconds=wall, whole_seconds=wall / share))
+
+
+class ChatTrial(Trial):
+    """A chat model that answers a part of the validation split; nothing is trained.
+
+    Attributes:
+        folder: The model's folder.
+        model: The model.
+        asking: The wording of its questions.
+        examples: Rows with answers in front of each question.
+
+    Raises:
+        UserError: There is no such model, or the task cannot be asked.
+    """
+
+    def __init__(self, candidate: Candidate, prepared: Prepared, clock: Clock, run: StageRun) -> None:
+        super().__init__(candidate, prepared, clock, run)
+        chat = candidate.chat
+        assert chat is not None
+        self.asking = Asking(self.task, prepared.state, chat.prompt)
+        self.folder = _chat_folder(chat, candidate)
+        self.model = load_chat(self.folder)
+        columns, seed = self.evaluator.baseline_columns, candidate.config.evaluate.seed
+        columns = list(dict.fromkeys(["id", *self.task.text_columns, *self.task.target_columns, *columns]))
+        train = prepared.frame("train", columns)
+        rows = train.sample(n=min(chat.examples, len(train)), random_state=seed)
+        self.examples = records(rows)
+        self._validation = _drawn(prepared.frame(SPLIT, columns), self.task.text_columns[0], chat.rows, seed)
+
+    @property
+    def first_share(self) -> float:
+        """Return 1: there is no training."""
+        return 1.0
+
+    def advance(self, share: float) -> None:
+        """Ask for the validation rows, and measure."""
+        started = time.perf_counter()
+        outputs = ask(self.model, self.asking, self._validation, self.examples)
+        table = predictions_of(self.evaluator, outputs, self._validation, self.prepared.state)
+        interval = self._measure(table)
+        self.cost = TrainingCost(0.0, 0.0, 1.0)
+        seconds = time.perf_counter() - started
+        self._record(Rung(share, len(self.examples), interval, seconds=seconds, whole_seconds=0.0))
+
+
+def _chat_folder(chat: ChatConfig, candidate: Candidate) -> Path:
+    """Return the folder of an exported chat model, or fetch weights as they come."""
+    if chat.folder is None:
+        layout = Layout(candidate.layout.root / "chat")
+        own = {"pretrained": chat.pretrained, "pretrained_sha256": chat.pretrained_sha256}
+        fetch_pretrained(candidate.config.fetch.model_copy(update={**own, "start": None, "teacher": None}), layout)
+        return layout.pretrained
+    folder = candidate.layout.home / chat.folder
+    if not folder.is_dir():
+        fix = "Run `dvc exp run -S experiment=assistant`, and copy data/exported/model there"
+        raise UserError(
+            f"no exported chat model in {chat.folder}", where=f"conf/candidate/{candidate.name}.yaml", fix=fix
+        )
+    return folder
+
+
+def _drawn(frame: pd.DataFrame, column: str, most: int, seed: int) -> pd.DataFrame:
+    """Return at least `most` rows (or all), drawn at random; rows with the same text in `column` stay together."""
+    order = frame[column].drop_duplicates().sample(frac=1, random_state=seed)
+    places = frame[column].map({text: place for place, text in enumerate(order)})
+    drawn: pd.DataFrame = frame[places <= places.sort_values().iloc[min(most, len(frame)) - 1]]
+    return drawn
 
 
 class _StepOffset:

@@ -22,7 +22,7 @@ _MIN_TOKEN_LENGTH = 16
 # Probes of a container or a load balancer send no token, nor does a browser that opens a page. The pages
 # / and /docs have a field for the token and send it with their requests.
 _OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json"})
-_OPEN_FOLDER = "/docs/static/"
+_OPEN_FOLDERS = ("/docs/static/", "/page/")
 _LIVENESS = "/health"  # says nothing of the model, and probes send any name
 
 
@@ -148,4 +148,4 @@ class BearerToken:
 
 
 def _is_open(path: str) -> bool:
-    return path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER)
+    return path in _OPEN_PATHS or path.startswith(_OPEN_FOLDERS)

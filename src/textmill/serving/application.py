@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from base64 import b64encode
 from contextlib import asynccontextmanager
-from hashlib import sha256
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi_offline import FastAPIOffline
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
 
 from textmill import __version__
 from textmill.serving.access import BearerToken, LocalRequests, is_loopback
@@ -29,9 +28,10 @@ from textmill.serving.limits import (
     read_body,
     unavailable,
 )
-from textmill.serving.openai_protocol import add_openai_routes
+from textmill.serving.openai_protocol import add_openai_routes, model_name
 from textmill.serving.streaming import GenerationPool, StreamingGenerator, server_sent_events
 from textmill.serving.traffic import Traffic, TrafficMiddleware
+from textmill.serving.trial import KEY_HEADER, Served, Trial
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -41,47 +41,89 @@ if TYPE_CHECKING:
     from textmill.serving.loading import LoadedModel
     from textmill.serving.metrics import ServingMetrics
     from textmill.serving.settings import ServeSettings
+    from textmill.serving.trial import TrialPlan
     from textmill.serving.watcher import Watcher
 
 MODEL_HEADER = "X-Textmill-Model"
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; form-action 'none'; "
+    "frame-ancestors 'none'; base-uri 'none'"
+)
 _DESCRIPTION = 'Predictions of a registered model. Errors have the form {"error": "one line"}.'
 
 
 class Service:
     """The endpoints and what they share: the current model, the queue, the limits."""
 
-    def __init__(self, settings: ServeSettings, watcher: Watcher, metrics: ServingMetrics) -> None:
+    def __init__(
+        self,
+        settings: ServeSettings,
+        watcher: Watcher,
+        metrics: ServingMetrics,
+        plan: TrialPlan | None = None,
+        *beside: Watcher,
+    ) -> None:
         self.settings = settings
         self.watcher = watcher
+        self.watchers = (watcher, *beside)
         self.metrics = metrics
         self.traffic = Traffic()
         self.batcher = MicroBatcher(settings, metrics)
         self.generations = GenerationPool(settings)
         self.bodies = BodyMemory(settings.max_held_bytes)
         self.capture = Capture(settings.capture, settings, metrics) if settings.capture else None
+        self.trial = Trial(plan, settings, metrics) if plan else None
 
-    def model(self) -> LoadedModel:
-        """Return the current model; a request uses it from beginning to end.
+    def models(self) -> list[LoadedModel]:
+        """Return the current models: the champion, then a different one beside it.
 
         Raises:
-            RequestError: 503 while no model is loaded.
+            RequestError: 503 while one of them is not loaded.
+        """
+        current = [watcher.current for watcher in self.watchers]
+        if None in current:
+            raise unavailable("the model is being loaded")
+        return list({each.identity: each for each in reversed(current) if each}.values())[::-1]
+
+    def model(self, name: str | None = None) -> LoadedModel:
+        """Return the current model, or the one of a name; a request uses it from beginning to end.
+
+        Names are `NAME/VERSION`, `NAME`, and the digest of the manifest.
+
+        Raises:
+            RequestError: 503 while no model is loaded, 404 if the name is of another model.
         """
         if self.watcher.current is None:
             raise unavailable("the model is being loaded")
-        return self.watcher.current
+        if not name:
+            return self.watcher.current
+        models = self.models()
+        for model in models:
+            identity = model.identity
+            if name in (model_name(identity), identity.name, identity.manifest_sha256):
+                return model
+        served = ", ".join(repr(model_name(model.identity)) for model in models)
+        raise RequestError(404, f"the model {name!r} is not served here; this server has {served}")
 
     async def predict(self, request: Request) -> Response:
         """Predict for one or several inputs, as `textmill predict` does."""
-        model = self.model()
+        model = self.model(request.headers.get(MODEL_HEADER))
         with self.bodies.reserve() as reserve:
             parsed = parse_request(await read_body(request, reserve, self.settings), self.settings)
-            answers = await self.batcher.answer(model, parsed.values)
-        content = {"output": answers[0]} if parsed.single else {"outputs": answers}
-        return _json(content, model, self._capture(model, parsed.values, answers))
+            if self.trial is None or model is not self.watcher.current:
+                served = Served(model, parsed.values, await self.batcher.answer(model, parsed.values))
+            else:
+                key = request.headers.get(KEY_HEADER)
+                served = await self.trial.answer(self.batcher, model, parsed.values, key)
+        content = {"output": served.answers[0]} if parsed.single else {"outputs": served.answers}
+        headers = self._capture(served.model, parsed.values, served.answers)
+        if self.trial:
+            self.trial.compare(served, headers.get(REQUEST_HEADER, ""), self.batcher.busy)
+        return _json(content, served.model, headers)
 
     async def generate(self, request: Request) -> Response:
         """Generate text for one input; with `"stream": true` as server-sent events during generation."""
-        model = self.model()
+        model = self.model(request.headers.get(MODEL_HEADER))
         generator = model.predictor
         if not isinstance(generator, StreamingGenerator):
             raise RequestError(404, f"{model.identity} does not generate text; use /predict")
@@ -104,6 +146,8 @@ class Service:
         if not await asyncio.to_thread(self.capture.knows, given.request, given.position):
             raise RequestError(404, f"no request {given.request!r} with an input {given.position} is known")
         self.capture.give(given.request, given.position, given.answer)
+        if self.trial:
+            self.trial.label(given.request, given.position, given.answer)
         return JSONResponse({"accepted": True}, 202)
 
     def _capture(self, model: LoadedModel, values: list[Any], answers: Sequence[Any]) -> dict[str, str]:
@@ -118,7 +162,7 @@ class Service:
         """Answer 200 if requests are accepted; 503 without a model and while shutting down."""
         if self.traffic.draining:
             raise unavailable("shutting down")
-        return JSONResponse({"status": "ready", "model": str(self.model().identity)})
+        return JSONResponse({"status": "ready", "model": str(self.models()[0].identity)})
 
     async def version(self) -> Response:
         """Return name, version, manifest digest and git commit of the model."""
@@ -134,13 +178,16 @@ class Service:
         )
 
     async def page(self) -> Response:
-        """Return the page on which a person tries the model. It shows nothing of the model before it is asked."""
-        text = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-        script = text.partition("<script>")[2].partition("</script>")[0]
-        digest = b64encode(sha256(script.encode()).digest()).decode()
-        sources = f"script-src 'sha256-{digest}'; style-src 'unsafe-inline'; connect-src 'self'; form-action 'none'"
-        headers = {"Content-Security-Policy": f"default-src 'none'; {sources}; frame-ancestors 'none'; base-uri 'none'"}
+        """Return the page on which a person tries the model. With a token it shows nothing of the model before."""
+        text = resources.files(__package__).joinpath("page", "index.html").read_text(encoding="utf-8")
+        headers = {"Content-Security-Policy": _PAGE_POLICY, "Referrer-Policy": "no-referrer"}
         return Response(text, media_type="text/html; charset=utf-8", headers=headers)
+
+    async def trial_verdict(self) -> Response:
+        """Return the current verdict on the challenger of --shadow or --canary."""
+        if self.trial is None:
+            raise RequestError(404, "this server tries no challenger; start it with --shadow or --canary")
+        return JSONResponse(self.trial.verdict())
 
     async def metric_page(self) -> Response:
         """Return metrics for Prometheus."""
@@ -181,6 +228,8 @@ def build_application(service: Service, token: str | None = None) -> FastAPI:
         service.generations.close()
         if service.capture:
             service.capture.close()
+        if service.trial:
+            service.trial.close()
 
     app = FastAPIOffline(  # serves the script of /docs itself: a browser needs no other server
         static_url="/docs/static",
@@ -197,7 +246,9 @@ def build_application(service: Service, token: str | None = None) -> FastAPI:
     probes = (("/health", service.health), ("/ready", service.ready))
     for path, probe in (*probes, ("/version", service.version), ("/metrics", service.metric_page)):
         app.add_api_route(path, probe, methods=["GET"], name=path[1:], response_model=None)
+    app.add_api_route("/trial", service.trial_verdict, methods=["GET"], include_in_schema=False)
     app.add_api_route("/", service.page, methods=["GET"], include_in_schema=False)
+    app.mount("/page", StaticFiles(packages=[("textmill.serving", "page")]))
     add_openai_routes(app, service)
     app.openapi = lambda: openapi_document(  # type: ignore[method-assign]
         app, service.watcher.current, service.settings, token=token is not None
@@ -228,7 +279,7 @@ def _json(content: dict[str, Any], model: LoadedModel, headers: dict[str, str]) 
 
 def _model_header(model: LoadedModel) -> str:
     identity = model.identity
-    return f"{identity.name}/{identity.version}" if identity.version else identity.manifest_sha256
+    return model_name(identity) if identity.version else identity.manifest_sha256
 
 
 async def _refused(_: Request, error: Exception) -> Response:

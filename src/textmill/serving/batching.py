@@ -58,7 +58,7 @@ class MicroBatcher:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="batch")
         self._free = workers + _QUEUED_BATCHES
         self._jobs: list[_Job] = []
-        self._rows = 0
+        self._rows = self._shown = 0
         self._tokenizing = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -97,6 +97,11 @@ class MicroBatcher:
             for row, record in zip(rows, records, strict=True):
                 answers[row] = record
         return answers
+
+    @property
+    def busy(self) -> bool:
+        """Whether inputs wait for a worker."""
+        return bool(self._jobs)
 
     def close(self) -> None:
         """Stop the threads."""
@@ -139,7 +144,8 @@ class MicroBatcher:
                 self._timer = asyncio.get_running_loop().call_later(remaining, self._dispatch)
                 break
             self._start(self._take_batch())
-        self.metrics.waiting.set(self._rows)
+        self.metrics.waiting.inc(self._rows - self._shown)  # a trial's batcher counts there too
+        self._shown = self._rows
 
     def _take_batch(self) -> list[_Job]:
         """Remove the oldest job and those closest to it in length from the queue; return them."""

@@ -206,7 +206,7 @@ class Capture:
         answers = [{**vars(right), "answer": to_json(right.answer).decode()} for right in rights]
         for name, rows in ((REQUESTS, requests), (FEEDBACK, answers)):
             if rows:
-                _write_rows(self._folder / name, rows)
+                write_rows(self._folder / name, rows)
                 self._metrics.captured.labels(name).inc(len(rows))
 
     def _rows(self, taken: _Request) -> list[dict[str, Any]]:
@@ -274,7 +274,7 @@ def load_mask(name: str) -> Callable[[str], str]:
     return lambda text: mask(text, Counter())
 
 
-def _write_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a file for each day and model; it appears complete or not at all."""
     import pyarrow as pa
     import pyarrow.parquet as pq

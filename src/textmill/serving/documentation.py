@@ -59,7 +59,7 @@ def openapi_document(
     given = input_schema(model.predictor.task.input_model) if model is not None else {}
     paths["/predict"]["post"] |= {
         "requestBody": _body(_request_shape(given, settings)),
-        "responses": _answers(_predict_shape()),
+        "responses": _answers(_predict_shape(_shape_of(model.examples[0][1]) if model is not None else _RECORD)),
     }
     paths["/generate"]["post"] |= {"requestBody": _body(_generate_shape(given)), "responses": _answers(_stream_shape())}
     paths["/feedback"]["post"] |= {"requestBody": {"required": True, "content": _FEEDBACK}, "responses": _accepted()}
@@ -101,9 +101,16 @@ def _request_shape(given: dict[str, Any], settings: ServeSettings) -> dict[str, 
     }
 
 
-def _predict_shape() -> dict[str, Any]:
-    several = {"type": "object", "properties": {"outputs": {"type": "array", "items": _RECORD}}}
-    single = {"type": "object", "properties": {"output": _RECORD}}
+def _shape_of(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an answer: types of its fields, no values; other inputs may lack some."""
+    kinds = {str: "string", bool: "boolean", int: "number", float: "number", list: "array", dict: "object"}
+    fields = {name: {"type": kinds[type(value)]} for name, value in answer.items() if type(value) in kinds}
+    return {**_RECORD, "properties": fields}
+
+
+def _predict_shape(answer: dict[str, Any]) -> dict[str, Any]:
+    several = {"type": "object", "properties": {"outputs": {"type": "array", "items": answer}}}
+    single = {"type": "object", "properties": {"output": answer}}
     return {"application/json": {"schema": {"oneOf": [several, single]}}}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,7 +12,7 @@ from textmill.files import sha256_file
 from textmill.predicting.exported import MANIFEST_FILE, read_specification
 
 if TYPE_CHECKING:
-    from textmill.predicting.loading import Precision
+    from textmill.predicting.loading import Engine, Precision
     from textmill.tasks.base import Task
 
 _WARM_UP_ROWS = 16
@@ -28,12 +28,14 @@ class Identity:
         version: Version in the registry; empty for a plain folder.
         manifest_sha256: Digest of `manifest.json`, which contains the digests of all other files.
         commit: The git commit it was built from, if known.
+        alias: The alias by which it was found, if any; not a part of the identity.
     """
 
     name: str
     version: str
     manifest_sha256: str
     commit: str | None = None
+    alias: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"{self.name} version {self.version}" if self.version else self.name
@@ -121,11 +123,17 @@ class LoadedModel:
     examples: list[tuple[Any, dict[str, Any]]]
 
 
-def load_model(fetched: FetchedModel, precision: Precision, batch_tokens: int) -> LoadedModel:
+def load_model(
+    fetched: FetchedModel,
+    precision: Precision,
+    batch_tokens: int,
+    engine: Engine = "pytorch",
+    threads: int | None = None,
+) -> LoadedModel:
     """Load a folder, check its files against its manifest, and predict once.
 
     A graph computes each batch in the calling thread. Several concurrent batches keep all cores busy, without
-    the synchronisation between threads that a small batch would need.
+    the synchronisation between threads that a small batch would need. `threads` are those of a model that generates.
 
     Raises:
         UserError: A file was changed, is missing, unexpected or a pickle.
@@ -133,7 +141,7 @@ def load_model(fetched: FetchedModel, precision: Precision, batch_tokens: int) -
     from textmill.predicting.loading import load_predictor
 
     generates = read_specification(fetched.folder).generation is not None
-    predictor = load_predictor(fetched.folder, precision, threads=None if generates else 1)
+    predictor = load_predictor(fetched.folder, precision, threads=threads if generates else 1, engine=engine)
     predictor.tokens_per_batch = _LENGTH_TOLERANCE * batch_tokens
     inputs = predictor.task.example_inputs()
     answers = predictor.predict(inputs)

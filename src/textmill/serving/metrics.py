@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
+from threading import Lock
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -24,6 +27,8 @@ class ServingMetrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
+        self._served: Counts[Identity] = Counts()
+        self._lock = Lock()
         ProcessCollector(registry=registry)
         self.requests = Counter(
             "textmill_requests", "Answered requests by path and HTTP status.", ("path", "status"), registry=registry
@@ -56,14 +61,28 @@ class ServingMetrics:
             ("what",),
             registry=registry,
         )
+        self.trial = Counter(
+            "textmill_trial",
+            "Requests of a shadow or canary: compared, dropped, canary, fallback; inputs agreed, differed.",
+            ("what",),
+            registry=registry,
+        )
+        self.trial_evidence = Gauge(
+            "textmill_trial_evidence", "Evidence against the challenger; 1 at the start.", ("what",), registry=registry
+        )
+        self.trial_running = Gauge("textmill_trial_running", "1 while a challenger is tried.", registry=registry)
         self.registry_up = Gauge(
             "textmill_registry_up", "Whether the registry answered the last request.", registry=registry
         )
 
-    def set_model(self, identity: Identity) -> None:
-        """Record the model served from now on."""
-        self.model.clear()
-        self.model.labels(identity.name, identity.version, identity.manifest_sha256).set(1)
+    def set_model(self, identity: Identity, before: Identity | None = None) -> None:
+        """Record the model served from now on, instead of the one before."""
+        with self._lock:  # each served model has a thread that replaces it
+            self._served.update([identity])
+            self._served.subtract([before] if before else [])
+            self.model.clear()
+            for each in +self._served:
+                self.model.labels(each.name, each.version, each.manifest_sha256).set(1)
         self.swaps.inc()
 
     def page(self) -> bytes:

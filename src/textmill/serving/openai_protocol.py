@@ -5,12 +5,14 @@ Limits, token, queue and champion are those of the other endpoints.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import struct
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from fastapi import FastAPI, Request
@@ -19,14 +21,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
 from textmill.config.sections.generation import GenerationConfig
+from textmill.errors import UserError
+from textmill.predicting.json_grammar import json_grammar
 from textmill.serving.limits import RequestError, characters, parse_json, read_body
-from textmill.serving.streaming import StreamingGenerator
+from textmill.serving.streaming import StreamingGenerator, concurrent
 
 if TYPE_CHECKING:
     from textmill.predicting.text_continuer import Piece, TokenScore
     from textmill.serving.batching import MicroBatcher
     from textmill.serving.limits import BodyMemory
-    from textmill.serving.loading import LoadedModel
+    from textmill.serving.loading import Identity, LoadedModel
     from textmill.serving.settings import ServeSettings
     from textmill.serving.streaming import GenerationPool
 
@@ -46,8 +50,11 @@ class Shared(Protocol):
     generations: GenerationPool
     bodies: BodyMemory
 
-    def model(self) -> LoadedModel:
-        """Return the current model; raise a 503 `RequestError` while there is none."""
+    def models(self) -> list[LoadedModel]:
+        """Return the current models; raise a 503 `RequestError` while one is not loaded."""
+
+    def model(self, name: str | None = None) -> LoadedModel:
+        """Return the current model, or the one of a name; raise a 404 `RequestError` for another name."""
 
 
 @runtime_checkable
@@ -59,8 +66,10 @@ class TokenGenerator(StreamingGenerator, Protocol):
     def encode_prompt(self, prompt: Any, *, plain: bool = False) -> list[int]:
         """Return the tokens of a natural input, or with `plain` those of a text as it is."""
 
-    def pieces(self, prompt: list[int], options: GenerationConfig, likeliest: int | None = None) -> Iterator[Piece]:
-        """Yield the continuation of tokens in pieces; with `likeliest`, also scores."""
+    def pieces(
+        self, prompt: list[int], options: GenerationConfig, likeliest: int | None = None, grammar: str | None = None
+    ) -> Iterator[Piece]:
+        """Yield the continuation of tokens in pieces; with `likeliest`, also scores; it follows `grammar`."""
 
 
 class _StreamOptions(BaseModel):
@@ -104,17 +113,40 @@ class _TextFormat(BaseModel):
     type: Literal["text"]
 
 
+class _JsonSchema(BaseModel):
+    name: str
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+    description: str | None = None
+
+
+class _SchemaFormat(BaseModel):
+    type: Literal["json_schema"]
+    json_schema: _JsonSchema
+
+
+class _ObjectFormat(BaseModel):
+    type: Literal["json_object"]
+
+
 class _ChatBody(_Body):
     messages: list[dict[str, Any]]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    response_format: _TextFormat | None = None
+    response_format: Annotated[_TextFormat | _ObjectFormat | _SchemaFormat, Field(discriminator="type")] | None = None
 
     def changes(self) -> dict[str, Any]:
         """Return the client's changes to the generation options."""
         longest = {} if self.max_completion_tokens is None else {"max_new_tokens": self.max_completion_tokens}
         return super().changes() | longest
+
+    def grammar(self) -> str | None:
+        """Return the grammar of the answer, None for any text."""
+        wanted = self.response_format
+        if wanted is None or isinstance(wanted, _TextFormat):
+            return None
+        return json_grammar(wanted.json_schema.schema_ if isinstance(wanted, _SchemaFormat) else {"type": "object"})
 
 
 class _CompletionBody(_Body):
@@ -136,8 +168,12 @@ class _EmbeddingBody(BaseModel):
 class _Job:
     """One generation, in the form that `GenerationPool` runs; knows the prompt's tokens once it has started."""
 
-    def __init__(self, generator: TokenGenerator, likeliest: int | None, *, plain: bool) -> None:
+    def __init__(
+        self, generator: TokenGenerator, likeliest: int | None, grammar: str | None = None, *, plain: bool
+    ) -> None:
         self.options = generator.options
+        self.concurrent = concurrent(generator)
+        self._grammar = grammar
         self.prompt_tokens = 0
         self._generator = generator
         self._likeliest = likeliest
@@ -147,7 +183,7 @@ class _Job:
         """Yield the pieces; see `TokenGenerator.pieces`."""
         ids = value if isinstance(value, list) else self._generator.encode_prompt(value, plain=self._plain)
         self.prompt_tokens = len(ids)
-        yield from self._generator.pieces(ids, options, self._likeliest)
+        yield from self._generator.pieces(ids, options, self._likeliest, self._grammar)
 
 
 class _Answer:
@@ -224,18 +260,17 @@ class OpenAIEndpoints:
         self._created = int(time.time())
 
     async def models(self) -> Response:
-        """List the served model."""
-        return _json({"object": "list", "data": [self._entry(self._service.model())]})
+        """List the served models."""
+        return _json({"object": "list", "data": [self._entry(model) for model in self._service.models()]})
 
     async def model(self, request: Request) -> Response:
-        """Describe the served model."""
-        model = self._named(request.path_params["name"])
-        return _json(self._entry(model))
+        """Describe a served model."""
+        return _json(self._entry(self._service.model(request.path_params["name"])))
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
         body = await self._body(request, _ChatBody)
-        model = self._named(body.model)
+        model = self._service.model(body.model)
         generator = _generator(model)
         if _CHAT_STATE not in generator.exported.state:
             raise RequestError(404, f"{model.identity} has no chat template; use /v1/completions")
@@ -248,7 +283,7 @@ class OpenAIEndpoints:
     async def complete(self, request: Request) -> Response:
         """Continue a text as it is, without a chat template."""
         body = await self._body(request, _CompletionBody)
-        model = self._named(body.model)
+        model = self._service.model(body.model)
         prompt: Any = body.prompt
         if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
             prompt = prompt[0]
@@ -262,7 +297,7 @@ class OpenAIEndpoints:
         """Return the vector of each text."""
         service = self._service
         body = await self._body(request, _EmbeddingBody)
-        model = self._named(body.model)
+        model = service.model(body.model)
         texts = [body.input] if isinstance(body.input, str) else body.input
         if not texts:
             raise RequestError(400, "input: send at least one text")
@@ -290,7 +325,11 @@ class OpenAIEndpoints:
         *,
         chat: bool,
     ) -> Response:
-        job = _Job(generator, likeliest, plain=not chat)
+        try:
+            grammar = await asyncio.to_thread(body.grammar) if isinstance(body, _ChatBody) else None
+        except UserError as error:
+            raise RequestError(400, str(error)) from error
+        job = _Job(generator, likeliest, grammar, plain=not chat)
         running: Any = self._service.generations.start(job, value, body.changes())
         pieces: AsyncIterator[Piece] = await running
         answer = _Answer(_name(model), chat=chat, scored=likeliest is not None)
@@ -318,15 +357,23 @@ class OpenAIEndpoints:
             said = "is not a parameter that this server knows" if first["type"] == "extra_forbidden" else first["msg"]
             raise RequestError(400, f"{place}: {said}") from None
 
-    def _named(self, name: str | None) -> LoadedModel:
-        """Return the served model; 404 if the request names another."""
-        model = self._service.model()
-        if name and name not in (_name(model), model.identity.name):
-            raise RequestError(404, f"the model {name!r} is not served here; this server has {_name(model)!r}")
-        return model
-
     def _entry(self, model: LoadedModel) -> dict[str, Any]:
-        return {"id": _name(model), "object": "model", "created": self._created, "owned_by": "textmill"}
+        """Return OpenAI's fields, and what a page must know to use the model."""
+        identity, predictor = model.identity, model.predictor
+        entry: dict[str, Any] = {"id": _name(model), "object": "model", "created": self._created}
+        entry |= {
+            "owned_by": "textmill",
+            "version": identity.version,
+            "alias": identity.alias,
+            "manifest_sha256": identity.manifest_sha256,
+        }
+        entry |= {"task": predictor.task.name, "engine": getattr(predictor, "engine_name", ""), "paths": ["/predict"]}
+        if isinstance(predictor, TokenGenerator):
+            entry["paths"] += ["/v1/completions"]
+            entry["paths"] += ["/v1/chat/completions"] if _CHAT_STATE in predictor.exported.state else []
+            entry["generation"] = predictor.options.model_dump(mode="json")
+            entry["json_schema"] = find_spec("llguidance") is not None
+        return entry
 
 
 def add_openai_routes(app: FastAPI, service: Shared) -> None:
@@ -370,9 +417,13 @@ def _generator(model: LoadedModel) -> TokenGenerator:
     return generator
 
 
-def _name(model: LoadedModel) -> str:
-    identity = model.identity
+def model_name(identity: Identity) -> str:
+    """Return the name of a model in this protocol: `NAME/VERSION`, or the path of a folder."""
     return f"{identity.name}/{identity.version}" if identity.version else identity.name
+
+
+def _name(model: LoadedModel) -> str:
+    return model_name(model.identity)
 
 
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from textmill.serving.metrics import ServingMetrics
 from textmill.serving.protocol import BoundedHead
 from textmill.serving.settings import ServeSettings
 from textmill.serving.traffic import Traffic
+from textmill.serving.trial import TrialPlan
 from textmill.serving.watcher import Watcher
 
 log = logging.getLogger("textmill")
@@ -40,11 +42,16 @@ _NOTICE_SECONDS = 0.5
 
 
 def serve(
-    source: ModelSource, settings: ServeSettings, token: str | None, announce: Callable[[str], None] = lambda _: None
+    source: ModelSource,
+    settings: ServeSettings,
+    token: str | None,
+    announce: Callable[[str], None] = lambda _: None,
+    trial: TrialPlan | None = None,
+    beside: ModelSource | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, and answer the requests accepted before.
 
-    `announce` is called with the server's address once it listens.
+    `announce` is called with the server's address once it listens. `beside` is a further model, served by its name.
 
     Raises:
         UserError: The address is in use or open to a network without a token, or the first model cannot be
@@ -55,11 +62,18 @@ def serve(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     metrics = ServingMetrics()
 
-    def load(version: str) -> LoadedModel:
-        return load_model(source.fetch(version), settings.precision, settings.batch_tokens)
+    loading = threading.Lock()  # transformers cannot be imported by two threads at once
 
-    watcher = Watcher(source, load, metrics, settings.poll_seconds)
-    service = Service(settings, watcher, metrics)
+    def watch(source: ModelSource) -> Watcher:
+        def load(version: str) -> LoadedModel:
+            fetched = source.fetch(version)
+            with loading:
+                return load_model(fetched, settings.precision, settings.batch_tokens, settings.engine, settings.workers)
+
+        return Watcher(source, load, metrics, settings.poll_seconds)
+
+    watchers = [watch(each) for each in (source, beside) if each is not None]
+    service = Service(settings, watchers[0], metrics, trial, *watchers[1:])
     listening = listen(settings.host, settings.port)
     config = uvicorn.Config(
         build_application(service, token),
@@ -80,16 +94,19 @@ def serve(
 
     log.info("serve: listening on %s", address(listening))
     announce(address(listening))
-    watcher.start(stop)
+    for watcher in watchers:
+        watcher.start(stop)
     server.run(sockets=[listening])
-    stopped = watcher.stop()
+    stopped = [watcher.stop() for watcher in watchers]
     if failures:
+        for watcher in watchers:  # the interpreter must not end while a thread loads
+            watcher.stop(None)
         raise failures[0]
     if service.traffic.cut_off:
         log.warning("serve: stopped; %d request(s) exceeded --drain-seconds", service.traffic.cut_off)
     else:
         log.info("serve: stopped; all accepted requests were answered")
-    if service.traffic.cut_off or not stopped:
+    if service.traffic.cut_off or not all(stopped) or (service.trial and service.trial.hangs):
         end_process(0)
 
 

@@ -21,6 +21,8 @@ log = logging.getLogger("textmill")
 
 _END = object()
 _MAX_BEAMS = 16
+_MAX_THREADS = 64
+_FEW = 2  # of a predictor that names no number
 
 
 @runtime_checkable
@@ -41,13 +43,19 @@ class StreamingGenerator(Protocol):
         """
 
 
+def concurrent(generator: object) -> int:
+    """Return how many generations to run at a time, unless the server's settings say otherwise."""
+    return int(getattr(generator, "concurrent", _FEW))
+
+
 class GenerationPool:
     """Runs a limited number of concurrent generations in its own threads."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        self._free = settings.max_generations
+        self._running = 0
+        self._limit = settings.max_generations
         self._max_tokens = settings.max_new_tokens
-        self._pool = ThreadPoolExecutor(settings.max_generations, thread_name_prefix="generate")
+        self._pool = ThreadPoolExecutor(settings.max_generations or _MAX_THREADS, thread_name_prefix="generate")
 
     async def start(self, generator: StreamingGenerator, value: Any, changes: Mapping[str, Any]) -> AsyncIterator[str]:
         """Return the pieces once the first exists, so that an invalid input gets an error status.
@@ -58,9 +66,9 @@ class GenerationPool:
             RequestError: 503 if too many generations run, 422 for an invalid input or option.
         """
         options = self._options(generator, changes)
-        if not self._free:
+        if self._running >= (self._limit or concurrent(generator)):
             raise unavailable("too many generations are running; try again")
-        self._free -= 1
+        self._running += 1
         pieces = self._pieces(generator, value, options)
         try:
             first = await anext(pieces, None)
@@ -101,7 +109,7 @@ class GenerationPool:
                 step.add_done_callback(lambda _: self._end(running))
 
     def _end(self, running: Iterator[str] | None) -> None:
-        self._free += 1
+        self._running -= 1
         close = getattr(running, "close", None)
         if close is not None:
             self._pool.submit(close)

@@ -16,7 +16,18 @@ if TYPE_CHECKING:
 # Other paths count as one, so that a client cannot create any number of metrics.
 _PATHS = frozenset(
     {
-        *("/predict", "/generate", "/feedback", "/health", "/ready", "/metrics", "/version", "/docs", "/openapi.json"),
+        *(
+            "/predict",
+            "/generate",
+            "/feedback",
+            "/health",
+            "/ready",
+            "/metrics",
+            "/trial",
+            "/version",
+            "/docs",
+            "/openapi.json",
+        ),
         *("/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/embeddings"),
     }
 )

@@ -45,10 +45,13 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, args=(on_failure,), name="watch", daemon=True)
         self._thread.start()
 
-    def stop(self) -> bool:
-        """Stop watching; return False while a load or a check is in progress, which nothing can interrupt."""
+    def stop(self, seconds: float | None = _STOP_SECONDS) -> bool:
+        """Stop watching; return False while a load or a check is in progress, which nothing can interrupt.
+
+        `seconds` is the time to wait for it, None for any.
+        """
         self._stopped.set()
-        self._thread.join(_STOP_SECONDS)
+        self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def _run(self, on_failure: Callable[[BaseException], None]) -> None:
@@ -88,7 +91,7 @@ class Watcher:
         model = self._load(version)
         before, self.current = self.current, model
         self._version, self._refused, self._problem = version, None, None
-        self._metrics.set_model(model.identity)
+        self._metrics.set_model(model.identity, before.identity if before else None)
         log.info("serve: serving %s%s", model.identity, f" instead of {before.identity}" if before else "")
 
     def _refuse(self, version: str, error: Exception) -> None:

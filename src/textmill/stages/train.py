@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textmill.config.layout import Layout
+from textmill.config.layout import SEEN_FILE, START, Layout
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.config.sections.train import TrainConfig
 from textmill.errors import first_line
@@ -96,7 +96,7 @@ def _train(config: TrainConfig, runtime: RuntimeConfig, layout: Layout, training
             found = errors(plan, *measured())
             run.log_metrics(found)
             trained.metrics.update({name.replace("/", "_"): value for name, value in found.items()})
-        _write(layout.trained, trained, run)
+        _write(layout.trained, trained, run, layout.pretrained if config.start else None)
         run.log_artifact(layout.trained / "history.csv")
     training.folder.remove()
 
@@ -139,9 +139,12 @@ def _log_inputs(
         )
 
 
-def _write(target: Path, trained: Trained, run: StageRun) -> None:
+def _write(target: Path, trained: Trained, run: StageRun, pretrained: Path | None) -> None:
+    import shutil
+
     from textmill.files import atomic_folder, write_json
     from textmill.training.loading import MODEL_FOLDER, save_network
+    from textmill.training.start import started_from
 
     with atomic_folder(target) as folder:
         save_network(folder / MODEL_FOLDER, trained.network, trained.weights)
@@ -151,6 +154,9 @@ def _write(target: Path, trained: Trained, run: StageRun) -> None:
                 writer.writeheader()
                 writer.writerows(rows)
         write_json(folder / "metrics.json", trained.metrics)
+        if pretrained is not None:  # the version travels with the weights that go on from it
+            write_json(folder / f"{START}.json", started_from(pretrained))
+            shutil.copyfile(pretrained / START / SEEN_FILE, folder / SEEN_FILE)
         run.write_reference(folder / "run.json")
 
 

@@ -148,6 +148,11 @@ class DriftFeatures(ABC):
         """Return vectors whose width does not depend on the length of a text."""
 
 
+def has_several_labels(task: Task) -> bool:
+    """Return whether a row may have any number of labels."""
+    return task.problem_type == "multi_label_classification"
+
+
 def generates(task: Task) -> bool:
     """Return whether the network answers token by token."""
     return isinstance(task, ContinuesText | GeneratesText)

@@ -72,7 +72,7 @@ class PredictsLabel(Task):
         Raises:
             UserError: The training split has fewer than two labels.
         """
-        learned = sorted({name for frame in frames for name in label_names(frame["label"].dropna())})
+        learned = sorted({name for frame in frames for name in label_names(frame["label"].dropna().drop_duplicates())})
         if len(learned) < 2:
             seen = f"one label only, {learned[0]!r}" if learned else "no label"
             fix = "Map a column with at least two labels"
@@ -139,7 +139,8 @@ class TextClassification(PredictsLabel, CalibratesWeights, LearnsFromTeacher):
 
         def counted() -> Iterator[pd.DataFrame]:
             for frame in frames:
-                counts.update(label_names(frame["label"].dropna()))
+                found = label_names(frame["label"].dropna()).value_counts()
+                counts.update(dict(zip(map(str, found.index), found.tolist(), strict=True)))
                 yield frame
 
         state = super().fit(counted())
@@ -182,7 +183,8 @@ class TextClassification(PredictsLabel, CalibratesWeights, LearnsFromTeacher):
         columns = encoded_texts(frame["text"].tolist(), tokenizer, max_length)
         if "label" in frame:
             positions = {label: position for position, label in enumerate(state["labels"])}
-            columns["label_id"] = [positions[name] for name in label_names(frame["label"])]
+            names = label_names(frame["label"])
+            columns["label_id"] = names.map({name: positions[name] for name in names.unique()}).tolist()
         if "label_shares" in frame:
             columns["label_probabilities"] = label_shares.probabilities(
                 frame["label_shares"], label_names(frame["label"]), state["labels"]

@@ -21,6 +21,7 @@ ROLES = ("system", "user", "assistant", "tool")
 TRIAL_SECONDS = 5
 TRIAL_BYTES = 512 << 20
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+_SPEAKERS = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}
 _FIELDS = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content")
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _FIRST_SIGN = 0xF0000  # of the characters that Unicode assigns to nobody
@@ -58,6 +59,7 @@ def parse_messages(value: str) -> list[dict[str, Any]]:
         raise ValueError("is not JSON") from None
     if not isinstance(messages, list) or not messages:
         raise ValueError("is not a list of messages")
+    messages = [_in_usual_words(message) for message in messages]
     for number, message in enumerate(messages, start=1):
         calls = isinstance(message, dict) and message.get("role") == "assistant" and message.get("tool_calls")
         if calls and message.get("content") is None:
@@ -69,6 +71,13 @@ def parse_messages(value: str) -> list[dict[str, Any]]:
         if not message["content"].strip() and not calls:
             raise ValueError(f"has an empty message (number {number})")
     return [{name: message[name] for name in _FIELDS if message.get(name) is not None} for message in messages]
+
+
+def _in_usual_words(message: Any) -> Any:
+    """Return a message of the form of ShareGPT, `from` and `value`, with `role` and `content`."""
+    if isinstance(message, dict) and {"from", "value"} <= set(message) and not {"role", "content"} & set(message):
+        return {"role": _SPEAKERS.get(message["from"], message["from"]), "content": message["value"]}
+    return message
 
 
 def messages_or_text(value: str, role: str) -> list[dict[str, Any]]:
@@ -83,7 +92,7 @@ def messages_or_text(value: str, role: str) -> list[dict[str, Any]]:
         with suppress(ValueError, RecursionError):
             parsed = json.loads(value)
             if isinstance(parsed, list) and any(
-                isinstance(one, dict) and {"role", "content"} & set(one) for one in parsed
+                isinstance(one, dict) and {"role", "content", "from"} & set(one) for one in parsed
             ):
                 role = ""
     return [{"role": role, "content": value}] if role else parse_messages(value)

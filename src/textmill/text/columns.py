@@ -6,7 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["text", "label", "labels", "number", "messages", "words", "tags", "id", "other"]
+from textmill.text.numbers import Decimal
+
+Kind = Literal["text", "label", "labels", "number", "messages", "words", "tags", "spans", "id", "other"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,9 @@ class Column:
         longest: Characters that 99 % of the values do not exceed.
         example: The first value.
         counts: Rows of each value, of a column of labels.
+        separator: Sign between several labels of a cell.
+        decimal: Decimal sign of numbers, where some would be read in two ways.
+        language: Language of most texts, by its ISO 639-1 code; empty if none prevails.
     """
 
     name: str
@@ -32,6 +37,9 @@ class Column:
     longest: int
     example: str
     counts: Counter[str] = field(default_factory=Counter)
+    separator: str = ""
+    decimal: Decimal | None = None
+    language: str = ""
 
 
 @dataclass(frozen=True)

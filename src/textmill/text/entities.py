@@ -18,7 +18,9 @@ _UNITS: dict[Units, re.Pattern[str]] = {
     "words": re.compile(rf"[{_SCRIPTS}]|(?:(?![{_SCRIPTS}])[^\W_])+|[^\w\s]|_"),
     "whitespace": re.compile(r"\S+"),
 }
-_LABELS = ("label", "type", "tag")
+_LABELS = ("label", "type", "tag", "entity_group")
+_STARTS, _ENDS = ("start", "start_offset", "begin"), ("end", "end_offset")
+_OTHER_PREFIXES = {"L": "E", "U": "S"}
 _EXCERPT = 60
 
 
@@ -35,7 +37,8 @@ def read_entities(value: Any, text: str) -> list[Entity]:
     """Read the entities of a cell, in their order in the text; an empty cell has none.
 
     A cell is a JSON list of records with `start`, `end` and `label` (or `type`, `tag`), or of lists of these three.
-    Positions count characters. A record may also have `text`, which must then stand there.
+    Positions count characters. A record may also have `text`, which must then stand there. A list of texts has one tag
+    for each word of the text between spaces.
 
     Raises:
         ValueError: The cell is malformed, a span is not in the text, or two spans overlap.
@@ -48,6 +51,11 @@ def read_entities(value: Any, text: str) -> list[Entity]:
         raise ValueError(f"is not a JSON list: {value[:_EXCERPT]!r}") from None
     if not isinstance(content, list):
         raise ValueError(f"is not a JSON list: {value[:_EXCERPT]!r}")
+    if content and all(isinstance(item, str) for item in content):
+        words = unit_spans(text, "whitespace")
+        if len(words) != len(content):
+            raise ValueError(f"has {len(content)} tags for {len(words)} words")
+        return entities_of(content, words)
     entities = sorted(_entity(item, text) for item in content)
     for one, other in pairwise(entities):
         if other.start < one.end:
@@ -108,10 +116,11 @@ def entities_of(tags: Sequence[str], units: Sequence[tuple[int, int]]) -> list[E
 
 
 def chunks(tags: Sequence[str]) -> Iterator[tuple[int, int, str]]:
-    """Yield first and last position and label of each entity in tags of the schemes IOB1, IOB2 and IOBES."""
+    """Yield first and last position and label of each entity in tags of the schemes IOB1, IOB2, IOBES and BILOU."""
     first, label = -1, ""
     for position, tag in enumerate([*tags, "O"]):
         prefix, _, name = tag.partition("-")
+        prefix = _OTHER_PREFIXES.get(prefix, prefix)
         begins = prefix in "BS" or (prefix in "IE" and (first < 0 or name != label))
         if first >= 0 and (begins or prefix == "O"):
             yield first, position - 1, label
@@ -126,7 +135,7 @@ def chunks(tags: Sequence[str]) -> Iterator[tuple[int, int, str]]:
 def _entity(item: Any, text: str) -> Entity:
     if isinstance(item, dict):
         label = next((item[name] for name in _LABELS if name in item), None)
-        start, end = item.get("start"), item.get("end")
+        start, end = (next((item[key] for key in keys if key in item), None) for keys in (_STARTS, _ENDS))
     elif isinstance(item, list) and len(item) == 3:
         start, end, label = item
     else:

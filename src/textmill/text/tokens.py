@@ -25,7 +25,13 @@ def truncated(encoding: Any, max_length: int) -> list[int]:
 
 
 def encoded_texts(texts: Sequence[str], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
-    """Return `input_ids` of texts, at most `max_length` tokens each, and their `length`."""
+    """Return `input_ids` of texts, at most `max_length` tokens each, and their `length`.
+
+    Both are Arrow arrays where the tokenizer encodes chunks, else lists.
+    """
+    if (encode_lists := getattr(tokenizer, "encode_lists", None)) is not None:
+        arrays = encode_lists(texts, max_length)
+        return {"input_ids": arrays, "length": arrays.value_lengths()}
     input_ids = [truncated(encoding, max_length) for encoding in tokenizer.encode_batch_fast(list(texts))]
     return {"input_ids": input_ids, "length": [len(ids) for ids in input_ids]}
 

@@ -53,6 +53,7 @@ from textmill.training.module import TrainingModule
 from textmill.training.precision import Shape, choose_orthogonal_format, choose_precision, use_all_cores
 from textmill.training.progress import make_progress
 from textmill.training.sharding import ShardedStrategy
+from textmill.training.start import start_weights, unfitting
 
 log = logging.getLogger("textmill")
 
@@ -96,7 +97,7 @@ class Training:
         pretrained: Folder of pretrained weights; None, or one without `config.json`, trains from scratch.
         checkpoints: Folder with a folder for each training, named by its fingerprint.
         start: File with weights of the whole network from another training, to start from in place of the
-            pretrained or random ones; None for none.
+            pretrained or random ones; None for those of `train.start`, if it is set.
 
     Attributes:
         fingerprint: Digest of everything that decides the result.
@@ -122,6 +123,7 @@ class Training:
         self._task = Task.build(config.task)
         self._runtime = runtime
         self._prepared = prepared
+        start = start or start_weights(config, prepared, pretrained)
         self._start = start
         self._pretrained = with_architecture(pretrained)
         if self._pretrained is not None and not (self._pretrained / "model.safetensors").is_file():
@@ -346,7 +348,10 @@ class Training:
         network = self._task.build_network(Model.build(config.model), self._pretrained, self._prepared.state).train()
         self._reduce(network)
         if self._start is not None:
-            network.load_state_dict(load_file(self._start))
+            try:
+                network.load_state_dict(load_file(self._start))
+            except RuntimeError as error:
+                raise unfitting(error) from error
         if config.activation_checkpointing:
             checkpoint_activations(network)
         return network

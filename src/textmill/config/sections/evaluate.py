@@ -21,6 +21,8 @@ class EvaluateConfig(Section):
         worst: Number of rows in the table of worst errors.
         label_issues: Whether to search the training split for labels that are likely wrong.
         baselines: Options of the task's baselines.
+        suite: Folder of `conf/suites/` whose `suite.yaml` lm-evaluation-harness runs; for language models only.
+        suite_sha256: Digest of that folder, which `compose` sets.
     """
 
     seed: int
@@ -33,3 +35,5 @@ class EvaluateConfig(Section):
     worst: Annotated[int, Field(ge=1)] = 25
     label_issues: bool = True
     baselines: dict[str, Any] = {}
+    suite: Annotated[str, Field(pattern=r"^[\w-]+$")] | None = None
+    suite_sha256: str | None = None

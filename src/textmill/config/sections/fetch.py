@@ -13,6 +13,7 @@ class FetchConfig(Section):
         source: The `textmill.fetching.sources.base.Source` plugin of the corpus.
         held_out: Name -> source of texts that `prepare.decontaminate` keeps out of the training split.
         teacher: Source of an exported model whose probabilities `prepare.teacher` computes for a student.
+        corrections: File of `prepare.corrections`; set that one.
         pretrained: Pretrained model: `package:NAME==VERSION` (a package with weights), a hub id
             with an optional `@revision`, a local folder or a GGUF file; null trains from scratch.
             `teacher` is the exported encoder of that model. `/FILE.gguf` after a package or a hub id names one GGUF
@@ -20,10 +21,13 @@ class FetchConfig(Section):
         pretrained_sha256: Digest of the `package:`, which needs one, else of the GGUF file, else over all
             files of a model of the hub or of a folder: `sha256` in `data/pretrained/provenance.json`. Another
             download is refused.
+        start: Source of the version that the training starts from; `compose` sets it from `train.start`.
     """
 
     source: PluginSpec
     held_out: dict[str, PluginSpec] = {}
     teacher: OptionalPluginSpec = None
+    corrections: str | None = None
     pretrained: str | None = None
     pretrained_sha256: Sha256 | None = None
+    start: OptionalPluginSpec = None

@@ -55,7 +55,7 @@ class ColumnConfig(Section):
 
     Attributes:
         source: File column, or the path of a nested value (`user.name`, `answers[0].text`), or a list of them
-            that become one text.
+            that become one text; several for `messages` are what the user says, and last the answer.
         template: Text of several columns, with each one's name in braces; by default one line each.
         bins: Bins that convert its numbers to labels.
         names: File value -> task value; rows with other values are rejected.
@@ -121,6 +121,7 @@ class ReadConfig(Section):
         quoted: Whether quotes in CSV/TSV enclose a field; None detects it.
         sheet: Name of the sheet of a workbook; None reads the first one with rows.
         records: Path of the list of rows in a JSON file; None detects it.
+        decimal: Decimal sign of scores; None reads `1,5` and `1.5`, and rejects what may be a thousand, as `1,500`.
         more_fields: Whether a CSV/TSV row may have more fields than the header; they are dropped.
         text: Split of raw text into documents.
         file_column: Name in `columns` for a row's file name without extension: for corpora with one
@@ -137,6 +138,7 @@ class ReadConfig(Section):
     quoted: bool | None = None
     sheet: str | None = None
     records: str | None = None
+    decimal: Literal[".", ","] | None = None
     more_fields: bool = False
     text: TextConfig = TextConfig()
     file_column: str | None = None
@@ -247,8 +249,8 @@ class TokenizerConfig(Section):
         vocabulary_size: Vocabulary size of BPE and unigram, special tokens included.
         min_frequency: Smallest frequency of a pair that BPE merges.
         end_of_text: Special token at the end of a document.
-        least_count: A pretrained WordPiece vocabulary is reduced to the tokens that occur at least so often in the
-            training split, ASCII characters and special tokens. A word with another token is split into these.
+        least_count: A pretrained WordPiece or unigram vocabulary is reduced to the tokens that occur at least so often
+            in the training split, characters and special tokens. A word with another token is split into these.
             None keeps all.
     """
 
@@ -292,6 +294,7 @@ class PrepareConfig(Section):
         mixture: Source (column `source`) -> its share of the training characters; null keeps all rows.
         mask: Personal data to replace by `[email]`, `[ip]`, `[phone]`, in text and text target columns.
         teacher: Class that gives the outputs of the model in `fetch.teacher` for each row; null: no teacher.
+        corrections: File with right labels, below data/own: columns `id` and `right_label`.
         max_length: Tokens of a text.
         max_rejected: Largest share of rejected rows; those that `quality` drops do not count.
     """
@@ -308,6 +311,7 @@ class PrepareConfig(Section):
     words: WordsConfig = WordsConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     teacher: OptionalPluginSpec = None
+    corrections: Annotated[str, Field(pattern="^data/own/")] | None = None
     max_length: Annotated[int, Field(ge=8, le=131_072)] = 256
     rows_per_shard: Annotated[int, Field(ge=1)] = 50_000
     max_rejected: Fraction = 0.1

@@ -83,6 +83,8 @@ class TrainConfig(Section):
             ends training where it is not finite and reports a spike, `skip` leaves the weights as they were.
             In both cases the batch is written to a file.
         deterministic: Exact repeatability on GPUs, at some cost in speed; CPUs always have it.
+        start: `champion` starts from the weights of the model's champion at the time of `fetch`; None starts from
+            pretrained or random ones.
     """
 
     seed: int
@@ -100,3 +102,4 @@ class TrainConfig(Section):
     faulty_steps: Literal["stop", "skip"] = "stop"
     precision: Precision | None = None
     deterministic: bool = False
+    start: Literal["champion"] | None = None

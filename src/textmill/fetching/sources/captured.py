@@ -1,4 +1,4 @@
-"""Fetch what `textmill serve --capture` wrote: inputs with the right answers that users gave."""
+"""Fetch what `textmill serve --capture` wrote: inputs with the right answers of users and of `textmill label`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from textmill.fetching.sources.base import Provenance, Source
 
 log = logging.getLogger("textmill")
 
-_OWN = ("request", "position", "time", "model", "version", "answer")
+LABELS = "labels"
+"""Folder of the rows that `textmill label` stored: inputs with right answers, which no server removes."""
+
+_OWN = ("request", "position", "time", "asked", "model", "version", "answer")
 
 
 class CapturedSourceConfig(Section):
@@ -41,14 +44,20 @@ class CapturedSource(Source):
     def fetch(self, destination: Path, root: Path) -> Provenance:
         """Write `destination/all/captured.jsonl`, ordered by time; see `Source.fetch`."""
         folder = root / self.config.folder
+        labelled = captured_rows(folder / LABELS)
         right = {
             (row["request"], row["position"]): json.loads(row["answer"])
-            for row in sorted(_rows(folder / "feedback"), key=lambda row: row["time"])
+            for row in sorted([*captured_rows(folder / "feedback"), *labelled], key=lambda row: row["time"])
         }
+        right = {key: answer for key, answer in right.items() if answer is not None}  # None: a row to remove
         if not right:
             fix = "Start `textmill serve --capture` with this folder, and POST right answers to /feedback"
-            raise UserError("no feedback yet", where=str(folder), fix=fix)
-        inputs = {key: row for row in _rows(folder / "requests") if (key := (row["request"], row["position"])) in right}
+            raise UserError("no feedback yet", where=str(folder), fix=f"{fix}, or use `textmill label`")
+        inputs = {
+            key: row
+            for row in [*({**row, "time": row["asked"]} for row in labelled), *captured_rows(folder / "requests")]
+            if (key := (row["request"], row["position"])) in right
+        }
         if lost := len(right) - len(inputs):
             log.warning("fetch: %d answers are to requests that were removed from %s", lost, folder)
         rows = sorted(inputs.items(), key=lambda item: (item[1]["time"], item[0]))
@@ -59,12 +68,16 @@ class CapturedSource(Source):
                 own = {"time": row["time"].isoformat(), "served_by": f"{row['model']}/{row['version']}"}
                 file.write(json.dumps(texts | own | {self.config.answer: right[key]}, ensure_ascii=False) + "\n")
         served = sorted({f"{row['model']}/{row['version']}" for _, row in rows})
-        made = f"{len(rows)} inputs to {', '.join(served)}, with the answers that users gave"
+        made = f"{len(rows)} inputs to {', '.join(served)}, with their right answers"
         return Provenance(f"captured:{self.config.folder}", None, self.config.licence, None, made)
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of all Parquet files below a folder."""
+def captured_rows(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of all Parquet files in the folders of days below a folder.
+
+    Raises:
+        UserError: A file cannot be read.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

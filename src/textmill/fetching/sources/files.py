@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import lzma
+import re
 import shutil
 import tarfile
 import zipfile
@@ -24,6 +25,7 @@ from textmill.fetching.sources.local import check_digest, places
 from textmill.files import folder_digests, sha256_folder
 
 _WEB = ("http://", "https://")
+_ABOUT = re.compile(r"(?i)(readme|licen[cs]e|changelog)(\..*)?|dataset_(info|dict)\.json|state\.json")
 _WORKBOOKS = (".xlsx", ".xlsm", ".xlsb", ".ods")
 
 
@@ -91,7 +93,7 @@ class FilesSource(Source):
                     del files[each]
                     files |= {name: name.removeprefix(each).strip("/") for name in filesystem.find(each)}
             for remote, inner in files.items():
-                if not _is_hidden(inner):
+                if not is_hidden(inner):
                     filesystem.get_file(remote, str(_target(folder, remote, inner)))
         except UserError:
             raise
@@ -132,11 +134,13 @@ def _files(path: Path) -> list[tuple[Path, str]]:
     if path.is_file():
         return [(path, "")]
     inner = {each: each.relative_to(path).as_posix() for each in sorted(path.rglob("*")) if each.is_file()}
-    return [(each, name) for each, name in inner.items() if not _is_hidden(name)]
+    return [(each, name) for each, name in inner.items() if not is_hidden(name)]
 
 
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(("_", ".")) for part in name.split("/"))
+def is_hidden(name: str) -> bool:
+    """Return whether a file of a folder or archive is none of the data: hidden, or one that describes them."""
+    *_, last = parts = name.split("/")
+    return any(part.startswith(("_", ".")) for part in parts) or _ABOUT.fullmatch(last) is not None
 
 
 def _target(folder: Path, path: str, inner: str) -> Path:
@@ -164,9 +168,9 @@ def _unpack(archive: Path) -> None:
     if not is_archive(archive):
         return
     with open_archive(archive) as opened:
-        names = [name for name in opened.names if not _is_hidden(name)]
-        if zipfile.is_zipfile(archive) and len(names) == 1 and len(opened.names) == 1:
-            return
+        names = [name for name in opened.names if not is_hidden(name)]
+        if not names or (zipfile.is_zipfile(archive) and len(names) == len(opened.names) == 1):
+            return  # a block of zeros is an empty tar file too
         folder = archive.with_name(archive.name + "~")
         for name in names:
             if name.startswith("/"):

@@ -158,6 +158,7 @@ def lineage(origin: Origin) -> dict[str, dict[str, Any]]:
             VERSION_MANIFEST: origin.tag(VERSION_MANIFEST),
             "weights_sha256": origin.tag("weights_sha256"),
             "teacher": origin.tag("teacher"),
+            "started_from": origin.tag("started_from"),
             "store": redacted(origin.store),
         },
         "run": _run_part(origin),

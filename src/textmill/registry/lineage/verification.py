@@ -23,7 +23,9 @@ from textmill.registry.versions.version_manifest import MANIFEST as VERSION_FILE
 
 Status = Literal["holds", "broken", "unchecked"]
 
-_EXPORTED = "data/exported"
+_MANIFESTS = {"export": ("data/exported", "model"), "teacher": ("data/raw", "teacher")}
+_FOLDERS = {"weights": ("data/trained", "model"), "start": ("data/pretrained", "start/model")}
+"""Where the content of a digest is: of a manifest, and over a folder; that of a split is in `data/prepared`."""
 _MAX_NAMED = 3
 
 
@@ -265,10 +267,11 @@ def _cached_digest(cache: Cache, outputs: dict[str, dict[str, str]], name: str) 
     if name == "corpus":
         provenance = cache.file_in(outputs["data/raw"], "provenance.json") if "data/raw" in outputs else None
         return read_json(provenance).get("sha256") if provenance else None
-    if name == "export":
-        manifest = cache.file_in(outputs[_EXPORTED], f"model/{MANIFEST_FILE}") if _EXPORTED in outputs else None
+    if name in _MANIFESTS:
+        path, inside = _MANIFESTS[name]
+        manifest = cache.file_in(outputs[path], f"{inside}/{MANIFEST_FILE}") if path in outputs else None
         return sha256_file(manifest) if manifest else None
-    path, inside = ("data/trained", "model") if name == "weights" else ("data/prepared", name)
+    path, inside = _FOLDERS.get(name, ("data/prepared", name))
     return cache.sha256_of_folder(outputs[path], inside) if path in outputs else None
 
 

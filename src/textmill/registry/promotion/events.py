@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 EVENT = f"{PREFIX}event."
 UNKNOWN_USER = "unknown"
 
-Action = Literal["promotion", "rollback"]
-Outcome = Literal["moved", "refused", "inconclusive", "stale champion", "undone", "forbidden"]
+Action = Literal["promotion", "rollback", "shadow", "canary"]
+Outcome = Literal["moved", "refused", "inconclusive", "stale champion", "undone", "forbidden", "taken back"]
 
 _MAX_CHARACTERS = 1200  # of reason and words, so that an event fits into a tag of PostgreSQL (5,000)
 

@@ -66,7 +66,8 @@ class RegisteredSource:
             registered = find_version(uri, client, self._layout)
             folder = fetch_folder(registered, self._layout)
         digest = str(registered.tags[f"{PREFIX}manifest_sha256"])
-        return FetchedModel(folder, Identity(self.name, version, digest, registered.tags.get(f"{PREFIX}git_commit")))
+        commit = registered.tags.get(f"{PREFIX}git_commit")
+        return FetchedModel(folder, Identity(self.name, version, digest, commit, self._alias or ""))
 
     def _client(self) -> MlflowClient:
         if not self._store:

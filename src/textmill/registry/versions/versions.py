@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textmill.config.layout import Layout
+from textmill.config.layout import SEEN_FILE, START, Layout
 from textmill.config.plugins import TARGET
 from textmill.config.sections.runtime import RuntimeConfig
 from textmill.errors import UserError
@@ -45,8 +45,6 @@ log = logging.getLogger("textmill")
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 """Aliases of registered versions."""
-SEEN_FILE = "seen.parquet"
-"""The record of the rows that a version was made with; versions before 27 November 2026 have none."""
 _SEEN = "seen"
 _HERE = Path(__file__).parent
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "onnxruntime", "tokenizers", "pydantic", "ftfy")
@@ -121,6 +119,9 @@ def version_tags(folder: Path, run_id: str, layout: Layout) -> dict[str, str]:
     if teacher := provenance["corpus"].get("teacher"):
         tags[f"{PREFIX}teacher"] = "/".join(filter(None, (teacher["origin"], teacher["version"])))
         tags[f"{PREFIX}data.teacher_sha256"] = teacher["sha256"]
+    if start := provenance.get(START):
+        tags[f"{PREFIX}started_from"] = f"{start['origin']}/{start['version']}"
+        tags[f"{PREFIX}data.start_sha256"] = start["sha256"]
     if lock := upstream_lock_digest(layout.root, "register"):
         tags[f"{PREFIX}dvc_lock_upstream_sha256"] = lock
     return tags
@@ -161,7 +162,7 @@ def download(uri: str, layout: Layout) -> Path:
 
 
 def seen_record(version: ModelVersion) -> Path | None:
-    """Return the record of the rows that a version was made with; None if it has none.
+    """Return the record of the rows that a version was made with; None for versions before 27 November 2026.
 
     Raises:
         TamperedError: The record is not the registered one.

@@ -1,0 +1,71 @@
+"""Labels of a filled-in file, stored below a capture folder, as a corpus."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from textmill.errors import UserError
+from textmill.fetching.sources.captured import CapturedSource
+from textmill.selection.labelling import store_labels
+from textmill.tasks.base import Task
+from textmill.tasks.multi_label_classification import MultiLabelClassification
+from textmill.tasks.text_classification import TextClassification
+
+ONE, SEVERAL = TextClassification.from_options(), MultiLabelClassification.from_options()
+
+
+def store(folder: Path, content: str, task: Task = ONE, new: bool = False) -> tuple[int, int]:
+    file = folder / "to_label.csv"
+    file.write_text(content, encoding="utf-8-sig")
+    return store_labels(file, task, ["bad", "good"], folder / "captured", new)
+
+
+def corpus(folder: Path) -> list[dict[str, Any]]:
+    options = {"_target_": f"{CapturedSource.__module__}.CapturedSource", "folder": str(folder / "captured")}
+    (folder / "raw").mkdir()
+    CapturedSource.build(options).fetch(folder / "raw", folder)
+    return [json.loads(line) for line in (folder / "raw/all/captured.jsonl").read_text().splitlines()]
+
+
+def test_stored_labels_are_a_corpus_and_the_last_label_counts(tmp_path: Path) -> None:
+    assert store(tmp_path, "text,right_label\ngreat film,bad\nawful film,bad\n?,remove\ndull film,\n") == (3, 1)
+    assert store(tmp_path, "text;right_label;asked\ngreat film;good;05/01/2026 10:00\nfine;neutral;\n", new=True) == (
+        2,
+        0,
+    )
+    rows = corpus(tmp_path)
+    assert {row["text"]: row["label"] for row in rows} == {"great film": "good", "awful film": "bad", "fine": "neutral"}
+    assert {row["served_by"] for row in rows} == {"label/to_label.csv"}
+
+
+def test_stored_row_of_a_request_keeps_its_time_and_version(tmp_path: Path) -> None:
+    columns = "text,right_label,request,position,asked,model,version"
+    store(tmp_path, f"{columns}\ngreat film,good,18eb,2,2026-01-05T10:00:00+00:00,reviews,3\n")
+    assert corpus(tmp_path) == [
+        {"text": "great film", "label": "good", "time": "2026-01-05T10:00:00+00:00", "served_by": "reviews/3"}
+    ]
+
+
+def test_stored_labels_of_a_task_with_several_are_a_list(tmp_path: Path) -> None:
+    assert store(tmp_path, 'text,right_label\ngreat film,"good, bad"\nawful film,bad\n', SEVERAL) == (2, 0)
+    assert sorted(row["label"] for row in corpus(tmp_path)) == [["bad"], ["good", "bad"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text,right_label\ngreat film,neutral\n", r"'neutral' is none of the labels bad, good.*--new-labels"),
+        ("text,right_label\ngreat film,good\nGreat  film,bad\n", "row 2: another row has the same text"),
+        ("comment,right_label\ngreat film,good\n", "no column 'text'"),
+        ("text,label\ngreat film,good\n", "no column 'right_label'"),
+        ("text,right_label\ngreat film,\n", "no row has a right_label"),
+    ],
+)
+def test_file_that_cannot_be_used_is_refused_and_nothing_stored(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        store(tmp_path, content)
+    assert not (tmp_path / "captured").exists()
