@@ -8,15 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import psutil
 import pytest
-from support.project import Project, inherited_environment, write_reviews
+from support.listening import listening
+from support.project import LENIENT_GATE, Project, inherited_environment, write_reviews
 from support.tiny_registry import NAME, store
 
 from textmill.config.layout import Layout
@@ -24,15 +24,6 @@ from textmill.files import write_json
 from textmill.selection.retraining import _judge
 
 pytestmark = pytest.mark.slow
-
-GATE = """
-gate:
-  resamples: 200
-  min_unseen: 20
-  difference: {margin: 0.2}
-  slices: {margin: 0.5}
-  budgets: {latency: {ratio: 1000}, rows: 5, repeats: 1}
-"""
 
 
 @pytest.fixture
@@ -43,7 +34,7 @@ def project(built_project: Project, tmp_path: Path) -> Project:
         built_project.root, project.root, symlinks=True, ignore=shutil.ignore_patterns("mlruns", "mlflow.db*")
     )
     with (project.root / "params.yaml").open("a") as file:
-        file.write(GATE)
+        file.write(LENIENT_GATE)
     project.edit("conf/data/tiny.yaml", "splits: {", "splits: {method: stable, ")
     return project
 
@@ -93,13 +84,8 @@ def webhook() -> Iterator[tuple[str, list[dict[str, object]]]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/services/secret-path", received
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(Handler) as address:
+        yield f"{address}/services/secret-path", received
 
 
 def test_retrain_promotes_once_and_tells_what_it_did(project: Project) -> None:

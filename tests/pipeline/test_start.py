@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.project import Project, write_reviews
+from support.project import LENIENT_GATE, Project, write_reviews
 
 from textmill.config.schema import START_SOURCE
 from textmill.data.seen import find_seen
@@ -16,14 +16,6 @@ from textmill.errors import UserError
 from textmill.fetching.sources.base import Source
 from textmill.files import read_json
 
-GATE = """
-gate:
-  resamples: 200
-  min_unseen: 20
-  difference: {margin: 0.2}
-  slices: {margin: 0.5}
-  budgets: {latency: {ratio: 1000}, rows: 5, repeats: 1}
-"""
 START = "train: {start: champion, optimizer: {learning_rate: 1.0e-9}}"
 
 
@@ -40,19 +32,19 @@ def test_retrain_goes_on_from_the_champion_and_adds_up_what_it_has_seen(built_pr
     shutil.copytree(built_project.root, project.root, symlinks=True, ignore=ignored)
     project.edit("conf/data/tiny.yaml", "splits: {", "splits: {method: stable, ")
     params, reviews = project.root / "params.yaml", project.root / "data/own/reviews.csv"
-    params.write_text("experiment: tiny" + GATE + START)
+    params.write_text("experiment: tiny" + LENIENT_GATE + START)
     refused = project.run("textmill", "retrain", check=False)
     assert refused.returncode == 1
     lines = [line for line in refused.stderr.splitlines() if "error" in line]
     assert "train.start: tiny-reviews has no alias champion. Train and promote a first version" in lines[0]
     assert "Traceback" not in refused.stderr
 
-    params.write_text("experiment: tiny" + GATE)
+    params.write_text("experiment: tiny" + LENIENT_GATE)
     assert project.run("textmill", "retrain").stdout.startswith("promoted: tiny-reviews version 1")
     first = weights(project)
     old = [row.split(",")[0] for row in reviews.read_text().splitlines()[1:]]
 
-    params.write_text("experiment: tiny" + GATE + START)
+    params.write_text("experiment: tiny" + LENIENT_GATE + START)
     write_reviews(reviews, 360)
     head, *rows = reviews.read_text().splitlines()
     reviews.write_text("\n".join([head, *rows[100:]]) + "\n")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from support.listening import listening
 from support.tiny_llama import write_tiny_llama
 from support.untrained_chat import export_untrained
 from typer.testing import CliRunner
@@ -51,13 +51,8 @@ def endpoint(judge: Callable[[str, str], str]) -> Iterator[tuple[str, list[Any]]
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1", seen
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(Handler) as address:
+        yield f"{address}/v1", seen
 
 
 def longer(one: str, two: str) -> str:

@@ -18,6 +18,17 @@ SUBJECTS = ["film", "story", "plot", "actor", "scene", "ending", "music", "dialo
 PLACES = ["here", "today", "again", "overall", "really", "somehow", "throughout", "honestly", "mostly", "perhaps"]
 
 
+LENIENT_GATE = """
+gate:
+  resamples: 200
+  min_unseen: 20
+  difference: {margin: 0.2}
+  slices: {margin: 0.5}
+  budgets: {latency: {ratio: 1000}, rows: 5, repeats: 1}
+"""
+"""A gate that a few rows and a busy machine can pass."""
+
+
 def inherited_environment() -> dict[str, str]:
     """This process's environment without the store that MLflow noted in it when a test or a fixture opened one."""
     return {

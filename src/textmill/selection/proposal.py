@@ -184,7 +184,8 @@ def _model(seen: Seen, languages: dict[str, float], proposal: Proposal) -> None:
         proposal.choices["model"] = "e5_small"
         proposal.settings["prepare"]["tokenizer"] = {"least_count": 1}
         proposal.said.append(f"e5_small: pretrained on a hundred languages, {language!r} among them.")
-    if proposal.choices["model"] not in ("minilm", "e5_small"):
+    scratch = proposal.choices["model"] not in ("minilm", "e5_small")
+    if scratch:
         size = next(
             size for most, size in ((3e4, 1000), (3e5, 2000), (3e6, 4096), (9e99, 8192)) if rows * tokens < most
         )
@@ -193,7 +194,7 @@ def _model(seen: Seen, languages: dict[str, float], proposal: Proposal) -> None:
     batch = next(size for size in (256, 512, 1024, 2048, 4096) if size * 20 >= rows * tokens * 0.75 or size == 4096)
     steps = max(1.0, rows * tokens * 0.75 / batch)
     train["batches"] = {"tokens": batch}
-    least = 2 if proposal.choices["model"] in ("minilm", "e5_small") else 3
+    least = 3 if scratch else 2
     train["max_epochs"] = int(min(30, max(least, 120 // steps)))
     proposal.settings["train"] = proposal.settings.get("train", {}) | train
 
