@@ -223,6 +223,8 @@ def test_stop_ends_the_generation_on_the_server(server: Server, visit: Visit) ->
 
 
 def test_server_with_a_token_shows_nothing_before_it(models: tuple[Path, Path], visit: Visit) -> None:
+    from playwright.sync_api import expect
+
     with serving(models[0], token=TOKEN) as port:
         page = visit(port)
         page.get_by_text("This server wants its token.").wait_for()
@@ -230,7 +232,7 @@ def test_server_with_a_token_shows_nothing_before_it(models: tuple[Path, Path], 
         for given, told in (("wrong" * 5, "The token is wrong."), (TOKEN, "")):
             page.get_by_label("Token of this server").fill(given)
             page.get_by_role("button", name="Connect").click()
-            page.wait_for_function("told => document.querySelector('#status').textContent === told", arg=told)
+            expect(page.locator("#status")).to_have_text(told)
         [answer] = send(page, "who are you")
         assert answer
         columns(page)[0].get_by_role("button", name="Copy as Python").click()
@@ -451,7 +453,7 @@ def test_pairs_are_compared_and_lines_are_sorted(exported: Callable[[str], Path]
         )
         page.get_by_label("Each line of text b").uncheck()
         output = answer_of(page)
-        page.wait_for_function("document.querySelectorAll('.output meter').length == 1")  # the earlier answer is gone
+        page.locator(".output meter").nth(1).wait_for(state="detached")  # the earlier answer is gone
         whole = predicted(port, {"text_a": "superb", "text_b": "\n".join(lines)})["score"]
         assert float(output.locator("meter").get_attribute("value") or 0) == pytest.approx(whole)
 
