@@ -51,6 +51,7 @@ BENCHMARKS = {
     "likelihood": "Memory of the loss: in chunks, and all logits at once",
     "packing": "Rows packed and padded, for a model of transformers",
     "assistant": "One chat model compared with five specialists",
+    "instruction_tuning": "Instruction tuning compared with `trl.SFTTrainer`",
     "preferences": "Steps of preference tuning compared with instruction tuning",
     "best_fit": "Documents packed by best fit, and attention within them",
     "semantic": "Similarity on STS-B, and search compared with BM25",

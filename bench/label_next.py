@@ -1,7 +1,7 @@
 """Labels of rows that `textmill label` chooses, compared with labels of as many random rows.
 
 `python -m bench.label_next` takes SST-2 and the questions of SQuAD 2.0, whose label is the article that they ask about
-(../shared/data), and the film reviews. A first model learns from 5 % of
+(../shared/data), comments of GoEmotions with one of 27 emotions, and the film reviews. A first model learns from 5 % of
 the training rows. Then 10 % of the training rows get their labels, chosen or at random, and a second model learns from
 both. The encoder is MiniLM, frozen; each model is a logistic regression on its mean vectors, so that twenty seeds take
 minutes. In rounds, a fifth of the labels is given at a time, and the next fifth chosen by the model that learned from
@@ -32,6 +32,7 @@ from textmill.selection.labelling import choose_rows, worth
 
 START, CHOSEN, RESAMPLES = 0.05, 0.1, 1000
 ROUNDS = 5
+EMOTIONS = 6000
 SIDES = (
     "first model",
     "random rows",
@@ -74,6 +75,20 @@ def questions() -> dict[str, Rows]:
     order = np.random.default_rng(0).permutation(len(rows))
     test, train = np.split(order, [len(rows) // 4])
     return {"train": [rows[row] for row in train], "test": [rows[row] for row in test]}
+
+
+def emotions() -> dict[str, Rows]:
+    """Return comments that have one emotion, which is not *neutral*; `EMOTIONS` of each split, drawn at random."""
+    names = (SHARED / "goemotions/labels.txt").read_text(encoding="utf-8").split()
+    found = {}
+    for split in ("train", "test"):
+        lines = (SHARED / f"goemotions/{split}.tsv").read_text(encoding="utf-8").splitlines()
+        pairs = {text: given for text, given, *_ in (line.split("\t") for line in reversed(lines))}
+        rows = [(text, names[int(given)]) for text, given in pairs.items() if given.isdigit()]
+        rows = sorted(row for row in rows if row[1] != "neutral")
+        order = np.random.default_rng(0).permutation(len(rows))[:EMOTIONS]
+        found[split] = [rows[row] for row in order]
+    return found
 
 
 def film_reviews(project: Path) -> dict[str, Rows]:
@@ -171,7 +186,7 @@ def measure(name: str, rows: dict[str, Rows], project: Path, seeds: range) -> No
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="questions,movie_reviews,sst2", help="corpora, separated by commas")
+    parser.add_argument("--only", default="questions,emotions,movie_reviews,sst2", help="corpora, separated by commas")
     parser.add_argument("--seeds", type=int, default=20, help="number of seeds")
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--keep", type=Path, help="folder of an earlier call to go on from")
@@ -182,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not project.is_dir():
             run("movie_reviews", project, stages=("compose", "fetch", "prepare"))
         for name in chosen.only.split(","):
-            made = {"movie_reviews": lambda: film_reviews(project), "questions": questions}
+            made = {"movie_reviews": lambda: film_reviews(project), "questions": questions, "emotions": emotions}
             rows = made[name]() if name in made else corpus(name, Path(temporary))
             measure(name, rows, project, range(chosen.first, chosen.seeds))
     print(

@@ -45,8 +45,10 @@ KEY_HEADER = "X-Textmill-Key"
 # Together one false alarm in a hundred. Errors and latency need few observations; quality needs the most.
 _FALSE_ALARMS = {"quality": 0.008, "errors": 0.001, "latency": 0.001}
 _SLOWER = 2.0  # a challenger that takes more than this multiple of the champion's time in most requests is too slow
-_TIMED = 8  # each so many requests, both models are timed
-_QUEUED, _TOGETHER = 64, 8
+_TIMED = 16  # each so many requests, both models are timed
+_QUEUED, _TOGETHER = 64, 16
+# Requests wait so long for others: computed together they take the other core less often while a client waits
+_GATHER_SECONDS = 0.5
 _RECENT = 10_000  # pairs that wait for a label
 _RETRY_SECONDS = 5.0
 _WAIT_SECONDS = 3.0
@@ -235,6 +237,7 @@ class Trial:
             process = process or self._start()
             with suppress(Empty):
                 batch.append(self._queue.get(timeout=0.2))
+                self._stop.wait(_GATHER_SECONDS)
                 while len(batch) < _TOGETHER:
                     batch.append(self._queue.get_nowait())
             if not batch or process is None:
@@ -458,28 +461,37 @@ def _compute(
     batch_tokens: int,
     tasks: Sequence[tuple[list[Any], bool, bool]],
 ) -> list[_Other]:
-    """Return the other model's answers to requests; runs in the idle process."""
+    """Return the other model's answers to requests; runs in the idle process.
 
-    def timed(model: FetchedModel, values: list[Any]) -> tuple[list[Any], float]:
+    Requests that are not timed are computed together; one by one if that fails, so that one has the error.
+    """
+
+    def predict(by_challenger: bool, values: list[Any]) -> tuple[list[Any], float]:
+        model = champion if by_challenger else challenger
         predictor = _load(model, precision, batch_tokens).predictor
         started = time.process_time()
         answers = predictor.predict(values)
         return answers, time.process_time() - started
 
-    results = []
-    for values, by_challenger, both in tasks:
+    def alone(values: list[Any], by_challenger: bool, both: bool) -> _Other:
         try:
-            ours, theirs = (champion, challenger) if by_challenger else (challenger, champion)
-            answers, seconds = timed(ours, values)
+            answers, seconds = predict(by_challenger, values)
             slower = None
             if both:
-                known = timed(theirs, values)[1]
+                known = predict(not by_challenger, values)[1]
                 slow, fast = (known, seconds) if by_challenger else (seconds, known)
                 slower = slow > _SLOWER * fast
-            results.append(_Other(answers, "", slower))
+            return _Other(answers, "", slower)
         except Exception as error:
-            results.append(_Other(None, first_line(error), None))
-    return results
+            return _Other(None, first_line(error), None)
+
+    found: dict[int, _Other] = {}
+    for side in (False, True):
+        group = [number for number, (_, by_challenger, both) in enumerate(tasks) if by_challenger == side and not both]
+        with suppress(Exception):
+            answers = iter(predict(side, [value for number in group for value in tasks[number][0]])[0] if group else ())
+            found |= {number: _Other([next(answers) for _ in tasks[number][0]], "", None) for number in group}
+    return [found.get(number) or alone(*task) for number, task in enumerate(tasks)]
 
 
 def _load_both(
