@@ -110,13 +110,14 @@ def _experiment(name: str) -> str:
 
 
 def _part(frame: pd.DataFrame, together: str | None, rows: int | None) -> pd.DataFrame:
-    """The first `rows` rows; a group is not cut."""
+    """At most `rows` rows, drawn at random, since a table may be sorted by label; a group is drawn whole."""
     if rows is None or len(frame) <= rows:
         return frame
     if together is None:
-        return frame.head(rows)
-    last = frame[together].iloc[rows]
-    return frame[: frame.index[frame[together] == last][0]]
+        return frame.sample(n=rows, random_state=0).sort_index()
+    groups = frame[together].drop_duplicates().sample(frac=1, random_state=0)
+    sizes = frame[together].value_counts()[groups].cumsum()
+    return frame[frame[together].isin(sizes.index[sizes <= rows])]
 
 
 def interval(found: Any, digits: int, sign: str = "") -> str:

@@ -46,9 +46,9 @@ KEY_HEADER = "X-Textmill-Key"
 _FALSE_ALARMS = {"quality": 0.008, "errors": 0.001, "latency": 0.001}
 _SLOWER = 2.0  # a challenger that takes more than this multiple of the champion's time in most requests is too slow
 _TIMED = 16  # each so many requests, both models are timed
-_QUEUED, _TOGETHER = 64, 16
-# Requests wait so long for others: computed together they take the other core less often while a client waits
-_GATHER_SECONDS = 0.5
+_QUEUED, _TOGETHER = 256, 32
+# Requests wait for others: computed together, they take a core less often while a client waits
+_GATHERED, _GATHER_SECONDS = 4, 0.25  # times, and how long each
 _RECENT = 10_000  # pairs that wait for a label
 _RETRY_SECONDS = 5.0
 _WAIT_SECONDS = 3.0
@@ -237,7 +237,9 @@ class Trial:
             process = process or self._start()
             with suppress(Empty):
                 batch.append(self._queue.get(timeout=0.2))
-                self._stop.wait(_GATHER_SECONDS)
+                for _ in range(_GATHERED):
+                    if self._queue.qsize() < _TOGETHER:
+                        self._stop.wait(_GATHER_SECONDS)
                 while len(batch) < _TOGETHER:
                     batch.append(self._queue.get_nowait())
             if not batch or process is None:
