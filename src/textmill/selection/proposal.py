@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from textmill.config.layout import Layout
+from textmill.data.formats import split_of
 from textmill.data.reading import AGAIN
 from textmill.data.separated import ONE_COLUMN
 from textmill.errors import UserError, did_you_mean
@@ -65,6 +66,7 @@ def propose(
         fix = f"Install a version that has it, or choose another with --task: {', '.join(known)}"
         raise UserError(what, where="conf/task/", fix=fix)
     _usual_choices(proposal, layout)
+    _splits(seen, proposal)
     if proposal.learns == "classes":
         _labels(seen, proposal)
     _missing(seen, proposal)
@@ -130,6 +132,18 @@ def _labels(seen: Seen, proposal: Proposal) -> None:
     smallest = min(counts.values())
     if most > 10 * smallest:
         proposal.said.append(f"Unbalanced: the smallest class has {smallest} of {total} rows; look at macro F1.")
+
+
+def _splits(seen: Seen, proposal: Proposal) -> None:
+    """Use the splits that a column names."""
+    if seen.split_column is not None:
+        proposal.read["split_column"] = seen.split_column.name
+        counts = ", ".join(f"{value} {count:,}" for value, count in seen.split_column.counts.most_common())
+        proposal.said.append(f"The column {seen.split_column.name!r} names the splits: {counts} rows.")
+        unknown = sum(count for value, count in seen.split_column.counts.items() if split_of(value) is None)
+        if unknown:
+            proposal.prepare["max_rejected"] = round(0.1 + unknown / seen.split_column.counts.total(), 2)
+            proposal.said.append(f"{unknown:,} of these rows name no split that is known: they are rejected.")
 
 
 def _alike(counts: Counter[str]) -> list[list[str]]:
@@ -216,7 +230,7 @@ def data_file(source: dict[str, Any], seen: Seen, proposal: Proposal) -> str:
         read |= {"separator": found.dialect.separator, "quoted": found.dialect.quoted}
         if found.dialect.separator == ONE_COLUMN or found.dialect.escape:
             del read["separator" if found.dialect.separator == ONE_COLUMN else "quoted"]
-    if found.records and found.format == "json":
+    if found.records and found.format != "squad":
         read["records"] = found.records
     if seen.header:
         read["header"] = seen.header

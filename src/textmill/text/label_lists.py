@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
 _YES = {"1", "1.0", "true", "yes"}
@@ -27,7 +28,10 @@ def read_labels(value: Any, separator: str, pattern: str | None = None) -> list[
     if pattern is not None:
         found: list[Any] = [match[match.re.groups and 1] for match in re.finditer(pattern, text)]
     elif text.startswith("[") and text.endswith("]"):
-        found = _listed(text)
+        given = listed(text)
+        if given is None or not all(isinstance(label, str | int | float) for label in given):
+            raise ValueError(f"is not a list of labels: {text[:_EXCERPT]!r}")
+        found = given
     else:
         found = text.split(separator)
     return list(dict.fromkeys(name for label in found if (name := _name(label))))
@@ -50,15 +54,14 @@ def write_labels(labels: list[str]) -> str:
     return ", ".join(labels)
 
 
-def _listed(text: str) -> list[Any]:
-    for read in (json.loads, ast.literal_eval):
-        try:
-            found = read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(found, list) and all(isinstance(label, str | int | float) for label in found):
-            return found
-    raise ValueError(f"is not a list of labels: {text[:_EXCERPT]!r}")
+def listed(cell: Any) -> list[Any] | None:
+    """Return a list, or one that is written as JSON or Python in a text; None for anything else."""
+    if isinstance(cell, str) and (text := cell.strip()).startswith("[") and text.endswith("]"):
+        for read in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                found = read(text)
+                return found if isinstance(found, list) else None
+    return cell if isinstance(cell, list) else None
 
 
 def _name(label: Any) -> str:

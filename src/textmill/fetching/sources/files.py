@@ -64,11 +64,11 @@ class FilesSource(Source):
             folder = destination / split
             folder.mkdir()
             for address in addresses:
-                revealed = reveal(address, "fetch.source.files")
+                revealed = without_scheme(reveal(address, "fetch.source.files"))
                 if "://" in revealed:
                     self._copy_remote(address, revealed, folder)
                 else:
-                    _copy_local(address, folder, root)
+                    _copy_local(without_scheme(address), folder, root)
         self._check_digests(destination)
         for path in [path for path in destination.rglob("*") if path.is_file()]:
             _unpack(path)
@@ -108,6 +108,12 @@ class FilesSource(Source):
             if name not in by_name:
                 raise UserError(f"no file {name!r} among {', '.join(sorted(by_name))}", where="fetch.source.sha256")
             check_digest(by_name[name], expected, name)
+
+
+def without_scheme(address: str) -> str:
+    """Return the path of a `file://` address, its escapes decoded unless a file has them; any other address as is."""
+    path = re.sub(r"^file://(localhost)?(?=/)", "", address)
+    return path if path == address or Path(path).exists() else unquote(path)
 
 
 def _copy_local(pattern: str, folder: Path, root: Path) -> None:
