@@ -251,6 +251,32 @@ def test_table_is_found_by_its_content(tmp_path: Path, name: str, content: str) 
     assert (len(rows), {row[1] for row in rows}, rejected) == (20, {"a", "b"}, [])
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("'text','label'\n" + "'My lamp, it''s \"red\"','a'\n" * 9, "in single quotes"),
+        ("text;label\n" + "'My lamp; it\\'s red';a\n" * 9, "in single quotes, backslashes before quotes"),
+        ("text:label\n" + '"My lamp: red":a\n' * 9, "by colons"),
+        ("# made by x, v1\n# in May, 2024\ntext,label\n" + '"My lamp, red",a\n' * 9, "by commas"),
+    ],
+)
+def test_single_quotes_colons_and_comments_are_detected(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(content)
+    assert said in str(detect(path, path.name, ReadConfig(columns={})))
+    rows, rejected = read(path)
+    assert (len(rows), {label for _, label in rows}, rejected) == (9, {"a"}, [])
+    assert rows[0][0].startswith("My lamp") and "''" not in rows[0][0]
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_repeated_header_is_no_row(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\na,b\n" + mark + "text,label\nc,d\n")
+    rows, rejected = read(path)
+    assert (rows, [str(row) for row in rejected]) == ([("a", "b"), ("c", "d")], ["rows.csv:3: row repeats the header"])
+
+
 def test_header_of_several_lines_is_read(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text('"The\ntext";"The\nlabel"\n' + TABLE.format(";").split("\n", 1)[1])
     assert len(read(tmp_path / "rows.csv", "The\ntext", "The\nlabel")[0]) == 20
@@ -437,10 +463,10 @@ def test_text_of_several_columns_is_joined_or_put_into_a_template() -> None:
     assert mapped == {"text": ["A\nb", "c", None], "other": ["A: b!", ": c!", None]}
 
 
-def test_words_of_a_text_are_joined_and_labels_stay_a_list() -> None:
+def test_words_of_a_text_are_joined_and_several_labels_stay_a_list() -> None:
     mapping = ColumnMap(ReadConfig(columns={"text": "t", "label": "l"}), ["text"], ["text"], ["label"])
     mapped, _ = mapping.apply({"t": [["My", "lamp"], "as text"], "l": [["a ", "b"], ["c"]]})
-    assert mapped == {"text": ["My lamp", "as text"], "label": ['["a", "b"]', '["c"]']}
+    assert mapped == {"text": ["My lamp", "as text"], "label": ['["a", "b"]', "c"]}
 
 
 @pytest.mark.parametrize(
@@ -468,7 +494,14 @@ def test_number_is_read_as_people_write_it(written: str, decimal: Decimal | None
 
 @pytest.mark.parametrize(
     ("column", "decimal"),
-    [("12 3,729 7,446", "."), ("0,125 3,729", ","), ("999 12.345", ","), ("1.234 2.345", None), ("1 2,5", None)],
+    [
+        ("12 3,729 7,446", "."),
+        ("0,125 3,729", ","),
+        ("999 12.345", ","),
+        ("1.234 2.345", None),
+        ("1 2,5", None),
+        ("1,234 2,345", "."),
+    ],
 )
 def test_decimal_sign_follows_from_the_column(column: str, decimal: Decimal | None) -> None:
     assert decimal_of(column.split()) == decimal

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+ANSWERED = "was answered"
+"""How the reason begins for which an answered row is rejected."""
+
 
 def unpacked(record: Mapping[str, Any]) -> Mapping[str, Any] | str:
     """Return a record with its texts and labels as columns, any other record as it is, or why a row is rejected.
@@ -48,4 +51,4 @@ def _answered(record: Mapping[str, Any]) -> Mapping[str, Any] | str:
         row.pop(name, None)
     if answer == "reject" and isinstance(label, str) and "spans" not in record:
         return {**row, "label": f"not {label}"}
-    return row if answer == "accept" else f"was answered {answer!r} in Prodigy"
+    return row if answer == "accept" else f"{ANSWERED} {answer!r} in Prodigy"

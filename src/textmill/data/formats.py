@@ -23,6 +23,7 @@ from typing import IO, Any, cast
 from textmill.config.sections.prepare import Format, ReadConfig, TextConfig
 from textmill.data.separated import ONE_COLUMN, Dialect, dialect_of
 from textmill.errors import UserError, first_line
+from textmill.fetching.sources.files import is_workbook
 
 _FORMATS: dict[str, Format] = {
     **dict.fromkeys((".csv", ".psv"), "csv"),
@@ -113,14 +114,6 @@ def is_table(path: Path) -> bool:
 def _compression(path: Path, start: bytes) -> str | None:
     name = next((name for magic, name in _PACKED.items() if start.startswith(magic)), None)
     return None if name == "zip" and (_FORMATS.get(ending(path.name)) == "excel" or is_workbook(path)) else name
-
-
-def is_workbook(path: Path) -> bool:
-    """Return whether a zip file is a workbook of Excel or of OpenDocument."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return bool({"xl/workbook.xml", "xl/workbook.bin", "mimetype"} & set(archive.namelist()))
 
 
 def open_file(path: Path) -> IO[bytes]:
@@ -355,7 +348,7 @@ def _rows_path(sample: str, records: str | None, label: str) -> tuple[str, bool,
             if objects > 1:
                 return records or "", False, ()
             names += [value] if prefix == "columns.item" and event == "string" else []
-            if event in ("start_map", "start_array") and prefix.endswith(".item") and prefix.count(".item") == 1:
+            if event in ("start_map", "start_array") and re.fullmatch(r"(?:(?!item\.)[^.]+\.)+item", prefix):
                 rows[prefix.removesuffix(".item")] += 1
                 lists[prefix.removesuffix(".item")] += event == "start_array"
             if event in ("string", "number", "boolean", "null", "start_map") and prefix:

@@ -7,12 +7,12 @@ import re
 import zipfile
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from textmill.config.sections.prepare import ReadConfig
+from textmill.config.sections.prepare import ColumnConfig, ReadConfig
 from textmill.data.exports import unpacked
 from textmill.data.formats import EmptyFileError, FileFormat, damage_named, detect, open_file, open_text, split_of
 from textmill.data.separated import Block, records
@@ -254,6 +254,9 @@ def _named(rows: Iterable[tuple[int, Any]], file: Input) -> Numbered:
                 yield number, Bad(record, row.get("text")) if isinstance(record, str) else record
             elif not isinstance(row, list):
                 yield number, Bad("is not a JSON object", row)
+            elif header is None and any(isinstance(cell, list | dict) for cell in row):  # no names
+                header = [f"column_{place}" for place in range(1, len(row) + 1)]
+                yield number, dict(zip(header, row, strict=True))
             elif header is None:
                 header = None if number == 1 and re.fullmatch("sep=.?", str(row[0])) else _header(row, file)
             elif row[-1:] == header[-1:] and [str(cell).strip("\ufeff ") for cell in row] == header:
@@ -467,19 +470,36 @@ def _read_batches(file: Input) -> Numbered:
             source.seek(0)
             batches = pa.ipc.open_stream(source)
         number = 0
+        classes: dict[str, list[str]] | None = None
         for batch in batches:
-            columns = {name: _cells(batch.column(name)) for name in batch.schema.names}
+            classes = _class_names(batch.schema, file.config) if classes is None else classes
+            columns = {name: _cells(batch.column(name), classes.get(name)) for name in batch.schema.names}
             for values in zip(*columns.values(), strict=True):
                 number += 1
                 yield number, dict(zip(columns, values, strict=True))
 
 
-def _cells(column: Any) -> list[Any]:
-    """Return the values of an Arrow column; bytes are decoded, and the error stands for a cell that is not UTF-8."""
+def _class_names(schema: Any, config: ReadConfig) -> dict[str, list[str]]:
+    """Return the names of the numbers of columns, as `datasets` writes them, except where the user names them."""
+    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features") or {}
+    own = {column.source for column in config.columns.values() if isinstance(column, ColumnConfig) and column.names}
+    found = {name: feature.get("feature", feature) for name, feature in features.items() if isinstance(feature, dict)}
+    named = {name: inner["names"] for name, inner in found.items() if isinstance(inner, dict) and inner.get("names")}
+    return {name: names for name, names in named.items() if name not in own}
+
+
+def _cells(column: Any, names: Sequence[str] | None = None) -> list[Any]:
+    """Return the values of an Arrow column; bytes are decoded, and the error stands for a cell that is not UTF-8.
+
+    Numbers of classes become their `names`; -1 is no class.
+    """
     try:
         values = column.to_pylist()
     except UnicodeDecodeError:
         values = column.cast("binary").to_pylist()
+    if names is not None:
+        known = dict(enumerate(names))
+        return [[*map(known.get, value)] if isinstance(value, list) else known.get(value) for value in values]
     return [_decoded(value) if type(value) is bytes else value for value in values]
 
 
@@ -509,12 +529,13 @@ def _read_workbook(file: Input) -> Numbered:
     filled = {name: rows for name, rows in sheets.items() if any(cell != "" for row in rows for cell in row)}
     table = next((name for name, rows in filled.items() if _is_table(rows)), next(iter(filled), None))  # not a cover
     before = 0
+    inner = replace(file, wanted=[name for name in file.wanted if not several or name != "split"])
     for name in splits if several else [name for name in [table] if name]:
         rows = sheets[name]
         counts = [sum(cell != "" for cell in row) for row in rows[:20]]
         top = counts.index(max(counts)) if counts and file.config.header is None else 0
         given = ((number, row) for number, row in enumerate(rows[top:], top + 1) if any(cell != "" for cell in row))
-        for number, row in _named(given, file):
+        for number, row in _named(given, inner):
             yield before + number, {**row, "split": name} if several and isinstance(row, dict) else row
         before += len(rows)
 

@@ -22,7 +22,7 @@ from textmill.fetching.sources.conll import ConllSource
 from textmill.fetching.sources.files import FilesSource, is_archive, is_hidden, without_scheme
 from textmill.text.columns import Column, Kind, Seen
 from textmill.text.entities import LABELS
-from textmill.text.label_lists import listed
+from textmill.text.label_lists import CHOICES, listed
 from textmill.text.numbers import decimal_of, plain_number
 
 ROWS = 5000
@@ -151,9 +151,14 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
         where = ", ".join(str(path) for paths in splits.values() for path in paths)
         fix = "Name them; those whose names begin with _ or . are passed over"
         raise UserError("no files here", where=where, fix=fix)
+    if any(file.suffix == ".ann" for file in every):
+        fix = "Export it as CoNLL columns, or as JSON Lines with text and spans"
+        raise UserError("holds annotations of brat beside the texts", where=str(every[0].parent), fix=fix)
     folders = _class_folders(splits, every)
     if folders and config.format is None:  # the names of e-mails and posts have no ending
         config = config.model_copy(update={"format": "text"})
+    if [*splits] == ["all"] and "train" in (named := [split_of(file.name) for file in every]) and len({*named}) > 1:
+        config = config.model_copy(update={"file_column": "split"})  # such as those of an archive
     roots = [path for paths in splits.values() for path in paths]
     first = detect(every[0], str(every[0]), config)
     records: list[Mapping[str, Any]] = []
@@ -195,7 +200,9 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
     named = [column.name for column in columns if column.kind == "text"]
     some = records[:: max(1, len(records) // 100)]
     texts = [str(record[name]) for record in some for name in named if record.get(name)]
-    return Seen(paths, first, header, columns, seen, whole, rejected, size, folders, texts, split_column)
+    return Seen(
+        paths, first, header, columns, seen, whole, rejected, size, folders, texts, split_column, config.file_column
+    )
 
 
 def _without_splits(columns: Sequence[Column]) -> tuple[list[Column], Column | None]:
@@ -267,6 +274,8 @@ def _column(name: str, cells: Sequence[Any], rows: int) -> Column:
     if given and all(isinstance(cell, list) and len(cell) < 2 for cell in given):  # a list of one is its item
         items = [item for cell in given for item in cell]
         given = given if any(isinstance(item, list | dict) for item in items) else items
+    if any(isinstance(cell, str) and cell.startswith(CHOICES) for cell in given):
+        given = [listed(cell) or [cell] for cell in given]
     lists = [found for cell in given if (found := listed(cell)) is not None]
     lists = lists if len(lists) > 0.9 * len(given) else []
     texts = [as_text(cell) or "" for cell in given]

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from textmill.config.layout import Layout
+from textmill.data.exports import ANSWERED
 from textmill.data.formats import split_of
 from textmill.data.reading import AGAIN
 from textmill.data.separated import ONE_COLUMN
@@ -142,7 +143,7 @@ def _splits(seen: Seen, proposal: Proposal) -> None:
         proposal.said.append(f"The column {seen.split_column.name!r} names the splits: {counts} rows.")
         unknown = sum(count for value, count in seen.split_column.counts.items() if split_of(value) is None)
         if unknown:
-            proposal.prepare["max_rejected"] = round(0.1 + unknown / seen.split_column.counts.total(), 2)
+            _allow(proposal, unknown / seen.split_column.counts.total())
             proposal.said.append(f"{unknown:,} of these rows name no split that is known: they are rejected.")
 
 
@@ -157,12 +158,19 @@ def _alike(counts: Counter[str]) -> list[list[str]]:
 
 
 def _missing(seen: Seen, proposal: Proposal) -> None:
-    """Allow for rows without a target, which are rejected and listed; say how many."""
+    """Allow for rows without a target or with none that counts, which are rejected and listed; say how many."""
+    if answered := sum(count for reason, count in seen.rejected.items() if reason.startswith(ANSWERED)):
+        _allow(proposal, answered / seen.rows)
     names = [proposal.columns[name] for name in ("label", "value", "score") if name in proposal.columns]
     for column in seen.columns:
         if column.name in names and 0 < column.filled < _FILLED:
-            proposal.prepare["max_rejected"] = round(min(0.99, 1.1 - column.filled), 2)
+            _allow(proposal, 1 - column.filled)
             proposal.said.append(f"{1 - column.filled:.0%} of the rows have no {column.name!r}: they are rejected.")
+
+
+def _allow(proposal: Proposal, share: float) -> None:
+    """Let a further share of the rows be rejected."""
+    proposal.prepare["max_rejected"] = round(min(0.99, proposal.prepare.get("max_rejected", 0.1) + share), 2)
 
 
 def _model(seen: Seen, languages: dict[str, float], proposal: Proposal) -> None:
@@ -232,6 +240,8 @@ def data_file(source: dict[str, Any], seen: Seen, proposal: Proposal) -> str:
             del read["separator" if found.dialect.separator == ONE_COLUMN else "quoted"]
     if found.records and found.format != "squad":
         read["records"] = found.records
+    if seen.file_column:
+        read["file_column"] = seen.file_column
     if seen.header:
         read["header"] = seen.header
     if seen.folders:

@@ -58,6 +58,7 @@ class Seen:
         folders: Whether the folders of the files are the labels.
         texts: Some texts.
         split_column: The column that names the split of each row.
+        file_column: Name of a column for the names of the files, which tell the splits.
     """
 
     files: dict[str, list[str]]
@@ -71,6 +72,7 @@ class Seen:
     folders: bool = False
     texts: list[str] = field(default_factory=list)
     split_column: Column | None = None
+    file_column: str | None = None
 
     def of_kind(self, *kinds: Kind) -> list[Column]:
         """Return the columns of some kinds."""

@@ -11,6 +11,8 @@ from typing import Any
 _YES = {"1", "1.0", "true", "yes"}
 _NO = {"0", "0.0", "false", "no"}
 _EXCERPT = 60
+CHOICES = '{"choices"'
+"""How Label Studio begins a cell of several labels in a CSV; one label stands by itself."""
 
 
 def read_labels(value: Any, separator: str, pattern: str | None = None) -> list[str]:
@@ -27,7 +29,7 @@ def read_labels(value: Any, separator: str, pattern: str | None = None) -> list[
     text = value.strip()
     if pattern is not None:
         found: list[Any] = [match[match.re.groups and 1] for match in re.finditer(pattern, text)]
-    elif text.startswith("[") and text.endswith("]"):
+    elif (text.startswith("[") and text.endswith("]")) or text.startswith(CHOICES):
         given = listed(text)
         if given is None or not all(isinstance(label, str | int | float) for label in given):
             raise ValueError(f"is not a list of labels: {text[:_EXCERPT]!r}")
@@ -56,10 +58,11 @@ def write_labels(labels: list[str]) -> str:
 
 def listed(cell: Any) -> list[Any] | None:
     """Return a list, or one that is written as JSON or Python in a text; None for anything else."""
-    if isinstance(cell, str) and (text := cell.strip()).startswith("[") and text.endswith("]"):
+    if isinstance(cell, str) and (text := cell.strip()).startswith(("[", CHOICES)) and text.endswith(("]", "}")):
         for read in (json.loads, ast.literal_eval):
             with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
                 found = read(text)
+                found = found["choices"] if isinstance(found, dict) else found
                 return found if isinstance(found, list) else None
     return cell if isinstance(cell, list) else None
 

@@ -26,7 +26,6 @@ from textmill.files import folder_digests, sha256_folder
 
 _WEB = ("http://", "https://")
 _ABOUT = re.compile(r"(?i)(readme|licen[cs]e|changelog)(\..*)?|dataset_(info|dict)\.json|state\.json")
-_WORKBOOKS = (".xlsx", ".xlsm", ".xlsb", ".ods")
 
 
 def _as_list(value: object) -> object:
@@ -159,10 +158,18 @@ def _target(folder: Path, path: str, inner: str) -> Path:
     return target
 
 
+def is_workbook(path: Path) -> bool:
+    """Return whether a zip file is a workbook of Excel or of OpenDocument."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return bool({"xl/workbook.xml", "xl/workbook.bin", "mimetype"} & set(archive.namelist()))
+
+
 def is_archive(path: Path) -> bool:
     """Return whether a file is a tar file, or a zip file that is not a workbook."""
     if zipfile.is_zipfile(path):
-        return path.suffix.lower() not in _WORKBOOKS
+        return not is_workbook(path)
     try:
         return path.is_file() and tarfile.is_tarfile(path)
     except (EOFError, zlib.error, lzma.LZMAError):  # a damaged compressed file, which its reader reports
