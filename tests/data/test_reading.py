@@ -228,6 +228,19 @@ def test_large_csv_is_read_in_flat_memory(tmp_path: Path) -> None:
     assert peak < 25e6  # the file has 31 MB of text
 
 
+def test_json_array_on_one_line_is_detected_in_flat_memory(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    rows = ",".join(json.dumps({"text": f"größer {n} " * 9, "label": "a"}, ensure_ascii=False) for n in range(100_000))
+    path.write_text(f"[{rows}]", encoding="gb18030")
+    del rows
+    tracemalloc.start()
+    found = detect(path, "rows.json", ReadConfig(columns={}))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.format, found.encoding) == ("json", "gb18030")
+    assert peak < 6e6 < path.stat().st_size
+
+
 TABLE = "text{0}label\n" + "".join(f"A text, no {n}{{0}}{'ab'[n % 2]}\n" for n in range(20))
 
 
@@ -439,6 +452,14 @@ def test_damaged_workbook_is_one_line(tmp_path: Path, name: str) -> None:
 )
 def test_unified_label_is_trimmed_and_in_one_form(written: str, label: str) -> None:
     assert unified_label(written) == label
+
+
+def test_bytes_that_python_wrote_are_decoded() -> None:
+    mapping = ColumnMap(ReadConfig(columns={"text": "text", "label": "label"}), ["text", "label"], ["text"], ["label"])
+    written = [repr("größer".encode()), "b'My lamp' is fine", "b'\\xff'"]
+    columns: dict[str, list[Any]] = {"text": written, "label": [repr(b"good"), "[]", '["bad"]']}
+    mapped, _ = mapping.apply(columns)
+    assert mapped == {"text": ["größer", *written[1:]], "label": ["good", None, "bad"]}
 
 
 def test_commas_between_labels_stay() -> None:

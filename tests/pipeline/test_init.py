@@ -476,10 +476,10 @@ FILES: dict[str, tuple[str, str, set[str]]] = {
         {"GOOD", "not GOOD"},
     ),
     "spacy.json": (json.dumps([[t, {"entities": SPANS}] for t, _ in reviews()]), "token_classification", set()),
-    "bytes.csv": (table([(repr(t.encode()), v) for t, v in reviews()]), "text_classification", VERDICTS),
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_exports_and_other_formats_lose_no_row(layout: Layout, name: str) -> None:
     content, task, names = FILES[name]
@@ -488,9 +488,6 @@ def test_exports_and_other_formats_lose_no_row(layout: Layout, name: str) -> Non
     statistics = prepared(layout, "rows")
     assert sum(split["rows"] for split in statistics["splits"].values()) == len(reviews())
     assert classes(statistics) == names
-    if name == "bytes.csv":
-        rows = pq.read_table(next((layout.prepared / "train").iterdir()))["text"].to_pylist()
-        assert not any(row.startswith("b'") for row in rows)
 
 
 def test_answers_that_do_not_count_are_no_examples(layout: Layout) -> None:
@@ -532,6 +529,7 @@ def declared(layout: Layout, kind: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "parquet", "json", "xlsx", "zip"])
 def test_splits_that_one_file_declares_are_used_and_said(layout: Layout, kind: str) -> None:
     said = init(declared(layout, kind))

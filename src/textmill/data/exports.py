@@ -36,7 +36,8 @@ def _annotated(annotations: list[Any]) -> dict[str, Any]:
         place = value.get("globalOffsets") or value  # of text in HTML
         name = str(item.get("from_name", "label"))
         if "start" in place and "end" in place:
-            labels = next((found for key, found in value.items() if key.endswith("labels") or key == "choices"), [])
+            kinds = [key for key in value if key.endswith("labels") or key == "choices"]
+            labels = value[kinds[0]] if kinds else []
             spans = row.setdefault(name, [])
             spans += [{"start": place["start"], "end": place["end"], "label": label} for label in labels]
         else:

@@ -49,6 +49,7 @@ _MANY = 50
 _SAMPLE = 1 << 17
 """Characters that all but the encoding is detected from."""
 _FEW = 3
+_PIECE = 1 << 16
 _SCANNED = 1 << 26
 """Bytes that the encoding is detected from."""
 
@@ -199,7 +200,7 @@ def _detected(path: Path, label: str, config: ReadConfig, wanted: Sequence[str])
     if config.format is None and config.text == TextConfig():
         if sum(line.startswith("__label__") for line in lines) > 0.9 * len(lines):
             format_ = "fasttext"
-        elif sample.lstrip("\ufeff \r\n").startswith("<?xml"):
+        elif format_ != "text" and sample.lstrip("\ufeff \r\n").startswith("<?xml"):
             format_ = "xml"
         elif format_ == "text":
             format_ = _table_of(lines)
@@ -243,7 +244,7 @@ def encoding_of(path: Path) -> str:
     if wide := _utf16(start):
         return wide
     with open_file(path) as file:
-        for line in islice(file, 1_000_000):
+        for line in islice(_pieces(file), 1_000_000):
             size, lines = size + len(line), lines + 1
             if not line.isascii():
                 try:
@@ -258,6 +259,14 @@ def encoding_of(path: Path) -> str:
     name = str(chardet.detect(b"".join(invalid[:1000]))["encoding"] or "cp1252").lower()
     wider = {"iso-8859-1": "cp1252", "gb2312": "gb18030"}.get(name, name)  # each is a part of the other
     return wider if "utf" not in wider and "\n".encode(wider) == b"\n" else "cp1252"
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield lines; a longer one, such as a whole JSON array, in pieces that end where no sign is cut."""
+    while piece := file.readline(_PIECE):
+        while piece[-1] > 127 and (more := file.read(1)):
+            piece += more
+        yield piece
 
 
 def _utf16(start: bytes) -> str | None:

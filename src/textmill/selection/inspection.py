@@ -30,6 +30,7 @@ ROWS = 5000
 _SPLIT_NAMES = r"(.*[^a-z])?(splits?|subset|folds?|partition|set)"
 _MAX_CLASSES = 200
 _LONG_HEADER = 60
+_LONGEST_LINE = 10_000
 _DIGITS = re.compile(r"\s*[+-]?\d+([.,]\d+)?\s*")
 _SENTENCE = re.compile(r"\w\W+\w+\W+\w.*[.!]$|[\u3002\uff01]$")
 _TAG = re.compile(r"O|[BIESLU]-.+")
@@ -80,7 +81,8 @@ def _conll(files: Mapping[str, Sequence[str]], root: Path) -> dict[str, Any] | N
         if not path.is_file() or is_archive(path):
             return None
         with damage_named(str(path), "text"), open_text(path, encoding := encoding_of(path)) as text:
-            lines = [line for line in islice(text, 500) if line.strip() and not line.startswith(("-DOCSTART-", "# "))]
+            pieces = islice(iter(lambda: text.readline(_LONGEST_LINE), ""), 500)
+            lines = [line for line in pieces if line.strip() and not line.startswith(("-DOCSTART-", "# "))]
         tags = [fields[-1] for line in lines if _TAG.fullmatch((fields := line.split())[-1])]
         if len(tags) < max(10, 0.95 * len(lines)) or not any("-" in tag for tag in tags):
             return None
@@ -153,7 +155,7 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
         raise UserError("no files here", where=where, fix=fix)
     if any(file.suffix == ".ann" for file in every):
         fix = "Export it as CoNLL columns, or as JSON Lines with text and spans"
-        raise UserError("holds annotations of brat beside the texts", where=str(every[0].parent), fix=fix)
+        raise UserError("holds annotations of brat", where=str(every[0].parent), fix=fix)
     folders = _class_folders(splits, every)
     if folders and config.format is None:  # the names of e-mails and posts have no ending
         config = config.model_copy(update={"format": "text"})
@@ -186,7 +188,7 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
                 raise UserError(what, where=str(file), fix="Give files with the same columns")
         seen += len(rows) * step
         root = next((root for root in roots if file.is_relative_to(root)), file.parent)
-        own = path_columns(file.relative_to(root).as_posix(), config) if file != root else {}
+        own: dict[str, str | None] = path_columns(file.relative_to(root).as_posix(), config) if file != root else {}
         own |= {"folder": file.parent.name} if folders else {}
         records += [{**row, **own} for row in here]
     if not records:
