@@ -49,7 +49,9 @@ _MANY = 50
 _SAMPLE = 1 << 17
 """Characters that all but the encoding is detected from."""
 _FEW = 3
-_PIECE = 1 << 16
+_PIECE = 2000
+_NAMED = 1000
+"""Lines that name an encoding."""
 _SCANNED = 1 << 26
 """Bytes that the encoding is detected from."""
 
@@ -234,7 +236,7 @@ def encoding_of(path: Path) -> str:
     """
     import chardet
 
-    valid = size = lines = 0
+    valid = wrong = size = lines = 0
     invalid: list[bytes] = []
     with open_file(path) as file:
         start = file.read(4096)
@@ -251,12 +253,13 @@ def encoding_of(path: Path) -> str:
                     line.decode()
                     valid += 1
                 except UnicodeDecodeError:
-                    invalid.append(line[:2000])
+                    wrong += 1
+                    invalid += [line] if wrong <= _NAMED else []
             if size > _SCANNED:
                 break
-    if len(invalid) <= valid or len(invalid) < min(_FEW, 1 + lines // 10):
+    if wrong <= valid or wrong < min(_FEW, 1 + lines // 10):
         return "utf-8"
-    name = str(chardet.detect(b"".join(invalid[:1000]))["encoding"] or "cp1252").lower()
+    name = str(chardet.detect(b"".join(invalid))["encoding"] or "cp1252").lower()
     wider = {"iso-8859-1": "cp1252", "gb2312": "gb18030"}.get(name, name)  # each is a part of the other
     return wider if "utf" not in wider and "\n".encode(wider) == b"\n" else "cp1252"
 
