@@ -159,7 +159,7 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
     folders = _class_folders(splits, every)
     if folders and config.format is None:  # the names of e-mails and posts have no ending
         config = config.model_copy(update={"format": "text"})
-    if [*splits] == ["all"] and "train" in (named := [split_of(file.name) for file in every]) and len({*named}) > 1:
+    if [*splits] == ["all"] and "train" in (told := [split_of(file.name) for file in every]) and len({*told}) > 1:
         config = config.model_copy(update={"file_column": "split"})  # such as those of an archive
     roots = [path for paths in splits.values() for path in paths]
     first = detect(every[0], str(every[0]), config)
