@@ -532,7 +532,7 @@ def test_decimal_sign_follows_from_the_column(column: str, decimal: Decimal | No
 
 def test_several_columns_of_messages_are_a_conversation() -> None:
     config = ReadConfig(columns={"messages": ["instruction", "input", "output"]})
-    rows = {"instruction": ["Add", "Add"], "input": ["1, 2", ""], "output": ["3", None]}
+    rows: dict[str, list[Any]] = {"instruction": ["Add", "Add"], "input": ["1, 2", ""], "output": ["3", None]}
     [first, second] = ColumnMap(config, ["messages"], ["messages"]).apply(rows)[0]["messages"]
     assert [each["content"] for each in json.loads(first or "")] == ["Add\n1, 2", "3"]
     assert second is None
