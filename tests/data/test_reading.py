@@ -228,6 +228,21 @@ def test_large_csv_is_read_in_flat_memory(tmp_path: Path) -> None:
     assert peak < 25e6  # the file has 31 MB of text
 
 
+def test_json_array_on_one_line_is_detected_in_flat_memory(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    rows = ",".join(
+        json.dumps({"text": f"台灯非常好用外观也很漂亮 {n} " * 9}, ensure_ascii=False) for n in range(30_000)
+    )
+    path.write_text(f"[{rows}]", encoding="gb18030")
+    del rows
+    tracemalloc.start()
+    found = detect(path, "rows.json", ReadConfig(columns={}))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.format, found.encoding) == ("json", "gb18030")
+    assert peak < 6e6 < path.stat().st_size
+
+
 TABLE = "text{0}label\n" + "".join(f"A text, no {n}{{0}}{'ab'[n % 2]}\n" for n in range(20))
 
 
@@ -249,6 +264,32 @@ def test_table_is_found_by_its_content(tmp_path: Path, name: str, content: str) 
     (tmp_path / name).write_text(content)
     rows, rejected = read(tmp_path / name)
     assert (len(rows), {row[1] for row in rows}, rejected) == (20, {"a", "b"}, [])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("'text','label'\n" + "'My lamp, it''s \"red\"','a'\n" * 9, "in single quotes"),
+        ("text;label\n" + "'My lamp; it\\'s red';a\n" * 9, "in single quotes, backslashes before quotes"),
+        ("text:label\n" + '"My lamp: red":a\n' * 9, "by colons"),
+        ("# made by x, v1\n# in May, 2024\ntext,label\n" + '"My lamp, red",a\n' * 9, "by commas"),
+    ],
+)
+def test_single_quotes_colons_and_comments_are_detected(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(content)
+    assert said in str(detect(path, path.name, ReadConfig(columns={})))
+    rows, rejected = read(path)
+    assert (len(rows), {label for _, label in rows}, rejected) == (9, {"a"}, [])
+    assert rows[0][0].startswith("My lamp") and "''" not in rows[0][0]
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_repeated_header_is_no_row(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\na,b\n" + mark + "text,label\nc,d\n")
+    rows, rejected = read(path)
+    assert (rows, [str(row) for row in rejected]) == ([("a", "b"), ("c", "d")], ["rows.csv:3: row repeats the header"])
 
 
 def test_header_of_several_lines_is_read(tmp_path: Path) -> None:
@@ -415,6 +456,14 @@ def test_unified_label_is_trimmed_and_in_one_form(written: str, label: str) -> N
     assert unified_label(written) == label
 
 
+def test_bytes_that_python_wrote_are_decoded() -> None:
+    mapping = ColumnMap(ReadConfig(columns={"text": "text", "label": "label"}), ["text", "label"], ["text"], ["label"])
+    written = [repr("größer".encode()), "b'My lamp' is fine", "b'\\xff'"]
+    columns: dict[str, list[Any]] = {"text": written, "label": [repr(b"good"), "[]", '["bad"]']}
+    mapped, _ = mapping.apply(columns)
+    assert mapped == {"text": ["größer", *written[1:]], "label": ["good", None, "bad"]}
+
+
 def test_commas_between_labels_stay() -> None:
     config = ReadConfig(columns={"text": "text", "labels": "labels"})
     mapping = ColumnMap(config, ["text", "labels"], ["text"], ["labels"])
@@ -437,10 +486,10 @@ def test_text_of_several_columns_is_joined_or_put_into_a_template() -> None:
     assert mapped == {"text": ["A\nb", "c", None], "other": ["A: b!", ": c!", None]}
 
 
-def test_words_of_a_text_are_joined_and_labels_stay_a_list() -> None:
+def test_words_of_a_text_are_joined_and_several_labels_stay_a_list() -> None:
     mapping = ColumnMap(ReadConfig(columns={"text": "t", "label": "l"}), ["text"], ["text"], ["label"])
     mapped, _ = mapping.apply({"t": [["My", "lamp"], "as text"], "l": [["a ", "b"], ["c"]]})
-    assert mapped == {"text": ["My lamp", "as text"], "label": ['["a", "b"]', '["c"]']}
+    assert mapped == {"text": ["My lamp", "as text"], "label": ['["a", "b"]', "c"]}
 
 
 @pytest.mark.parametrize(
@@ -468,7 +517,14 @@ def test_number_is_read_as_people_write_it(written: str, decimal: Decimal | None
 
 @pytest.mark.parametrize(
     ("column", "decimal"),
-    [("12 3,729 7,446", "."), ("0,125 3,729", ","), ("999 12.345", ","), ("1.234 2.345", None), ("1 2,5", None)],
+    [
+        ("12 3,729 7,446", "."),
+        ("0,125 3,729", ","),
+        ("999 12.345", ","),
+        ("1.234 2.345", None),
+        ("1 2,5", None),
+        ("1,234 2,345", "."),
+    ],
 )
 def test_decimal_sign_follows_from_the_column(column: str, decimal: Decimal | None) -> None:
     assert decimal_of(column.split()) == decimal
@@ -476,7 +532,7 @@ def test_decimal_sign_follows_from_the_column(column: str, decimal: Decimal | No
 
 def test_several_columns_of_messages_are_a_conversation() -> None:
     config = ReadConfig(columns={"messages": ["instruction", "input", "output"]})
-    rows = {"instruction": ["Add", "Add"], "input": ["1, 2", ""], "output": ["3", None]}
+    rows: dict[str, list[Any]] = {"instruction": ["Add", "Add"], "input": ["1, 2", ""], "output": ["3", None]}
     [first, second] = ColumnMap(config, ["messages"], ["messages"]).apply(rows)[0]["messages"]
     assert [each["content"] for each in json.loads(first or "")] == ["Add\n1, 2", "3"]
     assert second is None

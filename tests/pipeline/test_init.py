@@ -33,7 +33,6 @@ CASES = ROOT.parent / "shared/cases"
 SMALL = ["model=encoder_tiny", "prepare.tokenizer.kind=byte_bpe", "prepare.tokenizer.vocabulary_size=500"]
 WHOLE = "++prepare.tokenizer.least_count=null"
 """That of a pretrained tokenizer, which `init` proposes for texts that do not look English."""
-NEW_TASKS = {"multi_label_classification"} - {path.stem for path in (ROOT / "conf/task").glob("*.yaml")}
 
 
 @pytest.fixture
@@ -138,12 +137,6 @@ def test_test_split_of_one_score_is_one_line_before_training(layout: Layout) -> 
     init(case("scores") / "train.csv", case("scores") / "test_same.csv", "--name", "scores")
     with pytest.raises(UserError, match="'test' have the same score"):
         prepared(layout, "scores")
-
-
-@pytest.mark.skipif(not NEW_TASKS, reason="the task for several labels is there")
-def test_several_labels_a_row_name_their_task(layout: Layout) -> None:
-    with pytest.raises(UserError, match="need the task multi_label_classification"):
-        init(case("multi_label/topics.jsonl"))
 
 
 @pytest.mark.parametrize("name", ["dots", "plain", "spaces", "title_only"])
@@ -404,6 +397,177 @@ SHAPES: dict[str, tuple[list[dict[str, Any]], str, dict[str, Any]]] = {
 }
 
 
+# -- Exports of tools, splits inside of files, other formats --------------------------------
+
+HASHES = {"_input_hash": 1, "_task_hash": 2}
+SPANS = [[3, 7, "THING"]]
+
+
+def studio(text: str, *results: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    """A task of Label Studio, of which the first annotation was cancelled."""
+    done = [{"from_name": "kind", "type": kind, "value": value} for kind, value in results]
+    return {"id": 1, "data": {"text": text}, "annotations": [{"was_cancelled": True, "result": []}, {"result": done}]}
+
+
+def lines(rows: list[Any]) -> str:
+    return "\n".join(map(json.dumps, rows))
+
+
+VERDICTS = {"good", "bad"}
+# name: the content, the task, its classes
+FILES: dict[str, tuple[str, str, set[str]]] = {
+    "lists.json": (json.dumps([["body", "verdict"], *reviews()]), "text_classification", VERDICTS),
+    "unnamed.json": (json.dumps(reviews()), "text_classification", VERDICTS),
+    "lists.jsonl": (lines([["body", "verdict"], *reviews()]), "text_classification", VERDICTS),
+    "split.json": (
+        json.dumps({"columns": ["body", "verdict"], "index": [0], "data": reviews()}),
+        "text_classification",
+        VERDICTS,
+    ),
+    "longest.json": (
+        json.dumps({"names": [{"id": 1}], "rows": [{"t": t, "label": v} for t, v in reviews()]}),
+        "text_classification",
+        VERDICTS,
+    ),
+    "fasttext.txt": ("".join(f"__label__{v} {t}\n" for t, v in reviews()), "text_classification", VERDICTS),
+    "tags.txt": (
+        "".join(f"__label__{v} {'__label__lamp ' * (n % 3 > 0)}{t}\n" for n, (t, v) in enumerate(reviews())),
+        "multi_label_classification",
+        set(),
+    ),
+    "rows.xml": (
+        "<r>" + "".join(f"<row verdict='{v}'><body>{t} &amp; so on</body></row>" for t, v in reviews()) + "</r>",
+        "text_classification",
+        VERDICTS,
+    ),
+    "rows.yaml": (
+        "".join(f"- body: {t}\n  label: {v == 'good'}\n" for t, v in reviews()),
+        "text_classification",
+        {"True", "False"},
+    ),
+    "studio.json": (
+        json.dumps([studio(t, ("choices", {"choices": [v]})) for t, v in reviews()]),
+        "text_classification",
+        VERDICTS,
+    ),
+    "studio_spans.json": (
+        json.dumps([studio(t, ("labels", {"start": 3, "end": 7, "labels": ["THING"]})) for t, _ in reviews()]),
+        "token_classification",
+        set(),
+    ),
+    "doccano.jsonl": (
+        lines([{"id": n, "text": t, "label": [v]} for n, (t, v) in enumerate(reviews())]),
+        "text_classification",
+        VERDICTS,
+    ),
+    "doccano.csv": (
+        "id,data,label\n" + "".join(f"{n},{t},{v}{'#lamp' * (n % 3 > 0)}\n" for n, (t, v) in enumerate(reviews())),
+        "multi_label_classification",
+        set(),
+    ),
+    "prodigy.jsonl": (
+        lines(
+            [
+                {"text": t, **HASHES, "label": "GOOD", "answer": "accept" if v == "good" else "reject"}
+                for t, v in reviews()
+            ]
+        ),
+        "text_classification",
+        {"GOOD", "not GOOD"},
+    ),
+    "spacy.json": (json.dumps([[t, {"entities": SPANS}] for t, _ in reviews()]), "token_classification", set()),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_exports_and_other_formats_lose_no_row(layout: Layout, name: str) -> None:
+    content, task, names = FILES[name]
+    (layout.root / "data/own" / name).write_text(content)
+    assert init(f"data/own/{name}", "--name", "rows")["task"] == task
+    statistics = prepared(layout, "rows")
+    assert sum(split["rows"] for split in statistics["splits"].values()) == len(reviews())
+    assert classes(statistics) == names
+
+
+def test_answers_that_do_not_count_are_no_examples(layout: Layout) -> None:
+    answers = ["accept", "accept", "ignore", "reject"]
+    rows = [
+        {"text": t, **HASHES, "accept": [v], "options": [], "answer": answers[n // 2 % 4]}
+        for n, (t, v) in enumerate(reviews())
+    ]
+    (layout.root / "data/own/rows.jsonl").write_text(lines(rows))
+    init("data/own/rows.jsonl")
+    statistics = prepared(layout, "rows")
+    assert (statistics["rejected"]["total"], classes(statistics)) == (40, VERDICTS)
+
+
+def declared(layout: Layout, kind: str) -> Path:
+    """A file of 60 training and 20 test rows, in one of several kinds."""
+    rows = [(*row, "Train" if n < 60 else "Test") for n, row in enumerate(reviews())]
+    records = [dict(zip(("body", "verdict", "subset"), row, strict=True)) for row in rows]
+    path = layout.root / f"data/own/rows.{kind}"
+    by_split = {split: [row for row in records if row["subset"] == split] for split in ("Train", "Test")}
+    if kind == "csv":
+        path.write_text("body,verdict,subset\n" + "".join(",".join(row) + "\n" for row in rows))
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(records), path)
+    elif kind == "json":
+        path.write_text(json.dumps({"version": 1, **by_split}))
+    elif kind == "xlsx":
+        sheets = {
+            split: [["body", "verdict"], *([row["body"], row["verdict"]] for row in by_split[split])]
+            for split in by_split
+        }
+        write_xlsx(path, sheets)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            for split in by_split:
+                archive.writestr(
+                    f"{split.lower()}.csv", table([(row["body"], row["verdict"]) for row in by_split[split]])
+                )
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["csv", "parquet", "json", "xlsx", "zip"])
+def test_splits_that_one_file_declares_are_used_and_said(layout: Layout, kind: str) -> None:
+    said = init(declared(layout, kind))
+    assert any("names the splits" in reason for reason in said["reasons"])
+    assert compose(layout, ["experiment=rows"]).prepare.read.split_column is not None
+    statistics = prepared(layout, "rows")
+    assert statistics["splits"]["test"]["rows"] == 20 and classes(statistics) == VERDICTS
+
+
+def test_unknown_split_is_rejected_and_numbers_of_folds_are_no_label(layout: Layout) -> None:
+    rows = "".join(
+        f"{text},{label},{'train' if n < 60 else 'dev' if n < 76 else 'extra'},{n % 5}\n"
+        for n, (text, label) in enumerate(reviews())
+    )
+    (layout.root / "data/own/rows.csv").write_text("body,verdict,split,fold\n" + rows)
+    assert "4 of these rows name no split" in " ".join(init("data/own/rows.csv")["reasons"])
+    statistics = prepared(layout, "rows")
+    assert (statistics["rejected"]["total"], statistics["splits"]["validation"]["rows"]) == (4, 16)
+    assert "'extra', and names none of the splits" in (layout.prepared / "rejects.csv").read_text()
+
+
+def test_names_of_classes_in_parquet_of_datasets_are_read(layout: Layout) -> None:
+    names = {"label": {"names": ["bad", "good"], "_type": "ClassLabel"}, "text": {"dtype": "string", "_type": "Value"}}
+    rows = pa.table({"text": [t for t, _ in reviews()], "label": [int(v == "good") for _, v in reviews()]})
+    schema = rows.schema.with_metadata({"huggingface": json.dumps({"info": {"features": names}})})
+    pq.write_table(rows.cast(schema), layout.root / "data/own/rows.parquet")
+    init("data/own/rows.parquet")
+    assert classes(prepared(layout, "rows")) == VERDICTS
+
+
+@pytest.mark.parametrize("escaped", [True, False])
+def test_address_of_a_file_may_have_escapes(layout: Layout, escaped: bool) -> None:
+    path = layout.root / "data/own" / ("my réviews [1] #2.csv" if escaped else "my%20reviews.csv")
+    path.write_text(table(reviews()))
+    init(path.as_uri() if escaped else f"file://{path}", "--name", "rows")
+    assert classes(prepared(layout, "rows")) == VERDICTS
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_task_and_columns_follow_from_the_values(layout: Layout, name: str) -> None:
     rows, task, columns = SHAPES[name]
@@ -512,6 +676,10 @@ def test_missing_labels_and_look_alikes_are_said(layout: Layout) -> None:
         ("header.csv", b"text,label\n", r"no row that can be read"),
         ("one.csv", table([(text, "good") for text, _ in reviews()]).encode(), r"has one value only, 'good'"),
         ("alone.csv", b"text\n" + b"".join(b"a text of its own %d\n" % n for n in range(50)), r"no column of labels"),
+        ("rows.ann", b"T1\tTHING 3 7\tlamp\n" * 20, r"annotations of brat"),
+        ("rows.xml", b"<a><b>My lamp</b>", r"is XML without rows"),
+        ("rows.yaml", b"a: {b: [", r"is not YAML"),
+        ("scalar.yaml", b"a: 1\n", r"YAML without a list of rows"),
         ("damaged.parquet", b"PAR1 and no more", r"cannot be read as Parquet"),
         ("damaged.csv.gz", b"\x1f\x8b\x08\0\0\0", r"cannot be unpacked"),
         ("noise.bin", bytes(range(256)) * 40, r"noise\.bin"),

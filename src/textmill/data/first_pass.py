@@ -12,14 +12,15 @@ from urllib.parse import unquote
 from textmill.config.sections.prepare import PrepareConfig, ReadConfig
 from textmill.data.chunks import SPLIT_CODES, ChunkCleaner, RawChunk, column_map, uses_signatures
 from textmill.data.duplicates import SignatureFiles
-from textmill.data.formats import EmptyFileError, detect
+from textmill.data.formats import EmptyFileError, detect, split_of
 from textmill.data.parallel import Engine
 from textmill.data.quality import Tally
-from textmill.data.reading import read_rows
+from textmill.data.reading import RawRows, read_rows
 from textmill.data.rejected_rows_file import RejectedRowsFile
 from textmill.data.staging import Staging
 from textmill.data.text import WHOLE, Part
 from textmill.errors import UserError
+from textmill.text.rejected_rows import RejectedRow, excerpt
 
 if TYPE_CHECKING:
     from textmill.tasks.base import Task
@@ -118,18 +119,20 @@ class FirstPass:
         empty: dict[str, EmptyFileError] = {}
         filled: set[str] = set()
         for split, path, part in self._parts(raw):
-            if split not in self.result.splits:
-                self.result.splits.append(split)
             folder, _, name = path.relative_to(raw).as_posix().partition("/")
             label = f"data/raw/files/{folder}/{name}"
             self.result.files.append(label)
             constants = path_columns(name, config)
-            wanted = [column for column in self._map.wanted if column not in constants]
+            wanted = list(dict.fromkeys([*self._map.wanted, *filter(None, [config.split_column])]))
+            wanted = [column for column in wanted if column not in constants]
             try:
                 found = detect(path, label, config, wanted)
                 for rows in read_rows(path, label, config, wanted, part, found):
                     rows.columns |= {column: [value] * len(rows.lines) for column, value in constants.items()}
-                    yield RawChunk(rows, split, name, label, len(self.result.files) - 1)
+                    for own, some in _by_split(rows, config.split_column, split, label):
+                        if own not in self.result.splits:
+                            self.result.splits.append(own)
+                        yield RawChunk(some, own, name, label, len(self.result.files) - 1)
             except EmptyFileError as error:  # such as a part that Spark writes
                 empty.setdefault(split, error)
                 self.result.formats.setdefault("an empty file", []).append(label)
@@ -153,6 +156,25 @@ class FirstPass:
                 yield "validation", path, (train, round(1 - shares.test, 12))
             if shares.test:
                 yield "test", path, (round(1 - shares.test, 12), 1.0)
+
+
+def _by_split(rows: RawRows, column: str | None, split: str, label: str) -> Iterator[tuple[str, RawRows]]:
+    """Yield the rows of each split that a column names; without one, all of them with the split of their file."""
+    if column is None or not rows.lines:
+        yield split, rows
+        return
+    places: dict[str, list[int]] = {}
+    for place, value in enumerate(rows.columns[column]):
+        if own := split_of(str(value)):
+            places.setdefault(own, []).append(place)
+        else:
+            reason = f"is {excerpt(value)!r}, and names none of the splits train, validation (dev) and test"
+            rows.rejected.append(RejectedRow(rows.lines[place], column, reason, label))
+    for own in places or [split]:
+        kept = places.get(own, [])
+        columns = {name: [values[place] for place in kept] for name, values in rows.columns.items()}
+        yield own, RawRows([rows.lines[place] for place in kept], columns, rows.rejected)
+        rows.rejected = []
 
 
 def path_columns(name: str, config: ReadConfig) -> dict[str, str | None]:

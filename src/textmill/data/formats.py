@@ -23,12 +23,15 @@ from typing import IO, Any, cast
 from textmill.config.sections.prepare import Format, ReadConfig, TextConfig
 from textmill.data.separated import ONE_COLUMN, Dialect, dialect_of
 from textmill.errors import UserError, first_line
+from textmill.fetching.sources.files import is_workbook
 
 _FORMATS: dict[str, Format] = {
     **dict.fromkeys((".csv", ".psv"), "csv"),
     **dict.fromkeys((".tsv", ".tab"), "tsv"),
     **dict.fromkeys((".jsonl", ".ndjson"), "jsonl"),
     ".json": "json",
+    **dict.fromkeys((".yaml", ".yml"), "yaml"),
+    ".xml": "xml",
     **dict.fromkeys((".parquet", ".pq"), "parquet"),
     **dict.fromkeys((".arrow", ".feather", ".ipc"), "arrow"),
     **dict.fromkeys((".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"), "excel"),
@@ -46,8 +49,18 @@ _MANY = 50
 _SAMPLE = 1 << 17
 """Characters that all but the encoding is detected from."""
 _FEW = 3
+_PIECE = 2000
+_NAMED = 1000
+"""Lines that name an encoding."""
 _SCANNED = 1 << 26
 """Bytes that the encoding is detected from."""
+
+
+_SPLITS = {
+    "train": r"train(ing)?",
+    "validation": r"(dev|val|valid|validation|development)",
+    "test": r"(test|testing|holdout)",
+}
 
 
 class EmptyFileError(UserError):
@@ -65,6 +78,8 @@ class FileFormat:
         dialect: Separator and quotes of a CSV or TSV.
         records: Path of the list of rows in a JSON file.
         sheets: Names of the sheets of a workbook that has several, of which one is read.
+        lists: Whether rows are lists, the first of which may name the columns.
+        names: Names of the columns that stand beside the rows of a JSON object.
     """
 
     format: Format
@@ -73,12 +88,15 @@ class FileFormat:
     dialect: Dialect = field(default_factory=lambda: Dialect(ONE_COLUMN))
     records: str = ""
     sheets: tuple[str, ...] = ()
+    lists: bool = False
+    names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Describe it for the data report."""
         parts = [self.format, str(self.dialect) if self.format in ("csv", "tsv") else "", self.encoding]
         parts += [f"rows at {self.records!r}" if self.records else "", self.compression or ""]
-        parts += [f"the first table of the sheets {', '.join(map(repr, self.sheets))}"] if self.sheets else []
+        named = f"sheets {', '.join(map(repr, self.sheets))}"
+        parts += [named if _tell_splits(self.sheets) else f"the first table of the {named}"] if self.sheets else []
         return ", ".join(filter(None, parts))
 
 
@@ -99,14 +117,6 @@ def is_table(path: Path) -> bool:
 def _compression(path: Path, start: bytes) -> str | None:
     name = next((name for magic, name in _PACKED.items() if start.startswith(magic)), None)
     return None if name == "zip" and (_FORMATS.get(ending(path.name)) == "excel" or is_workbook(path)) else name
-
-
-def is_workbook(path: Path) -> bool:
-    """Return whether a zip file is a workbook of Excel or of OpenDocument."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return bool({"xl/workbook.xml", "xl/workbook.bin", "mimetype"} & set(archive.namelist()))
 
 
 def open_file(path: Path) -> IO[bytes]:
@@ -173,7 +183,8 @@ def _detected(path: Path, label: str, config: ReadConfig, wanted: Sequence[str])
     if format_ == "excel" and config.format is None and magic is None:  # Excel opens a table or HTML of that ending too
         format_ = None
     if format_ in ("parquet", "arrow", "excel"):
-        return FileFormat(format_, compression, sheets=_sheets(path) if format_ == "excel" and not config.sheet else ())
+        sheets = _sheets(path) if format_ == "excel" and not config.sheet else ()
+        return FileFormat(format_, compression, sheets=sheets, lists=format_ == "excel")
     encoding = config.encoding or encoding_of(path)
     with open_text(path, encoding) as text:
         sample = text.read(_SAMPLE)
@@ -183,14 +194,20 @@ def _detected(path: Path, label: str, config: ReadConfig, wanted: Sequence[str])
         fix = "Give a table, JSON or text, or set prepare.read.encoding"
         raise UserError("is not text but a binary file", where=label, fix=fix)
     if config.format is None and (format_ == "json" or _is_json(sample, format_)):
-        format_, records = _json(sample, config.records, label)
-        return FileFormat(format_, compression, encoding, records=records)
+        format_, records, lists, names = _json(sample, config.records, label)
+        return FileFormat(format_, compression, encoding, records=records, lists=lists, names=names)
     records = config.records or (_SQUAD if format_ == "squad" else "")
     lines = list(io.StringIO(sample, newline=""))
     lines = lines[:-1] if len(sample) == _SAMPLE and len(lines) > 1 else lines
-    if format_ == "text" and config.format is None and config.text == TextConfig():
-        format_ = _table_of(lines)
-    found = FileFormat(format_ or "csv", compression, encoding, records=records if format_ in ("json", "squad") else "")
+    if config.format is None and config.text == TextConfig():
+        if sum(line.startswith("__label__") for line in lines) > 0.9 * len(lines):
+            format_ = "fasttext"
+        elif format_ != "text" and sample.lstrip("\ufeff \r\n").startswith("<?xml"):
+            format_ = "xml"
+        elif format_ == "text":
+            format_ = _table_of(lines)
+    records = records if format_ in ("json", "squad", "yaml", "xml") else ""
+    found = FileFormat(format_ or "csv", compression, encoding, records=records)
     if found.format not in ("csv", "tsv"):
         return found
     roots = (re.split(r"[.\[]", name)[0] if name not in sample.split("\n", 1)[0] else name for name in wanted)
@@ -198,7 +215,7 @@ def _detected(path: Path, label: str, config: ReadConfig, wanted: Sequence[str])
     if format_ is None and dialect.separator == ONE_COLUMN:
         fix = f"Set prepare.read.format, or end the name in {', '.join(_FORMATS)}"
         raise UserError(f"unknown format of a file that ends in {path.suffix!r}", where=label, fix=fix)
-    return FileFormat(found.format, compression, encoding, dialect)
+    return FileFormat(found.format, compression, encoding, dialect, lists=True)
 
 
 def _sheets(path: Path) -> tuple[str, ...]:
@@ -219,7 +236,7 @@ def encoding_of(path: Path) -> str:
     """
     import chardet
 
-    valid = size = lines = 0
+    valid = wrong = size = lines = 0
     invalid: list[bytes] = []
     with open_file(path) as file:
         start = file.read(4096)
@@ -229,21 +246,30 @@ def encoding_of(path: Path) -> str:
     if wide := _utf16(start):
         return wide
     with open_file(path) as file:
-        for line in islice(file, 1_000_000):
+        for line in islice(_pieces(file), 1_000_000):
             size, lines = size + len(line), lines + 1
             if not line.isascii():
                 try:
                     line.decode()
                     valid += 1
                 except UnicodeDecodeError:
-                    invalid.append(line[:2000])
+                    wrong += 1
+                    invalid += [line] if wrong <= _NAMED else []
             if size > _SCANNED:
                 break
-    if len(invalid) <= valid or len(invalid) < min(_FEW, 1 + lines // 10):
+    if wrong <= valid or wrong < min(_FEW, 1 + lines // 10):
         return "utf-8"
-    name = str(chardet.detect(b"".join(invalid[:1000]))["encoding"] or "cp1252").lower()
+    name = str(chardet.detect(b"".join(invalid))["encoding"] or "cp1252").lower()
     wider = {"iso-8859-1": "cp1252", "gb2312": "gb18030"}.get(name, name)  # each is a part of the other
     return wider if "utf" not in wider and "\n".encode(wider) == b"\n" else "cp1252"
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield lines; a longer one, such as a whole JSON array, in pieces that end where no sign is cut."""
+    while piece := file.readline(_PIECE):
+        while piece[-1] > 127 and (more := file.read(1)):
+            piece += more
+        yield piece
 
 
 def _utf16(start: bytes) -> str | None:
@@ -289,43 +315,73 @@ def _is_json(sample: str, format_: Format | None) -> bool:
         return False
 
 
-def _json(sample: str, records: str | None, label: str) -> tuple[Format, str]:
-    """Tell JSON Lines, an array, SQuAD and an object with a list of rows apart; return the path of the rows too.
+def _json(sample: str, records: str | None, label: str) -> tuple[Format, str, bool, tuple[str, ...]]:
+    """Tell JSON Lines, an array, SQuAD and an object with lists apart; return these attributes of `FileFormat`.
 
     Raises:
         UserError: The object has columns, not rows, as `DataFrame.to_json` writes them.
     """
-    lines = [line for line in sample.split("\n", 2) if line.strip()]
-    if records is not None or sample.lstrip().startswith("["):
-        return "json", records or ""
+    lines = [line for line in sample.split("\n", 3) if line.strip()]
+    first = [_loaded(line) for line in lines[:2]]
+    if records is None and len(first) > 1 and all(isinstance(line, list) for line in first):
+        return "jsonl", "", True, ()
+    if sample.lstrip("\ufeff \t\r\n").startswith("["):
+        return "json", records or "", re.match(r"\W*\[\s*\[", sample) is not None, ()
+    if records is None and re.match(r'\s*\{.*?"data"\s*:\s*\[\s*\{.*?"paragraphs"\s*:', sample, re.DOTALL):
+        return "squad", _SQUAD, False, ()
+    if records is None and len(lines) > 1 and first[0] is not None:
+        return "jsonl", "", False, ()
+    return "json", *_rows_path(sample, records, label)
+
+
+def _loaded(line: str) -> Any:
     try:
-        first = json.loads(lines[0])
+        return json.loads(line)
     except (ValueError, RecursionError):
-        first = None
-    if re.match(r'\s*\{.*?"data"\s*:\s*\[\s*\{.*?"paragraphs"\s*:', sample, re.DOTALL):
-        return "squad", _SQUAD
-    if first is not None and len(lines) > 1:
-        return "jsonl", ""
-    return "json", _rows_path(sample, label)
+        return None
 
 
-def _rows_path(sample: str, label: str) -> str:
-    """Return the path of the first list of objects in the beginning of an object; empty if objects follow, the rows."""
+def _rows_path(sample: str, records: str | None, label: str) -> tuple[str, bool, tuple[str, ...]]:
+    """Return the path of the longest list in the beginning of an object, whether of lists, and names beside it.
+
+    The path ends in `*` for lists that are named as splits, and it is empty if objects follow, the rows.
+    """
     import ijson
 
     values: Counter[str] = Counter()
-    path, objects = "", 0
+    rows: Counter[str] = Counter()
+    lists: Counter[str] = Counter()
+    names: list[str] = []
+    objects = 0
     with suppress(ijson.JSONError):
         content = io.BytesIO(sample.encode("utf-8", "surrogateescape"))
-        for prefix, event, _ in ijson.parse(content, multiple_values=True):
+        for prefix, event, value in ijson.parse(content, multiple_values=True):
             objects += event == "start_map" and not prefix
             if objects > 1:
-                return ""
-            if event == "start_map" and prefix.endswith(".item"):
-                path = path or str(prefix.removesuffix(".item"))
+                return records or "", False, ()
+            names += [value] if prefix == "columns.item" and event == "string" else []
+            if event in ("start_map", "start_array") and re.fullmatch(r"(?:(?!item\.)[^.]+\.)+item", prefix):
+                rows[prefix.removesuffix(".item")] += 1
+                lists[prefix.removesuffix(".item")] += event == "start_array"
             if event in ("string", "number", "boolean", "null", "start_map") and prefix:
                 values[prefix.rpartition(".")[0]] += 1
-    if not path and values and max(values.values()) > _MANY:
+    if records is None and not rows and values and max(values.values()) > _MANY:
         fix = "Write a list of objects, one per row, as df.to_json(path, orient='records') does"
         raise UserError("is an object of columns, not a list of rows", where=label, fix=fix)
-    return path
+    longest = max(rows, key=rows.__getitem__, default="") if records is None else records
+    of_lists = lists[longest] > rows[longest] / 2
+    around, dot, last = longest.rpartition(".")
+    path = f"{around}{dot}*" if records is None and split_of(last) else longest
+    return path, of_lists, tuple(names) if of_lists else ()
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that the name of a file, folder, list or sheet tells, or the value of a column; or None."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next(
+        (split for split, pattern in _SPLITS.items() if any(re.fullmatch(pattern, word) for word in words)), None
+    )
+
+
+def _tell_splits(names: Sequence[str]) -> bool:
+    return "train" in map(split_of, names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import bisect
 import json
 import math
@@ -16,6 +17,7 @@ from typing import Any
 
 from textmill.config.sections.prepare import BinsConfig, ColumnConfig, ReadConfig
 from textmill.errors import UserError
+from textmill.text.label_lists import listed
 from textmill.text.numbers import plain_number
 
 INVISIBLE = " \t\r\n\v\f\xa0\u200b\u200c\u200d\u2060\ufeff"
@@ -116,8 +118,10 @@ class ColumnMap:
     def _values(self, name: str, column: ColumnConfig, columns: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
         """Return the values of a column's source; texts of several sources, and lists of words, as one text."""
         values = columns[column.sources[0]]
-        if name in self._texts and any(type(value) is list for value in values):
-            values = [" ".join(value) if _is_words(value) else value for value in values]
+        if name in self._texts:
+            values = [_text_of(value) for value in values] if any(map(_is_packed, values)) else values
+        elif self._unify.get(name) is unified_label:
+            values = [_only(value) for value in values] if any(map(_is_packed, values)) else values
         if isinstance(column.source, str) and column.template is None:
             return values
         if name == _MESSAGES and column.template is None:
@@ -125,6 +129,29 @@ class ColumnMap:
         rows = zip(*(columns[source] for source in column.sources), strict=True)
         texts = ({source: as_text(cell) for source, cell in zip(column.sources, row, strict=True)} for row in rows)
         return [_filled(column.template, row) for row in texts]
+
+
+def _is_packed(value: Any) -> bool:
+    """Return whether a value is a list, or a text that may be written as a list or as bytes of Python."""
+    return type(value) is list or (type(value) is str and value.startswith(("[", "b'", 'b"')))
+
+
+def _text_of(value: Any) -> Any:
+    """Return a list of words, or the bytes that Python writes as `b'...'`, as a text; anything else as it is."""
+    if isinstance(value, list):
+        return " ".join(value) if _is_words(value) or not value else value
+    if isinstance(value, str) and re.fullmatch(r"b'.*'|b\".*\"", value, re.DOTALL):
+        with suppress(ValueError, SyntaxError):  # of a text that only looks so
+            return ast.literal_eval(value).decode()
+    return value
+
+
+def _only(value: Any) -> Any:
+    """Return the label of a list of one, None of an empty list."""
+    found = listed(value)
+    if found is None or len(found) > 1:
+        return _text_of(value) if found is None else value
+    return found[0] if found else None
 
 
 def _exchange(cells: Sequence[Any]) -> str | None:

@@ -7,13 +7,14 @@ import re
 import zipfile
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from textmill.config.sections.prepare import ReadConfig
-from textmill.data.formats import EmptyFileError, FileFormat, damage_named, detect, open_file, open_text
+from textmill.config.sections.prepare import ColumnConfig, ReadConfig
+from textmill.data.exports import unpacked
+from textmill.data.formats import EmptyFileError, FileFormat, damage_named, detect, open_file, open_text, split_of
 from textmill.data.separated import Block, records
 from textmill.data.text import COLUMN, WHOLE, Part, read_documents
 from textmill.errors import UserError, did_you_mean, first_line
@@ -230,28 +231,54 @@ def _getter(name: str) -> Callable[[Mapping[str, Any]], Any]:
 
 
 def _read_separated(file: Input) -> Numbered:
-    config, header = file.config, file.config.header
     with open_text(file.path, file.found.encoding) as text:
         rows = records(text, file.found.dialect, file.count if file.wanted else None)
-        for first, found in rows if config.header else islice(rows, file.found.dialect.above, None):
-            if isinstance(found, Block) and header is not None and (block := _rows(found, header, file.wanted)):
-                yield first, block
-                continue
-            for number, row in _singly(first, found, file) if isinstance(found, Block) else [(first, found)]:
-                if isinstance(row, tuple):
-                    yield number, Bad(*row)
-                elif header is None:
-                    header = None if number == 1 and re.fullmatch("sep=.?", "".join(row)) else _header(row, file)
-                elif len(row) == len(header) or (config.more_fields and len(row) > len(header)):
-                    yield number, {name: value or None for name, value in zip(header, row, strict=False)}
-                else:
-                    yield number, Bad(f"has {len(row)} fields, {len(header)} are expected", " | ".join(row))
+        yield from _named(rows if file.config.header else islice(rows, file.found.dialect.above, None), file)
+
+
+def _named(rows: Iterable[tuple[int, Any]], file: Input) -> Numbered:
+    """Give the cells of lists and blocks the names of the header, or those of the first list; records have their own.
+
+    Anything else is rejected.
+    """
+    header = file.config.header or list(file.found.names) or None
+    for first, found in rows:
+        if isinstance(found, Block) and header is not None and (block := _rows(found, header, file.wanted)):
+            yield first, block
+            continue
+        for number, row in _singly(first, found, file) if isinstance(found, Block) else [(first, found)]:
+            if isinstance(row, tuple):
+                yield number, Bad(*row)
+            elif isinstance(row, dict):
+                record = unpacked(row)
+                yield number, Bad(record, row.get("text")) if isinstance(record, str) else record
+            elif not isinstance(row, list):
+                yield number, Bad("is not a JSON object", row)
+            elif header is None and any(isinstance(cell, list | dict) for cell in row):  # no names
+                header = [f"column_{place}" for place in range(1, len(row) + 1)]
+                yield number, dict(zip(header, row, strict=True))
+            elif header is None:
+                header = None if number == 1 and re.fullmatch("sep=.?", str(row[0])) else _header(row, file)
+            elif row[-1:] == header[-1:] and [str(cell).strip("\ufeff ") for cell in row] == header:
+                yield number, Bad("repeats the header", row)
+            elif len(row) < len(header) or (not file.config.more_fields and any(map(_is_given, row[len(header) :]))):
+                shown = " | ".join(map(str, row))
+                yield number, Bad(f"has {len(row)} fields, {len(header)} are expected", shown)
+            else:
+                cells = (cell if _is_given(cell) else None for cell in row)
+                yield number, dict(zip(header, cells, strict=False))
+
+
+def _is_given(cell: Any) -> bool:
+    return cell is not None and cell != ""
 
 
 def _rows(block: Block, header: Sequence[str], wanted: Sequence[str]) -> Rows | None:
     """Return the wanted columns of a block; None if a row must be looked at by itself."""
     index = {name: position for position, name in enumerate(header)}
     if not index.keys() >= set(wanted) or set(map(len, block.rows)) != {len(header)}:
+        return None
+    if [*header] in block.rows or ["\ufeff" + header[0], *header[1:]] in block.rows:  # where files were joined
         return None
     columns = {}
     for name in wanted:
@@ -283,38 +310,54 @@ def _header(row: Iterable[Any], file: Input) -> list[str]:
 
 
 def _read_json_lines(file: Input) -> Numbered:
-    with open_text(file.path, file.found.encoding.removesuffix("-sig"), newline="\n") as text:
-        for number, line in enumerate(text, start=1):
-            if line.strip():
-                file.size += len(line) if line.isascii() else len(line.encode("utf-8", "replace"))
-                yield number, _record(line.removeprefix("\ufeff"))
+    def lines() -> Iterator[tuple[int, Any]]:
+        with open_text(file.path, file.found.encoding.removesuffix("-sig"), newline="\n") as text:
+            for number, line in enumerate(text, start=1):
+                if line.strip():
+                    file.size += len(line) if line.isascii() else len(line.encode("utf-8", "replace"))
+                    yield number, _record(line.removeprefix("\ufeff"))
+
+    return _named(lines(), file)
 
 
-def _record(line: str) -> Mapping[str, Any] | Bad:
+def _record(line: str) -> Any:
     if _undecoded(line):
         return Bad("is not UTF-8", line)
     try:
         record = json.loads(line)
-        if not isinstance(record, dict):
-            return Bad("is not a JSON object", line)
         halved = "\\ud" in line.lower() and _undecoded(json.dumps(record, ensure_ascii=False))
-        return Bad("contains half a surrogate pair", line) if halved else record
+        if halved or not isinstance(record, dict | list):
+            return Bad("contains half a surrogate pair" if halved else "is not a JSON object", line)
+        return record
     except (ValueError, RecursionError) as error:
         return Bad(f"is not JSON ({str(error).partition(':')[0]})", line)
 
 
 def _read_json(file: Input) -> Numbered:
+    return _named(_items(file), file)
+
+
+def _items(file: Input) -> Iterator[tuple[int, Any]]:
     import ijson
 
     number = 0
-    with damage_named(file.label, "JSON"), open_text(file.path, file.found.encoding) as text:
+    around, star = file.found.records.removesuffix("*").strip("."), file.found.records.endswith("*")
+    with damage_named(file.label, "JSON"):
         try:
-            with open_text(file.path, file.found.encoding) as again:
-                prefix, inner = _list_of(ijson.parse(_Utf8(again), multiple_values=True), file.found.records)
-            for value in ijson.items(_Utf8(text), prefix, use_float=True, multiple_values=True):
-                for row in _exploded(value, inner):
-                    number += 1
-                    yield number, row if isinstance(row, dict) else Bad("is not a JSON object", row)
+            with open_text(file.path, file.found.encoding) as text:
+                events = ijson.parse(_Utf8(text), multiple_values=True)
+                if star:
+                    lists = (prefix.rpartition(".") for prefix, event, _ in events if event == "start_array")
+                    names = [name for before, _, name in lists if before == around]
+                    places = [(f"{around}.{name}.item".lstrip("."), list[str](), {"split": name}) for name in names]
+                else:
+                    places = [(*_list_of(events, file.found.records), {})]
+            for prefix, inner, more in places:
+                with open_text(file.path, file.found.encoding) as text:
+                    for value in ijson.items(_Utf8(text), prefix, use_float=True, multiple_values=True):
+                        for row in _exploded(value, inner):
+                            number += 1
+                            yield number, row | more if isinstance(row, dict) else row
         except (ijson.JSONError, UnicodeDecodeError) as error:
             fix = "Correct or save it again; JSON has null, and no NaN"
             what = f"is not JSON behind row {number} ({first_line(error)})"
@@ -323,6 +366,40 @@ def _read_json(file: Input) -> Numbered:
         kind = "articles under 'data'" if file.found.format == "squad" else f"rows at {file.found.records!r}"
         advice = "Set prepare.read.records to the path of the rows" if file.found.format == "json" else None
         raise UserError(f"there is no list of {kind}, or it has no rows", where=file.label, fix=advice)
+
+
+def _read_yaml(file: Input) -> Numbered:
+    """Read a list of mappings or lists, or the longest list of a mapping; all values are texts, as written."""
+    import yaml
+
+    try:
+        with open_text(file.path, file.found.encoding) as text:
+            value = yaml.load(text, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+    except yaml.YAMLError as error:
+        raise UserError(f"is not YAML ({' '.join(str(error).split())})", where=file.label) from error
+    for name in filter(None, file.found.records.split(".")):
+        value = value.get(name) if isinstance(value, dict) else None
+    if isinstance(value, dict):
+        value = max((rows for rows in value.values() if isinstance(rows, list)), key=len, default=None)
+    if not isinstance(value, list):
+        fix = "Write a list of mappings, or set prepare.read.records to its path"
+        raise UserError("is YAML without a list of rows", where=file.label, fix=fix)
+    return _named(enumerate(value, start=1), file)
+
+
+def _read_xml(file: Input) -> Numbered:
+    """Read the elements below the root, or those at `records`: their attributes and their elements are the columns."""
+    import pandas as pd
+
+    path = f".//{file.found.records.replace('.', '/')}" if file.found.records else "./*"
+    try:
+        with open_file(file.path) as raw:
+            frame = pd.read_xml(raw, xpath=path, dtype=str, parser="etree")
+    except (ValueError, SyntaxError) as error:  # of ElementTree too
+        fix = "Set prepare.read.records to the name of the rows' elements"
+        raise UserError(f"is XML without rows ({first_line(error)})", where=file.label, fix=fix) from error
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return ((number, {str(name): cell for name, cell in row.items()}) for number, row in enumerate(rows, start=1))
 
 
 def _list_of(events: Iterable[tuple[str, str, Any]], records: str) -> tuple[str, list[str]]:
@@ -393,19 +470,36 @@ def _read_batches(file: Input) -> Numbered:
             source.seek(0)
             batches = pa.ipc.open_stream(source)
         number = 0
+        classes: dict[str, list[str]] | None = None
         for batch in batches:
-            columns = {name: _cells(batch.column(name)) for name in batch.schema.names}
+            classes = _class_names(batch.schema, file.config) if classes is None else classes
+            columns = {name: _cells(batch.column(name), classes.get(name)) for name in batch.schema.names}
             for values in zip(*columns.values(), strict=True):
                 number += 1
                 yield number, dict(zip(columns, values, strict=True))
 
 
-def _cells(column: Any) -> list[Any]:
-    """Return the values of an Arrow column; bytes are decoded, and the error stands for a cell that is not UTF-8."""
+def _class_names(schema: Any, config: ReadConfig) -> dict[str, list[str]]:
+    """Return the names of the numbers of columns, as `datasets` writes them, except where the user names them."""
+    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features") or {}
+    own = {column.source for column in config.columns.values() if isinstance(column, ColumnConfig) and column.names}
+    found = {name: feature.get("feature", feature) for name, feature in features.items() if isinstance(feature, dict)}
+    named = {name: inner["names"] for name, inner in found.items() if isinstance(inner, dict) and inner.get("names")}
+    return {name: names for name, names in named.items() if name not in own}
+
+
+def _cells(column: Any, names: Sequence[str] | None = None) -> list[Any]:
+    """Return the values of an Arrow column; bytes are decoded, and the error stands for a cell that is not UTF-8.
+
+    Numbers of classes become their `names`; -1 is no class.
+    """
     try:
         values = column.to_pylist()
     except UnicodeDecodeError:
         values = column.cast("binary").to_pylist()
+    if names is not None:
+        known = dict(enumerate(names))
+        return [[*map(known.get, value)] if isinstance(value, list) else known.get(value) for value in values]
     return [_decoded(value) if type(value) is bytes else value for value in values]
 
 
@@ -417,7 +511,7 @@ def _decoded(value: bytes) -> str | UnicodeDecodeError:
 
 
 def _read_workbook(file: Input) -> Numbered:
-    """Read the named sheet or the first one with rows; its header is the first row with the most names."""
+    """Read the named sheet, those named as splits, or the first with rows; its header is the row with most names."""
     import python_calamine as calamine
 
     try:
@@ -427,25 +521,42 @@ def _read_workbook(file: Input) -> Numbered:
         if not set(names) <= set(book.sheet_names):
             fix = f"There are {', '.join(map(repr, book.sheet_names))}"
             raise UserError(f"no sheet {file.config.sheet!r}", where=file.label, fix=fix)
-        sheets = (book.get_sheet_by_name(name).to_python(skip_empty_area=False) for name in names)
-        filled = [sheet for sheet in sheets if any(cell != "" for row in sheet for cell in row)]
-        rows = next(filter(_is_table, filled), [*filled, []][0])  # not a cover sheet
+        splits = [name for name in names if split_of(name)]
+        several = len(splits) > 1 and "train" in map(split_of, splits)
+        sheets = {name: book.get_sheet_by_name(name).to_python(skip_empty_area=False) for name in names}
     except (calamine.CalamineError, zipfile.BadZipFile, OSError) as error:
         raise UserError(f"cannot be read as a workbook ({first_line(error)})", where=file.label) from error
-    counts = [sum(cell != "" for cell in row) for row in rows[:20]]
-    top = counts.index(max(counts)) if counts and file.config.header is None else -1
-    header = file.config.header or (_header((cell for cell in rows[top]), file) if rows else [])
-    for number, row in enumerate(rows[top + 1 :], start=top + 2):
-        cells = [None if cell == "" else cell for cell in row]
-        if any(cell is not None for cell in cells[len(header) :]):
-            yield number, Bad(f"has {len(row)} cells, {len(header)} are expected", cells)
-        elif any(cell is not None for cell in cells):
-            yield number, dict(zip(header, cells, strict=False))
+    filled = {name: rows for name, rows in sheets.items() if any(cell != "" for row in rows for cell in row)}
+    table = next((name for name, rows in filled.items() if _is_table(rows)), next(iter(filled), None))  # not a cover
+    before = 0
+    inner = replace(file, wanted=[name for name in file.wanted if not several or name != "split"])
+    for name in splits if several else [name for name in [table] if name]:
+        rows = sheets[name]
+        counts = [sum(cell != "" for cell in row) for row in rows[:20]]
+        top = counts.index(max(counts)) if counts and file.config.header is None else 0
+        given = ((number, row) for number, row in enumerate(rows[top:], top + 1) if any(cell != "" for cell in row))
+        for number, row in _named(given, inner):
+            yield before + number, {**row, "split": name} if several and isinstance(row, dict) else row
+        before += len(rows)
 
 
 def _is_table(rows: Sequence[Sequence[Any]]) -> bool:
     """Return whether at least two rows have two cells."""
     return len([row for row in rows if len([cell for cell in row if cell != ""]) > 1]) > 1
+
+
+_LABELLED = re.compile(r"\s*((?:__label__\S+[\s,]*)*)(.*)", re.DOTALL)
+
+
+def _read_fasttext(file: Input) -> Numbered:
+    """Read lines of fastText (Joulin et al. 2017): labels behind `__label__`, then a text."""
+    with open_text(file.path, file.found.encoding, newline="\n") as text:
+        for number, line in enumerate(text, start=1):
+            labels, rest = _LABELLED.findall(line.removeprefix("\ufeff"))[0]
+            if line.strip():
+                file.size += len(line)
+                names = [label.removeprefix("__label__").rstrip(",") for label in labels.split() if label != ","]
+                yield number, {"label": names, COLUMN: rest.strip() or None}
 
 
 def _read_text(file: Input) -> Numbered:
@@ -462,9 +573,12 @@ _READERS: dict[str, Callable[[Input], Numbered]] = {
     "tsv": _read_separated,
     "jsonl": _read_json_lines,
     "json": _read_json,
+    "yaml": _read_yaml,
+    "xml": _read_xml,
     "squad": _read_squad,
     "parquet": _read_batches,
     "arrow": _read_batches,
     "excel": _read_workbook,
     "text": _read_text,
+    "fasttext": _read_fasttext,
 }

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,38 +14,29 @@ from typing import Any
 from textmill.config.layout import Layout
 from textmill.config.sections.prepare import ReadConfig
 from textmill.data.first_pass import path_columns
-from textmill.data.formats import damage_named, detect, encoding_of, is_table, open_text
+from textmill.data.formats import damage_named, detect, encoding_of, is_table, open_text, split_of
 from textmill.data.mapping import as_text, unified_label
 from textmill.data.reading import Bad, preview
 from textmill.errors import UserError, first_line
 from textmill.fetching.sources.conll import ConllSource
-from textmill.fetching.sources.files import FilesSource, is_archive, is_hidden
+from textmill.fetching.sources.files import FilesSource, is_archive, is_hidden, without_scheme
 from textmill.text.columns import Column, Kind, Seen
+from textmill.text.entities import LABELS
+from textmill.text.label_lists import CHOICES, listed
 from textmill.text.numbers import decimal_of, plain_number
 
 ROWS = 5000
 """Rows that are looked at in each split."""
-_SPLITS = {
-    "train": r"train(ing)?",
-    "validation": r"(dev|val|valid|validation|development)",
-    "test": r"(test|testing|holdout)",
-}
+_SPLIT_NAMES = r"(.*[^a-z])?(splits?|subset|folds?|partition|set)"
 _MAX_CLASSES = 200
 _LONG_HEADER = 60
+_LONGEST_LINE = 10_000
 _DIGITS = re.compile(r"\s*[+-]?\d+([.,]\d+)?\s*")
 _SENTENCE = re.compile(r"\w\W+\w+\W+\w.*[.!]$|[\u3002\uff01]$")
 _TAG = re.compile(r"O|[BIESLU]-.+")
 _SENTENCES, _REPEATED, _LONG_LABEL = 10, 10, 15
 """Most values of a column of labels that are sentences, rows of each, and words."""
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
-
-
-def split_of(name: str) -> str | None:
-    """Return the split that a file's or folder's name tells, or None."""
-    words = re.split(r"[^a-z]+", name.lower())
-    return next(
-        (split for split, pattern in _SPLITS.items() if any(re.fullmatch(pattern, word) for word in words)), None
-    )
 
 
 def sources_of(names: Sequence[str], layout: Layout, folder: Path) -> tuple[dict[str, Any], dict[str, list[Path]]]:
@@ -60,6 +49,7 @@ def sources_of(names: Sequence[str], layout: Layout, folder: Path) -> tuple[dict
     """
     if len(names) == 1 and re.fullmatch(r"[\w.-]+/[\w.-]+", names[0]) and not Path(names[0]).exists():
         return _from_hub(names[0], folder)
+    names = list(map(without_scheme, names))
     local = [name for name in names if "://" not in name]
     for name in local:
         if not Path(name).expanduser().exists():
@@ -68,7 +58,7 @@ def sources_of(names: Sequence[str], layout: Layout, folder: Path) -> tuple[dict
     given = [_address(path, layout) for path in paths] + [name for name in names if "://" in name]
     files: dict[str, list[str]] = {}
     for name in given:
-        files.setdefault(split_of(PurePosixPath(name.partition("?")[0]).name.partition(".")[0]) or "", []).append(name)
+        files.setdefault(split_of(PurePosixPath(name.partition("?")[0]).name) or "", []).append(name)
     if "" in files or "train" not in files:
         files = {"all": given}
     if len(local) == len(names) and (columns := _conll(files, layout.root)):
@@ -91,7 +81,8 @@ def _conll(files: Mapping[str, Sequence[str]], root: Path) -> dict[str, Any] | N
         if not path.is_file() or is_archive(path):
             return None
         with damage_named(str(path), "text"), open_text(path, encoding := encoding_of(path)) as text:
-            lines = [line for line in islice(text, 500) if line.strip() and not line.startswith(("-DOCSTART-", "# "))]
+            pieces = islice(iter(lambda: text.readline(_LONGEST_LINE), ""), 500)
+            lines = [line for line in pieces if line.strip() and not line.startswith(("-DOCSTART-", "# "))]
         tags = [fields[-1] for line in lines if _TAG.fullmatch((fields := line.split())[-1])]
         if len(tags) < max(10, 0.95 * len(lines)) or not any("-" in tag for tag in tags):
             return None
@@ -138,8 +129,8 @@ def _parts(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     inner = [each for each in sorted(path.iterdir()) if not each.name.startswith(("_", "."))]
-    named = [each for each in inner if split_of(each.stem) is not None]
-    return named if "train" in map(split_of, (each.stem for each in named)) else [path]
+    named = [each for each in inner if split_of(each.name) is not None]
+    return named if "train" in map(split_of, (each.name for each in named)) else [path]
 
 
 def files_below(path: Path) -> list[Path]:
@@ -162,9 +153,14 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
         where = ", ".join(str(path) for paths in splits.values() for path in paths)
         fix = "Name them; those whose names begin with _ or . are passed over"
         raise UserError("no files here", where=where, fix=fix)
+    if any(file.suffix == ".ann" for file in every):
+        fix = "Export it as CoNLL columns, or as JSON Lines with text and spans"
+        raise UserError("holds annotations of brat", where=str(every[0].parent), fix=fix)
     folders = _class_folders(splits, every)
     if folders and config.format is None:  # the names of e-mails and posts have no ending
         config = config.model_copy(update={"format": "text"})
+    if [*splits] == ["all"] and "train" in (told := [split_of(file.name) for file in every]) and len({*told}) > 1:
+        config = config.model_copy(update={"file_column": "split"})  # such as those of an archive
     roots = [path for paths in splits.values() for path in paths]
     first = detect(every[0], str(every[0]), config)
     records: list[Mapping[str, Any]] = []
@@ -178,19 +174,21 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
         rows = preview(file, str(file), config, found, ROWS)
         here = [row for row in rows if not isinstance(row, Bad)]
         rejected.update(row.reason for row in rows if isinstance(row, Bad))
-        if found.format in ("csv", "tsv", "excel") and header is None and not records and here and _headerless(here):
+        if header is None and found.names:
+            header = [*found.names]
+        elif found.lists and header is None and not records and here and _headerless(here):
             header = [f"column_{number}" for number in range(1, len(here[0]) + 1)]
             config = config.model_copy(update={"header": header})
             rows = preview(file, str(file), config, found, ROWS)
             here = [row for row in rows if not isinstance(row, Bad)]
-        if here and found.format not in ("jsonl", "json", "text"):
+        if here and (found.lists or found.format in ("parquet", "arrow")):
             names = names or list(here[0])
             if set(here[0]) != set(names):
                 what = f"its columns {', '.join(here[0])} are not those of {every[0].name}: {', '.join(names)}"
                 raise UserError(what, where=str(file), fix="Give files with the same columns")
         seen += len(rows) * step
         root = next((root for root in roots if file.is_relative_to(root)), file.parent)
-        own = path_columns(file.relative_to(root).as_posix(), config) if file != root else {}
+        own: dict[str, str | None] = path_columns(file.relative_to(root).as_posix(), config) if file != root else {}
         own |= {"folder": file.parent.name} if folders else {}
         records += [{**row, **own} for row in here]
     if not records:
@@ -200,11 +198,29 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
     size = sum(file.stat().st_size for file in every)
     whole = len(records) + rejected.total() < ROWS and step == 1
     paths = {split: [str(path) for path in given] for split, given in splits.items()}
-    columns = columns_of(records)
+    columns, split_column = _without_splits(columns_of(records))
     named = [column.name for column in columns if column.kind == "text"]
     some = records[:: max(1, len(records) // 100)]
     texts = [str(record[name]) for record in some for name in named if record.get(name)]
-    return Seen(paths, first, header, columns, seen, whole, rejected, size, folders, texts)
+    return Seen(
+        paths, first, header, columns, seen, whole, rejected, size, folders, texts, split_column, config.file_column
+    )
+
+
+def _without_splits(columns: Sequence[Column]) -> tuple[list[Column], Column | None]:
+    """Return the columns, of which those that name splits or count folds are no labels, and the one of splits."""
+    kept, declared = [], None
+    for column in columns:
+        if column.counts and re.fullmatch(_SPLIT_NAMES, column.name.lower()):
+            known = {value: split for value in column.counts if (split := split_of(value))}
+            rows = sum(column.counts[value] for value in known)
+            if "train" in known.values() and len({*known.values()}) > 1 and rows > 0.8 * column.counts.total():
+                declared = declared or column
+                column = replace(column, kind="other")
+            elif all(map(str.isdigit, column.counts)):
+                column = replace(column, kind="other")
+        kept.append(column)
+    return kept, declared
 
 
 def _filled(files: Sequence[Path]) -> list[Path]:
@@ -257,7 +273,12 @@ def _flat(record: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
 
 def _column(name: str, cells: Sequence[Any], rows: int) -> Column:
     given = [cell for cell in cells if cell is not None and cell != ""]
-    lists = [found for cell in given if (found := _listed(cell)) is not None]
+    if given and all(isinstance(cell, list) and len(cell) < 2 for cell in given):  # a list of one is its item
+        items = [item for cell in given for item in cell]
+        given = given if any(isinstance(item, list | dict) for item in items) else items
+    if any(isinstance(cell, str) and cell.startswith(CHOICES) for cell in given):
+        given = [listed(cell) or [cell] for cell in given]
+    lists = [found for cell in given if (found := listed(cell)) is not None]
     lists = lists if len(lists) > 0.9 * len(given) else []
     texts = [as_text(cell) or "" for cell in given]
     counts = Counter(unified_label(text) for text in texts)
@@ -309,20 +330,10 @@ def _column(name: str, cells: Sequence[Any], rows: int) -> Column:
     )
 
 
-def _listed(cell: Any) -> list[Any] | None:
-    """Return a list, or one that is written as JSON or Python in a text; None for anything else."""
-    if isinstance(cell, str) and cell.startswith("[") and cell.rstrip().endswith("]"):
-        for read in (json.loads, ast.literal_eval):
-            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-                found = read(cell)
-                return found if isinstance(found, list) else None
-    return cell if isinstance(cell, list) else None
-
-
 def _several(texts: Sequence[str]) -> tuple[str, Counter[str]]:
     """Return the sign between several labels of a cell and the labels' counts: there are fewer than different cells."""
     different = len(set(texts))
-    for sign in ";|,":
+    for sign in ";|,#":
         cells = [{part.strip() for part in text.split(sign)} - {""} for text in texts]
         parts = Counter(part for cell in cells for part in cell)
         often = sum(len(cell) > 1 for cell in cells) > 0.1 * len(cells) and parts.total() >= 3 * len(parts)
@@ -350,7 +361,11 @@ def _list_kind(lists: Sequence[list[Any]]) -> Kind:
 def _is_span(item: Any) -> bool:
     if isinstance(item, list):
         return [type(part) for part in item] == [int, int, str]
-    return isinstance(item, dict) and any(name.startswith(("start", "begin")) for name in item) and "answer" not in item
+    return (
+        isinstance(item, dict)
+        and any(name.startswith(("start", "begin")) for name in item)
+        and any(name in item for name in LABELS)
+    )
 
 
 def _words(text: str) -> float:

@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 
 from textmill.config.layout import Layout
+from textmill.data.exports import ANSWERED
+from textmill.data.formats import split_of
 from textmill.data.reading import AGAIN
 from textmill.data.separated import ONE_COLUMN
 from textmill.errors import UserError, did_you_mean
@@ -65,6 +67,7 @@ def propose(
         fix = f"Install a version that has it, or choose another with --task: {', '.join(known)}"
         raise UserError(what, where="conf/task/", fix=fix)
     _usual_choices(proposal, layout)
+    _splits(seen, proposal)
     if proposal.learns == "classes":
         _labels(seen, proposal)
     _missing(seen, proposal)
@@ -132,6 +135,18 @@ def _labels(seen: Seen, proposal: Proposal) -> None:
         proposal.said.append(f"Unbalanced: the smallest class has {smallest} of {total} rows; look at macro F1.")
 
 
+def _splits(seen: Seen, proposal: Proposal) -> None:
+    """Use the splits that a column names."""
+    if seen.split_column is not None:
+        proposal.read["split_column"] = seen.split_column.name
+        counts = ", ".join(f"{value} {count:,}" for value, count in seen.split_column.counts.most_common())
+        proposal.said.append(f"The column {seen.split_column.name!r} names the splits: {counts} rows.")
+        unknown = sum(count for value, count in seen.split_column.counts.items() if split_of(value) is None)
+        if unknown:
+            _allow(proposal, unknown / seen.split_column.counts.total())
+            proposal.said.append(f"{unknown:,} of these rows name no split that is known: they are rejected.")
+
+
 def _alike(counts: Counter[str]) -> list[list[str]]:
     """Return the labels that differ in case, width or the form of a number only."""
     groups: dict[str, list[str]] = {}
@@ -143,12 +158,19 @@ def _alike(counts: Counter[str]) -> list[list[str]]:
 
 
 def _missing(seen: Seen, proposal: Proposal) -> None:
-    """Allow for rows without a target, which are rejected and listed; say how many."""
+    """Allow for rows without a target or with none that counts, which are rejected and listed; say how many."""
+    if answered := sum(count for reason, count in seen.rejected.items() if reason.startswith(ANSWERED)):
+        _allow(proposal, answered / seen.rows)
     names = [proposal.columns[name] for name in ("label", "value", "score") if name in proposal.columns]
     for column in seen.columns:
         if column.name in names and 0 < column.filled < _FILLED:
-            proposal.prepare["max_rejected"] = round(min(0.99, 1.1 - column.filled), 2)
+            _allow(proposal, 1 - column.filled)
             proposal.said.append(f"{1 - column.filled:.0%} of the rows have no {column.name!r}: they are rejected.")
+
+
+def _allow(proposal: Proposal, share: float) -> None:
+    """Let a further share of the rows be rejected."""
+    proposal.prepare["max_rejected"] = round(min(0.99, proposal.prepare.get("max_rejected", 0.1) + share), 2)
 
 
 def _model(seen: Seen, languages: dict[str, float], proposal: Proposal) -> None:
@@ -216,8 +238,10 @@ def data_file(source: dict[str, Any], seen: Seen, proposal: Proposal) -> str:
         read |= {"separator": found.dialect.separator, "quoted": found.dialect.quoted}
         if found.dialect.separator == ONE_COLUMN or found.dialect.escape:
             del read["separator" if found.dialect.separator == ONE_COLUMN else "quoted"]
-    if found.records and found.format == "json":
+    if found.records and found.format != "squad":
         read["records"] = found.records
+    if seen.file_column:
+        read["file_column"] = seen.file_column
     if seen.header:
         read["header"] = seen.header
     if seen.folders:

@@ -57,6 +57,8 @@ class Seen:
         size: Bytes of all files.
         folders: Whether the folders of the files are the labels.
         texts: Some texts.
+        split_column: The column that names the split of each row.
+        file_column: Name of a column for the names of the files, which tell the splits.
     """
 
     files: dict[str, list[str]]
@@ -69,6 +71,8 @@ class Seen:
     size: int
     folders: bool = False
     texts: list[str] = field(default_factory=list)
+    split_column: Column | None = None
+    file_column: str | None = None
 
     def of_kind(self, *kinds: Kind) -> list[Column]:
         """Return the columns of some kinds."""

@@ -18,7 +18,8 @@ _UNITS: dict[Units, re.Pattern[str]] = {
     "words": re.compile(rf"[{_SCRIPTS}]|(?:(?![{_SCRIPTS}])[^\W_])+|[^\w\s]|_"),
     "whitespace": re.compile(r"\S+"),
 }
-_LABELS = ("label", "type", "tag", "entity_group")
+LABELS = ("label", "type", "tag", "entity_group", "labels")
+"""Names of the label of a span."""
 _STARTS, _ENDS = ("start", "start_offset", "begin"), ("end", "end_offset")
 _OTHER_PREFIXES = {"L": "E", "U": "S"}
 _EXCERPT = 60
@@ -134,7 +135,8 @@ def chunks(tags: Sequence[str]) -> Iterator[tuple[int, int, str]]:
 
 def _entity(item: Any, text: str) -> Entity:
     if isinstance(item, dict):
-        label = next((item[name] for name in _LABELS if name in item), None)
+        label = next((item[name] for name in LABELS if name in item), None)
+        label = label[0] if isinstance(label, list) and len(label) == 1 else label
         start, end = (next((item[key] for key in keys if key in item), None) for keys in (_STARTS, _ENDS))
     elif isinstance(item, list) and len(item) == 3:
         start, end, label = item

@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
 _YES = {"1", "1.0", "true", "yes"}
 _NO = {"0", "0.0", "false", "no"}
 _EXCERPT = 60
+CHOICES = '{"choices"'
+"""How Label Studio begins a cell of several labels in a CSV; one label stands by itself."""
 
 
 def read_labels(value: Any, separator: str, pattern: str | None = None) -> list[str]:
@@ -26,8 +29,11 @@ def read_labels(value: Any, separator: str, pattern: str | None = None) -> list[
     text = value.strip()
     if pattern is not None:
         found: list[Any] = [match[match.re.groups and 1] for match in re.finditer(pattern, text)]
-    elif text.startswith("[") and text.endswith("]"):
-        found = _listed(text)
+    elif (text.startswith("[") and text.endswith("]")) or text.startswith(CHOICES):
+        given = listed(text)
+        if given is None or not all(isinstance(label, str | int | float) for label in given):
+            raise ValueError(f"is not a list of labels: {text[:_EXCERPT]!r}")
+        found = given
     else:
         found = text.split(separator)
     return list(dict.fromkeys(name for label in found if (name := _name(label))))
@@ -50,15 +56,15 @@ def write_labels(labels: list[str]) -> str:
     return ", ".join(labels)
 
 
-def _listed(text: str) -> list[Any]:
-    for read in (json.loads, ast.literal_eval):
-        try:
-            found = read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(found, list) and all(isinstance(label, str | int | float) for label in found):
-            return found
-    raise ValueError(f"is not a list of labels: {text[:_EXCERPT]!r}")
+def listed(cell: Any) -> list[Any] | None:
+    """Return a list, or one that is written as JSON or Python in a text; None for anything else."""
+    if isinstance(cell, str) and (text := cell.strip()).startswith(("[", CHOICES)) and text.endswith(("]", "}")):
+        for read in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                found = read(text)
+                found = found["choices"] if isinstance(found, dict) else found
+                return found if isinstance(found, list) else None
+    return cell if isinstance(cell, list) else None
 
 
 def _name(label: Any) -> str:

@@ -33,7 +33,8 @@ def plain_number(text: str, decimal: Decimal | None = None) -> str | None:
 def decimal_of(texts: Iterable[str]) -> Decimal | None:
     """Return the decimal sign of a column where single numbers leave it open; None where none does.
 
-    Groups of three digits behind a sign are thousands if whole numbers below 1000 stand beside them without one.
+    Groups of three digits behind a sign are thousands if whole numbers below 1000 stand beside them without one, or
+    if all numbers have a comma and such groups.
     """
     numbers = [_SPACES.sub("", _AROUND.sub("", text)) for text in texts]
     grouped = [number for number in numbers if re.fullmatch(r"[+-]?[1-9]\d{0,2}[.,]\d{3}", number)]
@@ -43,7 +44,7 @@ def decimal_of(texts: Iterable[str]) -> Decimal | None:
         if any(sign in number for number in grouped):
             whole = all(re.fullmatch(rf"[+-]?[1-9]\d{{0,2}}(\{sign}\d{{3}})+(\{other}\d+)?", number) for number in mine)
             sure = any(number.count(sign) > 1 or other in number for number in mine)
-            if whole and (sure or small):
+            if whole and (sure or small or (sign == "," and len(mine) == len(numbers))):
                 return other  # type: ignore[return-value]
             if sign == "," and not whole:
                 return ","

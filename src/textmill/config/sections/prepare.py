@@ -22,7 +22,7 @@ def _keys_as_text(value: Any) -> Any:
     return {str(key).lower() if isinstance(key, bool) else str(key): name for key, name in value.items()}
 
 
-Format = Literal["csv", "tsv", "jsonl", "json", "parquet", "arrow", "excel", "text", "squad"]
+Format = Literal["csv", "tsv", "jsonl", "json", "yaml", "xml", "parquet", "arrow", "excel", "text", "fasttext", "squad"]
 
 
 class BinsConfig(Section):
@@ -120,13 +120,15 @@ class ReadConfig(Section):
         header: Column names of files without a header line.
         quoted: Whether quotes in CSV/TSV enclose a field; None detects it.
         sheet: Name of the sheet of a workbook; None reads the first one with rows.
-        records: Path of the list of rows in a JSON file; None detects it.
+        records: Path of the list of rows in a JSON or YAML file, or of the elements in XML; `*` reads every list of a
+            JSON object, whose name is each row's `split`. None detects it.
         decimal: Decimal sign of scores; None reads `1,5` and `1.5`, and rejects what may be a thousand, as `1,500`.
         more_fields: Whether a CSV/TSV row may have more fields than the header; they are dropped.
         text: Split of raw text into documents.
         file_column: Name in `columns` for a row's file name without extension: for corpora with one
             file per label.
         folder_column: Name in `columns` for the folder of a row's file: for corpora with one folder per label.
+        split_column: Column of the file that names the split of each row, such as `train`, `dev` or `test`.
         columns: Task column -> file column, several of them, or a `ColumnConfig`. It may also keep `id`, `source`
             (which cuts slices) and any other columns.
     """
@@ -143,6 +145,7 @@ class ReadConfig(Section):
     text: TextConfig = TextConfig()
     file_column: str | None = None
     folder_column: str | None = None
+    split_column: str | None = None
     columns: dict[str, str | list[str] | ColumnConfig]
 
     @field_validator("encoding")

@@ -26,7 +26,6 @@ from textmill.files import folder_digests, sha256_folder
 
 _WEB = ("http://", "https://")
 _ABOUT = re.compile(r"(?i)(readme|licen[cs]e|changelog)(\..*)?|dataset_(info|dict)\.json|state\.json")
-_WORKBOOKS = (".xlsx", ".xlsm", ".xlsb", ".ods")
 
 
 def _as_list(value: object) -> object:
@@ -64,11 +63,11 @@ class FilesSource(Source):
             folder = destination / split
             folder.mkdir()
             for address in addresses:
-                revealed = reveal(address, "fetch.source.files")
+                revealed = without_scheme(reveal(address, "fetch.source.files"))
                 if "://" in revealed:
                     self._copy_remote(address, revealed, folder)
                 else:
-                    _copy_local(address, folder, root)
+                    _copy_local(without_scheme(address), folder, root)
         self._check_digests(destination)
         for path in [path for path in destination.rglob("*") if path.is_file()]:
             _unpack(path)
@@ -108,6 +107,12 @@ class FilesSource(Source):
             if name not in by_name:
                 raise UserError(f"no file {name!r} among {', '.join(sorted(by_name))}", where="fetch.source.sha256")
             check_digest(by_name[name], expected, name)
+
+
+def without_scheme(address: str) -> str:
+    """Return the path of a `file://` address, its escapes decoded unless a file has them; any other address as is."""
+    path = re.sub(r"^file://(localhost)?(?=/)", "", address)
+    return path if path == address or Path(path).exists() else unquote(path)
 
 
 def _copy_local(pattern: str, folder: Path, root: Path) -> None:
@@ -153,10 +158,18 @@ def _target(folder: Path, path: str, inner: str) -> Path:
     return target
 
 
+def is_workbook(path: Path) -> bool:
+    """Return whether a zip file is a workbook of Excel or of OpenDocument."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return bool({"xl/workbook.xml", "xl/workbook.bin", "mimetype"} & set(archive.namelist()))
+
+
 def is_archive(path: Path) -> bool:
     """Return whether a file is a tar file, or a zip file that is not a workbook."""
     if zipfile.is_zipfile(path):
-        return path.suffix.lower() not in _WORKBOOKS
+        return not is_workbook(path)
     try:
         return path.is_file() and tarfile.is_tarfile(path)
     except (EOFError, zlib.error, lzma.LZMAError):  # a damaged compressed file, which its reader reports
