@@ -214,7 +214,7 @@ def forgetting(models: dict[str, Any]) -> str:
     low, high = np.percentile(changes, [2.5, 97.5])
     change = 100 * (after.sum() / before.sum() - 1)
     return (
-        f"Loss on {len(texts)} paragraphs of Wikipedia ({int(tokens.sum())} tokens), in nats a token: "
+        f"Loss on {len(texts)} paragraphs of Wikipedia ({int(tokens.sum())} tokens), in nats per token: "
         f"{before.sum() / tokens.sum():.4f} before, {after.sum() / tokens.sum():.4f} after tuning, "
         f"a change of {change:+.2f} % [{low:+.2f}, {high:+.2f}]. Goal: at most +2 %."
     )
