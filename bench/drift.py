@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         planted(pool, chosen.changes)
         print(
             f"\nSST-2, {A_DAY} requests a day. Changes follow {WINDOW} quiet requests; a look after each {BLOCK}.\n"
-            "An effect below its limit, such as that of 75 % of one label, is no drift by definition."
+            "An effect below its limit, such as that of 75 % of one label, does not count as drift, by definition."
         )
 
 

@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +90,14 @@ def rival(data: Path) -> dict[str, float]:
     """Train with `trl.SFTTrainer`, changing only what makes the two comparable."""
     import peft
     import transformers
-    import trl
     from datasets import Dataset
+
+    trl: Any = import_module("trl")
 
     config = config_of().train
     table = rows_of(data, "train", ROWS).select(["input_ids", "answer"])
     tokens = sum(map(len, table.column("input_ids").to_pylist()))
-    model = transformers.AutoModelForCausalLM.from_pretrained(data / "pretrained", dtype="float32")
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(data / "pretrained", dtype="float32")
     tokenizer = transformers.AutoTokenizer.from_pretrained(data / "pretrained")
     optimizer = config.optimizer
     with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +107,7 @@ def rival(data: Path) -> dict[str, float]:
             num_train_epochs=1,
             learning_rate=optimizer.learning_rate,
             lr_scheduler_type=optimizer.schedule,
-            warmup_ratio=optimizer.warmup,
+            warmup_steps=optimizer.warmup,
             max_grad_norm=optimizer.gradient_clip,
             weight_decay=optimizer.weight_decay,
             assistant_only_loss=True,

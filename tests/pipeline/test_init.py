@@ -539,6 +539,18 @@ def test_splits_that_one_file_declares_are_used_and_said(layout: Layout, kind: s
     assert statistics["splits"]["test"]["rows"] == 20 and classes(statistics) == VERDICTS
 
 
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+def test_archive_of_class_folders_keeps_the_splits_of_its_folders(layout: Layout, kind: str) -> None:
+    for number, (text, verdict) in enumerate(reviews()):
+        folder = layout.root / "corpus" / ("test" if number % 4 == 0 else "train") / verdict
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}_7.txt").write_text(text)
+    file = shutil.make_archive(str(layout.root / "data/own/rows"), kind, layout.root, "corpus")
+    init(file, "--name", "rows")
+    statistics = prepared(layout, "rows")
+    assert statistics["splits"]["test"]["rows"] == 20 and classes(statistics) == VERDICTS
+
+
 def test_unknown_split_is_rejected_and_numbers_of_folds_are_no_label(layout: Layout) -> None:
     rows = "".join(
         f"{text},{label},{'train' if n < 60 else 'dev' if n < 76 else 'extra'},{n % 5}\n"

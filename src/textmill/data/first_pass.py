@@ -183,7 +183,9 @@ def path_columns(name: str, config: ReadConfig) -> dict[str, str | None]:
     parts = (folder.partition("=") for folder in folders if "=" in folder)
     values: dict[str, str | None] = {key: None if value in _NO_PARTITION else unquote(value) for key, _, value in parts}
     if config.file_column is not None:
-        values[config.file_column] = file.partition(".")[0]
+        stem = file.partition(".")[0]
+        parts = [stem, *reversed(folders)] if config.file_column == config.split_column else [stem]
+        values[config.file_column] = next(filter(split_of, parts), stem)
     if config.folder_column is not None:
         values[config.folder_column] = folders[-1] if folders else None
     return values

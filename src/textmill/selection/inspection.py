@@ -159,9 +159,10 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
     folders = _class_folders(splits, every)
     if folders and config.format is None:  # the names of e-mails and posts have no ending
         config = config.model_copy(update={"format": "text"})
-    if [*splits] == ["all"] and "train" in (told := [split_of(file.name) for file in every]) and len({*told}) > 1:
-        config = config.model_copy(update={"file_column": "split"})  # such as those of an archive
     roots = [path for paths in splits.values() for path in paths]
+    told = {split_of(part) for file in every for part in _below(file, roots).split("/")} - {None}
+    if [*splits] == ["all"] and "train" in told and len(told) > 1:
+        config = config.model_copy(update={"file_column": "split", "split_column": "split"})  # such as of an archive
     first = detect(every[0], str(every[0]), config)
     records: list[Mapping[str, Any]] = []
     rejected: Counter[str] = Counter()
@@ -187,8 +188,7 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
                 what = f"its columns {', '.join(here[0])} are not those of {every[0].name}: {', '.join(names)}"
                 raise UserError(what, where=str(file), fix="Give files with the same columns")
         seen += len(rows) * step
-        root = next((root for root in roots if file.is_relative_to(root)), file.parent)
-        own: dict[str, str | None] = path_columns(file.relative_to(root).as_posix(), config) if file != root else {}
+        own: dict[str, str | None] = path_columns(_below(file, roots), config) if file not in roots else {}
         own |= {"folder": file.parent.name} if folders else {}
         records += [{**row, **own} for row in here]
     if not records:
@@ -205,6 +205,13 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
     return Seen(
         paths, first, header, columns, seen, whole, rejected, size, folders, texts, split_column, config.file_column
     )
+
+
+def _below(file: Path, roots: Sequence[Path]) -> str:
+    """Return the path of a file below the folder that was given."""
+    return file.relative_to(
+        next((root for root in roots if file != root and file.is_relative_to(root)), file.parent)
+    ).as_posix()
 
 
 def _without_splits(columns: Sequence[Column]) -> tuple[list[Column], Column | None]:
