@@ -184,8 +184,8 @@ def path_columns(name: str, config: ReadConfig) -> dict[str, str | None]:
     values: dict[str, str | None] = {key: None if value in _NO_PARTITION else unquote(value) for key, _, value in parts}
     if config.file_column is not None:
         stem = file.partition(".")[0]
-        parts = [stem, *reversed(folders)] if config.file_column == config.split_column else [stem]
-        values[config.file_column] = next(filter(split_of, parts), stem)
+        names = [stem, *reversed(folders)] if config.file_column == config.split_column else [stem]
+        values[config.file_column] = next(filter(split_of, names), stem)
     if config.folder_column is not None:
         values[config.folder_column] = folders[-1] if folders else None
     return values
