@@ -110,7 +110,7 @@ def rival(data: Path) -> dict[str, float]:
             warmup_steps=optimizer.warmup,
             max_grad_norm=optimizer.gradient_clip,
             weight_decay=optimizer.weight_decay,
-            assistant_only_loss=True,
+            completion_only_loss=True,
             max_length=config_of().prepare.max_length,
             gradient_checkpointing=False,
             save_strategy="no",
@@ -121,7 +121,7 @@ def rival(data: Path) -> dict[str, float]:
         trainer = trl.SFTTrainer(
             model=model,
             args=arguments,
-            train_dataset=Dataset(table.rename_columns(["input_ids", "assistant_masks"])),
+            train_dataset=Dataset(table.rename_columns(["input_ids", "completion_mask"])),
             processing_class=tokenizer,
             peft_config=peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"),
         )

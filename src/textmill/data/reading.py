@@ -252,7 +252,7 @@ def _named(rows: Iterable[tuple[int, Any]], file: Input) -> Numbered:
             elif isinstance(row, dict):
                 record = unpacked(row)
                 yield number, Bad(record, row.get("text")) if isinstance(record, str) else record
-            elif not isinstance(row, list):
+            elif not isinstance(row, list) or (file.found.format in ("json", "jsonl") and not file.found.lists):
                 yield number, Bad("is not a JSON object", row)
             elif header is None and any(isinstance(cell, list | dict) for cell in row):  # no names
                 header = [f"column_{place}" for place in range(1, len(row) + 1)]
