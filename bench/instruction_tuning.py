@@ -1,7 +1,7 @@
 """Instruction tuning of SmolLM2-135M compared with `trl.SFTTrainer`: same weights, conversations, updates, threads.
 
 Both sides train low-rank updates of all linear layers once over the same conversations of `experiment=assistant`, by
-the same learning rate, with the loss on the answers alone and about as many tokens a step. The rival gets the tokens
+the same learning rate, with the loss on the answers alone and about as many tokens per step. The rival gets the tokens
 and the answers' masks that ours has, and TRL's own padding. The loss is that of held-out answers, in nats a token, of
 all weights in float32. Sides take turns, each in a fresh process. `--project FOLDER` has fetched and prepared
 `experiment=assistant`; without it a throw-away project does so.
@@ -153,7 +153,7 @@ def compare(data: Path, repeats: int) -> None:
         print(f"| {NAMES[side]} | {speed:.0f} | {loss:.4f} |")
     times = [us["speed"] / them["speed"] for us, them in zip(found["ours"], found["rival"], strict=True)]
     print(f"\n{ROWS} conversations, once. Tokens/s of each turn: {', '.join(f'{each:.2f}' for each in times)} times")
-    print(f"the rival's; goal {GOAL:g}, at no higher loss.")
+    print(f"those of TRL; goal {GOAL:g}, at no higher loss.")
 
 
 def main() -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import random
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from textmill.config.layout import Layout
 from textmill.config.sections.fetch import FetchConfig
+from textmill.config.sections.runtime import RuntimeConfig
 from textmill.data.mixture import left_out
 from textmill.errors import UserError
 from textmill.fetching.corpus import fetch_corpus
+from textmill.fetching.sources.captured import captured_rows
+from textmill.stages import fetch as fetch_stage
 
 FILES = "textmill.fetching.sources.files.FilesSource"
 MIXTURE = "textmill.fetching.sources.mixture.MixtureSource"
@@ -111,6 +117,33 @@ def test_fetch_writes_held_out_texts_with_their_digests(tmp_path: Path) -> None:
     provenance = json.loads((raw / "provenance.json").read_text())
     assert provenance["held_out"]["exam"]["licence"] == "MIT"
     assert list(provenance["held_out"]["exam"]["files"]) == ["all/a.csv"]
+
+
+def test_file_that_arrives_during_fetch_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEXTMILL_PLUGINS", "support")
+    (tmp_path / "data/own").mkdir(parents=True)
+    (tmp_path / "data/own/first.csv").write_text("text,label\nx,y\n")
+    (tmp_path / "dvc.yaml").touch()
+    source = {"_target_": "support.arriving_source.ArrivingSource", "files": {"all": "data/own/*.csv"}}
+    fetch_stage.main(FetchConfig(source=source), RuntimeConfig(), Layout(tmp_path))
+    assert {path.name for path in Layout(tmp_path).raw.rglob("*.csv")} == {"first.csv", "late.csv"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"x": [1]}, "no column 'position'"),
+        ({"request": ["a"], "position": [0], "time": ["now"]}, "time zone"),
+        ({"request": ["a"], "position": [None], "time": [datetime.now(UTC)]}, "empty cells"),
+        ({"request": ["a"], "position": [0], "time": [datetime.now(UTC)], "answer": ["pos"]}, "Expecting value"),
+        ({"request": ["a"], "position": [0], "time": [datetime.now(UTC)], "answer": [None]}, "JSON object must be"),
+    ],
+)
+def test_foreign_file_among_captured_ones_is_named(tmp_path: Path, columns: dict[str, list[Any]], told: str) -> None:
+    (tmp_path / "2026-11-27").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "2026-11-27/foreign.parquet")
+    with pytest.raises(UserError, match=rf"foreign\.parquet: no file of `textmill serve --capture` .*{told}"):
+        captured_rows(tmp_path)
 
 
 def test_fetch_reads_s3_by_credentials_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from textmill.errors import UserError
 from textmill.fetching.sources.captured import CapturedSource
-from textmill.selection.labelling import store_labels
+from textmill.selection.labelling import for_spreadsheet, from_spreadsheet, store_labels
 from textmill.tasks.base import Task
 from textmill.tasks.multi_label_classification import MultiLabelClassification
 from textmill.tasks.text_classification import TextClassification
@@ -40,6 +40,13 @@ def test_stored_labels_are_a_corpus_and_the_last_label_counts(tmp_path: Path) ->
     rows = corpus(tmp_path)
     assert {row["text"]: row["label"] for row in rows} == {"great film": "good", "awful film": "bad", "fine": "neutral"}
     assert {row["served_by"] for row in rows} == {"label/to_label.csv"}
+
+
+@pytest.mark.parametrize("text", ["=1+1 great", "'=1", "-5 stars", "@home", "+1", "\tfine", "'tis fine", "fine = well"])
+def test_text_that_a_spreadsheet_would_compute_is_written_as_text_and_comes_back(text: str) -> None:
+    cell = for_spreadsheet(text)
+    assert not cell.startswith(("=", "+", "-", "@", "\t")) and from_spreadsheet(cell) == text
+    assert for_spreadsheet(0.5) == 0.5
 
 
 def test_stored_row_of_a_request_keeps_its_time_and_version(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def label(
     from textmill.evaluation.reference import REFERENCE_FILE, read_reference
     from textmill.files import atomic_write
     from textmill.predicting.loading import load_predictor
-    from textmill.selection.labelling import rank, read_file, read_unlabelled
+    from textmill.selection.labelling import for_spreadsheet, rank, read_file, read_unlabelled
 
     predictor = load_predictor(folder)
     reference = read_reference(folder) if (folder / REFERENCE_FILE).is_file() else None
@@ -76,7 +76,8 @@ def label(
         assert file is not None
         unlabelled = read_file(file, task, cleaning, columns, pool)
     table, among = rank(unlabelled, predictor, reference, second, rows, _SHARE)
-    atomic_write(output, table.to_csv(index=False).encode("utf-8-sig"))  # the mark tells spreadsheets the encoding
+    safe = table.map(for_spreadsheet)  # texts are from anyone
+    atomic_write(output, safe.to_csv(index=False).encode("utf-8-sig"))  # the mark tells spreadsheets the encoding
     if as_json:
         print_json({"model": model, "among": among, "skipped": unlabelled.skipped, "rows": table.to_dict("records")})
     else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,6 +43,7 @@ Floats = NDArray[np.float64]
 _SIMILAR, _SHINGLE = 0.8, 5
 _SHOWN_WORDS = 5
 _MOST_ROWS = 1_000_000
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _ORIGIN = ("request", "position", "asked", "model", "version")
 
 
@@ -290,7 +292,7 @@ def store_labels(path: Path, task: Task, labels: Sequence[str], folder: Path, ne
             raise UserError(
                 f"{unknown[0]!r} is none of the labels {known}", where=where, fix="Correct it, or --new-labels"
             )
-        texts = {name: as_text(row[name]) or "" for name in task.text_columns}
+        texts = {name: from_spreadsheet(as_text(row[name]) or "") for name in task.text_columns}
         # A row of a file has no request: its text names it, so that the same file can be read twice
         digest = hashlib.sha256("\x1f".join(map(normalise, texts.values())).encode()).hexdigest()[:24]
         position = as_text(row.get("position")) or "0"
@@ -317,6 +319,16 @@ def store_labels(path: Path, task: Task, labels: Sequence[str], folder: Path, ne
         fix = "Give a folder that can be written"
         raise UserError(f"cannot be written ({error.strerror})", where=str(folder), fix=fix) from error
     return len(found), sum(row["answer"] == "null" for row in found.values())
+
+
+def for_spreadsheet(cell: Any) -> Any:
+    """Return a text that a spreadsheet would compute, such as `=1+1`, with `'` before it; other cells unchanged."""
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
+
+
+def from_spreadsheet(cell: str) -> str:
+    """Return what `for_spreadsheet` got."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _time(text: str | None, default: datetime) -> datetime:

@@ -258,7 +258,7 @@ def data_file(source: dict[str, Any], seen: Seen, proposal: Proposal) -> str:
     read["columns"] = proposal.columns
     prepare = {"read": read, **{key: value for key, value in proposal.prepare.items() if value}}
     if "all" in seen.files or "test" not in seen.files or "validation" not in seen.files:
-        prepare.setdefault("splits", {"validation": 0.1, "test": 0.15, "seed": 0})
+        prepare.setdefault("splits", {"method": "stable", "validation": 0.1, "test": 0.15, "seed": 0})
     head = f"# Written by `textmill init`: {found}; {seen.rows:,}{'' if seen.whole else ' or more'} rows.\n"
     head += "".join(f"# {column.name!r}: {_described(column)}\n" for column in seen.columns[:20])
     return "# @package _global_\n" + head + _yaml(_literal({"fetch": {"source": source}, "prepare": prepare}), comments)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from textmill.config.section import Section
-from textmill.errors import UserError
+from textmill.errors import UserError, first_line
 from textmill.fetching.sources.base import Provenance, Source
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 log = logging.getLogger("textmill")
 
@@ -84,7 +87,29 @@ def captured_rows(folder: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for path in sorted(folder.glob("*/*.parquet")):
         try:
-            rows += pq.read_table(path).to_pylist()
+            table = pq.read_table(path)
+            _check(table)
+            found = table.to_pylist()
+            for answer in table.column("answer").to_pylist() if "answer" in table.schema.names else ():
+                json.loads(answer)
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError("not a Parquet file", where=str(path), fix="Remove it") from error
+        except (TypeError, ValueError) as error:
+            what = f"no file of `textmill serve --capture` ({first_line(error)})"
+            raise UserError(what, where=str(path), fix="Remove it") from error
+        rows += found
     return rows
+
+
+def _check(table: pa.Table) -> None:
+    """Raise TypeError if a column that `serve --capture` writes is missing, has another type, or empty cells."""
+    import pyarrow as pa
+
+    needed = {"request", "position", "time"}
+    if missing := needed - set(table.schema.names):
+        raise TypeError(f"no column {min(missing)!r}")
+    time = table.schema.field("time").type
+    if not pa.types.is_timestamp(time) or time.tz is None:
+        raise TypeError("the column 'time' has no times with a time zone")
+    if any(table.column(name).null_count for name in needed):
+        raise TypeError("empty cells")
