@@ -211,6 +211,18 @@ def test_infinite_costs_of_the_champion_allow_nothing() -> None:
     assert judge(endless, gate(budgets={"latency": {"ratio": 2.0}})).status == "fail"
 
 
+def test_another_number_format_than_the_champions_is_told() -> None:
+    given = material(answers(), answers())
+    assert given.champion is not None
+    costs = (Costs(1.0, 1.0, 90.0, "fp32"), Costs(1.0, 1.0, 58.0, "int8"))
+    ours, theirs = (
+        replace(one, costs=cost) for one, cost in zip((given.challenger, given.champion), costs, strict=True)
+    )
+    verdict = judge(replace(given, challenger=ours, champion=theirs), gate(budgets={"size": {"ratio": 1.25}}))
+    [told] = [check.words for check in verdict.checks if check.name == "size"]
+    assert "1.25 times the champion's 58.00 is allowed (fp32 serves here, int8 there)" in told
+
+
 def test_targets_that_differ_are_refused_everywhere() -> None:
     theirs = answers().assign(label="y")
     checks = {check.name: check for check in judge(material(answers(), theirs), gate()).checks}

@@ -32,11 +32,15 @@ _UNITS = {"latency": "ms for one row (95th percentile)", "memory": "MB of memory
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of a version: latency of one row (95th percentile, ms), memory (MB), size of the graph (MB)."""
+    """Costs of a version: latency of one row (95th percentile, ms), memory (MB), size of the graph (MB).
+
+    `precision` names the number format of the graph that was measured.
+    """
 
     latency: float
     memory: float
     size: float
+    precision: str = ""
 
 
 @dataclass(frozen=True)
@@ -419,7 +423,9 @@ def _budget(inputs: GateInputs, name: str, budget: BudgetConfig) -> Iterator[Che
         bounds.append((budget.limit, f"the limit is {budget.limit:g}"))
     if budget.ratio is not None:
         for role, cost in theirs.items():
-            bounds.append((budget.ratio * cost, f"{budget.ratio:g} times the {role}'s {cost:.2f} is allowed"))
+            formats = [version.costs.precision for version in (inputs.challenger, inputs.opponents[role])]
+            other = "" if formats[0] == formats[1] else f" ({formats[0]} serves here, {formats[1]} there)"
+            bounds.append((budget.ratio * cost, f"{budget.ratio:g} times the {role}'s {cost:.2f} is allowed{other}"))
     for bound, allowed in bounds:
         within = math.isfinite(ours) and math.isfinite(bound) and 0 < ours <= bound
         words = f"{name}: {ours:.2f} {_UNITS[name]}, {allowed}"

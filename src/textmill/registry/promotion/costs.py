@@ -43,7 +43,12 @@ def measure_costs(
     order = np.random.default_rng(gate.seed).permutation(len(rows))
     inputs = [rows[position] for position in order[: gate.budgets.rows]]
     return [
-        Costs(latency, memory(folder, gate.precision, inputs), size(folder, predictor, gate.precision))
+        Costs(
+            latency,
+            memory(folder, gate.precision, inputs),
+            size(folder, predictor, gate.precision),
+            predictor.exported.resolved(gate.precision),
+        )
         for latency, folder, predictor in zip(
             latencies([predictor.predict for predictor in predictors], inputs, gate.budgets.repeats),
             folders,
