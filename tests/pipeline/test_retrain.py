@@ -21,6 +21,7 @@ from support.tiny_registry import NAME, store
 
 from textmill.config.layout import Layout
 from textmill.files import write_json
+from textmill.registry.promotion.rollback import rollback
 from textmill.selection.retraining import _judge
 
 pytestmark = pytest.mark.slow
@@ -139,6 +140,18 @@ def test_retrain_of_the_champions_own_files_is_unchanged(three_versions: Layout)
         assert done.outcome == outcome, done
         if outcome == "unchanged":
             assert "is the same model as the champion, version 1: the new rows are none to train on" in done.line
+
+
+def test_model_that_was_rolled_back_does_not_come_back_under_another_number(three_versions: Layout) -> None:
+    client = store(three_versions)
+    client.set_registered_model_alias(NAME, "champion", "1")
+    client.set_registered_model_alias(NAME, "previous", "3")
+    rollback(NAME, three_versions, reason="complaints")
+    three_versions.registered.mkdir(exist_ok=True)
+    write_json(three_versions.registered / "registered.json", {"name": NAME, "version": "2"})
+    done = _judge(three_versions, (), "a test", dry_run=True)
+    assert (done.outcome, done.champion) == ("unchanged", "3")
+    assert "is the same model as version 1, which was rolled back on" in done.line
 
 
 def test_retrain_sees_new_rows_at_an_address_that_dvc_does_not_watch(project: Project, tmp_path: Path) -> None:

@@ -141,22 +141,33 @@ def check_webhook(address: str) -> str:
 
 
 def _judge(layout: Layout, stages: tuple[str, ...], reason: str, *, dry_run: bool) -> Retraining:
-    """Run the gate for the newest version, unless it was judged before."""
+    """Run the gate for the newest version, unless it, or the same model, was judged or rolled back before."""
+    from mlflow.exceptions import MlflowException
+
     registered = read_optional(layout.registered / "registered.json")
     name, version = str(registered["name"]), str(registered["version"])
     with open_client(current_configuration(layout).runtime, layout) as client:
         find_version(f"{name}/{version}", client, layout)
         champion = read_aliases(client, name).champion
         events = read_events(client.get_registered_model(name).tags)
-        same = False
-        if champion is not None:
-            pair = (client.get_model_version(name, each) for each in (champion, version))
-            with suppress(TamperedError):  # the gate refuses such a version
-                same = len({_served_files(fetch_folder(each, layout)) for each in pair}) == 1
+        back: dict[str, Event] = {}
+        for event in events:
+            if event.outcome == "moved":
+                back.pop(event.version, None)
+                back |= {event.champion: event} if event.action == "rollback" and event.champion else {}
+        same = None
+        for other in dict.fromkeys(filter(None, (champion, *reversed(back)))):
+            with suppress(TamperedError, MlflowException):  # the gate refuses such a version; one may be deleted
+                pair = [client.get_model_version(name, each) for each in (other, version)]
+                if same is None and len({_served_files(fetch_folder(each, layout)) for each in pair}) == 1:
+                    same = other
     if champion == version:
         return Retraining("unchanged", name, version, champion, stages, "is the champion")
-    if same:
+    if same is not None and same == champion:
         words = f"is the same model as the champion, version {champion}: the new rows are none to train on"
+        return Retraining("unchanged", name, version, champion, stages, words)
+    if same is not None and same != version:
+        words = f"is the same model as version {same}, which was rolled back on {back[same].time[:10]}"
         return Retraining("unchanged", name, version, champion, stages, words)
     if judged := _judgement(events, version):
         words = f"was judged on {judged.time[:10]}: {judged.words or judged.outcome}"
