@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,9 +172,17 @@ def _judge(layout: Layout, stages: tuple[str, ...], reason: str, *, dry_run: boo
     if judged := _judgement(events, version):
         words = f"was judged on {judged.time[:10]}: {judged.words or judged.outcome}"
         return Retraining("unchanged", name, version, champion, stages, words, judged.decision)
-    done = promote(f"{name}/{version}", layout, reason=reason, dry_run=dry_run).event
+    made = promote(f"{name}/{version}", layout, reason=reason, dry_run=dry_run)
+    done = made.event
     outcome: Any = _OUTCOMES.get(done.outcome, "refused")
-    return Retraining(outcome, name, version, done.champion, stages, done.words, done.decision, dry_run)
+    words = _main_reason(made.decision["checks"]) if outcome == "promoted" else done.words
+    return Retraining(outcome, name, version, done.champion, stages, words, done.decision, dry_run)
+
+
+def _main_reason(checks: Sequence[Mapping[str, Any]]) -> str:
+    """Return the words of the comparison with the champion, else of the first check, and the number of the others."""
+    told = [check["words"] for check in checks if check["name"] == "difference"] or [checks[0]["words"]]
+    return f"{told[0]}; {len(checks) - 1} other checks are in `textmill history`"
 
 
 def _served_files(folder: Path) -> str:
