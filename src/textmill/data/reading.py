@@ -241,7 +241,7 @@ def _named(rows: Iterable[tuple[int, Any]], file: Input) -> Numbered:
 
     Anything else is rejected.
     """
-    header = file.config.header or list(file.found.names) or None
+    header, objects = file.config.header or list(file.found.names) or None, False
     for first, found in rows:
         if isinstance(found, Block) and header is not None and (block := _rows(found, header, file.wanted)):
             yield first, block
@@ -250,9 +250,9 @@ def _named(rows: Iterable[tuple[int, Any]], file: Input) -> Numbered:
             if isinstance(row, tuple):
                 yield number, Bad(*row)
             elif isinstance(row, dict):
-                record = unpacked(row)
+                record, objects = unpacked(row), True
                 yield number, Bad(record, row.get("text")) if isinstance(record, str) else record
-            elif not isinstance(row, list) or (file.found.format in ("json", "jsonl") and not file.found.lists):
+            elif not isinstance(row, list) or objects:
                 yield number, Bad("is not a JSON object", row)
             elif header is None and any(isinstance(cell, list | dict) for cell in row):  # no names
                 header = [f"column_{place}" for place in range(1, len(row) + 1)]

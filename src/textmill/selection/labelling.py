@@ -138,7 +138,7 @@ def read_unlabelled(folder: Path, task: Task, cleaning: CleaningConfig, most: in
         UserError: There is none, or none of this task.
     """
     requests = captured_rows(folder / "requests")
-    answered = [*captured_rows(folder / "feedback"), *captured_rows(folder / LABELS)]
+    answered = [row for name in ("feedback", LABELS) for row in captured_rows(folder / name, right=True)]
     right = {(row["request"], row["position"]): row for row in answered}
     names = task.text_columns
     if not requests:

@@ -47,10 +47,10 @@ class CapturedSource(Source):
     def fetch(self, destination: Path, root: Path) -> Provenance:
         """Write `destination/all/captured.jsonl`, ordered by time; see `Source.fetch`."""
         folder = root / self.config.folder
-        labelled = captured_rows(folder / LABELS)
+        labelled = captured_rows(folder / LABELS, right=True)
         right = {
             (row["request"], row["position"]): json.loads(row["answer"])
-            for row in sorted([*captured_rows(folder / "feedback"), *labelled], key=lambda row: row["time"])
+            for row in sorted([*captured_rows(folder / "feedback", right=True), *labelled], key=lambda row: row["time"])
         }
         right = {key: answer for key, answer in right.items() if answer is not None}  # None: a row to remove
         if not right:
@@ -75,8 +75,8 @@ class CapturedSource(Source):
         return Provenance(f"captured:{self.config.folder}", None, self.config.licence, None, made)
 
 
-def captured_rows(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of all Parquet files in the folders of days below a folder.
+def captured_rows(folder: Path, *, right: bool = False) -> list[dict[str, Any]]:
+    """Return the rows of all Parquet files in the folders of days below a folder; `right`: their answers are JSON.
 
     Raises:
         UserError: A file cannot be read.
@@ -90,8 +90,8 @@ def captured_rows(folder: Path) -> list[dict[str, Any]]:
             table = pq.read_table(path)
             _check(table)
             found = table.to_pylist()
-            for answer in table.column("answer").to_pylist() if "answer" in table.schema.names else ():
-                json.loads(answer)
+            for row in found if right else ():
+                json.loads(row.get("answer"))
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError("not a Parquet file", where=str(path), fix="Remove it") from error
         except (TypeError, ValueError) as error:
