@@ -104,6 +104,7 @@ def test_capture_writes_a_share_masked_and_whatever_gets_feedback(server: Server
         ({"request": "0", "answer": " "}, 422),
         ({"request": "0", "answer": None}, 422),
         ({"request": "0", "answer": "bad", "user": "ada"}, 422),
+        ({"request": "0", "answer": "b" * 20_001}, 422),
         ([], 422),
     ],
 )
@@ -115,6 +116,20 @@ def test_feedback_of_another_form_or_to_an_unknown_request_is_refused(
     assert list(refused.json()) == ["error"]
 
 
+def test_feedback_that_is_no_label_of_the_model_is_refused_and_names_the_option(server: Server, folder: Path) -> None:
+    identifier = post(server, "/predict", {"input": "great"}).headers["x-textmill-request"]
+    for answer in ("nonsense", 7, {"label": "bad"}, ["bad"], True, "n" * 9000):
+        refused = post(server, "/feedback", {"request": identifier, "answer": answer})
+        assert refused.status == 422 and "\n" not in refused.json()["error"], answer
+    unknown = post(server, "/feedback", {"request": identifier, "answer": "nonsense"}).json()["error"]
+    option = "the server's option --new-labels allows others"
+    assert unknown == f"the answer 'nonsense' is none of the labels bad, good; {option}"
+    body = b'{"request": "%s", "answer": 1e400}' % identifier.encode()
+    infinite = ask(server.port, "POST", "/feedback", body, {"Content-Type": "application/json"})
+    assert (infinite.status, infinite.json()["error"]) == (422, "the answer has a number that is not finite")
+    assert post(server, "/feedback", {"request": identifier, "answer": " bad "}).status == 202
+
+
 def test_feedback_beyond_the_inputs_of_a_request_is_refused(server: Server) -> None:
     identifier = post(server, "/predict", {"input": "great"}).headers["x-textmill-request"]
     assert post(server, "/feedback", {"request": identifier, "position": 1, "answer": "bad"}).status == 404
@@ -122,12 +137,13 @@ def test_feedback_beyond_the_inputs_of_a_request_is_refused(server: Server) -> N
 
 def test_feedback_after_a_restart_finds_the_request_on_disk(model: Path, tmp_path: Path) -> None:
     arguments = (str(model), "--capture", str(tmp_path / "own"), "--capture-share", "1", "--capture-max-mb", "1")
+    arguments += ("--new-labels",)
     with served(model.parent, tmp_path / "log", *arguments) as first:
         identifier = post(first, "/predict", {"input": "great"}).headers["x-textmill-request"]
     assert len(written(tmp_path / "own", "requests")) == 1, "the end of the server writes what waits"
     filler = tmp_path / "own/requests/2999-01-01/filler.parquet"
     with served(model.parent, tmp_path / "again", *arguments) as second:
-        assert post(second, "/feedback", {"request": identifier, "answer": "bad"}).status == 202
+        assert post(second, "/feedback", {"request": identifier, "answer": "neutral"}).status == 202
         until_written(tmp_path / "own", "feedback", 1)
         filler.parent.mkdir()
         filler.write_bytes(b"\0" * (2 << 20))

@@ -85,6 +85,14 @@ def serve(
     capture_mask: Annotated[
         str, _capturing("Personal data to mask: email, phone, card, ip; or none; or MODULE:FUNCTION.")
     ] = "email,phone,card",
+    new_labels: Annotated[
+        bool,
+        Option(
+            "--new-labels",
+            rich_help_panel="Capture",
+            help="Accept feedback with labels that the model does not know.",
+        ),
+    ] = False,
     shadow: Annotated[
         str | None, _trying("Version or alias that computes the same requests in idle time and is judged.")
     ] = None,

@@ -21,6 +21,7 @@ from textmill.serving.capture import REQUEST_HEADER, Capture
 from textmill.serving.documentation import openapi_document
 from textmill.serving.limits import (
     BodyMemory,
+    Feedback,
     ParsedRequest,
     RequestError,
     parse_feedback,
@@ -29,6 +30,7 @@ from textmill.serving.limits import (
     unavailable,
 )
 from textmill.serving.openai_protocol import add_openai_routes, model_name
+from textmill.serving.right_answers import UnknownLabelError, checked_answer
 from textmill.serving.streaming import GenerationPool, StreamingGenerator, server_sent_events
 from textmill.serving.traffic import Traffic, TrafficMiddleware
 from textmill.serving.trial import KEY_HEADER, Served, Trial
@@ -142,13 +144,26 @@ class Service:
         if self.capture is None:
             raise RequestError(404, "this server takes no feedback; start it with --capture")
         with self.bodies.reserve() as reserve:
-            given = parse_feedback(await read_body(request, reserve, self.settings))
+            given = parse_feedback(await read_body(request, reserve, self.settings), self.settings)
         if not await asyncio.to_thread(self.capture.knows, given.request, given.position):
             raise RequestError(404, f"no request {given.request!r} with an input {given.position} is known")
-        self.capture.give(given.request, given.position, given.answer)
+        right = self._right_answer(given)
+        self.capture.give(given.request, given.position, right)
         if self.trial:
-            self.trial.label(given.request, given.position, given.answer)
+            self.trial.label(given.request, given.position, right)
         return JSONResponse({"accepted": True}, 202)
+
+    def _right_answer(self, given: Feedback) -> Any:
+        """Return the checked answer: of the model that was asked if it is served here, else of the champion."""
+        assert self.capture is not None
+        asked, current = self.capture.model_of(given.request), self.model()
+        model = asked if asked and asked in [watcher.current for watcher in self.watchers] else current
+        try:
+            return checked_answer(given.answer, model.predictor.task, model.labels, self.settings.new_labels)
+        except UnknownLabelError as error:
+            raise RequestError(422, f"the answer {error}; the server's option --new-labels allows others") from None
+        except ValueError as error:
+            raise RequestError(422, f"the answer {error}") from None
 
     def _capture(self, model: LoadedModel, values: list[Any], answers: Sequence[Any]) -> dict[str, str]:
         """Return the header that names the request for feedback."""

@@ -109,6 +109,11 @@ class Capture:
         self._remember(taken)
         return taken.id
 
+    def model_of(self, request: str) -> LoadedModel | None:
+        """Return the model that answered a request; None if the request is no longer in memory."""
+        known = self._recent.get(request)
+        return known.model if known else None
+
     def knows(self, request: str, position: int) -> bool:
         """Return whether feedback to a request can be used; reads the identifiers of the files."""
         if known := self._recent.get(request):
