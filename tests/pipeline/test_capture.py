@@ -16,7 +16,10 @@ from support.tiny_export import RUNTIME, build_evaluated_project, export_config
 
 from textmill.errors import UserError
 from textmill.fetching.sources.captured import CapturedSource
-from textmill.serving.capture import load_mask
+from textmill.serving.capture import Capture, load_mask
+from textmill.serving.loading import FolderSource, load_model
+from textmill.serving.metrics import ServingMetrics
+from textmill.serving.settings import ServeSettings
 from textmill.stages import export
 
 pytestmark = pytest.mark.slow
@@ -153,6 +156,41 @@ def test_feedback_after_a_restart_finds_the_request_on_disk(model: Path, tmp_pat
         assert post(second, "/feedback", {"request": identifier, "answer": "bad"}).status == 507
         assert second.metric('textmill_captured_rows_total{what="dropped"}') >= 1
     assert len(written_without(filler, "requests")) == 1
+
+
+def test_feedback_to_a_full_folder_is_refused_from_the_start(model: Path, tmp_path: Path) -> None:
+    filler = tmp_path / "own/requests/2999-01-01/filler.parquet"
+    filler.parent.mkdir(parents=True)
+    filler.write_bytes(b"\0" * (2 << 20))
+    arguments = (str(model), "--capture", str(tmp_path / "own"), "--capture-max-mb", "1")
+    with served(model.parent, tmp_path / "log", *arguments) as full:
+        identifier = post(full, "/predict", {"input": "great"}).headers["x-textmill-request"]
+        assert post(full, "/feedback", {"request": identifier, "answer": "bad"}).status == 507
+        filler.unlink()
+        time.sleep(1.1)
+        assert post(full, "/feedback", {"request": identifier, "answer": "bad"}).status == 202
+
+
+def test_failing_mask_drops_its_rows_alone_and_clean_up_touches_only_its_own(model: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    kept = [own / "requests/1999-archive/a.parquet", own / "requests/1999-01-01/notes.txt", own / "requests/0/b"]
+    old = own / "requests/1999-01-02/120000-0123456789ab.parquet"
+    for path in (*kept, old):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
+    settings = ServeSettings(capture=own, capture_share=1, capture_mask="support.failing_mask:mask")
+    metrics = ServingMetrics()
+    capture = Capture(own, settings, metrics)
+    assert all(path.exists() for path in kept) and not old.parent.exists()
+    (own / "feedback").rmdir()  # the clean-up then fails
+    loaded = load_model(FolderSource(model).fetch(""), "auto", 256)
+    capture.take(loaded, ["fine", "do fail", "good"], [{"label": "bad"}] * 3)
+    capture.close()
+    assert sorted(
+        row["text"]
+        for row in [row for path in own.glob("requests/2*/*.parquet") for row in pq.read_table(path).to_pylist()]
+    ) == ["fine", "good"]
+    assert 'textmill_captured_rows_total{what="dropped"} 1.0' in metrics.page().decode()
 
 
 def written_without(filler: Path, name: str) -> list[dict[str, Any]]:

@@ -151,6 +151,7 @@ class Service:
         if not await asyncio.to_thread(self.capture.knows, given.request, given.position):
             raise RequestError(404, f"no request {given.request!r} with an input {given.position} is known")
         right = self._right_answer(given)
+        await asyncio.to_thread(self.capture.require_space)
         self.capture.give(given.request, given.position, right)
         if self.trials and self.trials.current:
             self.trials.current.label(given.request, given.position, right)
