@@ -36,13 +36,16 @@ def serve(port: int, folder: Path, challenger: Path | None) -> None:
     from textmill.serving.loading import FolderSource
     from textmill.serving.server import serve as run
     from textmill.serving.settings import ServeSettings
-    from textmill.serving.trial import TrialPlan
+    from textmill.serving.trial import TrialPlan, Trials
 
-    plan = None
-    if challenger is not None:
-        first, second = FolderSource(folder).fetch(""), FolderSource(challenger).fetch("")
-        plan = TrialPlan("shadow", 0.0, first, second, lambda reason: print(reason, file=sys.stderr))
-    run(FolderSource(folder), ServeSettings(port=port), None, trial=plan)
+    class Copies(Trials):
+        def plan(self, current: str, other: str) -> TrialPlan:
+            first, second = sources[0].fetch(current), sources[1].fetch(other)
+            return TrialPlan("shadow", 0.0, first, second, lambda reason: print(reason, file=sys.stderr))
+
+    sources = [FolderSource(each) for each in (folder, challenger) if each]
+    trials = Copies("shadow", 0.0, sources[0], sources[-1], lambda *_: None, lambda _: None) if challenger else None
+    run(sources[0], ServeSettings(port=port), None, trials=trials)
 
 
 def start(folder: Path, challenger: Path | None) -> tuple[subprocess.Popen[bytes], int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ import pytest
 from textmill.errors import UserError
 from textmill.fetching.sources.captured import CapturedSource
 from textmill.selection.labelling import for_spreadsheet, from_spreadsheet, store_labels
+from textmill.serving.right_answers import checked_answer
 from textmill.tasks.base import Task
 from textmill.tasks.multi_label_classification import MultiLabelClassification
 from textmill.tasks.text_classification import TextClassification
+from textmill.tasks.text_regression import TextRegression
+from textmill.tasks.translation import Translation
 
 ONE, SEVERAL = TextClassification.from_options(), MultiLabelClassification.from_options()
+NUMBER, TEXT = TextRegression.from_options(), Translation.from_options(target_language="de")
 
 
 def store(folder: Path, content: str, task: Task = ONE, new: bool = False) -> tuple[int, int]:
@@ -63,9 +68,42 @@ def test_stored_labels_of_a_task_with_several_are_a_list(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("task", "given", "right"),
+    [
+        (ONE, " good ", "good"),
+        (ONE, "new", ValueError("'new' is none of the labels bad, good")),
+        (ONE, {"label": "good"}, ValueError("is not a label; the task has one for each input")),
+        (ONE, ["good"], ValueError("is not a label; the task has one for each input")),
+        (ONE, float("inf"), ValueError("has a number that is not finite")),
+        (SEVERAL, ["good", "bad"], ["good", "bad"]),
+        (SEVERAL, [], []),
+        (SEVERAL, "good, bad", ["good", "bad"]),
+        (SEVERAL, ["good", "new"], ValueError("'new' is none of the labels bad, good")),
+        (SEVERAL, [["good"]], ValueError("is not a list of labels")),
+        (NUMBER, 4.5, 4.5),
+        (NUMBER, "4.5", "4.5"),
+        (NUMBER, "many", ValueError("is not a number: 'many'")),
+        (NUMBER, "inf", ValueError("is inf, not a finite number")),
+        (NUMBER, [4], ValueError("is neither a number nor a text")),
+        (TEXT, "Guten Tag", "Guten Tag"),
+        (TEXT, 5, ValueError("is not a text")),
+    ],
+)
+def test_right_answer_must_be_one_of_the_task(task: Task, given: Any, right: Any) -> None:
+    if not isinstance(right, ValueError):
+        assert checked_answer(given, task, ["bad", "good"], False) == right
+        return
+    with pytest.raises(ValueError, match=re.escape(str(right))):
+        checked_answer(given, task, ["bad", "good"], False)
+    if "none of" in str(right):
+        assert checked_answer(given, task, ["bad", "good"], True) == given
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("text,right_label\ngreat film,neutral\n", r"'neutral' is none of the labels bad, good.*--new-labels"),
+        ('text,right_label\ngreat film,"[""good""]"\n', r"the answer is not a label"),
         ("text,right_label\ngreat film,good\nGreat  film,bad\n", "row 2: another row has the same text"),
         ("comment,right_label\ngreat film,good\n", "no column 'text'"),
         ("text,label\ngreat film,good\n", "no column 'right_label'"),

@@ -16,7 +16,10 @@ from support.tiny_export import RUNTIME, build_evaluated_project, export_config
 
 from textmill.errors import UserError
 from textmill.fetching.sources.captured import CapturedSource
-from textmill.serving.capture import load_mask
+from textmill.serving.capture import Capture, load_mask
+from textmill.serving.loading import FolderSource, load_model
+from textmill.serving.metrics import ServingMetrics
+from textmill.serving.settings import ServeSettings
 from textmill.stages import export
 
 pytestmark = pytest.mark.slow
@@ -104,6 +107,7 @@ def test_capture_writes_a_share_masked_and_whatever_gets_feedback(server: Server
         ({"request": "0", "answer": " "}, 422),
         ({"request": "0", "answer": None}, 422),
         ({"request": "0", "answer": "bad", "user": "ada"}, 422),
+        ({"request": "0", "answer": "b" * 20_001}, 422),
         ([], 422),
     ],
 )
@@ -115,6 +119,20 @@ def test_feedback_of_another_form_or_to_an_unknown_request_is_refused(
     assert list(refused.json()) == ["error"]
 
 
+def test_feedback_that_is_no_label_of_the_model_is_refused_and_names_the_option(server: Server, folder: Path) -> None:
+    identifier = post(server, "/predict", {"input": "great"}).headers["x-textmill-request"]
+    for answer in ("nonsense", 7, {"label": "bad"}, ["bad"], True, "n" * 9000):
+        refused = post(server, "/feedback", {"request": identifier, "answer": answer})
+        assert refused.status == 422 and "\n" not in refused.json()["error"], answer
+    unknown = post(server, "/feedback", {"request": identifier, "answer": "nonsense"}).json()["error"]
+    option = "the server's option --new-labels allows others"
+    assert unknown == f"the answer 'nonsense' is none of the labels bad, good; {option}"
+    body = b'{"request": "%s", "answer": 1e400}' % identifier.encode()
+    infinite = ask(server.port, "POST", "/feedback", body, {"Content-Type": "application/json"})
+    assert (infinite.status, infinite.json()["error"]) == (422, "the answer has a number that is not finite")
+    assert post(server, "/feedback", {"request": identifier, "answer": " bad "}).status == 202
+
+
 def test_feedback_beyond_the_inputs_of_a_request_is_refused(server: Server) -> None:
     identifier = post(server, "/predict", {"input": "great"}).headers["x-textmill-request"]
     assert post(server, "/feedback", {"request": identifier, "position": 1, "answer": "bad"}).status == 404
@@ -122,12 +140,13 @@ def test_feedback_beyond_the_inputs_of_a_request_is_refused(server: Server) -> N
 
 def test_feedback_after_a_restart_finds_the_request_on_disk(model: Path, tmp_path: Path) -> None:
     arguments = (str(model), "--capture", str(tmp_path / "own"), "--capture-share", "1", "--capture-max-mb", "1")
+    arguments += ("--new-labels",)
     with served(model.parent, tmp_path / "log", *arguments) as first:
         identifier = post(first, "/predict", {"input": "great"}).headers["x-textmill-request"]
     assert len(written(tmp_path / "own", "requests")) == 1, "the end of the server writes what waits"
     filler = tmp_path / "own/requests/2999-01-01/filler.parquet"
     with served(model.parent, tmp_path / "again", *arguments) as second:
-        assert post(second, "/feedback", {"request": identifier, "answer": "bad"}).status == 202
+        assert post(second, "/feedback", {"request": identifier, "answer": "neutral"}).status == 202
         until_written(tmp_path / "own", "feedback", 1)
         filler.parent.mkdir()
         filler.write_bytes(b"\0" * (2 << 20))
@@ -137,6 +156,41 @@ def test_feedback_after_a_restart_finds_the_request_on_disk(model: Path, tmp_pat
         assert post(second, "/feedback", {"request": identifier, "answer": "bad"}).status == 507
         assert second.metric('textmill_captured_rows_total{what="dropped"}') >= 1
     assert len(written_without(filler, "requests")) == 1
+
+
+def test_feedback_to_a_full_folder_is_refused_from_the_start(model: Path, tmp_path: Path) -> None:
+    filler = tmp_path / "own/requests/2999-01-01/filler.parquet"
+    filler.parent.mkdir(parents=True)
+    filler.write_bytes(b"\0" * (2 << 20))
+    arguments = (str(model), "--capture", str(tmp_path / "own"), "--capture-max-mb", "1")
+    with served(model.parent, tmp_path / "log", *arguments) as full:
+        identifier = post(full, "/predict", {"input": "great"}).headers["x-textmill-request"]
+        assert post(full, "/feedback", {"request": identifier, "answer": "bad"}).status == 507
+        filler.unlink()
+        time.sleep(1.1)
+        assert post(full, "/feedback", {"request": identifier, "answer": "bad"}).status == 202
+
+
+def test_failing_mask_drops_its_rows_alone_and_clean_up_touches_only_its_own(model: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    kept = [own / "requests/1999-archive/a.parquet", own / "requests/1999-01-01/notes.txt", own / "requests/0/b"]
+    old = own / "requests/1999-01-02/120000-0123456789ab.parquet"
+    for path in (*kept, old):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
+    settings = ServeSettings(capture=own, capture_share=1, capture_mask="support.failing_mask:mask")
+    metrics = ServingMetrics()
+    capture = Capture(own, settings, metrics)
+    assert all(path.exists() for path in kept) and not old.parent.exists()
+    (own / "feedback").rmdir()  # the clean-up then fails
+    loaded = load_model(FolderSource(model).fetch(""), "auto", 256)
+    capture.take(loaded, ["fine", "do fail", "good"], [{"label": "bad"}] * 3)
+    capture.close()
+    assert sorted(
+        row["text"]
+        for row in [row for path in own.glob("requests/2*/*.parquet") for row in pq.read_table(path).to_pylist()]
+    ) == ["fine", "good"]
+    assert 'textmill_captured_rows_total{what="dropped"} 1.0' in metrics.page().decode()
 
 
 def written_without(filler: Path, name: str) -> list[dict[str, Any]]:

@@ -98,9 +98,8 @@ def test_shadow_compares_without_answering_and_labels_take_it_back(project: Layo
     assert "right less often" in events[0]["words"]
     assert "taken back" in textmill("history", cwd=project.root).stdout
     assert aliases(project)["champion"] == "1"
-    again = textmill("serve", "--port", "0", "--canary", "5%", cwd=project.root)
-    assert again.returncode == 1
-    assert "was taken back on" in again.stderr
+    with served(project.root, tmp_path / "again", "--canary", "5%") as server:  # no outage
+        assert "was taken back on" in verdict(server)["reason"] and verdict(server)["state"] == "no challenger"
 
 
 def test_canary_answers_its_share_and_errors_take_it_back_without_a_lost_request(
@@ -217,12 +216,30 @@ def test_trial_that_cannot_be_compared_is_refused_in_one_line(project: Layout) -
         assert ended.returncode == 1 and "Traceback" not in ended.stderr
         return " ".join(ended.stderr.split())
 
-    store(project).delete_registered_model_alias(NAME, "challenger")
-    assert "has no challenger yet" in refused("--canary", "5%")
-    challenge(project, "1")
-    assert "the challenger is the champion" in refused("--shadow", "challenger")
     assert "no share" in refused("--canary", "x")
     assert "both given" in refused("--canary", "5%", "--shadow", "challenger")
+
+
+def test_server_without_challenger_serves_and_follows_both_aliases(project: Layout, tmp_path: Path) -> None:
+    store(project).delete_registered_model_alias(NAME, "challenger")
+    with served(project.root, tmp_path / "log", "--canary", "5%", "--poll-seconds", "0.2") as server:
+        assert server.log.read_text().count("no other challenger is tried") == 1
+        assert post(server, "/predict", {"input": "great"}).headers["x-textmill-model"] == f"{NAME}/1"
+        none = verdict(server)
+        assert none["state"] == "no challenger" and f"{NAME} has no challenger yet" in none["reason"]
+        challenge(project, "1")
+        until(server, lambda now: "the challenger is the champion" in now["reason"])
+        challenge(project, SWAPPED)
+        until(server, lambda now: now["state"] == "running")
+        for champion in ("2", "1"):  # without a request between them
+            store(project).set_registered_model_alias(NAME, "champion", champion)
+            until(server, lambda now, name=f"{NAME} version {champion}": now.get("champion") == name)
+        assert server.log.read_text().count("is ended: the champion is now") == 2
+        challenge(project, "2")
+        until(server, lambda now: now["challenger"] == f"{NAME} version 2")
+        assert f"is ended: the challenger is now {NAME} version 2" in server.log.read_text()
+        assert server.metric("textmill_trial_running") == 1
+        assert verdict(server)["requests"]["compared"] == 0
 
 
 def test_challenger_of_another_task_is_refused(built: Layout, tmp_path: Path) -> None:
@@ -235,6 +252,12 @@ def test_challenger_of_another_task_is_refused(built: Layout, tmp_path: Path) ->
         write_json(folder / "textmill.json", description)
         models.append(FetchedModel(folder, Identity(NAME, target[:6], target)))
     with pytest.raises(UserError, match="has the task TextRegression, the champion TextClassification"):
+        check_pair(*models, "--shadow")
+    description = read_json(built.exported / "model" / "textmill.json")
+    for number, labels in enumerate((["good", "bad"], ["bad", "fine"])):
+        description["state"]["labels"] = labels
+        write_json(models[number].folder / "textmill.json", description)
+    with pytest.raises(UserError, match="other labels than the champion: it lacks good and adds fine"):
         check_pair(*models, "--shadow")
 
 

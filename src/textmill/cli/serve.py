@@ -15,7 +15,7 @@ from textmill.errors import UserError
 
 if TYPE_CHECKING:
     from textmill.serving.loading import ModelSource
-    from textmill.serving.trial import TrialPlan
+    from textmill.serving.trial import Trials
 
 
 def _limit(text: str, least: float = 1, show_default: bool | str = True) -> Any:
@@ -85,6 +85,14 @@ def serve(
     capture_mask: Annotated[
         str, _capturing("Personal data to mask: email, phone, card, ip; or none; or MODULE:FUNCTION.")
     ] = "email,phone,card",
+    new_labels: Annotated[
+        bool,
+        Option(
+            "--new-labels",
+            rich_help_panel="Capture",
+            help="Accept feedback with labels that the model does not know.",
+        ),
+    ] = False,
     shadow: Annotated[
         str | None, _trying("Version or alias that computes the same requests in idle time and is judged.")
     ] = None,
@@ -127,8 +135,8 @@ def serve(
     run(source, ServeSettings(**options), read_token(token_file), announce, trial, _beside(source, beside))
 
 
-def _trial(source: ModelSource, shadow: str | None, canary: str | None) -> TrialPlan | None:
-    """Return the checked trial of a challenger, None without one."""
+def _trial(source: ModelSource, shadow: str | None, canary: str | None) -> Trials | None:
+    """Return the trials of a challenger, None without the options."""
     if shadow is None and canary is None:
         return None
     if shadow is not None and canary is not None:
@@ -136,7 +144,7 @@ def _trial(source: ModelSource, shadow: str | None, canary: str | None) -> Trial
     from textmill.config.layout import find_layout
     from textmill.registry.promotion.take_back import TakeBacks
     from textmill.registry.versions.registered_source import RegisteredSource
-    from textmill.serving.trial import plan_trial
+    from textmill.serving.trial import Trials
 
     kind: Literal["shadow", "canary"] = "shadow" if canary is None else "canary"
     share = 0.0 if canary is None else _share(canary)
@@ -146,7 +154,7 @@ def _trial(source: ModelSource, shadow: str | None, canary: str | None) -> Trial
     layout = find_layout()
     records = TakeBacks(source.name, kind, layout)
     other = RegisteredSource(_other(source.name, shadow or "challenger"), layout)
-    return plan_trial(kind, share, source, other, records.record, records.refuse)
+    return Trials(kind, share, source, other, records.record, records.refuse)
 
 
 def _beside(source: ModelSource, other: str | None) -> ModelSource | None:

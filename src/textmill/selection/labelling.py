@@ -29,7 +29,6 @@ from textmill.errors import UserError
 from textmill.evaluation.new_texts import read_new_texts
 from textmill.evaluation.reference import Reference, word_lists
 from textmill.fetching.sources.captured import LABELS, captured_rows
-from textmill.tasks.abilities import has_several_labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -265,15 +264,14 @@ def store_labels(path: Path, task: Task, labels: Sequence[str], folder: Path, ne
     """
     from textmill.config.sections.prepare import ReadConfig
     from textmill.data.formats import detect
-    from textmill.data.mapping import as_text, unified_label, unified_labels
+    from textmill.data.mapping import as_text, unified_label
     from textmill.data.reading import preview
     from textmill.serving.capture import write_rows
-    from textmill.text.label_lists import read_labels
+    from textmill.serving.right_answers import UnknownLabelError, checked_answer
 
     if not path.is_file():
         raise UserError("no such file", where=str(path), fix="Check the path")
     options, now = ReadConfig(columns={}), datetime.now(UTC)
-    several = has_several_labels(task)
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for number, row in enumerate(preview(path, path.name, options, detect(path, path.name, options), _MOST_ROWS), 1):
         where = f"{path}, row {number}"
@@ -282,22 +280,20 @@ def store_labels(path: Path, task: Task, labels: Sequence[str], folder: Path, ne
         if missing := [name for name in (ANSWER, *task.text_columns) if name not in row]:
             fix = "Fill in a file of `textmill label`, and keep its columns"
             raise UserError(f"no column {missing[0]!r}", where=str(path), fix=fix)
-        given = (unified_labels if several else unified_label)(as_text(row[ANSWER]) or "")
-        if not given:
+        given = as_text(row[ANSWER]) or ""
+        if not (word := unified_label(given)):
             continue
-        names = read_labels(given, ",") if several else [given]
-        unknown = [name for name in names if name not in labels and given != REMOVE]
-        if unknown and not new_labels:
-            known = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
-            raise UserError(
-                f"{unknown[0]!r} is none of the labels {known}", where=where, fix="Correct it, or --new-labels"
-            )
+        try:
+            right = None if word == REMOVE else checked_answer(given, task, labels, new_labels)
+        except ValueError as error:
+            fix = "Correct it, or --new-labels" if isinstance(error, UnknownLabelError) else "Correct it"
+            raise UserError(f"the answer {error}", where=where, fix=fix) from error
         texts = {name: from_spreadsheet(as_text(row[name]) or "") for name in task.text_columns}
         # A row of a file has no request: its text names it, so that the same file can be read twice
         digest = hashlib.sha256("\x1f".join(map(normalise, texts.values())).encode()).hexdigest()[:24]
         position = as_text(row.get("position")) or "0"
         key = (as_text(row.get("request")) or digest, int(position) if position.isdecimal() else 0)
-        answer = json.dumps(None if given == REMOVE else names if several else given, ensure_ascii=False)
+        answer = json.dumps(right, ensure_ascii=False)
         if key in found and found[key]["answer"] != answer:
             raise UserError("another row has the same text or request and another label", where=where, fix="Keep one")
         found[key] = {

@@ -21,6 +21,7 @@ from textmill.serving.capture import REQUEST_HEADER, Capture
 from textmill.serving.documentation import openapi_document
 from textmill.serving.limits import (
     BodyMemory,
+    Feedback,
     ParsedRequest,
     RequestError,
     parse_feedback,
@@ -29,9 +30,10 @@ from textmill.serving.limits import (
     unavailable,
 )
 from textmill.serving.openai_protocol import add_openai_routes, model_name
+from textmill.serving.right_answers import UnknownLabelError, checked_answer
 from textmill.serving.streaming import GenerationPool, StreamingGenerator, server_sent_events
 from textmill.serving.traffic import Traffic, TrafficMiddleware
-from textmill.serving.trial import KEY_HEADER, Served, Trial
+from textmill.serving.trial import KEY_HEADER, Served, Trials
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
     from textmill.serving.loading import LoadedModel
     from textmill.serving.metrics import ServingMetrics
     from textmill.serving.settings import ServeSettings
-    from textmill.serving.trial import TrialPlan
     from textmill.serving.watcher import Watcher
 
 MODEL_HEADER = "X-Textmill-Model"
@@ -60,7 +61,7 @@ class Service:
         settings: ServeSettings,
         watcher: Watcher,
         metrics: ServingMetrics,
-        plan: TrialPlan | None = None,
+        trials: Trials | None = None,
         *beside: Watcher,
     ) -> None:
         self.settings = settings
@@ -72,7 +73,10 @@ class Service:
         self.generations = GenerationPool(settings)
         self.bodies = BodyMemory(settings.max_held_bytes)
         self.capture = Capture(settings.capture, settings, metrics) if settings.capture else None
-        self.trial = Trial(plan, settings, metrics) if plan else None
+        self.trials = trials
+        if trials:
+            trials.follow(None, settings, metrics)
+            watcher.on_check = lambda model: trials.follow(model, settings, metrics)
 
     def models(self) -> list[LoadedModel]:
         """Return the current models: the champion, then a different one beside it.
@@ -110,15 +114,16 @@ class Service:
         model = self.model(request.headers.get(MODEL_HEADER))
         with self.bodies.reserve() as reserve:
             parsed = parse_request(await read_body(request, reserve, self.settings), self.settings)
-            if self.trial is None or model is not self.watcher.current:
+            trial = self.trials.current if self.trials else None
+            if trial is None or model is not self.watcher.current:
                 served = Served(model, parsed.values, await self.batcher.answer(model, parsed.values))
             else:
                 key = request.headers.get(KEY_HEADER)
-                served = await self.trial.answer(self.batcher, model, parsed.values, key)
+                served = await trial.answer(self.batcher, model, parsed.values, key)
         content = {"output": served.answers[0]} if parsed.single else {"outputs": served.answers}
         headers = self._capture(served.model, parsed.values, served.answers)
-        if self.trial:
-            self.trial.compare(served, headers.get(REQUEST_HEADER, ""), self.batcher.busy)
+        if trial:
+            trial.compare(served, headers.get(REQUEST_HEADER, ""), self.batcher.busy)
         return _json(content, served.model, headers)
 
     async def generate(self, request: Request) -> Response:
@@ -142,13 +147,27 @@ class Service:
         if self.capture is None:
             raise RequestError(404, "this server takes no feedback; start it with --capture")
         with self.bodies.reserve() as reserve:
-            given = parse_feedback(await read_body(request, reserve, self.settings))
+            given = parse_feedback(await read_body(request, reserve, self.settings), self.settings)
         if not await asyncio.to_thread(self.capture.knows, given.request, given.position):
             raise RequestError(404, f"no request {given.request!r} with an input {given.position} is known")
-        self.capture.give(given.request, given.position, given.answer)
-        if self.trial:
-            self.trial.label(given.request, given.position, given.answer)
+        right = self._right_answer(given)
+        await asyncio.to_thread(self.capture.require_space)
+        self.capture.give(given.request, given.position, right)
+        if self.trials and self.trials.current:
+            self.trials.current.label(given.request, given.position, right)
         return JSONResponse({"accepted": True}, 202)
+
+    def _right_answer(self, given: Feedback) -> Any:
+        """Return the checked answer: of the model that was asked if it is served here, else of the champion."""
+        assert self.capture is not None
+        asked, current = self.capture.model_of(given.request), self.model()
+        model = asked if asked and asked in [watcher.current for watcher in self.watchers] else current
+        try:
+            return checked_answer(given.answer, model.predictor.task, model.labels, self.settings.new_labels)
+        except UnknownLabelError as error:
+            raise RequestError(422, f"the answer {error}; the server's option --new-labels allows others") from None
+        except ValueError as error:
+            raise RequestError(422, f"the answer {error}") from None
 
     def _capture(self, model: LoadedModel, values: list[Any], answers: Sequence[Any]) -> dict[str, str]:
         """Return the header that names the request for feedback."""
@@ -185,9 +204,9 @@ class Service:
 
     async def trial_verdict(self) -> Response:
         """Return the current verdict on the challenger of --shadow or --canary."""
-        if self.trial is None:
+        if self.trials is None:
             raise RequestError(404, "this server tries no challenger; start it with --shadow or --canary")
-        return JSONResponse(self.trial.verdict())
+        return JSONResponse(self.trials.verdict())
 
     async def metric_page(self) -> Response:
         """Return metrics for Prometheus."""
@@ -228,8 +247,8 @@ def build_application(service: Service, token: str | None = None) -> FastAPI:
         service.generations.close()
         if service.capture:
             service.capture.close()
-        if service.trial:
-            service.trial.close()
+        if service.trials:
+            service.trials.close()
 
     app = FastAPIOffline(  # serves the script of /docs itself: a browser needs no other server
         static_url="/docs/static",

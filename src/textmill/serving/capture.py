@@ -8,11 +8,13 @@ from __future__ import annotations
 import importlib
 import logging
 import random
+import re
 import threading
 import time
 import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +42,9 @@ _RECENT = 10_000  # requests that feedback may still capture
 _RECENT_CHARACTERS = 16 << 20
 _WRITE_SECONDS = 10.0
 _WRITE_ROWS = 1000
+_MEASURE_SECONDS = 1.0
 _DAY_SECONDS = 86_400
+_DAY, _OWN = re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d{6}-[0-9a-f]{12}\.parquet|\.\d{6}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,9 @@ class Capture:
         self._written: dict[Path, frozenset[str]] = {}
         self._taken: set[str] = set()
         self._full = False
+        self._measured = 0.0
+        self._measuring = threading.Lock()
+        self._warned: set[str] = set()
         self._stop = threading.Event()
         try:
             for name in (REQUESTS, FEEDBACK):
@@ -97,6 +104,8 @@ class Capture:
         except OSError as error:
             fix = "Give a folder that the server may write"
             raise UserError(f"cannot be written ({error.strerror})", where=str(folder), fix=fix) from error
+        self._remove_old()
+        self._measure()
         self._thread = threading.Thread(target=self._work, name="capture", daemon=True)
         self._thread.start()
 
@@ -109,20 +118,30 @@ class Capture:
         self._remember(taken)
         return taken.id
 
+    def model_of(self, request: str) -> LoadedModel | None:
+        """Return the model that answered a request; None if the request is no longer in memory."""
+        known = self._recent.get(request)
+        return known.model if known else None
+
     def knows(self, request: str, position: int) -> bool:
         """Return whether feedback to a request can be used; reads the identifiers of the files."""
         if known := self._recent.get(request):
             return position < len(known.values)
         return f"{request}/{position}" in self._identifiers()
 
-    def give(self, request: str, position: int, answer: Any) -> None:
-        """Write the right answer to an input, and its request if that was not written.
-
-        Raises:
-            RequestError: 503 if too much waits to be written, 507 if the folder is full.
-        """
+    def require_space(self) -> None:
+        """Raise RequestError (507) if the folder is full; measures it, at most once a second."""
+        if time.monotonic() - self._measured > _MEASURE_SECONDS:
+            self._measure()
         if self._full:
             raise RequestError(507, "the folder of captured requests is full")
+
+    def give(self, request: str, position: int, answer: Any) -> None:
+        """Write the right answer to an input, and its request if that was not written; see `require_space`.
+
+        Raises:
+            RequestError: 503 if too much waits to be written.
+        """
         known = self._recent.get(request)
         if known is not None and request not in self._taken and not self._put(known):
             raise unavailable("too much feedback at once; try again")
@@ -192,41 +211,55 @@ class Capture:
 
     def _write(self, items: Sequence[_Request | _Right]) -> None:
         self._remove_old()
-        requests = [row for item in items if isinstance(item, _Request) for row in self._rows(item)]
+        taken = [item for item in items if isinstance(item, _Request)]
         rights = [item for item in items if isinstance(item, _Right)]
-        limit = self._settings.capture_max_mb << 20
-        size = sum(path.stat().st_size for path in self._folder.glob("*/*/*.parquet"))
-        if (size >= limit) != self._full:
-            self._full = not self._full
-            state = "is full; nothing more is written" if self._full else "has space again"
-            log.warning("serve: the capture folder %s %s (--capture-max-mb %d)", self._folder, state, limit >> 20)
-        if self._full:
-            self._metrics.captured.labels("dropped").inc(len(requests) + len(rights))
-            return
+        self._measure()
+        if self._full:  # feedback that was accepted before is written all the same, with its requests
+            answered = {right.request for right in rights}
+            left_out = sum(len(item.answers) for item in taken if item.id not in answered)
+            self._metrics.captured.labels("dropped").inc(left_out)
+            taken = [item for item in taken if item.id in answered]
+        requests = [row for item in taken for row in self._rows(item)]
         answers = [{**vars(right), "answer": to_json(right.answer).decode()} for right in rights]
         for name, rows in ((REQUESTS, requests), (FEEDBACK, answers)):
             if rows:
                 write_rows(self._folder / name, rows)
                 self._metrics.captured.labels(name).inc(len(rows))
 
+    def _measure(self) -> None:
+        """Compare the folder's size with the limit; log once that it is full, or no longer."""
+        limit = self._settings.capture_max_mb << 20
+        with self._measuring:
+            size = 0
+            for path in self._folder.glob("*/*/*.parquet"):
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    size += path.stat().st_size
+            self._measured = time.monotonic()
+            if (size >= limit) == self._full:
+                return
+            self._full = not self._full
+        state = "is full; nothing more is written" if self._full else "has space again"
+        log.warning("serve: the capture folder %s %s (--capture-max-mb %d)", self._folder, state, limit >> 20)
+
+    def _warn_once(self, kind: str, message: str, error: Exception) -> None:
+        if kind not in self._warned:
+            log.warning("serve: %s (%s); further ones are not reported", message, first_line(error))
+        self._warned.add(kind)
+
     def _rows(self, taken: _Request) -> list[dict[str, Any]]:
-        """Return one row for each input: its texts in columns of their own, masked."""
-        identity, task = taken.model.identity, taken.model.predictor.task
+        """Return the rows of a request; one whose mask fails is dropped, since it must not be written unmasked."""
+        task = taken.model.predictor.task
         texts = task.parse_inputs(list(taken.values))
         rows = []
         for position, answer in enumerate(taken.answers):
-            fields = {name: self._masked(texts[name].iloc[position]) for name in task.text_columns}
-            rows.append(
-                {
-                    "request": taken.id,
-                    "position": position,
-                    "time": taken.time,
-                    "model": identity.name,
-                    "version": identity.version,
-                    "answer": self._masked(to_json(answer).decode()),
-                    **fields,
-                }
-            )
+            try:
+                fields = {name: self._masked(texts[name].iloc[position]) for name in task.text_columns}
+                masked = self._masked(to_json(answer).decode())
+            except Exception as error:  # a function of the user's
+                self._metrics.captured.labels("dropped").inc()
+                self._warn_once("mask", f"--capture-mask {self._settings.capture_mask} failed, a row is dropped", error)
+                continue
+            rows.append(_row(taken, position, masked, fields))
         return rows
 
     def _masked(self, value: Any) -> Any:
@@ -235,14 +268,31 @@ class Capture:
         return self._mask(to_json(value).decode())
 
     def _remove_old(self) -> None:
-        """Remove the folders of days that are older than the limit."""
+        """Remove own files of days that are older than the limit; a failure does not keep others from being written."""
         oldest = datetime.fromtimestamp(time.time() - self._settings.capture_days * _DAY_SECONDS, UTC).date()
-        for folder in [each for name in (REQUESTS, FEEDBACK) for each in (self._folder / name).iterdir()]:
-            if folder.is_dir() and folder.name < oldest.isoformat():
-                for path in folder.iterdir():
-                    path.unlink()
-                    self._written.pop(path, None)
-                folder.rmdir()
+        try:
+            for folder in [each for name in (REQUESTS, FEEDBACK) for each in (self._folder / name).iterdir()]:
+                if _DAY.fullmatch(folder.name) and folder.name < oldest.isoformat() and not folder.is_symlink():
+                    for path in [each for each in folder.iterdir() if _OWN.fullmatch(each.name)]:
+                        path.unlink()
+                        self._written.pop(path, None)
+                    if not any(folder.iterdir()):
+                        folder.rmdir()
+        except OSError as error:
+            self._warn_once("old", f"old days of {self._folder} were not removed", error)
+
+
+def _row(taken: _Request, position: int, answer: str, texts: Mapping[str, Any]) -> dict[str, Any]:
+    identity = taken.model.identity
+    return {
+        "request": taken.id,
+        "position": position,
+        "time": taken.time,
+        "model": identity.name,
+        "version": identity.version,
+        "answer": answer,
+        **texts,
+    }
 
 
 def load_mask(name: str) -> Callable[[str], str]:

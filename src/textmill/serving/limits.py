@@ -162,11 +162,11 @@ def parse_request(body: bytes, settings: ServeSettings, *, options: bool = False
     return ParsedRequest(values, single, rest)
 
 
-def parse_feedback(body: bytes) -> Feedback:
+def parse_feedback(body: bytes, settings: ServeSettings) -> Feedback:
     """Parse a body: `{"request": ID, "answer": ...}`, with `position` (from 0) among several inputs.
 
     Raises:
-        RequestError: 400 if it is not JSON, 422 for another form.
+        RequestError: 400 if it is not JSON, 422 for another form or an answer that is too long.
     """
     content = parse_json(body)
     form = 'send {"request": ID, "answer": ...}, and "position" (from 0) of several inputs'
@@ -177,6 +177,8 @@ def parse_feedback(body: bytes) -> Feedback:
         raise RequestError(422, form)
     if answer is None or (isinstance(answer, str) and not answer.strip()):
         raise RequestError(422, "the answer is empty")
+    if (length := characters(answer)) > settings.max_characters:
+        raise RequestError(422, f"the answer has {length} characters, more than {settings.max_characters}")
     return Feedback(request, position, answer)
 
 

@@ -116,11 +116,13 @@ class LoadedModel:
     Attributes:
         predictor: The predictor; a `textmill.serving.streaming.StreamingGenerator` can also generate.
         examples: Natural inputs and this model's answers.
+        labels: Names of the labels that it knows; empty for a task without labels.
     """
 
     identity: Identity
     predictor: ServedPredictor
     examples: list[tuple[Any, dict[str, Any]]]
+    labels: Sequence[str] = ()
 
 
 def load_model(
@@ -140,11 +142,13 @@ def load_model(
     """
     from textmill.predicting.loading import load_predictor
 
-    generates = read_specification(fetched.folder).generation is not None
+    exported = read_specification(fetched.folder)
+    generates = exported.generation is not None
     predictor = load_predictor(fetched.folder, precision, threads=threads if generates else 1, engine=engine)
     predictor.tokens_per_batch = _LENGTH_TOLERANCE * batch_tokens
     inputs = predictor.task.example_inputs()
     answers = predictor.predict(inputs)
     if not generates:  # one generation is slow and warm-up enough
         predictor.predict((inputs * _WARM_UP_ROWS)[:_WARM_UP_ROWS])
-    return LoadedModel(fetched.identity, predictor, list(zip(inputs, answers, strict=True)))
+    examples = list(zip(inputs, answers, strict=True))
+    return LoadedModel(fetched.identity, predictor, examples, exported.state.get("labels", ()))

@@ -27,7 +27,7 @@ from textmill.serving.metrics import ServingMetrics
 from textmill.serving.protocol import BoundedHead
 from textmill.serving.settings import ServeSettings
 from textmill.serving.traffic import Traffic
-from textmill.serving.trial import TrialPlan
+from textmill.serving.trial import Trials
 from textmill.serving.watcher import Watcher
 
 log = logging.getLogger("textmill")
@@ -46,7 +46,7 @@ def serve(
     settings: ServeSettings,
     token: str | None,
     announce: Callable[[str], None] = lambda _: None,
-    trial: TrialPlan | None = None,
+    trials: Trials | None = None,
     beside: ModelSource | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, and answer the requests accepted before.
@@ -73,7 +73,7 @@ def serve(
         return Watcher(source, load, metrics, settings.poll_seconds)
 
     watchers = [watch(each) for each in (source, beside) if each is not None]
-    service = Service(settings, watchers[0], metrics, trial, *watchers[1:])
+    service = Service(settings, watchers[0], metrics, trials, *watchers[1:])
     listening = listen(settings.host, settings.port)
     config = uvicorn.Config(
         build_application(service, token),
@@ -106,7 +106,7 @@ def serve(
         log.warning("serve: stopped; %d request(s) exceeded --drain-seconds", service.traffic.cut_off)
     else:
         log.info("serve: stopped; all accepted requests were answered")
-    if service.traffic.cut_off or not all(stopped) or (service.trial and service.trial.hangs):
+    if service.traffic.cut_off or not all(stopped) or (trials and trials.hangs):
         end_process(0)
 
 

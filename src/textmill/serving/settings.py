@@ -39,6 +39,7 @@ class ServeSettings(Section):
         capture_share: Share of the requests that are written.
         capture_max_mb: Maximum size of the folder in megabytes; nothing more is written above it.
         capture_days: Days after which captured requests are removed.
+        new_labels: Whether feedback may have labels that the model does not know.
         capture_mask: Kinds of personal data to mask, or `MODULE:FUNCTION`; see `serving.capture.load_mask`.
     """
 
@@ -66,4 +67,5 @@ class ServeSettings(Section):
     capture_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     capture_max_mb: Annotated[int, Field(ge=1)] = 1024
     capture_days: Annotated[int, Field(ge=1)] = 90
+    new_labels: bool = False
     capture_mask: str = "email,phone,card"

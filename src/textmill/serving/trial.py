@@ -32,6 +32,8 @@ from textmill.predicting.exported import read_specification
 from textmill.serving.batching import MicroBatcher
 from textmill.serving.limits import RequestError
 from textmill.serving.loading import FetchedModel, LoadedModel, ModelSource, load_model
+from textmill.serving.watcher import describe
+from textmill.text.rejected_rows import excerpt
 
 if TYPE_CHECKING:
     from textmill.serving.metrics import ServingMetrics
@@ -51,6 +53,7 @@ _QUEUED, _TOGETHER = 256, 32
 _GATHERED, _GATHER_SECONDS = 4, 0.25  # times, and how long each
 _RECENT = 10_000  # pairs that wait for a label
 _RETRY_SECONDS = 5.0
+_REFUSED_SECONDS = 60.0  # a pair that cannot be tried is looked at again: the registry may not have answered
 _WAIT_SECONDS = 3.0
 _LOAD_SECONDS = 600.0
 
@@ -72,7 +75,7 @@ class TrialPlan:
 
 
 def check_pair(champion: FetchedModel, challenger: FetchedModel, where: str) -> None:
-    """Refuse a challenger that is the champion or has another task.
+    """Refuse a challenger that is the champion, or has another task or other labels.
 
     Raises:
         UserError: The two cannot be compared.
@@ -80,10 +83,18 @@ def check_pair(champion: FetchedModel, challenger: FetchedModel, where: str) -> 
     if champion.identity.manifest_sha256 == challenger.identity.manifest_sha256:
         fix = "Register another version with `dvc repro`"
         raise UserError(f"the challenger is the champion ({champion.identity})", where=where, fix=fix)
-    first, second = (str(read_specification(each.folder).task["_target_"]) for each in (champion, challenger))
+    exported = [read_specification(each.folder) for each in (champion, challenger)]
+    first, second = (str(each.task["_target_"]) for each in exported)
     if first != second:
         words = f"{challenger.identity} has the task {_last(second)}, the champion {_last(first)}"
         raise UserError(words, where=where, fix="Give a challenger of the same task")
+    ours, theirs = (each.state.get("labels") or [] for each in exported)
+    gone = [excerpt(name) for name in ours if name not in theirs]
+    new = [excerpt(name) for name in theirs if name not in ours]
+    if gone or new:  # answers could not be compared, and clients would get labels that they do not know
+        parts = [f"{word} {', '.join(names[:8])}" for word, names in (("lacks", gone), ("adds", new)) if names]
+        words = f"{challenger.identity} has other labels than the champion: it {' and '.join(parts)}"
+        raise UserError(words, where=where, fix="Promote it first, or give a challenger of the same labels")
 
 
 def in_share(key: bytes, share: float) -> bool:
@@ -134,8 +145,7 @@ class Trial:
         Raises:
             RequestError: The queue is full, or the inputs are invalid for the champion.
         """
-        if model.identity != self._plan.champion.identity:
-            self._end(f"the champion is now {model.identity}")
+        self.end_for(model)
         challenger = self._challenger
         if self.state != "running":
             return Served(model, values, await batcher.answer(model, values))
@@ -155,6 +165,20 @@ class Trial:
             return Served(model, values, answers)
         self._count("canary")
         return Served(challenger, values, answers, beside=True, by_challenger=True)
+
+    def end_for(self, champion: LoadedModel) -> bool:
+        """End if the champion is another one; return whether it is."""
+        other = champion.identity != self._plan.champion.identity
+        if other:
+            self._end(f"the champion is now {champion.identity}")
+        return other
+
+    def replace(self, plan: TrialPlan) -> None:
+        """End for another trial; a take-back that is being recorded goes on."""
+        self._end(f"the challenger is now {plan.challenger.identity}")
+        self._batcher.close()
+        with self._lock:
+            self._recent.clear()
 
     def compare(self, served: Served, request: str, busy: bool) -> None:
         """Let the other model answer too, unless the server is busy; `request` is the identifier for labels."""
@@ -367,27 +391,95 @@ class Trial:
         self._metrics.trial.labels(what).inc()
 
 
-def plan_trial(
-    kind: Literal["shadow", "canary"],
-    share: float,
-    champion: ModelSource,
-    challenger: ModelSource,
-    record: Callable[[str, str, str], None],
-    refuse_taken_back: Callable[[str], None],
-) -> TrialPlan:
-    """Fetch both models and check that they can be compared.
+class Trials:
+    """Tries the current challenger beside the current champion, one trial after the other.
 
-    `record` writes a take-back (version, champion, reason) to the history. `refuse_taken_back` raises
-    UserError if the version was taken back before.
+    A pair that cannot be tried holds nothing up: the champion serves, and one line of the log says why.
 
-    Raises:
-        UserError: There is no challenger, or it cannot be compared with the champion.
+    Args:
+        kind: Whether the challenger answers.
+        share: Share of the requests that the challenger answers; 0 in the shadow.
+        champion: Source of the champion.
+        challenger: Source of the challenger.
+        record: Writes a take-back (version, champion, reason) to the history.
+        refuse_taken_back: Raises UserError if the version was taken back before.
     """
-    other, current = challenger.latest(), champion.latest()
-    first, second = champion.fetch(current), challenger.fetch(other)
-    check_pair(first, second, f"--{kind}")
-    refuse_taken_back(other)
-    return TrialPlan(kind, share, first, second, lambda reason: record(other, current, reason))
+
+    def __init__(
+        self,
+        kind: Literal["shadow", "canary"],
+        share: float,
+        champion: ModelSource,
+        challenger: ModelSource,
+        record: Callable[[str, str, str], None],
+        refuse_taken_back: Callable[[str], None],
+    ) -> None:
+        self.current: Trial | None = None
+        self.hangs = False
+        self._kind, self._share, self._sources = kind, share, (champion, challenger)
+        self._record, self._refuse_taken_back = record, refuse_taken_back
+        self._pair: tuple[str, str] | None = None  # versions of the champion and the challenger
+        self._refused: tuple[str, str] | None = None
+        self._retry_at = 0.0
+        self._reason = ""
+
+    def follow(self, served: LoadedModel | None, settings: ServeSettings, metrics: ServingMetrics) -> None:
+        """Try another pair if there is one; `served` is the champion, None before it is loaded.
+
+        One thread calls this. A trial of another champion ends, and does not go on if that champion comes back.
+        """
+        trial = self.current
+        if trial and served and trial.end_for(served):
+            self._pair = None
+        running = trial is not None and trial.state == "running"
+        try:
+            pair = (served.identity.version if served else self._sources[0].latest(), self._sources[1].latest())
+        except Exception as error:
+            if not running:
+                self._say(error)
+            return
+        if pair == self._pair or (pair == self._refused and time.monotonic() < self._retry_at):
+            return
+        try:
+            plan = self.plan(*pair)
+        except Exception as error:
+            self._refused, self._retry_at = pair, time.monotonic() + _REFUSED_SECONDS
+            self._say(error)
+            return
+        if trial:
+            trial.replace(plan)
+            self.hangs |= trial.hangs
+        self._pair, self._refused, self._reason = pair, None, ""
+        self.current = Trial(plan, settings, metrics)
+
+    def verdict(self) -> dict[str, Any]:
+        """Return the verdict of the current or the last trial; before the first, why there is none."""
+        if self.current:
+            return self.current.verdict()
+        return {"kind": self._kind, "share": self._share, "state": "no challenger", "reason": self._reason}
+
+    def close(self) -> None:
+        """Stop the current trial."""
+        if self.current:
+            self.current.close()
+            self.hangs |= self.current.hangs
+
+    def plan(self, current: str, other: str) -> TrialPlan:
+        """Fetch both versions and check that they can be compared; raise UserError if not."""
+        where = f"--{self._kind}"
+        if current == other:  # as after a promotion; no need to fetch them
+            raise UserError(f"the challenger is the champion (version {current})", where=where)
+        self._refuse_taken_back(other)
+        first, second = self._sources[0].fetch(current), self._sources[1].fetch(other)
+        check_pair(first, second, where)
+        return TrialPlan(self._kind, self._share, first, second, lambda reason: self._record(other, current, reason))
+
+    def _say(self, error: Exception) -> None:
+        """Log why nothing is tried, once."""
+        reason = describe(error)
+        if reason != self._reason:
+            log.warning("serve: no other challenger is tried: %s", reason)
+        self._reason = reason
 
 
 def said(answer: Any) -> Any:

@@ -25,10 +25,15 @@ class Watcher:
     A new version is fetched, verified and warmed up while the old one serves; then one assignment replaces
     `current`. After a failure the old version keeps serving. The failure is logged and counted, and
     loading is retried at growing intervals.
+
+    Attributes:
+        current: The model to serve; None before the first is loaded.
+        on_check: Called with the current model after each check, in the thread that watches.
     """
 
     def __init__(self, source: ModelSource, load: Load, metrics: ServingMetrics, poll_seconds: float) -> None:
         self.current: LoadedModel | None = None
+        self.on_check: Callable[[LoadedModel | None], None] | None = None
         self._source = source
         self._load = load
         self._metrics = metrics
@@ -60,11 +65,13 @@ class Watcher:
         except BaseException as error:
             on_failure(error)
             return
-        if not self._source.follows:
+        if not self._source.follows and self.on_check is None:
             return
         self._metrics.registry_up.set(1)
         while not self._stopped.wait(self._poll_seconds):
             self.check()
+            if self.on_check:
+                self.on_check(self.current)
 
     def check(self) -> None:
         """Check the source once and follow it."""
@@ -72,7 +79,7 @@ class Watcher:
             wanted = self._source.latest()
         except Exception as error:
             self._metrics.registry_up.set(0)
-            self._warn(f"the registry does not answer, {self._serving()} keeps serving: {_describe(error)}")
+            self._warn(f"the registry does not answer, {self._serving()} keeps serving: {describe(error)}")
             return
         self._metrics.registry_up.set(1)
         if wanted == self._version:
@@ -100,7 +107,7 @@ class Watcher:
         wait = min(_MAX_WAIT_SECONDS, self._poll_seconds * 2**self._refusals)
         self._retry_at = time.monotonic() + wait
         self._metrics.refused.labels(version).inc()
-        self._warn(f"version {version} is refused, {self._serving()} keeps serving: {_describe(error)}")
+        self._warn(f"version {version} is refused, {self._serving()} keeps serving: {describe(error)}")
 
     def _warn(self, problem: str) -> None:
         """Log a problem once, not at every check."""
@@ -112,6 +119,7 @@ class Watcher:
         return str(self.current.identity) if self.current else "nothing"
 
 
-def _describe(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
+    """Return an error as one line, as a user sees it."""
     translated = error if isinstance(error, UserError) else translate(error)
     return str(translated) if translated else " ".join(f"{type(error).__name__}: {error}".split())
