@@ -155,13 +155,13 @@ def test_fetch_reads_s3_by_credentials_of_the_environment(tmp_path: Path, monkey
     server.start()
     try:
         endpoint = "http://{}:{}".format(*server.get_host_and_port())
-        login = {"aws_access_key_id": "ann", "aws_secret_access_key": "word", "region_name": "us-east-1"}
+        login = {"aws_access_key_id": "ann", "aws_secret_access_key": "hidden-key-93", "region_name": "us-east-1"}
         client = boto3.client("s3", endpoint_url=endpoint, **login)
         client.create_bucket(Bucket="corpus")
         for number in range(3):
             client.put_object(Bucket="corpus", Key=f"part-{number}.csv", Body=f"text,label\nx{number},y\n".encode())
         monkeypatch.setenv("CORPUS_KEY", "ann")
-        monkeypatch.setenv("CORPUS_WORD", "word")
+        monkeypatch.setenv("CORPUS_WORD", "hidden-key-93")
         options = {"key": "${secret:CORPUS_KEY}", "secret": "${secret:CORPUS_WORD}", "endpoint_url": endpoint}
         source = {"_target_": FILES, "files": {"all": "s3://corpus/part-*.csv"}, "storage_options": options}
         fetch_corpus(FetchConfig(source=source), Layout(tmp_path))
@@ -170,4 +170,4 @@ def test_fetch_reads_s3_by_credentials_of_the_environment(tmp_path: Path, monkey
     files = Layout(tmp_path).raw / "files" / "all"
     assert [path.name for path in sorted(files.iterdir())] == [f"part-{number}.csv" for number in range(3)]
     assert (files / "part-2.csv").read_text() == "text,label\nx2,y\n"
-    assert "word" not in (Layout(tmp_path).raw / "provenance.json").read_text()
+    assert "hidden-key-93" not in (Layout(tmp_path).raw / "provenance.json").read_text()
