@@ -374,7 +374,8 @@ def _read_yaml(file: Input) -> Numbered:
 
     try:
         with open_text(file.path, file.found.encoding) as text:
-            value = yaml.load(text, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+            # The base loader makes texts, lists and mappings only
+            value = yaml.load(text, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))  # nosec B506
     except yaml.YAMLError as error:
         raise UserError(f"is not YAML ({' '.join(str(error).split())})", where=file.label) from error
     for name in filter(None, file.found.records.split(".")):
