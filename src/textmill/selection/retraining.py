@@ -159,8 +159,9 @@ def _judge(layout: Layout, stages: tuple[str, ...], reason: str, *, dry_run: boo
         for other in dict.fromkeys(filter(None, (champion, *reversed(back)))):
             with suppress(TamperedError, MlflowException):  # the gate refuses such a version; one may be deleted
                 pair = [client.get_model_version(name, each) for each in (other, version)]
-                if same is None and len({_served_files(fetch_folder(each, layout)) for each in pair}) == 1:
+                if len({_served_files(fetch_folder(each, layout)) for each in pair}) == 1:
                     same = other
+                    break
     if champion == version:
         return Retraining("unchanged", name, version, champion, stages, "is the champion")
     if same is not None and same == champion:
