@@ -162,7 +162,8 @@ def test_only_answers_are_targets(tmp_path: Path) -> None:
         ([{"role": "robot", "content": "thanks"}], "has the role 'robot'"),
         ([{"role": "assistant", "content": " "}], "has an empty message"),
         ([{"role": "assistant"}], "has a message without text"),
-        ([], "is not a list of messages"),
+        ({"role": "user", "content": "thanks"}, "is not a list of messages"),
+        ([], "is empty"),
         (None, "is empty"),
     ],
 )
