@@ -235,7 +235,7 @@ def rank(
                 **{name: frame[name].iloc[place] for name in names},
                 "answer": said[0],
                 "other_answers": "; ".join(others),
-                "new_words": " ".join(new_words[place][:_SHOWN_WORDS]),
+                "new_words": " ".join(list(dict.fromkeys(new_words[place]))[:_SHOWN_WORDS]),
                 **{
                     name: round(float(getattr(found, name)[place]), 3)
                     for name in ("score", "uncertainty", "novelty", "disagreement")
@@ -250,7 +250,8 @@ def store_labels(path: Path, task: Task, labels: Sequence[str], folder: Path, ne
     """Write the labels of a filled-in file below a capture folder, where `CapturedSource` finds them.
 
     Args:
-        path: File of `rank`, with `right_label` filled in for some rows; `remove` keeps a row out of the corpus.
+        path: File of `rank`, with `right_label` filled in for some rows; `remove`, unless a label is named so, keeps a
+            row out of the corpus.
         task: The task of the labels.
         labels: Names of the labels that the model knows.
         folder: The capture folder.
@@ -284,7 +285,7 @@ def store_labels(path: Path, task: Task, labels: Sequence[str], folder: Path, ne
         if not (word := unified_label(given)):
             continue
         try:
-            right = None if word == REMOVE else checked_answer(given, task, labels, new_labels)
+            right = None if word == REMOVE and word not in labels else checked_answer(given, task, labels, new_labels)
         except ValueError as error:
             fix = "Correct it, or --new-labels" if isinstance(error, UnknownLabelError) else "Correct it"
             raise UserError(f"the answer {error}", where=where, fix=fix) from error
