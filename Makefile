@@ -40,7 +40,7 @@ repro: $(INSTALLED) ## Rebuild what changed, from raw text to the registered mod
 
 test: $(INSTALLED_TEST) ## Run all tests, slow ones too; fail if over a tenth of src/ is not executed
 	@coverage erase
-	@coverage run -m pytest -n $(WORKERS) --dist loadfile --strict-skips --durations=40
+	@coverage run -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --strict-skips --durations=40
 	@coverage combine --quiet
 	@printf 'Percentage of the lines of src/ that were executed: '; coverage report --format=total
 

@@ -1,6 +1,9 @@
-"""The slow tests whose processes count for coverage: to trace those of all of them takes half as long again."""
+"""The slow tests that count for coverage: to trace all of them takes half as long again."""
 
 from __future__ import annotations
+
+import os
+from pathlib import PurePath
 
 SLOW_FILES = frozenset(
     {
@@ -18,3 +21,23 @@ SLOW_FILES = frozenset(
         "test_tune",
     }
 )
+"""Files whose processes count."""
+
+PIPELINE_FILES = SLOW_FILES & {
+    "test_fault_tracking",
+    "test_launch",
+    "test_new_tasks",
+    "test_remote",
+    "test_reproduce",
+}
+"""Those of them in which the processes of `dvc` count too: the stages are the same in all of them."""
+
+OF_OTHERS = frozenset({"test_assistant", "test_llama_cpp", "test_quality", "test_suites"})
+"""Files of which not even the test's own process counts: other projects' code takes most of its time."""
+
+
+def counts_pipelines() -> bool:
+    """Return whether the stages that the current test runs count."""
+    file = os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[0]
+    stem = PurePath(file).stem
+    return stem not in SLOW_FILES or stem in PIPELINE_FILES

@@ -12,6 +12,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.covered import counts_pipelines
+
 POSITIVE = ["wonderful", "great", "lovely", "delightful", "superb", "charming", "brilliant", "enjoyable"]
 NEGATIVE = ["awful", "terrible", "boring", "dreadful", "poor", "clumsy", "tedious", "annoying"]
 SUBJECTS = ["film", "story", "plot", "actor", "scene", "ending", "music", "dialogue", "camera", "script", "picture"]
@@ -55,6 +57,8 @@ class Project:
         binaries = str(Path(sys.executable).parent)
         path = {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
         environment = {**inherited_environment(), **path, **(env or {})}
+        if command[0] == "dvc" and not counts_pipelines():
+            environment.pop("COVERAGE_PROCESS_CONFIG", None)
         if self.own_code:
             environment["PYTHONPATH"] = str(self.root / "src")
         done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=900)
