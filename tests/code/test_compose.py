@@ -54,6 +54,17 @@ def test_precedence_group_then_experiment_then_params_then_command_line(layout: 
     assert compose(layout, ["train.max_epochs=9"]).train.max_epochs == 9
 
 
+@pytest.mark.parametrize("name", ["2024", "nan", "null", "'no'", "2024-01-31", "1.5"])
+def test_names_that_look_like_values_are_names(layout: Layout, name: str) -> None:
+    copy = layout.conf / f"experiment/{name.strip(chr(39))}.yaml"
+    shutil.copy(layout.conf / "experiment/movie_reviews.yaml", copy)
+    layout.params.write_text(f"experiment: {name if name != 'null' else repr(name)}")
+    expected = compose(layout)
+    assert expected.registration.name == "movie-reviews"
+    layout.params.write_text("")
+    assert compose(layout, [f"experiment={name if name != 'null' else repr(name)}"]) == expected
+
+
 def test_params_choose_a_group(layout: Layout) -> None:
     (layout.conf / "trainer/slow.yaml").write_text(
         (layout.conf / "trainer/auto.yaml").read_text().replace("devices: auto", "devices: 3")
@@ -85,6 +96,8 @@ def test_round_trip_and_canonical_text(layout: Layout, tmp_path: Path) -> None:
         ("train: {optimizer: {learning_rate: fast}}", "params.yaml:1", "train.optimizer.learning_rate = 'fast'"),
         ("train: {optimizer: {schedule: wavy}}", "params.yaml:1", "'linear', 'cosine', 'constant' or 'stable'"),
         ("experiment: movie_review", "params.yaml:1", "Did you mean 'movie_reviews'?"),
+        ("experiment: no", "params.yaml:1", "experiment = False: is no name. Quote it"),
+        ("experiment: 7", "params.yaml:1", "there is no conf/experiment/7.yaml"),
         ("trian: {max_epochs: 3}", "params.yaml:1", "trian: unknown key. Did you mean 'train'"),
         ("seed: [", "params.yaml:", "invalid YAML"),
         ("- 1", "params.yaml", "must hold keys with values"),

@@ -34,6 +34,8 @@ def table(rows: int = 60, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray, np.n
     [
         ('["anger", "joy"]', ["anger", "joy"]),
         ("['anger', 'joy', 'anger']", ["anger", "joy"]),
+        ("['anger' 'joy'\n 'fear']", ["anger", "joy", "fear"]),
+        ("""["rock 'n' roll", 'joy']""", ["rock 'n' roll", "joy"]),
         ("[1, 2.0]", ["1", "2"]),
         ("anger | joy|", ["anger", "joy"]),
         ("[]", []),

@@ -167,6 +167,15 @@ def test_init_of_a_csv_writes_both_files_and_says_why(layout: Layout) -> None:
     assert classes(prepared(layout, "reviews")) == {"good", "bad"}
 
 
+@pytest.mark.parametrize("stem", ["2024", "2024-01 export", "null", "No", "nan"])
+def test_files_named_like_a_value_become_experiments(layout: Layout, stem: str) -> None:
+    (layout.root / f"data/own/{stem}.csv").write_text(table(reviews()))
+    done = init(f"data/own/{stem}.csv")
+    assert done["name"].startswith("data_")
+    layout.params.write_text(f"experiment: {done['name']}")
+    assert stem in str(compose(layout).fetch.source)
+
+
 def test_init_refuses_to_overwrite(layout: Layout) -> None:
     (layout.root / "data/own/reviews.csv").write_text(table(reviews()))
     init("data/own/reviews.csv")
@@ -713,6 +722,7 @@ def test_unreadable_file_is_one_line_and_writes_nothing(layout: Layout, name: st
         (["data/own/reviews.csv", "--text", "title"], "no column 'title'"),
         (["data/own/reviews.csv", "--task", "text_clasification"], "Did you mean 'text_classification'"),
         (["data/own/reviews.csv", "--name", "my reviews"], "is not a name"),
+        (["data/own/reviews.csv", "--name", "2024"], "is read as a value"),
     ],
 )
 def test_wrong_option_is_one_line(layout: Layout, options: list[str], line: str) -> None:

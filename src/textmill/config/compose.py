@@ -58,7 +58,7 @@ def compose(layout: Layout, overrides: Sequence[str] = ()) -> PipelineConfig:
     params = _read_params(layout.params)
     if key := find_literal(params):
         raise _literal_secret(key, problems.locate_in_file(layout.params, key, layout.root))
-    groups, values = _choices(params, layout.conf)
+    groups, values = _choices(params, layout)
     all_overrides = _parse(overrides, groups, layout)
     for group, choice in all_overrides.groups.items():
         _require_choice(layout, group, choice, overrides)
@@ -135,9 +135,15 @@ def _read_params(path: Path) -> dict[str, Any]:
     return params or {}
 
 
-def _choices(params: Mapping[str, Any], conf: Path) -> tuple[dict[str, str], dict[str, Any]]:
+def _choices(params: Mapping[str, Any], layout: Layout) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the groups' choices of params.yaml, and its other values without nulls, which keep the experiment's."""
-    groups = {str(key): value for key, value in params.items() if isinstance(value, str) and (conf / str(key)).is_dir()}
+    groups = {}
+    for key, value in params.items():
+        if (layout.conf / str(key)).is_dir() and isinstance(value, str | int | float | date):
+            if isinstance(value, bool):
+                where = problems.locate_in_file(layout.params, (key,), layout.root)
+                raise UserError(f"{key} = {value}: is no name", where=where, fix="Quote it, as in 'no'")
+            groups[str(key)] = str(value)  # YAML reads 2024 as a number
     return groups, _without_nulls({key: value for key, value in params.items() if key not in groups})
 
 
@@ -167,8 +173,8 @@ def _parse(command_line: Sequence[str], groups: dict[str, str], layout: Layout) 
             fix = "Write key=value, as in train.max_epochs=1; quote a value with other signs: 'title=\"Größe, Preis\"'"
             raise UserError(f"cannot read {string!r}", where="command line", fix=fix) from error
         key = override.key_or_group
-        if (layout.conf / key).is_dir() and isinstance(value, str):
-            merged.groups[key] = value
+        if (layout.conf / key).is_dir() and isinstance(value, str | int | float):
+            merged.groups[key] = string.partition("=")[2].strip("'\"") if not isinstance(value, str) else value
         else:
             merged.values.append(override)
     return merged
@@ -218,7 +224,7 @@ def _compose(layout: Layout, overrides: _Overrides, values: Mapping[str, Any]) -
             require_bounded(path.read_text(encoding="utf-8"), str(path.relative_to(layout.root)))
     try:
         with initialize_config_dir(config_dir=str(layout.conf), version_base="1.3"):
-            chosen = [f"{group}={choice}" for group, choice in overrides.groups.items()]
+            chosen = [f"{group}='{choice}'" for group, choice in overrides.groups.items()]
             composed = hydra_compose(ROOT_CONFIG, overrides=chosen, return_hydra_config=True)
         choices = {group: str(name) for group, name in composed.hydra.runtime.choices.items() if name is not None}
         OmegaConf.set_struct(composed, False)

@@ -34,6 +34,7 @@ _LONGEST_LINE = 10_000
 _DIGITS = re.compile(r"\s*[+-]?\d+([.,]\d+)?\s*")
 _SENTENCE = re.compile(r"\w\W+\w+\W+\w.*[.!]$|[\u3002\uff01]$")
 _TAG = re.compile(r"O|[BIESLU]-.+")
+_VALUES = {"null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"}
 _SENTENCES, _REPEATED, _LONG_LABEL = 10, 10, 15
 """Most values of a column of labels that are sentences, rows of each, and words."""
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
@@ -392,4 +393,10 @@ def languages_of(texts: Sequence[str]) -> dict[str, float]:
 def slug(name: str) -> str:
     """Return a name as letters, digits and underscores, as a file of conf/ and Hydra's grammar need it."""
     plain = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "_", plain).strip("_") or "own_data"
+    found = re.sub(r"[^a-z0-9]+", "_", plain).strip("_") or "own_data"
+    return f"data_{found}" if is_value(found) else found
+
+
+def is_value(name: str) -> bool:
+    """Return whether params.yaml or Hydra reads a name as a number, a truth value or nothing."""
+    return name[0].isdigit() or name.lower() in _VALUES

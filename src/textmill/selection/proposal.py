@@ -18,7 +18,7 @@ from textmill.data.reading import AGAIN
 from textmill.data.separated import ONE_COLUMN
 from textmill.errors import UserError, did_you_mean
 from textmill.files import atomic_write
-from textmill.selection.inspection import slug
+from textmill.selection.inspection import is_value, slug
 from textmill.tasks.recognition.columns import Ask, Proposal, recognise
 from textmill.text.columns import Column, Seen
 from textmill.text.numbers import plain_number
@@ -333,10 +333,12 @@ def checked_name(name: str | None, first: str) -> str:
     """Return the name of the files of conf/: the given one, or one from the data's.
 
     Raises:
-        UserError: The given one has other signs than letters, digits and underscores.
+        UserError: The given one has other signs than letters, digits and underscores, or is read as a value.
     """
     if name is None:
         return slug(first)
     if not re.fullmatch(r"[A-Za-z0-9_]+", name):
         raise UserError(f"{name!r} is not a name", where="--name", fix="Use letters, digits and underscores")
+    if is_value(name):
+        raise UserError(f"{name!r} is read as a value, not as a name", where="--name", fix="Begin it with a letter")
     return name

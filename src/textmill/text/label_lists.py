@@ -10,6 +10,7 @@ from typing import Any
 
 _YES = {"1", "1.0", "true", "yes"}
 _NO = {"0", "0.0", "false", "no"}
+_NUMPY = re.compile(r"(?<=['\"])\s+(?=['\"])")
 _EXCERPT = 60
 CHOICES = '{"choices"'
 """How Label Studio begins a cell of several labels in a CSV; one label stands by itself."""
@@ -57,8 +58,10 @@ def write_labels(labels: list[str]) -> str:
 
 
 def listed(cell: Any) -> list[Any] | None:
-    """Return a list, or one that is written as JSON or Python in a text; None for anything else."""
+    """Return a list, or one that is written as JSON, Python or NumPy in a text; None for anything else."""
     if isinstance(cell, str) and (text := cell.strip()).startswith(("[", CHOICES)) and text.endswith(("]", "}")):
+        # NumPy writes no commas, and Python joins texts without one between them
+        text = _NUMPY.sub(", ", text) if "," not in text else text
         for read in (json.loads, ast.literal_eval):
             with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
                 found = read(text)
