@@ -43,7 +43,7 @@ def best_bonus(rows: pd.DataFrame, floor: float) -> tuple[float, float] | None:
     """Return the best F1 of the rare label, and its weighted F1, over bonuses chosen on these rows; None below it."""
     from sklearn.metrics import f1_score
 
-    names = [column.removeprefix("probability_") for column in rows if column.startswith("probability_")]
+    names = [str(column)[12:] for column in rows if str(column).startswith("probability_")]
     scores = np.log(np.clip(rows[[f"probability_{name}" for name in names]].to_numpy(), 1e-9, 1))
     found = []
     for bonus in np.arange(-2, 5, 0.02):
