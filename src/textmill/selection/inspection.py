@@ -187,7 +187,8 @@ def look_at(splits: Mapping[str, Sequence[Path]], config: ReadConfig) -> Seen:
             names = names or list(here[0])
             if set(here[0]) != set(names):
                 what = f"its columns {', '.join(here[0])} are not those of {every[0].name}: {', '.join(names)}"
-                raise UserError(what, where=str(file), fix="Give files with the same columns")
+                where = str(file) if file in roots else _below(file, roots)  # an archive's folder is a temporary one
+                raise UserError(what, where=where, fix="Give files with the same columns, those to learn from only")
         seen += len(rows) * step
         own: dict[str, str | None] = path_columns(_below(file, roots), config) if file not in roots else {}
         own |= {"folder": file.parent.name} if folders else {}
