@@ -47,6 +47,7 @@ hypothesis.settings.register_profile("textmill", deadline=None)
 hypothesis.settings.load_profile("textmill")
 
 _COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_PROCESS_")}
+_paused = False
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -96,11 +97,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = _COVERAGE[name]
-    if _COVERAGE:
+    global _paused
+    pause = slow and item.path.stem in covered.OF_OTHERS
+    if _COVERAGE and pause != _paused:
         from coverage import Coverage
 
         if (own := Coverage.current()) is not None:
-            own.stop() if slow and item.path.stem in covered.OF_OTHERS else own.start()
+            own.stop() if pause else own.start()
+            _paused = pause
 
 
 @pytest.fixture(scope="session")
