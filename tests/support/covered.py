@@ -8,12 +8,9 @@ from pathlib import PurePath
 SLOW_FILES = frozenset(
     {
         "test_choose",
-        "test_drift",
         "test_fault_doctor",
         "test_fault_tracking",
-        "test_growing_data",
         "test_launch",
-        "test_lineage",
         "test_new_tasks",
         "test_remote",
         "test_reproduce",
@@ -23,13 +20,7 @@ SLOW_FILES = frozenset(
 )
 """Files whose processes count."""
 
-PIPELINE_FILES = SLOW_FILES & {
-    "test_fault_tracking",
-    "test_launch",
-    "test_new_tasks",
-    "test_remote",
-    "test_reproduce",
-}
+PIPELINE_FILES = SLOW_FILES & {"test_fault_tracking", "test_launch", "test_new_tasks"}
 """Those of them in which the processes of `dvc` count too: the stages are the same in all of them."""
 
 OF_OTHERS = frozenset({"test_assistant", "test_llama_cpp", "test_quality", "test_suites"})
