@@ -98,7 +98,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         else:
             os.environ[name] = _COVERAGE[name]
     global _paused
-    pause = slow and item.path.stem in covered.OF_OTHERS
+    pause = slow and item.path.stem in covered.NOT_EVEN_THEIR_OWN
     if _COVERAGE and pause != _paused:
         from coverage import Coverage
 

@@ -23,8 +23,25 @@ SLOW_FILES = frozenset(
 PIPELINE_FILES = SLOW_FILES & {"test_fault_tracking", "test_launch", "test_new_tasks"}
 """Those of them in which the processes of `dvc` count too: the stages are the same in all of them."""
 
-OF_OTHERS = frozenset({"test_assistant", "test_llama_cpp", "test_quality", "test_suites"})
-"""Files of which not even the test's own process counts: other projects' code takes most of its time."""
+NOT_EVEN_THEIR_OWN = frozenset(
+    {
+        "test_assistant",
+        "test_earlier_versions",
+        "test_fault_training",
+        "test_gpu_benchmark",
+        "test_layers",
+        "test_llama_cpp",
+        "test_preference_tuning",
+        "test_quality",
+        "test_question_answering",
+        "test_ranks",
+        "test_resume",
+        "test_routing_study",
+        "test_sentence_pairs",
+        "test_suites",
+    }
+)
+"""Files of which not even the test's own process counts: they compute long with what short tests execute too."""
 
 
 def counts_pipelines() -> bool:
