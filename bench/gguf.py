@@ -119,7 +119,7 @@ def main(quick: bool) -> None:
         prompts = [tokenizer.encode(text).ids for text in task.prompts(task.parse_inputs(asked), prepared.state)]  # type: ignore[attr-defined]
         right = [f"The capital of {name} is {capital}." for name, capital in capitals.items()]
         questions = Questions(prompts, right, ask_pytorch(network, tokenizer, prompts, ends))
-        print(f"PyTorch, asked {question('France')!r}: {questions.answers[0]!r}. Likeliest first tokens, in nats:\n")
+        print(f"PyTorch, asked {question('France')!r}: {questions.answers[0]!r}. Most likely first tokens, in nats:\n")
         print("| activations | | | |\n|---|---|---|---|")
         for name, told in (("float32", ""), ("rounded to 8 bits", "as llama.cpp does for q8_0")):
             first = likeliest(network, tokenizer, prompts[0], rounded=bool(told))

@@ -96,7 +96,7 @@ def test_round_trip_and_canonical_text(layout: Layout, tmp_path: Path) -> None:
         ("train: {optimizer: {learning_rate: fast}}", "params.yaml:1", "train.optimizer.learning_rate = 'fast'"),
         ("train: {optimizer: {schedule: wavy}}", "params.yaml:1", "'linear', 'cosine', 'constant' or 'stable'"),
         ("experiment: movie_review", "params.yaml:1", "Did you mean 'movie_reviews'?"),
-        ("experiment: no", "params.yaml:1", "experiment = False: is no name. Quote it"),
+        ("experiment: no", "params.yaml:1", "experiment = False: is not a name. Quote it"),
         ("experiment: 7", "params.yaml:1", "there is no conf/experiment/7.yaml"),
         ("trian: {max_epochs: 3}", "params.yaml:1", "trian: unknown key. Did you mean 'train'"),
         ("seed: [", "params.yaml:", "invalid YAML"),

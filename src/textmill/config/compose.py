@@ -142,7 +142,7 @@ def _choices(params: Mapping[str, Any], layout: Layout) -> tuple[dict[str, str],
         if (layout.conf / str(key)).is_dir() and isinstance(value, str | int | float | date):
             if isinstance(value, bool):
                 where = problems.locate_in_file(layout.params, (key,), layout.root)
-                raise UserError(f"{key} = {value}: is no name", where=where, fix="Quote it, as in 'no'")
+                raise UserError(f"{key} = {value}: is not a name", where=where, fix="Quote it, as in 'no'")
             groups[str(key)] = str(value)  # YAML reads 2024 as a number
     return groups, _without_nulls({key: value for key, value in params.items() if key not in groups})
 
