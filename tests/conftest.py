@@ -6,6 +6,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +100,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             os.environ[name] = _COVERAGE[name]
     global _paused
     pause = slow and item.path.stem in covered.NOT_EVEN_THEIR_OWN
-    if _COVERAGE and pause != _paused:
-        from coverage import Coverage
+    if _COVERAGE and pause != _paused and (own := _own_coverage()) is not None:
+        own.stop() if pause else own.start()
+        _paused = pause
 
-        if (own := Coverage.current()) is not None:
-            own.stop() if pause else own.start()
-            _paused = pause
+
+@cache
+def _own_coverage() -> Any:
+    """Return what counts this process's lines; a paused one is no longer the current one."""
+    from coverage import Coverage
+
+    return Coverage.current()
 
 
 @pytest.fixture(scope="session")
