@@ -54,15 +54,15 @@ def test_precedence_group_then_experiment_then_params_then_command_line(layout: 
     assert compose(layout, ["train.max_epochs=9"]).train.max_epochs == 9
 
 
-@pytest.mark.parametrize("name", ["2024", "nan", "null", "'no'", "2024-01-31", "1.5"])
+@pytest.mark.parametrize("name", ["2024", "nan", "'null'", "'no'", "2024-01-31", "1.5"])
 def test_names_that_look_like_values_are_names(layout: Layout, name: str) -> None:
     copy = layout.conf / f"experiment/{name.strip(chr(39))}.yaml"
     shutil.copy(layout.conf / "experiment/movie_reviews.yaml", copy)
-    layout.params.write_text(f"experiment: {name if name != 'null' else repr(name)}")
+    layout.params.write_text(f"experiment: {name}")
     expected = compose(layout)
     assert expected.registration.name == "movie-reviews"
     layout.params.write_text("")
-    assert compose(layout, [f"experiment={name if name != 'null' else repr(name)}"]) == expected
+    assert compose(layout, [f"experiment={name}"]) == expected
 
 
 def test_params_choose_a_group(layout: Layout) -> None:

@@ -174,7 +174,7 @@ def _parse(command_line: Sequence[str], groups: dict[str, str], layout: Layout) 
             raise UserError(f"cannot read {string!r}", where="command line", fix=fix) from error
         key = override.key_or_group
         if (layout.conf / key).is_dir() and isinstance(value, str | int | float):
-            merged.groups[key] = string.partition("=")[2].strip("'\"") if not isinstance(value, str) else value
+            merged.groups[key] = value if isinstance(value, str) else string.partition("=")[2].strip()
         else:
             merged.values.append(override)
     return merged
